@@ -1,0 +1,181 @@
+"""Sleep stages: their codes, their schemes and the texts that annotations use.
+
+Arrays of labels hold integer codes (the default of every loader) or names.
+``UNSCORED`` (-1, or "?" among names) marks an epoch that nobody has scored.
+"""
+
+import numpy as np
+
+UNSCORED = -1
+UNSCORED_NAME = "?"
+EPOCH_SECONDS = 30.0
+
+#: The names of each scheme, in the order of their codes.
+SCHEMES = {
+    "aasm": ("W", "N1", "N2", "N3", "REM"),
+    "wldr": ("W", "L", "D", "R"),
+    "wnr": ("W", "N", "R"),
+}
+
+#: Where each AASM stage goes in a coarser scheme (light is N1 and N2, deep is N3).
+_FROM_AASM = {
+    "aasm": (0, 1, 2, 3, 4),
+    "wldr": (0, 1, 1, 2, 3),
+    "wnr": (0, 1, 1, 1, 2),
+}
+
+#: Annotation texts, after "sleep stage" has been taken off and case folded.
+#: Rechtschaffen and Kales' stages 3 and 4 are both N3 (Iber et al. 2007).
+_TEXTS = {
+    "w": 0,
+    "wake": 0,
+    "1": 1,
+    "n1": 1,
+    "2": 2,
+    "n2": 2,
+    "3": 3,
+    "4": 3,
+    "n3": 3,
+    "n4": 3,
+    "r": 4,
+    "rem": 4,
+    "?": UNSCORED,
+    "unscored": UNSCORED,
+    "movement time": UNSCORED,
+}
+
+
+def scheme_names(scheme):
+    """Names of a scheme's stages in the order of their codes.
+
+    Parameters
+    ----------
+    scheme : {"aasm", "wldr", "wnr"}
+        Five stages (W, N1, N2, N3, REM), four (W, light, deep, R) or three (W, N, R).
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> from skleepkd.stages import scheme_names
+    >>> scheme_names("wnr")
+    ('W', 'N', 'R')
+    """
+    try:
+        return SCHEMES[scheme]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"Unknown stage scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}."
+        ) from None
+
+
+def is_unscored(y):
+    """Mark the labels that mean "nobody scored this epoch".
+
+    Parameters
+    ----------
+    y : array-like of shape (n_epochs,)
+        Codes or names.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_epochs,)
+    """
+    y = np.asarray(y)
+    return y == (UNSCORED_NAME if y.dtype.kind in "USO" else UNSCORED)
+
+
+def to_scheme(y, scheme):
+    """Merge AASM codes into a coarser scheme.
+
+    Parameters
+    ----------
+    y : array-like of int, shape (n_epochs,)
+        AASM codes (0 W, 1 N1, 2 N2, 3 N3, 4 REM), -1 where unscored.
+    scheme : {"aasm", "wldr", "wnr"}
+        The scheme that is wanted.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_epochs,)
+
+    Raises
+    ------
+    ValueError
+        If the scheme or a code is unknown.
+
+    Examples
+    --------
+    >>> from skleepkd.stages import to_scheme
+    >>> to_scheme([0, 1, 2, 3, 4, -1], "wldr")
+    array([ 0,  1,  1,  2,  3, -1])
+    """
+    scheme_names(scheme)
+    y = np.asarray(y)
+    if y.dtype.kind not in "iu" or np.any((y < UNSCORED) | (y > 4)):
+        raise ValueError(
+            f"to_scheme takes AASM codes 0 to 4, and -1 where unscored; given {np.unique(y)}."
+        )
+    table = np.array(_FROM_AASM[scheme] + (UNSCORED,), dtype=np.int64)
+    return table[y]  # -1 picks the last entry, which is UNSCORED
+
+
+def from_text(description):
+    """AASM code of an annotation's text.
+
+    Understands the texts of Sleep-EDF and MASS ("Sleep stage W", "Sleep stage 4",
+    "Movement time") and plain names; Rechtschaffen and Kales' stages 3 and 4
+    become N3, movement time and "?" become unscored.
+
+    Parameters
+    ----------
+    description : str
+        The annotation's text.
+
+    Returns
+    -------
+    int or None
+        The code, -1 where unscored, or None where the text speaks of no stage.
+
+    Examples
+    --------
+    >>> from skleepkd.stages import from_text
+    >>> from_text("Sleep stage 4"), from_text("Movement time"), from_text("Lights off")
+    (3, -1, None)
+    """
+    text = str(description).strip().casefold().removeprefix("sleep stage").strip()
+    return _TEXTS.get(text)
+
+
+def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
+    """Look up the stage that annotations give to epochs.
+
+    Parameters
+    ----------
+    annotations : mne.Annotations
+        Scored stages; other annotations are ignored. A stage counts for the epochs
+        that lie wholly inside it.
+    onset : array-like of shape (n_epochs,)
+        Onsets of the epochs in seconds, on the annotations' clock.
+    epoch : float, default=30.0
+        Length of an epoch in seconds.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_epochs,)
+        AASM codes, -1 where no annotation covers the epoch.
+    """
+    onset = np.asarray(onset, dtype=float)
+    y = np.full(len(onset), UNSCORED, dtype=np.int64)
+    # Onsets written by devices are fractions that were rounded somewhere.
+    tolerance = 1e-3
+    for start, duration, description in zip(
+        annotations.onset, annotations.duration, annotations.description, strict=True
+    ):
+        code = from_text(description)
+        if code is not None:
+            stop = start + duration + tolerance
+            y[(onset >= start - tolerance) & (onset + epoch <= stop)] = code
+    return y
