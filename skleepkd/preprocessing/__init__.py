@@ -1,0 +1,30 @@
+"""Functions on recordings, and transformers of epochs."""
+
+from skleepkd.preprocessing.channels import (
+    EAR_ELECTRODES,
+    PAPER_REJECTIONS,
+    derivation_power,
+    reject_ear_electrodes,
+)
+from skleepkd.preprocessing.derivations import (
+    SCALP_DERIVATIONS,
+    derive,
+    ear_derivations,
+    scalp_derivations,
+)
+from skleepkd.preprocessing.paired import EpochwiseTransformer, PairedTransformer
+from skleepkd.preprocessing.raw import band_pass
+
+__all__ = [
+    "EAR_ELECTRODES",
+    "PAPER_REJECTIONS",
+    "SCALP_DERIVATIONS",
+    "EpochwiseTransformer",
+    "PairedTransformer",
+    "band_pass",
+    "derivation_power",
+    "derive",
+    "ear_derivations",
+    "reject_ear_electrodes",
+    "scalp_derivations",
+]

@@ -1,0 +1,221 @@
+"""Transformers of epochs that know of pairs."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.validation import check_is_fitted
+
+from skleepkd.epochs import PairedEpochs
+from skleepkd.inputs import as_pair
+
+
+class PairedTransformer(TransformerMixin, BaseEstimator):
+    """Preprocess the two modalities of a pair, each in its own way.
+
+    A step of a scikit-learn ``Pipeline`` before a distilled or fine-tuned stager: in
+    ``fit`` it gets a pair and prepares both modalities; in ``predict``, where the
+    wearable signal comes alone, it prepares that one alike.
+
+    Parameters
+    ----------
+    source : transformer, optional
+        What prepares the teacher's signal: a scikit-learn transformer of arrays of
+        shape (n_epochs, n_channels, n_times), in microvolts, whose answer may have
+        another trailing shape. None leaves the signal unchanged.
+    target : transformer, optional
+        The same for the wearable signal.
+
+    Attributes
+    ----------
+    source_ : transformer or None
+        The fitted clone for the source; None if there was no source in ``fit``.
+    target_ : transformer
+        The fitted clone for the target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mne.decoding import Scaler
+    >>> from skleepkd import PairedEpochs
+    >>> from skleepkd.preprocessing import PairedTransformer
+    >>> rng = np.random.default_rng(0)
+    >>> X = PairedEpochs(rng.normal(size=(8, 1, 50)), source=rng.normal(size=(8, 2, 50)))
+    >>> step = PairedTransformer(source=Scaler(scalings="median"))
+    >>> step.fit_transform(X)
+    <PairedEpochs: 8 epochs, target (1, 50), source (2, 50)>
+    >>> step.transform(X["target"]).shape
+    (8, 1, 50)
+    """
+
+    def __init__(self, source=None, target=None):
+        self.source = source
+        self.target = target
+
+    def fit(self, X, y=None):
+        """Fit a clone of each transformer on its modality.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            The pair, or the target alone.
+        y : array-like of shape (n_epochs,), optional
+            Stages, handed on to both; rows that nobody scored are not left out.
+
+        Returns
+        -------
+        self
+        """
+        pair = as_pair(X)
+        self.target_ = _transformer(self.target).fit(pair["target"], y)
+        self.source_ = None
+        if pair.has_source:
+            self.source_ = _transformer(self.source).fit(pair["source"], y)
+        return self
+
+    def transform(self, X):
+        """Apply each transformer to its modality.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            The pair, or the target alone.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
+            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets
+            and sampling rates; its source is left out if ``fit`` saw none.
+        """
+        check_is_fitted(self)
+        pair = as_pair(X)
+        target = _float32(self.target_.transform(pair["target"]))
+        if not isinstance(X, PairedEpochs):
+            return target
+        if not pair.has_source or self.source_ is None:
+            return pair.target_epochs.replace(target=target)
+        source = _float32(self.source_.transform(pair["source"]))
+        return pair.replace(target=target, source=source)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class EpochwiseTransformer(TransformerMixin, BaseEstimator):
+    """Apply a function of one epoch to each epoch.
+
+    Many array functions take one epoch at a time, such as braindecode's
+    ``exponential_moving_standardize``. Nothing is learnt in ``fit``.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one epoch of shape (n_channels, n_times), in microvolts, and answers
+        with an array of the same shape for each epoch. It gets a copy, which it may
+        change. A function that can be imported can also be pickled.
+    kw_args : dict, optional
+        Further keyword arguments for the function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode.preprocessing import exponential_moving_standardize
+    >>> from skleepkd.preprocessing import EpochwiseTransformer, PairedTransformer
+    >>> standardize = EpochwiseTransformer(
+    ...     exponential_moving_standardize, kw_args={"factor_new": 0.01}
+    ... )
+    >>> standardize.fit_transform(np.ones((4, 2, 3000))).shape
+    (4, 2, 3000)
+    >>> step = PairedTransformer(target=standardize)  # for the wearable signal alone
+    """
+
+    def __init__(self, function, kw_args=None):
+        self.function = function
+        self.kw_args = kw_args
+
+    def fit(self, X, y=None):
+        """Check that the function can be called.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Not used.
+        y : array-like, optional
+            Not used.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError
+            If ``function`` is not callable.
+        """
+        if not callable(self.function):
+            raise TypeError(
+                f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
+            )
+        return self
+
+    def transform(self, X):
+        """Apply the function to each epoch.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            A 2-D array is one channel. Of a pair, target and source are treated
+            alike; :class:`PairedTransformer` treats them apart.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, ...)
+            Of the kind of ``X``, float32.
+
+        Raises
+        ------
+        ValueError
+            If there is no epoch, or the function's answers differ in shape.
+        """
+        pair = as_pair(X)
+        target = self._apply(pair, "target")
+        if not isinstance(X, PairedEpochs):
+            return target
+        source = self._apply(pair, "source") if pair.has_source else None
+        return pair.replace(target=target, source=source)
+
+    def _apply(self, pair, modality):
+        if not len(pair):
+            raise ValueError("There are no epochs to transform.")
+        answers = None
+        for rows, block in pair.blocks(modality):
+            for row, epoch in zip(range(rows.start, rows.stop), block, strict=True):
+                answer = np.asarray(self.function(epoch.copy(), **(self.kw_args or {})))
+                if answers is None:
+                    answers = np.empty((len(pair),) + answer.shape, dtype=np.float32)
+                if answer.shape != answers.shape[1:]:
+                    raise ValueError(
+                        f"The function answered {modality} epoch {row} with the shape "
+                        f"{answer.shape}, and epoch 0 with {answers.shape[1:]}."
+                    )
+                answers[row] = answer
+        return answers
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = False
+        return tags
+
+
+def _transformer(transformer):
+    # A FunctionTransformer without a function hands its input on.
+    return FunctionTransformer() if transformer is None else clone(transformer)
+
+
+def _float32(array):
+    return np.asarray(array, dtype=np.float32)
