@@ -162,6 +162,15 @@ def test_pickle_keeps_the_answers():
     torch.testing.assert_close(copy(x), network(x), rtol=0, atol=0)
 
 
+def test_exports_with_a_free_batch_size():
+    network = EpochCrossModalTransformer(2, 200).eval()
+    x = torch.randn(5, 2, 200)
+    program = torch.export.export(
+        network, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.testing.assert_close(program.module()(x), network(x))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -59,7 +59,7 @@ class _WindowEmbedding(nn.Module):
         paths = (self.coarse(x), self.fine(x), self.middle(x))
         windows = self.mix(torch.cat(paths, dim=1))  # (batch, 256, windows)
         windows = windows.transpose(1, 2)  # (batch, windows, 256)
-        class_token = self.class_token.expand(len(x), -1, -1)  # (batch, 1, 256)
+        class_token = self.class_token.expand(x.shape[0], -1, -1)  # (batch, 1, 256)
         tokens = torch.cat([class_token, windows], dim=1)  # (batch, 1 + windows, 256)
         return self.dropout(tokens + self.position)
 
@@ -259,7 +259,7 @@ class EpochCrossModalTransformer(nn.Module):
             )
         streams = zip(x.split(1, dim=1), self.embedding, self.intra_modal, strict=True)
         class_tokens = [attend(embed(channel)) for channel, embed, attend in streams]
-        cross_token = self.cross_token[:, 0].expand(len(x), -1)  # (batch, 256)
+        cross_token = self.cross_token[:, 0].expand(x.shape[0], -1)  # (batch, 256)
         # (batch, 1 + n_chans, 256)
         fused = self.cross_modal(torch.stack([cross_token, *class_tokens], dim=1))
         features = [feed_forward(fused) for feed_forward in self.feed_forward]
