@@ -170,7 +170,7 @@ def reject_ear_electrodes(
             f"Rejection compares at least three ear electrodes; given {list(electrodes)}. "
             f"Name them in electrodes=, or call them as EESM17 does: {EAR_ELECTRODES}."
         )
-    electrodes = np.array([name for name in electrodes if name not in raw.info["bads"]])
+    electrodes = [name for name in electrodes if name not in raw.info["bads"]]
     power = derivation_power(raw, electrodes, l_freq, h_freq)
     has_signal = np.isfinite(np.diag(power))
     rejected = ~has_signal
@@ -182,5 +182,5 @@ def reject_ear_electrodes(
         excess = np.log(noise) - np.median(np.log(noise))
         scaled_mad = 1.4826 * np.median(np.abs(excess))
         rejected[has_signal] = excess > max(threshold * scaled_mad, np.log(min_ratio))
-    raw.info["bads"] = raw.info["bads"] + electrodes[rejected].tolist()
+    raw.info["bads"] = raw.info["bads"] + [electrodes[i] for i in np.flatnonzero(rejected)]
     return raw

@@ -37,7 +37,8 @@ def derive(raw, weights, *, keep_channels=False):
     -------
     mne.io.Raw
         EEG channels named as in ``weights``, in volts, with the recording's clock and
-        annotations (after all its channels, with ``keep_channels``).
+        annotations, save those of single channels that are gone. With
+        ``keep_channels`` they follow the recording's own channels.
 
     Raises
     ------
@@ -79,7 +80,11 @@ def derive(raw, weights, *, keep_channels=False):
     derived.info["line_freq"] = raw.info["line_freq"]
     derived.info["subject_info"] = raw.info["subject_info"]
     derived.set_meas_date(raw.info["meas_date"])
-    return derived.set_annotations(raw.annotations)
+    annotations = raw.annotations.copy()
+    if raw.info["meas_date"] is None:
+        # Without a date MNE takes onsets from the first sample, and gives them from 0.
+        annotations.onset -= raw.first_time
+    return derived.set_annotations(annotations, on_missing="ignore")
 
 
 def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
