@@ -25,28 +25,29 @@ _BACKGROUND = np.array(
     [
         [7.0, 6.0, 4.0, 3.2, 2.2, 4.2],
         [6.5, 7.0, 5.6, 3.2, 1.9, 3.0],
-        [9.5, 10.5, 6.0, 3.2, 2.6, 2.3],
+        [8.8, 9.8, 6.0, 3.2, 2.6, 2.3],
         [30.0, 26.0, 7.5, 3.2, 2.2, 1.5],
-        [6.0, 6.8, 5.0, 3.0, 1.5, 2.7],
+        [5.6, 6.3, 5.0, 3.0, 1.5, 2.7],
     ]
 )
 #: Alpha rhythm over the occiput in microvolts, by stage, with eyes closed and open.
-_ALPHA_CLOSED = np.array([16.0, 3.0, 0.5, 0.5, 1.5])
+_ALPHA_CLOSED = np.array([20.0, 3.0, 0.5, 0.5, 1.5])
 _ALPHA_OPEN = np.array([3.0, 3.0, 0.5, 0.5, 1.5])
 #: Muscle tone by stage in microvolts at the chin: lowest in REM sleep (AASM manual).
 _TONE = np.array([12.0, 7.0, 5.0, 4.5, 2.2])
 
 #: How much of the alpha rhythm each brain source has, and of spindles and K-complexes.
-_ALPHA_SHARE = np.array([0.25, 0.35, 0.35, 1.0])
+_ALPHA_SHARE = np.array([0.25, 0.45, 0.45, 1.0])
 _WAVE_SHARE = np.array([0.9, 0.45, 0.45, 0.35])
 
 #: How far a deeper or lighter moment of a stage moves each band (log amplitude).
 _DEPTH = np.array([1.0, 1.0, 0.4, 0.0, -0.2, -0.5])
-_DEPTH_SD = 0.30
+_DEPTH_SD = 0.22
 _DEPTH_MEMORY = 0.85  # from one epoch to the next
 _BAND_SD = 0.18
 
-#: Events a minute by stage. Arousals: 14 an hour outside N3; young adults
+#: Events a minute by stage. Spindles: scorers mark 3.1 a minute (Dimitrov et al. 2021,
+#: Sleep 44(9):zsab099). Arousals: 14 an hour outside N3; young adults
 #: have 14.7 an hour of sleep, of 15 s (Boselli et al. 1998, Sleep 21(4):351-357).
 _SPINDLES = np.array([0.0, 0.2, 3.2, 1.6, 0.0])
 _K_COMPLEXES = np.array([0.0, 0.0, 1.3, 0.5, 0.0])
@@ -59,14 +60,16 @@ _ROLLS = np.array([0.5, 5.0, 0.1, 0.0, 0.1])
 
 #: The sources. Brain: one in the midline (frontocentral), one in each hemisphere, the
 #: occiput. Eyes: horizontal and vertical movement. Muscles: both temples, the chin.
-_SOURCES = ("midline", "left", "right", "occiput")
-_SOURCES += ("horizontal", "vertical", "left temple", "right temple", "chin")
+_SOURCES = (
+    *("midline", "left", "right", "occiput"),
+    *("horizontal", "vertical", "left temple", "right temple", "chin"),
+)
 
 #: What each electrode sees of each source. Chosen: nearness decides. Both ears lie
 #: beside the mastoids (A1, A2) and see little of the midline.
 _ELECTRODES = {
-    "C3": (0.75, 0.60, 0.15, 0.15, 0.03, 0.08, 0.15, 0.02, 0.0),
-    "C4": (0.75, 0.15, 0.60, 0.15, -0.03, 0.08, 0.02, 0.15, 0.0),
+    "C3": (0.75, 0.60, 0.15, 0.30, 0.03, 0.08, 0.15, 0.02, 0.0),
+    "C4": (0.75, 0.15, 0.60, 0.30, -0.03, 0.08, 0.02, 0.15, 0.0),
     "O1": (0.20, 0.30, 0.10, 0.90, 0.01, 0.02, 0.10, 0.02, 0.0),
     "O2": (0.20, 0.10, 0.30, 0.90, -0.01, 0.02, 0.02, 0.10, 0.0),
     "A1": (0.10, 0.40, 0.00, 0.12, 0.06, 0.00, 0.25, 0.00, 0.0),
@@ -178,7 +181,7 @@ def draw_sources(course, person, clock, seeds):
         rhythm = clock.noise(noise_rng, lambda f: _peak(f, person.alpha, 0.5), 5.0, 15.0)[0]
         sources[source] += share * alpha * rhythm
     tone = clock.at_samples(course.tone)
-    for source, share in ((6, 0.8), (7, 0.8), (8, 1.0)):
+    for source, share in ((6, 0.8), (7, 0.8), (8, 1.0)):  # temples and chin
         muscle = clock.noise(noise_rng, lambda f: np.full((1, len(f)), 35**-0.5), 10.0)[0]
         sources[source] = share * tone * muscle
     _add_brain_events(sources, course, person, clock.sfreq, event_rng)

@@ -43,7 +43,7 @@ class Clock:
         # are drawn from the lowest, so that another rate gives the same noise.
         first, last = max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
         drawn = rng.standard_normal((last - first, 2), np.float32).view(np.complex64)[:, 0]
-        last = min(last, self.n_times // 2)
+        last = max(first, min(last, self.n_times // 2))
         drawn = drawn[: last - first]
         frequencies = np.arange(first, last) / self.n_seconds
         amplitude = 0.5 * self.n_times * np.sqrt(1 / self.n_seconds) * density(frequencies)

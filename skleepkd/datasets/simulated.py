@@ -16,12 +16,12 @@ EAR = ("L-R", "LE", "RE")
 DERIVATIONS = (*SCALP, *EAR, "C4-A1", "C3-A2", "E1-A2", "E2-A1", "chin")
 
 #: White noise and drift of the wearable's derivations, and of all others, in microvolts.
-_NOISE = {"L-R": (3.6, 6.0), "LE": (2.4, 4.0), "RE": (2.4, 4.0)}
+_NOISE = {"L-R": (2.8, 5.0), "LE": (2.0, 3.5), "RE": (2.0, 3.5)}
 _POLYSOMNOGRAPH = (0.5, 0.5)
 #: Mean length in seconds of good and of bad contact of an ear's electrodes, and what
 #: bad contact does to noise and to signal.
-_GOOD_CONTACT, _BAD_CONTACT = 140 * EPOCH_SECONDS, 25 * EPOCH_SECONDS
-_BAD_NOISE, _BAD_SIGNAL = 5.0, 0.35
+_GOOD_CONTACT, _BAD_CONTACT = 140 * EPOCH_SECONDS, 15 * EPOCH_SECONDS
+_BAD_NOISE, _BAD_SIGNAL = 3.0, 0.35
 #: Movements of the body a minute by stage, and their size in microvolts in the ear.
 _MOTIONS = np.array([1.2, 0.3, 0.1, 0.1, 0.1])
 _MOTION_SIZE = 80.0
