@@ -1,7 +1,8 @@
 """Knowledge distillation for sleep staging, in scikit-learn's words."""
 
 from skleepkd.epochs import PairedEpochs
+from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["PairedEpochs"]
+__all__ = ["DistilledSleepStager", "FineTunedSleepStager", "PairedEpochs", "SleepStager"]

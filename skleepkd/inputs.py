@@ -68,7 +68,7 @@ def as_pair(X, X_source=None, groups=None):
     return pair
 
 
-def check_signal(pair, modality):
+def check_signal(pair, modality, name=None):
     """Refuse epochs that no network could learn from.
 
     Parameters
@@ -77,25 +77,28 @@ def check_signal(pair, modality):
         The epochs.
     modality : {"target", "source"}
         What to check, in blocks.
+    name : str, optional
+        What the user calls it, for the message.
 
     Raises
     ------
     ValueError
         If a value is NaN or infinite, or the signal looks like volts.
     """
+    name = name or modality
     spread = []
     for rows, block in pair.blocks(modality):
         finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
         if not finite.all():
             row = rows.start + int(np.argmin(finite))
             raise ValueError(
-                f"The {modality} holds NaN or infinite values, first in epoch {row}. Drop "
+                f"The {name} holds NaN or infinite values, first in epoch {row}. Drop "
                 "or repair such epochs before fitting."
             )
         spread.append(block.std(axis=2).ravel())
     if spread and _in_volts(np.concatenate(spread)):
         raise ValueError(
-            f"The {modality} looks like volts (median spread of an epoch "
+            f"The {name} looks like volts (median spread of an epoch "
             f"{np.median(np.concatenate(spread)):.2g}); microvolts are expected. Multiply by "
             "1e6, or build the pair with PairedEpochs.from_mne, which converts."
         )

@@ -1,0 +1,157 @@
+"""Losses by which a student follows its teacher: ``forward(student, teacher)``."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["FeatureLoss", "FeatureMSE", "SoftmaxDistillation"]
+
+
+class FeatureLoss(nn.Module):
+    """A loss between features, in two halves.
+
+    ``summarise`` turns the features of one network into what is compared, and
+    ``compare`` measures the distance. A frozen teacher's summaries are computed once
+    and kept, so what is summed or averaged away early is never stored. A loss of your
+    own may as well be any ``nn.Module`` with ``forward(student, teacher)``; the
+    teacher's raw features are kept for it.
+    """
+
+    def summarise(self, features):
+        """Return what is compared, shape (batch, ...); the features themselves here."""
+        return features
+
+    def learn_statistics(self, summaries):
+        """Take what is needed from the teacher's summaries of the training rows."""
+
+    def compare(self, student, teacher):
+        """Return the distance of two summaries, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, student, teacher):
+        """Return the loss of two feature tensors of equal shape, a scalar."""
+        return self.compare(self.summarise(student), self.summarise(teacher))
+
+
+class FeatureMSE(FeatureLoss):
+    """Squared distance between the student's and the teacher's features.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}, default="mean"
+        "mean" averages over every element, as the published code does; "sum" adds up
+        the features of an epoch and averages over epochs, as equation 2 of the paper
+        reads. They differ by the number of features (36,000 for U-Sleep).
+    pool : bool, default=False
+        Average the features over time (the last axis) before they are compared.
+    standardize : bool, default=False
+        Compare standardised features: the mean and standard deviation of each channel
+        of the teacher's features over the training rows are taken from both sides (in
+        online distillation, those of the batch). Otherwise a term's weight depends on
+        the scale that the teacher happens to give its features.
+
+    References
+    ----------
+    Anandakumar et al. (2022), Knowledge distillation for ear-EEG sleep staging,
+    equations 1 and 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skleepkd.distillation import FeatureMSE
+    >>> student, teacher = torch.zeros(2, 3, 4), torch.full((2, 3, 4), 2.0)
+    >>> FeatureMSE()(student, teacher), FeatureMSE(reduction="sum")(student, teacher)
+    (tensor(4.), tensor(48.))
+    """
+
+    def __init__(self, reduction="mean", pool=False, standardize=False):
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction is 'mean' or 'sum'; given {reduction!r}.")
+        self.reduction = reduction
+        self.pool = pool
+        self.standardize = standardize
+        self.register_buffer("mean", None)
+        self.register_buffer("std", None)
+
+    def summarise(self, features):
+        """Average over time where ``pool`` asks for it: (batch, channels, ...)."""
+        if not self.pool:
+            return features
+        if features.ndim < 3:
+            raise ValueError(
+                "pool=True averages over time, but these features have no time axis: "
+                f"their shape is {tuple(features.shape)}. Leave pool out."
+            )
+        return features.mean(dim=-1)
+
+    def learn_statistics(self, summaries):
+        """Learn mean and standard deviation of each channel, shape (1, channels, 1...)."""
+        if self.standardize:
+            self.mean, self.std = _channel_statistics(summaries)
+
+    def compare(self, student, teacher):
+        """Return the squared distance, reduced as ``reduction`` says."""
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"The student's features have shape {tuple(student.shape[1:])} and the "
+                f"teacher's {tuple(teacher.shape[1:])}; FeatureMSE compares equal shapes. "
+                "Name layers of equal shape, or give a feature_loss of your own."
+            )
+        if self.standardize:
+            mean, std = (self.mean, self.std)
+            if mean is None:
+                mean, std = _channel_statistics(teacher)
+            student, teacher = (student - mean) / std, (teacher - mean) / std
+        loss = F.mse_loss(student, teacher)
+        return loss if self.reduction == "mean" else loss * student[0].numel()
+
+
+def _channel_statistics(features):
+    over = [axis for axis in range(features.ndim) if axis != 1]
+    mean = features.mean(dim=over, keepdim=True)
+    std = features.std(dim=over, keepdim=True, unbiased=False)
+    # A channel that never moves says nothing; it must not be divided by zero.
+    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+
+
+class SoftmaxDistillation(nn.Module):
+    """Kullback-Leibler divergence from the teacher's softened answers.
+
+    T^2 KL(teacher || student), summed over classes and averaged over epochs; the
+    factor keeps the gradient's size when T changes.
+
+    Parameters
+    ----------
+    temperature : float, default=1.0
+        Both sides' logits are divided by it before the softmax.
+
+    References
+    ----------
+    Hinton et al. (2015), Distilling the knowledge in a neural network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skleepkd.distillation import SoftmaxDistillation
+    >>> logits = torch.tensor([[0.0, 1.0]])
+    >>> SoftmaxDistillation(temperature=2.0)(logits, logits)
+    tensor(0.)
+    """
+
+    def __init__(self, temperature=1.0):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"The temperature must be positive; given {temperature!r}.")
+        self.temperature = temperature
+
+    def forward(self, student, teacher):
+        """Return the loss of logits of shape (batch, n_classes, ...), a scalar.
+
+        ``teacher`` may as well hold logarithms of probabilities: a softmax does not see
+        the constant between them. A class that the teacher lacks is minus infinity.
+        """
+        log_student = F.log_softmax(student / self.temperature, dim=1)
+        teacher = F.softmax(teacher / self.temperature, dim=1)
+        divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim=1)
+        return self.temperature**2 * divergence.mean()

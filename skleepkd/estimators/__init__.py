@@ -1,0 +1,7 @@
+"""Training protocols as scikit-learn estimators."""
+
+from skleepkd.estimators.distilled import DistilledSleepStager
+from skleepkd.estimators.finetuned import FineTunedSleepStager
+from skleepkd.estimators.supervised import SleepStager
+
+__all__ = ["DistilledSleepStager", "FineTunedSleepStager", "SleepStager"]

@@ -1,0 +1,146 @@
+"""Labels of the user and codes of the network."""
+
+import numpy as np
+
+from skleepkd.stages import SCHEMES, UNSCORED, is_unscored, scheme_names
+
+
+def check_labels(y, n_epochs):
+    """Take labels as a one-dimensional array of codes or names.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_epochs,)
+        Stages; -1 or "?" where unscored.
+    n_epochs : int
+        How many are expected.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs,)
+
+    Raises
+    ------
+    ValueError
+        If the number or the kind is wrong, or nothing is scored.
+    """
+    y = np.asarray(y)
+    if y.dtype == object:
+        y = y.astype(str)
+    if y.shape != (n_epochs,):
+        raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
+    if y.dtype.kind == "f":
+        if not np.array_equal(y, np.floor(y)):
+            raise ValueError(
+                "y holds stages (whole codes or names); given fractions or NaN."
+            )
+        y = y.astype(np.int64)
+    if y.dtype.kind in "iu" and np.any(y < UNSCORED):
+        raise ValueError(
+            f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
+        )
+    if is_unscored(y).all():
+        raise ValueError(
+            f"None of the {n_epochs} epochs is scored; at least two stages are needed to fit."
+        )
+    return y
+
+
+def find_classes(classes, y):
+    """Labels of the network's outputs, in order.
+
+    Parameters
+    ----------
+    classes : None, str or array-like
+        None: the labels that ``y`` holds; a scheme's name: its codes or, where ``y``
+        holds names, its names; else the labels themselves.
+    y : ndarray of shape (n_epochs,)
+        As :func:`check_labels` returns them.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+
+    Raises
+    ------
+    ValueError
+        If ``y`` holds a label that is no class, or there are fewer than two classes.
+    """
+    seen = np.unique(y[~is_unscored(y)])
+    if classes is None:
+        found = seen
+    elif isinstance(classes, str):
+        names = scheme_names(classes)
+        found = np.array(names) if y.dtype.kind in "US" else np.arange(len(names))
+    else:
+        found = np.asarray(classes)
+    unknown = [str(label) for label in seen if label not in found]
+    if unknown:
+        raise ValueError(
+            f"Unknown stage {', '.join(unknown)} in y; the classes are "
+            f"{', '.join(map(str, found))}. Merge stages with skleepkd.stages.to_scheme, or "
+            f"name another scheme ({', '.join(SCHEMES)})."
+        )
+    if len(found) < 2:
+        raise ValueError(
+            f"Only the stage {', '.join(map(str, found))} is in y; a stager needs at least "
+            "two. Is this fold empty of the others? classes='aasm' fixes five columns."
+        )
+    return found
+
+
+def encode(y, classes):
+    """Codes of labels, -1 where unscored.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_epochs,)
+        Labels that are all among ``classes`` or unscored.
+    classes : ndarray of shape (n_classes,)
+        The labels in order.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_epochs,)
+    """
+    order = np.argsort(classes)
+    codes = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
+    codes[is_unscored(y)] = UNSCORED
+    return codes
+
+
+def class_weights(class_weight, codes, classes):
+    """Weight of each class in the cross-entropy.
+
+    Parameters
+    ----------
+    class_weight : None, "balanced" or dict
+        "balanced" gives ``n_scored / (n_classes * count)`` as scikit-learn does (1 for a
+        class that does not occur); a dict names classes, the others weigh 1.
+    codes : ndarray of int
+        Codes of the training epochs, -1 where unscored.
+    classes : ndarray of shape (n_classes,)
+        The labels in order.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_classes,), or None
+    """
+    if class_weight is None:
+        return None
+    weights = np.ones(len(classes), dtype=np.float32)
+    if isinstance(class_weight, dict):
+        labels = classes.tolist()
+        for label, weight in class_weight.items():
+            if label not in labels:
+                raise ValueError(f"class_weight names {label!r}; the classes are {labels}.")
+            weights[labels.index(label)] = weight
+        return weights
+    if not isinstance(class_weight, str) or class_weight != "balanced":
+        raise ValueError(
+            f"class_weight is None, 'balanced' or a dict; given {class_weight!r}."
+        )
+    counts = np.bincount(codes[codes >= 0], minlength=len(classes))
+    seen = counts > 0
+    weights[seen] = counts.sum() / (seen.sum() * counts[seen])
+    return weights

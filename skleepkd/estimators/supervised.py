@@ -1,0 +1,491 @@
+"""A sleep stager: skorch's classifier that knows nights, people and unscored epochs."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score
+from sklearn.utils import check_random_state
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
+from skorch.utils import is_dataset
+from torch.utils.data import DataLoader
+
+from skleepkd.distillation.features import capture_features
+from skleepkd.estimators.batches import EpochDataset, as_is
+from skleepkd.estimators.callbacks import BestWeights, LossTerms
+from skleepkd.estimators.cross_entropy import StageCrossEntropy
+from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
+from skleepkd.estimators.validation import draw_held_out
+from skleepkd.inputs import as_pair, check_signal
+from skleepkd.networks.build import build_network
+from skleepkd.networks.declared import feature_layers
+from skleepkd.stages import EPOCH_SECONDS, is_unscored
+
+
+def softmax(logits):
+    """Turn logits of shape (batch, n_classes) into probabilities."""
+    return logits.softmax(dim=1)
+
+
+class SleepStager(NeuralNetClassifier):
+    """Stage sleep from one modality with a neural network.
+
+    A :class:`skorch.classifier.NeuralNetClassifier`: every parameter of skorch's works
+    here too (``module__*``, ``optimizer__*``, ``callbacks``, ``train_split``, ...).
+
+    Parameters
+    ----------
+    module : str, type or callable
+        The network: the name of one of ours ("EpochCrossModalTransformer") or of
+        braindecode's ("USleep", ...), a class or a factory. ``n_chans``, ``n_times``,
+        ``n_outputs`` and ``sfreq`` (hertz) are taken from the data.
+    classes : None, {"aasm", "wldr", "wnr"} or array-like, default=None
+        The columns of ``predict_proba``: None for the labels that ``y`` holds; a
+        scheme or a list fixes them, so that a fold without N1 keeps five columns.
+        Labels are never mapped (``skleepkd.stages.to_scheme`` does).
+    class_weight : None, "balanced" or dict, default=None
+        Weights of the classes in the cross-entropy.
+    validation : "auto", None, int, float or callable, default="auto"
+        Subjects held out of the training set; the weights of the pass with the highest
+        kappa on them are kept. "auto": 10 % where at least ten subjects are known, else
+        nobody, and the last weights are kept. An int is a number of subjects, a float
+        below 1 their fraction, a callable is given the training subjects and returns
+        those to hold out.
+    random_state : int, RandomState or None, default=None
+        Seeds the weights, the order of the rows, dropout and the draw of subjects.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is a device, else the CPU.
+    max_epochs : int, default=100
+        Passes over the training rows.
+    batch_size : int, default=32
+        Epochs in a batch.
+    lr : float, default=0.001
+        Learning rate.
+    optimizer : type, default=torch.optim.Adam
+        The optimiser; ``optimizer__*`` are its arguments.
+    criterion : type, default=StageCrossEntropy
+        The loss of logits and codes, -1 being unscored.
+    train_split : None or callable, default=None
+        skorch's own way to split; leave it alone unless you know that it does not
+        split nights.
+    verbose : int, default=0
+        1 prints a line a pass.
+    **kwargs
+        Further parameters of skorch's classifier.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels, in the order of the columns of ``predict_proba``.
+    held_out_ : ndarray
+        Subjects that chose the weights.
+    fitted_on_ : dict
+        "subject" and "recording": what ``fit`` was given, None where not known.
+    best_epoch_ : int or None
+        The pass whose weights were kept; None for the last.
+    module_ : torch.nn.Module
+        The network.
+    history_ : skorch.history.History
+        Losses, their terms and the validation kappa, pass by pass.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skleepkd import SleepStager
+    >>> class Small(torch.nn.Sequential):
+    ...     def __init__(self, n_chans, n_times, n_outputs):
+    ...         super().__init__(torch.nn.Flatten(), torch.nn.Linear(n_chans * n_times, n_outputs))
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = 30 * rng.standard_normal((40, 1, 60)), np.repeat(["W", "N2"], 20)
+    >>> stager = SleepStager(Small, max_epochs=2, random_state=0).fit(X, y)
+    >>> stager.predict_proba(X).shape, stager.classes_.tolist()
+    ((40, 2), ['N2', 'W'])
+    """
+
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
+
+    def __init__(
+        self,
+        module,
+        *,
+        classes=None,
+        class_weight=None,
+        validation="auto",
+        random_state=None,
+        device="auto",
+        max_epochs=100,
+        batch_size=32,
+        lr=1e-3,
+        optimizer=torch.optim.Adam,
+        criterion=StageCrossEntropy,
+        train_split=None,
+        predict_nonlinearity=softmax,
+        verbose=0,
+        **kwargs,
+    ):
+        self.class_weight = class_weight
+        self.validation = validation
+        self.random_state = random_state
+        super().__init__(
+            module,
+            classes=classes,
+            device=device,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            lr=lr,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_split=train_split,
+            predict_nonlinearity=predict_nonlinearity,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    # ------------------------------------------------------------ the contract
+
+    def fit(self, X, y, groups=None):
+        """Train the network.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts (of a pair, the target). A 2-D array is one channel.
+        y : array-like of shape (n_epochs,)
+            Stages, codes or names; -1 or "?" where unscored (such rows are skipped).
+        groups : array-like of shape (n_epochs,), optional
+            The person of each epoch, where X does not say.
+
+        Returns
+        -------
+        SleepStager
+            The stager itself.
+
+        Raises
+        ------
+        ValueError
+            If X or y is not what is expected; the message says what to do.
+        """
+        return self._fit(as_pair(X, groups=groups), y)
+
+    def predict_proba(self, X):
+        """Probability of each stage.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts (of a pair, the target).
+
+        Returns
+        -------
+        ndarray of shape (n_epochs, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        self.check_is_fitted()
+        return super().predict_proba(X)
+
+    def predict(self, X):
+        """Stage of each epoch, in the labels that ``fit`` was given.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts (of a pair, the target).
+
+        Returns
+        -------
+        ndarray of shape (n_epochs,)
+        """
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy over the scored epochs.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts.
+        y : array-like of shape (n_epochs,)
+            Stages; -1 or "?" where unscored.
+        sample_weight : array-like of shape (n_epochs,), optional
+            Weights of the epochs.
+
+        Returns
+        -------
+        float
+        """
+        y = np.asarray(y)
+        scored = ~is_unscored(y)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
+        return accuracy_score(y[scored], self.predict(X)[scored], sample_weight=weight)
+
+    def extract_features(self, X, layer=None):
+        """Return what a layer of the network answers.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts (of a pair, the target).
+        layer : str, optional
+            Dotted name of the layer; by default the (first) layer that the network
+            declares in ``feature_layers``.
+
+        Returns
+        -------
+        ndarray of shape (n_epochs, ...)
+        """
+        self.check_is_fitted()
+        if layer is None:
+            layer = feature_layers(self.module_)[0]
+        parts = []
+        for batch in self.get_iterator(self.get_dataset(X), training=False):
+            with capture_features(self.module_, [layer]) as seen:
+                self.evaluation_step(batch)
+            parts.append(seen[layer].cpu().numpy())
+        return np.concatenate(parts)
+
+    @property
+    def classes_(self):
+        """Labels, in the order of the columns of ``predict_proba``."""
+        try:
+            return self.classes_inferred_
+        except AttributeError:
+            raise AttributeError(
+                f"This {type(self).__name__} is not fitted yet, so it has no classes_."
+            ) from None
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # ------------------------------------------------------------ fitting
+
+    def _fit(self, pair, y):
+        y = check_labels(y, len(pair))
+        # A second seed is for the network that learns from the source: a student and
+        # its teacher must not begin at the same weights by accident.
+        random_state = check_random_state(self.random_state)
+        seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
+        subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
+        self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
+        pair, y = self._learn_from_source(pair, y, source_seed)
+        codes = self._take_data(pair, y)
+        with seeded(seed, self.device):
+            super().fit(pair, codes)
+        return self
+
+    def _learn_from_source(self, pair, y, seed):
+        """Return the rows to train on; here the scored ones of the target."""
+        scored = ~is_unscored(y)
+        if not scored.all():
+            pair, y = pair[scored], y[scored]
+        return pair.target_epochs, y
+
+    def _take_data(self, pair, y):
+        """Check the target, remember what it is, and return the codes of ``y``."""
+        check_signal(pair, "target")
+        classes = find_classes(self._given_classes(), y)
+        codes = encode(y, classes)
+        training = ~self._validates(pair)
+        if not (codes[training] >= 0).any():
+            raise ValueError("No scored epoch is left to train on.")
+        self.classes_inferred_ = classes
+        self.class_weight_ = class_weights(self.class_weight, codes[training], classes)
+        self.signal_ = {
+            "n_chans": pair.shape[1],
+            "n_times": pair.shape[2],
+            "n_outputs": len(classes),
+            "sfreq": pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS,
+        }
+        self.fitted_on_ = {
+            name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
+            for name in ("subject", "recording")
+        }
+        return codes
+
+    def _given_classes(self):
+        """Return what ``classes`` says."""
+        return self.classes
+
+    def _validates(self, pair):
+        """Mark the rows of the subjects who are held out."""
+        if not len(self.held_out_):
+            return np.zeros(len(pair), dtype=bool)
+        return np.isin(pair.subject, self.held_out_)
+
+    # ------------------------------------------------------------ skorch's small methods
+
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """Train on, without starting anew; ``fit`` prepares what this needs.
+
+        As skorch's, but an interrupt ends the training: skorch goes on with the
+        half-trained network, and cross-validation would score it.
+        """
+        if not self.initialized_:
+            self.initialize()
+        if not hasattr(self, "signal_"):
+            raise ValueError("Call fit first; partial_fit continues a training.")
+        if y is not None and np.asarray(y).dtype.kind in "USO":
+            y = encode(np.asarray(y).astype(str), self.classes_)
+        X = as_pair(X) if not is_dataset(X) else X
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y)
+        self.notify("on_train_end", X=X, y=y)
+        return self
+
+    def initialize_module(self):
+        """Build the network for the signal that ``fit`` was given."""
+        if not hasattr(self, "signal_"):
+            raise ValueError(
+                "The network is built by fit, which knows the number of channels and samples."
+            )
+        module, options = self._network()
+        self.module_ = build_network(module, self.signal_, options)
+        return self
+
+    def _network(self):
+        """Return what to build and the options that were given for it."""
+        return self.module, self.get_params_for("module")
+
+    def initialize_criterion(self):
+        """Build the criterion with the weights of the classes."""
+        options = self.get_params_for("criterion")
+        if self.class_weight_ is not None:
+            options["weight"] = torch.from_numpy(self.class_weight_)
+        self.criterion_ = self.initialized_instance(self.criterion, options)
+        return self
+
+    def trained_modules(self):
+        """Networks whose best weights are kept together."""
+        return [self.module_]
+
+    @property
+    def _default_callbacks(self):
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("loss_terms", LossTerms()),
+            ("best_weights", BestWeights()),
+            ("print_log", PrintLog()),
+        ]
+
+    def note_term(self, name, value, training):
+        """Add a batch's term of the loss to the history's mean of this pass."""
+        name = f"{'train' if training else 'valid'}_{name}"
+        total, count = self.terms_.get(name, (0.0, 0))
+        self.terms_[name] = (total + value.detach(), count + 1)
+
+    def check_data(self, X, y=None):
+        """Do nothing: ``fit`` has checked."""
+
+    def infer(self, x, **fit_params):
+        """Answer a batch ``{"target": ...}``."""
+        return self.module_(x["target"].to(self.device, non_blocking=True))
+
+    def get_dataset(self, X, y=None):
+        """Make the data set of a batch loader; without ``y``, X is checked first."""
+        if is_dataset(X):
+            return X
+        if y is None:
+            X = self._check_predicted(X)
+        return EpochDataset(X.target_epochs, y)
+
+    def _check_predicted(self, X):
+        pair = as_pair(X)
+        given, fitted = pair.shape[1:], (self.signal_["n_chans"], self.signal_["n_times"])
+        if given[:2] != fitted:
+            raise ValueError(
+                f"This stager was fitted to epochs of {fitted[0]} channel(s) and {fitted[1]} "
+                f"samples; given {given[0]} channel(s) and {given[1]} samples."
+            )
+        if not len(pair):
+            raise ValueError("X holds no epochs.")
+        check_signal(pair, "target")
+        return pair
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """Split by subject where subjects are held out, else as ``train_split`` says."""
+        if not len(self.held_out_):
+            return super().get_split_datasets(X, y, **fit_params)
+        dataset = self.get_dataset(X, y)
+        validates = self._validates(dataset.pair)
+        scored = dataset.y >= 0
+        return (
+            dataset.take(np.flatnonzero(~validates)),
+            dataset.take(np.flatnonzero(validates & scored)),
+        )
+
+    def get_iterator(self, dataset, training=False):
+        """Load batches by one indexed read each; training rows are shuffled."""
+        prefix = "iterator_train" if training else "iterator_valid"
+        options = {
+            "batch_size": self.batch_size,
+            "shuffle": training,
+            "pin_memory": torch.device(self.device).type == "cuda",
+            **self.get_params_for(prefix),
+        }
+        if options["batch_size"] == -1:
+            options["batch_size"] = len(dataset)
+        iterator = getattr(self, prefix)
+        if isinstance(getattr(dataset, "dataset", dataset), EpochDataset):
+            options.setdefault("collate_fn", as_is)
+            # Batch normalisation cannot learn from a last batch of a single epoch.
+            if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
+                options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
+        return iterator(dataset, **options)
+
+    # ------------------------------------------------------------ parameters, device
+
+    @property
+    def device(self):
+        """The device in use; ``get_params`` gives it as it was set ("auto")."""
+        device = self.__dict__["device"]
+        if isinstance(device, str) and device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return device
+
+    @device.setter
+    def device(self, device):
+        self.__dict__["device"] = device
+
+    def get_params(self, deep=True, **kwargs):
+        """Return the parameters as they were set."""
+        params = super().get_params(deep=deep, **kwargs)
+        return {**params, "device": self.__dict__["device"]}
+
+    def __setattr__(self, name, value):
+        if not name.endswith("_") and "__" not in name:
+            # A parameter that is a torch module (a loss) is stored as it is; skorch
+            # keeps books of fitted components alone.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getstate__(self):
+        if torch.device(self.device).type == "cuda":
+            return super().__getstate__()
+        # skorch pickles networks apart, by the plain pickle, which cannot send a class
+        # of a notebook to a worker; off the GPU there is no need to.
+        return self.__dict__.copy()
+
+    def __setstate__(self, state):
+        wanted = state["device"]
+        self.__dict__["device"] = wanted
+        if "__cuda_dependent_attributes__" in state:
+            super().__setstate__({**state, "device": self.device})
+        else:
+            self.__dict__.update(state)
+        self.__dict__["device"] = wanted
+        for name in self._modules + self._criteria:
+            getattr(self, f"{name}_").to(self.device)
+
+
+@contextmanager
+def seeded(seed, device):
+    """Seed torch inside the block and leave its state as it was."""
+    cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=None if cuda else []):
+        torch.manual_seed(seed)
+        yield
