@@ -1,0 +1,308 @@
+"""Ear-EEG Sleep Monitoring 2017: nine nights of ear-EEG and partial polysomnography."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skleepkd.datasets._bids import (
+    Night,
+    check_recording,
+    gather,
+    read_epochs,
+    read_table,
+    subject_folders,
+    to_stages,
+)
+from skleepkd.preprocessing import (
+    EAR_ELECTRODES,
+    SCALP_DERIVATIONS,
+    band_pass,
+    ear_derivations,
+    reject_ear_electrodes,
+    scalp_derivations,
+)
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+
+SFREQ = 200.0
+
+#: AASM code of each code of the scorings: 1 Wake, 2 REM, 3 N1, 4 N2, 5 N3; 6 "A",
+#: 7 Artefact and 8 Unscored are no stages.
+_STAGES = {1: 0, 2: 4, 3: 1, 4: 2, 5: 3, 6: UNSCORED, 7: UNSCORED, 8: UNSCORED}
+
+_CH_NAMES = {"source": list(SCALP_DERIVATIONS), "target": ["LR", "LE", "RE"]}
+
+_DESCR = """\
+Ear-EEG Sleep Monitoring 2017 (EESM17), OpenNeuro ds004348, CC0.
+
+Nine healthy people slept one night at home with 14 ear electrodes and a partial
+polysomnography, 200 Hz; AASM stages of 30 s from Lights Off to Lights On.
+Source: {source} (scalp). Target: {target} (ear).
+Band-pass: {l_freq} to {h_freq} Hz. Rejected ear electrodes: {rejected}.
+{n_epochs} epochs of {n_subjects} subjects.
+
+Mikkelsen, Villadsen, Otto, Kidmose: Automatic sleep staging using ear-EEG.
+BioMedical Engineering OnLine 16:111, 2017. doi:10.1186/s12938-017-0400-5
+"""
+
+
+def load_eesm(
+    root,
+    *,
+    subjects=None,
+    l_freq=0.2,
+    h_freq=42.0,
+    rejection=True,
+    unscored=False,
+    cache=None,
+):
+    """Load EESM17: scalp and ear epochs of nine nights.
+
+    The derivations are those of Anandakumar et al. (2022, section 3.2): ear LR, LE, RE
+    as the target, scalp A1-A2, C3-O1, C4-O2 as the source, at 200 Hz.
+
+    The set is OpenNeuro's ds004348. openneuro-py downloads it:
+    ``openneuro.download(dataset="ds004348", target_dir=root)``.
+
+    Parameters
+    ----------
+    root : path-like
+        The data set's folder, which holds ``sub-001`` to ``sub-009``.
+    subjects : list of str, optional
+        Folders to read, such as ``["sub-001", "sub-009"]``; all of them by default.
+    l_freq, h_freq : float or None, default=0.2 and 42.0
+        Edges of the band-pass filter in hertz; None leaves a side open, both None
+        leave the signals as they are.
+    rejection : bool or dict of str to list of str, default=True
+        Ear electrodes that the derivations leave out: True judges them by
+        :func:`~skleepkd.preprocessing.reject_ear_electrodes`, over the scored part of
+        the night; False keeps all twelve; a dict names them by folder
+        (:data:`~skleepkd.preprocessing.PAPER_REJECTIONS` holds the paper's), and a
+        folder that it does not name keeps all. ELB1 and ERB1, which were never
+        connected, are not used.
+    unscored : bool, default=False
+        Whether epochs without a stage stay, with y = -1.
+    cache : path-like, optional
+        Folder where the epochs are kept as memory maps (about 1.1 GB for the set). A
+        later call with the same options maps them without reading the signals again.
+        By default they are in memory.
+
+    Returns
+    -------
+    cohort : sklearn.utils.Bunch
+        X : PairedEpochs
+            Source and target of shape (n_epochs, 3, 6000) in microvolts, float32;
+            onsets in seconds from the start of the recording, not from Lights Off.
+        y : ndarray of int64, shape (n_epochs,)
+            AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``.
+        groups : ndarray of str, shape (n_epochs,)
+            The person, such as "eesm17-sub-001".
+        rejected : dict of str to list of str
+            The ear electrodes that were left out, by folder.
+        DESCR : str
+            What was loaded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder, a table or a signal is missing.
+    ValueError
+        If a stage code is unknown, if the scoring and the recording disagree by more
+        than 30 s, or if a signal is damaged or lacks a channel.
+
+    Notes
+    -----
+    The scorings count from Lights Off, 1.7 to 7,924.9 s into the recording. Lights Off
+    plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
+    30 s of End of Study.
+
+    Rejection and derivations come before the filter, which gives the signals that the
+    paper's order gives (filters are linear, and 10 to 35 Hz lies in the pass band) at a
+    third of the time.
+
+    sub-002 and sub-003 keep the signal inside the ``.set`` file: reading them takes
+    some 2.5 GB of memory, the others a few hundred megabytes.
+
+    Examples
+    --------
+    >>> from skleepkd.datasets import load_eesm
+    >>> cohort = load_eesm("ds004348", cache="cache")       # doctest: +SKIP
+    >>> cohort.X                                            # doctest: +SKIP
+    <PairedEpochs: 7410 epochs of 9 subjects, target (3, 6000), source (3, 6000)>
+    """
+    root = Path(root).expanduser()
+    folders = subject_folders(root, subjects)
+    rejection = _check_rejection(rejection)
+    nights = [read_eesm_night(root, folder) for folder in folders]
+    X, y, notes = gather(
+        nights,
+        partial(_read_signals, l_freq=l_freq, h_freq=h_freq, rejection=rejection),
+        name="eesm17",
+        sfreq=SFREQ,
+        ch_names=_CH_NAMES,
+        unscored=unscored,
+        cache=cache,
+        options={"l_freq": l_freq, "h_freq": h_freq, "rejection": rejection},
+    )
+    rejected = {folder: note["rejected"] for folder, note in notes.items()}
+    descr = _DESCR.format(
+        source=", ".join(_CH_NAMES["source"]),
+        target=", ".join(_CH_NAMES["target"]),
+        l_freq=l_freq,
+        h_freq=h_freq,
+        rejected="; ".join(f"{k} {' '.join(v) or 'none'}" for k, v in rejected.items()),
+        n_epochs=len(X),
+        n_subjects=len(nights),
+    )
+    return Bunch(X=X, y=y, groups=X.subject, rejected=rejected, DESCR=descr)
+
+
+def read_eesm_night(root, folder):
+    """Read the tables of one EESM17 night, without its signals.
+
+    Parameters
+    ----------
+    root : path-like
+        The data set's folder.
+    folder : str
+        The subject, such as ``"sub-001"``.
+
+    Returns
+    -------
+    Night
+        With ``onset`` (seconds from the recording's start) and ``y`` (AASM codes, -1
+        where unscored), each of shape (n_epochs,), unscored epochs among them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`load_eesm`.
+    """
+    stem = Path(root) / folder / "ses-001" / "eeg" / f"{folder}_ses-001_task-sleep_"
+    name = f"eesm17-{folder}-ses-001-sleep"
+    path = Path(f"{stem}acq-scoring_events.tsv")
+    scoring = read_table(path, numbers=("onset", "staging"))
+    y = to_stages(scoring["staging"], _STAGES, path)
+    if not np.allclose(scoring["onset"], EPOCH_SECONDS * np.arange(len(y)), atol=1e-3):
+        raise ValueError(
+            f"{path}: {len(y)} epochs of 30 s without gaps are expected, but onsets run "
+            f"from {scoring['onset'][0]:g} to {scoring['onset'][-1]:g} s."
+        )
+
+    path = Path(f"{stem}events.tsv")
+    events = read_table(path, numbers=("onset",), texts=("trial_type",))
+    clock = {}
+    for event in ("Lights Off", "Lights On", "End of Study"):
+        times = events["onset"][events["trial_type"] == event]
+        if len(times) != 1:
+            raise ValueError(f"{path} has {len(times)} events {event!r}; one is expected.")
+        clock[event] = times[0]
+    onset = clock["Lights Off"] + EPOCH_SECONDS * np.arange(len(y))
+    late = onset[-1] + EPOCH_SECONDS - clock["Lights On"]
+    if abs(late) > EPOCH_SECONDS:
+        raise ValueError(
+            f"{name}: {len(y)} epochs of 30 s from Lights Off ({clock['Lights Off']:.1f} s) "
+            f"end {abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On "
+            f"({clock['Lights On']:.1f} s). At most 30 s are allowed: the scoring is cut "
+            "short or belongs to another recording."
+        )
+    first = np.round(onset * SFREQ).astype(np.int64)
+    return Night(
+        folder=folder,
+        recording=name,
+        person=f"eesm17-{folder}",
+        onset=onset,
+        y=y,
+        first={"source": first, "target": first},
+        duration={"source": clock["End of Study"], "target": clock["End of Study"]},
+        files=[Path(f"{stem}eeg.set"), Path(f"{stem}eeg.fdt")],
+    )
+
+
+def _check_rejection(rejection):
+    """Answer with True, False or the electrodes that each folder loses."""
+    if rejection is None or isinstance(rejection, (bool, np.bool_)):
+        return bool(rejection)
+    try:
+        rejection = {folder: sorted(names) for folder, names in dict(rejection).items()}
+    except (TypeError, ValueError):
+        raise ValueError(
+            "rejection is True, False or a dict such as {'sub-001': ['ELA']}; given "
+            f"{rejection!r}."
+        ) from None
+    unknown = {name for names in rejection.values() for name in names} - set(EAR_ELECTRODES)
+    if unknown:
+        raise ValueError(
+            f"rejection names {sorted(unknown)}; the ear electrodes are "
+            f"{', '.join(EAR_ELECTRODES)}."
+        )
+    strangers = set(rejection) - {f"sub-00{number}" for number in range(1, 10)}
+    if strangers:
+        raise ValueError(
+            f"rejection names {sorted(strangers)}; the subjects are sub-001 to sub-009."
+        )
+    return rejection
+
+
+def _read_signals(night, out, *, l_freq, h_freq, rejection):
+    """Fill the epochs of a night; say which electrodes were left out."""
+    raw = _open_set(night)
+    scalp = sorted({name for pair in SCALP_DERIVATIONS for name in pair.split("-")})
+    electrodes = [*scalp, *EAR_ELECTRODES]
+    check_recording(
+        raw, night.recording, electrodes, sfreq=SFREQ, duration=night.duration["source"]
+    )
+    raw.pick(electrodes)
+    if rejection is True:
+        stop = min(night.onset[-1] + EPOCH_SECONDS, (raw.n_times - 1) / SFREQ)
+        scored = reject_ear_electrodes(raw.copy().crop(night.onset[0], stop))
+        raw.info["bads"] = scored.info["bads"]
+        del scored  # it may hold the whole night
+    else:
+        raw.info["bads"] = list(rejection.get(night.folder, ())) if rejection else []
+    for modality, derive in (("source", scalp_derivations), ("target", ear_derivations)):
+        derived = derive(raw)
+        if l_freq is not None or h_freq is not None:
+            band_pass(derived, l_freq, h_freq, verbose="ERROR")
+        n_covered = read_epochs(
+            derived, _CH_NAMES[modality], night.first[modality], out[modality]
+        )
+    return {"n_covered": n_covered, "rejected": list(raw.info["bads"])}
+
+
+def _open_set(night):
+    """Open an EEGLAB recording, whose samples are inside or in an .fdt file."""
+    import mne
+
+    path = night.files[0].resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: is the data set complete?")
+    try:
+        raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
+        if Path(raw.filenames[0]).suffix != ".fdt":
+            raw[0, :1]  # signals inside are read when they are first asked for
+    except (FileNotFoundError, PermissionError):
+        raise
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Files of MATLAB's version 7.3 need "
+            "'pip install pymatreader'."
+        ) from error
+    except Exception as error:  # SciPy raises many kinds on damaged files
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or "
+            "incomplete. Download it again."
+        ) from error
+    # Two nights are inside the .set, and the .fdt beside them is another recording's.
+    signals = Path(raw.filenames[0])
+    if signals.suffix == ".fdt":
+        expected = 4 * len(raw.ch_names) * raw.n_times
+        size = signals.stat().st_size
+        if size != expected:
+            raise ValueError(
+                f"{signals} has {size} bytes; {len(raw.ch_names)} channels of "
+                f"{raw.n_times} samples need {expected}. The file is cut short or "
+                "belongs to another recording; download it again."
+            )
+    return raw
