@@ -1,10 +1,8 @@
 """The signals of a simulated night: sources of the sleeping body, and electrodes.
 
 Sources are drawn once and every electrode sees a weighted sum of them, so that scalp,
-eyes, chin and ears record one physiology. Amplitudes are those of a healthy adult as
-textbooks and the AASM manual (Berry et al. 2017) describe them; a number without a
-source beside it is chosen, and the choice is judged as a whole by
-``benchmarks/simulation_realism.py``.
+eyes, chin and ears record one physiology. Every number without a source beside it is
+chosen, and the choice is judged as a whole by ``benchmarks/simulation_realism.py``.
 """
 
 import numpy as np
@@ -33,7 +31,7 @@ _BACKGROUND = np.array(
 #: Alpha rhythm over the occiput in microvolts, by stage, with eyes closed and open.
 _ALPHA_CLOSED = np.array([20.0, 3.0, 0.5, 0.5, 1.5])
 _ALPHA_OPEN = np.array([3.0, 3.0, 0.5, 0.5, 1.5])
-#: Muscle tone by stage in microvolts at the chin: lowest in REM sleep (AASM manual).
+#: Muscle tone by stage in microvolts at the chin: lowest in REM sleep, by definition.
 _TONE = np.array([12.0, 7.0, 5.0, 4.5, 2.2])
 
 #: How much of the alpha rhythm each brain source has, and of spindles and K-complexes.
@@ -47,8 +45,8 @@ _DEPTH_MEMORY = 0.85  # from one epoch to the next
 _BAND_SD = 0.18
 
 #: Events a minute by stage. Spindles: scorers mark 3.1 a minute (Dimitrov et al. 2021,
-#: Sleep 44(9):zsab099). Arousals: 14 an hour outside N3; young adults
-#: have 14.7 an hour of sleep, of 15 s (Boselli et al. 1998, Sleep 21(4):351-357).
+#: Sleep 44(9):zsab099). Arousals: young adults have 14.7 an hour of sleep, of 15 s
+#: (Boselli et al. 1998, Sleep 21(4):351-357); here 14 an hour outside N3, of 3 to 15 s.
 _SPINDLES = np.array([0.0, 0.2, 3.2, 1.6, 0.0])
 _K_COMPLEXES = np.array([0.0, 0.0, 1.3, 0.5, 0.0])
 _VERTEX_WAVES = np.array([0.0, 1.2, 0.1, 0.0, 0.0])
@@ -96,7 +94,7 @@ class Person:
         self.alpha_gain = np.exp(rng.normal(0, 0.3))
         self.spindles = np.exp(rng.normal(0, 0.3))
         self.tone = np.exp(rng.normal(0, 0.25))
-        # A head is not the average head; the eyes' field moves less.
+        # No head is the average head: it changes what is seen of the brain.
         self.leads = {
             name: np.array(lead) + np.r_[rng.normal(0, 0.05, 4), np.zeros(5)]
             for name, lead in _ELECTRODES.items()

@@ -16,9 +16,10 @@ EAR = ("L-R", "LE", "RE")
 DERIVATIONS = (*SCALP, *EAR, "C4-A1", "C3-A2", "E1-A2", "E2-A1", "chin")
 
 #: White noise and drift of the wearable's derivations, and of all others, in microvolts.
+#: Chosen so that the ear is clearly harder to stage than the scalp.
 _NOISE = {"L-R": (2.8, 5.0), "LE": (2.0, 3.5), "RE": (2.0, 3.5)}
 _POLYSOMNOGRAPH = (0.5, 0.5)
-#: Mean length in seconds of good and of bad contact of an ear's electrodes, and what
+#: Chosen, as these: mean length in seconds of good and of bad contact of an ear's electrodes, and what
 #: bad contact does to noise and to signal.
 _GOOD_CONTACT, _BAD_CONTACT = 140 * EPOCH_SECONDS, 15 * EPOCH_SECONDS
 _BAD_NOISE, _BAD_SIGNAL = 3.0, 0.35
@@ -31,8 +32,9 @@ Simulated cohort
 ----------------
 {n_subjects} simulated people with stages and {unscored} without, one night of
 {n_epochs} epochs of 30 s each at {sfreq:g} Hz, in microvolts. Source: the scalp
-derivations {scalp}; target: the ear derivations {ear}. Both record one simulated
-physiology, the ear attenuated and with noise (times {noise:g}).
+derivations {scalp}; target: the ear derivations {ear}.
+Both record one simulated physiology, the ear attenuated and with noise (times
+{noise:g}).
 
 Nobody slept for this: stage sequences follow figures measured on the Sleep-EDF
 annotations, everything else is a model. No score on it says how a method does on
@@ -70,9 +72,8 @@ def simulate_night(
         Factor of all that the wearable adds: electrode noise, drift, motion and the
         noise of bad contact.
     derivations : sequence of str, default=DERIVATIONS
-        The derivations that are wanted, differences of two electrodes or single ones:
-        C3, C4, O1, O2, A1, A2 (scalp and mastoids), E1, E2 (eyes), L, R (ears), and
-        LE, RE (within one ear), chin (muscle).
+        Which of these are wanted: A1-A2, C3-O1, C4-O2, C4-A1, C3-A2 (scalp), L-R, LE,
+        RE (between the ears and within each), E1-A2, E2-A1 (eyes), chin (muscle).
     random_state : int, RandomState instance or None, default=None
 
     Returns
@@ -89,6 +90,11 @@ def simulate_night(
         If a number is out of range or a derivation is unknown.
     """
     _check_size(n_epochs, sfreq, noise)
+    unknown = [name for name in derivations if name not in DERIVATIONS]
+    if unknown:
+        raise ValueError(
+            f"Unknown derivations {unknown}; a night is simulated with {DERIVATIONS}."
+        )
     root = np.random.SeedSequence(
         _entropy(random_state), spawn_key=(0 if scored else 1, subject)
     )
@@ -172,7 +178,8 @@ def make_cohort(
         )
     entropy = _entropy(random_state)
     people = [(True, k) for k in range(n_subjects)] + [(False, k) for k in range(unscored)]
-    nights = Parallel(n_jobs=n_jobs, return_as="generator")(
+    # Threads: most of the time goes by in numpy and scipy, and nights are large.
+    nights = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(simulate_night)(
             n_epochs,
             sfreq=sfreq,
@@ -256,16 +263,18 @@ def _add_devices(signals, derivations, course, clock, noise, seeds):
         signal *= clock.at_samples(np.where(spoilt, _BAD_SIGNAL, 1.0))
         factor = noise if name in EAR else 1.0
         signal += factor * clock.at_samples(np.where(spoilt, _BAD_NOISE, 1.0)) * added
-    worn = np.array([noise * (name in EAR) for name in derivations])
+    worn = [(row, EAR.index(name)) for row, name in enumerate(derivations) if name in EAR]
+    rows, electrodes = np.array(worn, dtype=int).reshape(-1, 2).T
     for onset in draw_onsets(motion_rng, _MOTIONS[course.stage]):
-        size = _MOTION_SIZE * motion_rng.standard_normal(len(DERIVATIONS))
-        size = size[[DERIVATIONS.index(name) for name in derivations]] * worn
+        size = noise * _MOTION_SIZE * motion_rng.standard_normal(len(EAR))
+        size_by_row = np.zeros(len(derivations))
+        size_by_row[rows] = size[electrodes]
         sway = motion_rng.uniform(1, 4)
 
         def wave(t, sway=sway):
             return np.sin(np.pi * t) * np.sin(2 * np.pi * sway * t)
 
-        place(signals, size, wave, onset, motion_rng.uniform(1, 5), clock.sfreq)
+        place(signals, size_by_row, wave, onset, motion_rng.uniform(1, 5), clock.sfreq)
 
 
 def _device_density(frequencies, white, drift):
