@@ -117,12 +117,13 @@ def load_eesm(
     plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
     30 s of End of Study.
 
-    Rejection and derivations come before the filter, which gives the signals that the
-    paper's order gives (filters are linear, and 10 to 35 Hz lies in the pass band) at a
-    third of the time.
+    Rejection and derivations come before the filter, so that six channels are filtered
+    and not eighteen. Filters are linear, and 10 to 35 Hz lies in the pass band: the
+    signals are those of the paper's order.
 
-    sub-002 and sub-003 keep the signal inside the ``.set`` file: reading them takes
-    some 2.5 GB of memory, the others a few hundred megabytes.
+    sub-002 and sub-003 keep the signal inside the ``.set`` file. To read a simulated
+    night of that kind and length took 1.8 to 3.0 GB beyond the imports, according to
+    the layout of the file; a longer one with its ``.fdt`` took 0.7 GB.
 
     Examples
     --------
