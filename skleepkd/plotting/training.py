@@ -1,0 +1,139 @@
+"""The course of a training."""
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from skleepkd.plotting.common import make_panels
+
+
+class TrainingCurveDisplay:
+    """Loss and, where it was validated, kappa over the passes of a training.
+
+    Parameters
+    ----------
+    histories : dict of str to skorch History
+        Of each training, by the name to be shown: a list with a dict for each pass that
+        holds ``train_loss`` and, as far as they were recorded, ``valid_loss`` and
+        ``valid_kappa``.
+
+    Attributes
+    ----------
+    ax_ : ndarray of matplotlib Axes, shape (1,) or (2,)
+        Loss, and kappa where any training has it; a dot marks the best kappa.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from skleepkd.plotting import TrainingCurveDisplay
+    >>> history = [{"train_loss": 1.2}, {"train_loss": 0.8}]
+    >>> TrainingCurveDisplay(histories={"ear": history}).plot().ax_.shape
+    (1,)
+    """
+
+    def __init__(self, *, histories):
+        self.histories = histories
+
+    @classmethod
+    def from_estimator(cls, estimator, *, name=None, ax=None):
+        """Draw the training of one fitted stager.
+
+        Parameters
+        ----------
+        estimator : fitted stager or Pipeline that ends in one
+            Anything with skorch's ``history``.
+        name : str, optional
+            The name to be shown, by default the class's.
+        ax : matplotlib Axes, optional
+            Its place in the figure is divided between the panels.
+
+        Returns
+        -------
+        TrainingCurveDisplay
+        """
+        if name is None:
+            name = type(_final_step(estimator)).__name__
+        return cls.from_estimators({name: estimator}, ax=ax)
+
+    @classmethod
+    def from_estimators(cls, estimators, *, ax=None):
+        """Draw the trainings of several fitted stagers.
+
+        Parameters
+        ----------
+        estimators : dict of str to estimator
+            Fitted stagers, or pipelines that end in one, by the name to be shown.
+        ax : matplotlib Axes, optional
+            Its place in the figure is divided between the panels.
+
+        Returns
+        -------
+        TrainingCurveDisplay
+        """
+        histories = {
+            name: _final_step(estimator).history for name, estimator in estimators.items()
+        }
+        return cls(histories=histories).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Its place in the figure is divided between the panels.
+
+        Returns
+        -------
+        TrainingCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If a history is empty.
+        """
+        from matplotlib.ticker import MaxNLocator
+
+        empty = [name for name, history in self.histories.items() if not len(history)]
+        if empty:
+            raise ValueError(f"Nothing was trained yet, or no pass was run: {empty}.")
+        curves = {
+            name: {
+                key: np.array([passed.get(key, np.nan) for passed in history], float)
+                for key in ("train_loss", "valid_loss", "valid_kappa")
+            }
+            for name, history in self.histories.items()
+        }
+        has_kappa = any(np.isfinite(c["valid_kappa"]).any() for c in curves.values())
+        n_panels = 1 + has_kappa
+        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
+        self.ax_ = axes[0]
+        for number, (name, curve) in enumerate(curves.items()):
+            color = f"C{number % 10}"
+            passes = np.arange(1, len(curve["train_loss"]) + 1)
+            # A single pass is a point, which a line would not show.
+            style = {"color": color, "marker": "." if len(passes) == 1 else None}
+            self.ax_[0].plot(
+                passes, curve["train_loss"], label=f"{name}, training", **style
+            )
+            if np.isfinite(curve["valid_loss"]).any():
+                self.ax_[0].plot(
+                    passes, curve["valid_loss"], "--", label=f"{name}, validation", **style
+                )
+            if np.isfinite(curve["valid_kappa"]).any():
+                best = np.nanargmax(curve["valid_kappa"])
+                kappa = curve["valid_kappa"][best]
+                self.ax_[1].plot(
+                    passes, curve["valid_kappa"], label=f"{name}, best {kappa:.2f}", **style
+                )
+                self.ax_[1].plot(passes[best], kappa, "o", color=color)
+        for panel, title in zip(self.ax_, ("Loss", "Validation kappa"), strict=False):
+            panel.set_title(title, loc="left", fontsize="medium")
+            panel.set_xlabel("Pass over the training epochs")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            panel.grid(alpha=0.25)
+            panel.legend(frameon=False, fontsize="small")
+        return self
+
+
+def _final_step(estimator):
+    return estimator[-1] if isinstance(estimator, Pipeline) else estimator

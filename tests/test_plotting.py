@@ -1,0 +1,303 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from skorch.history import History
+
+from skleepkd import PairedEpochs
+from skleepkd.plotting import (
+    EmbeddingDisplay,
+    HypnogramDisplay,
+    TrainingCurveDisplay,
+    plot_confusion_matrix,
+)
+
+
+@pytest.fixture(autouse=True)
+def draw_without_a_screen():
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context():
+        plt.switch_backend("agg")
+        yield
+        plt.close("all")
+
+
+class Reader(ClassifierMixin, BaseEstimator):
+    """Takes an epoch's first sample for its stage and all samples for its features."""
+
+    def __init__(self, classes=(0, 1, 2, 3, 4)):
+        self.classes = classes
+        self.classes_ = np.array(classes)
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict(self, X):
+        return self.classes_[np.asarray(X)[:, 0, 0].astype(int)]
+
+    def predict_proba(self, X):
+        return np.eye(len(self.classes_))[np.asarray(X)[:, 0, 0].astype(int)]
+
+    def extract_features(self, X, layer=None):
+        return np.asarray(X)
+
+
+def night(codes, **columns):
+    codes = np.asarray(codes, dtype=np.float32)
+    return PairedEpochs(codes[:, None, None] * np.ones((1, 1, 4), np.float32), **columns)
+
+
+def drawn(panel):
+    """Stage names along a panel's hypnogram line, None where it is broken, and edges."""
+    values, edges, _ = panel.patches[0].get_data()
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    return [None if np.isnan(v) else names[int(v)] for v in values], edges * 3600
+
+
+def assert_draws(display):
+    display.figure_.canvas.draw()
+    for panel in display.ax_:
+        assert panel.figure is display.figure_
+
+
+def test_hypnogram_draws_both_nights_in_clinical_order():
+    display = HypnogramDisplay.from_predictions(
+        [0, 1, 2, 3, 4], ["W", "N2", "N2", "N3", "REM"], onset=600 + 30 * np.arange(5)
+    )
+    assert_draws(display)
+    truth, prediction = display.ax_
+    names, edges = drawn(truth)
+    assert names == ["W", "N1", "N2", "N3", "REM"]
+    np.testing.assert_allclose(edges, 600 + 30 * np.arange(6))
+    assert drawn(prediction)[0] == ["W", "N2", "N2", "N3", "REM"]
+    heights = {
+        label.get_text(): truth.transData.transform((0, position))[1]
+        for label, position in zip(truth.get_yticklabels(), truth.get_yticks(), strict=True)
+    }
+    assert sorted(heights, key=heights.get, reverse=True) == ["W", "REM", "N1", "N2", "N3"]
+    # 4 of 5 agree; chance agreement is (1 + 0 + 1 * 2 + 1 + 1) / 25 = 0.2.
+    assert prediction.get_title(loc="left") == "Prediction (kappa 0.75)"
+    assert display.ax_[-1].get_xlabel() == "Time (h)"
+
+
+def test_rem_is_drawn_as_bars():
+    display = HypnogramDisplay.from_predictions([0, 4, 4, 2], [0, 4, 2, 2])
+    for panel, expected in zip(display.ax_, ([0, 1, 1, 0], [0, 1, 0, 0]), strict=True):
+        line, bars = panel.patches
+        np.testing.assert_array_equal(np.isfinite(bars.get_data()[0]), expected)
+        assert bars.get_linewidth() > line.get_linewidth()
+
+
+def test_unscored_and_missing_epochs_break_the_line():
+    onset = np.array([0, 30, 60, 120, 150])  # nothing at 90 s
+    display = HypnogramDisplay.from_predictions(
+        [0, -1, 2, 2, 3], [0, 1, 2, 2, 3], onset=onset
+    )
+    truth, prediction = display.ax_
+    assert drawn(truth)[0] == ["W", None, "N2", None, "N2", "N3"]
+    names, edges = drawn(prediction)
+    assert names == ["W", "N1", "N2", None, "N2", "N3"]
+    np.testing.assert_allclose(edges, [0, 30, 60, 90, 120, 150, 180])
+
+
+def test_rows_in_any_order_draw_one_night():
+    rows = np.array([3, 0, 2, 1])
+    y = np.array([0, 1, 2, 4])
+    display = HypnogramDisplay.from_predictions(y[rows], y[rows], onset=30.0 * rows)
+    assert drawn(display.ax_[0])[0] == ["W", "N1", "N2", "REM"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ("wldr", ["W", "R", "L", "D"]),
+        ("wnr", ["W", "R", "N"]),
+        (["wake", "sleep"], ["wake", "sleep"]),
+    ],
+)
+def test_hypnogram_of_other_schemes(classes, expected):
+    display = HypnogramDisplay.from_predictions([0, 1], [1, 0], classes=classes)
+    assert_draws(display)
+    labels = display.ax_[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == expected
+
+
+def test_hypnogram_from_estimator_reads_onsets_and_columns():
+    X = night([0, 1, 2], recording="n1", onset=[90.0, 120.0, 150.0])
+    estimator = Reader(classes=("N2", "REM", "W"))  # lacks N1 and N3
+    display = HypnogramDisplay.from_estimator(estimator, X, ["N2", "REM", "?"])
+    assert_draws(display)
+    assert drawn(display.ax_[0])[0] == ["N2", "REM", None]
+    names, edges = drawn(display.ax_[1])
+    assert names == ["N2", "REM", "W"]
+    np.testing.assert_allclose(edges, [90, 120, 150, 180])
+    np.testing.assert_array_equal(display.probabilities, np.eye(5)[[2, 4, 0]])
+    legend = display.ax_[2].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["W", "REM", "N1", "N2", "N3"]
+
+
+def test_hypnogram_without_truth_and_inside_other_axes():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2)
+    display = HypnogramDisplay.from_estimator(
+        Reader(), night([0, 1]), probabilities=False, ax=axes[1]
+    )
+    assert display.figure_ is figure
+    assert len(display.ax_) == 1
+    assert display.plot().figure_ is not figure
+    with pytest.raises(ValueError, match="no place in a grid"):
+        display.plot(ax=figure.add_axes((0, 0, 0.1, 0.1)))
+
+
+def test_hypnogram_shows_one_recording():
+    X = night([0, 1, 2, 2], recording=["n1", "n1", "n2", "n2"])
+    with pytest.raises(ValueError, match=r"X holds \['n1', 'n2'\]"):
+        HypnogramDisplay.from_estimator(Reader(), X)
+    with pytest.raises(ValueError, match="overlap"):
+        HypnogramDisplay.from_predictions(None, [0, 1, 2], onset=[0, 30, 0])
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        HypnogramDisplay.from_predictions([0, 1], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"y_pred holds \[9\]"):
+        HypnogramDisplay.from_predictions([0, 1], [0, 9])
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(2, 40, 3, 20))
+    return {"Scalp": near, "Ear": far + 4, "Distilled": near + 0.01}
+
+
+def test_embedding_keeps_near_features_near(features):
+    display = EmbeddingDisplay.from_features(features, np.arange(40) % 5)
+    assert_draws(display)
+    scalp, ear, distilled = display.embedding.values()
+    span = np.ptp(np.vstack([scalp, ear, distilled]), axis=0).max()
+    to_ear = np.linalg.norm(scalp[:, None] - ear, axis=2).min()
+    assert np.linalg.norm(scalp - distilled, axis=1).max() < 0.1 * span < to_ear
+    legend = display.ax_[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["Scalp", "Ear", "Distilled"]
+    colors = {tuple(points.get_facecolor()[0]) for points in display.ax_[0].collections}
+    assert len(colors) == 3
+
+
+def test_embedding_panels(features):
+    places = {name: np.arange(10.0).reshape(5, 2) for name in features}
+    display = EmbeddingDisplay(embedding=places, y=[0, 0, 1, -1, 2]).plot(reference="Scalp")
+    assert_draws(display)
+    shown = [
+        [text.get_text() for text in panel.get_legend().get_texts()]
+        for panel in display.ax_
+    ]
+    assert shown == [["Scalp", "Ear"], ["Scalp", "Distilled"]]
+    display.plot(color_by="stage")
+    assert_draws(display)
+    assert [panel.get_title() for panel in display.ax_] == list(features)
+    n_points = [len(points.get_offsets()) for points in display.ax_[0].collections]
+    assert n_points == [2, 1, 1, 0, 0]  # the unscored epoch has no colour
+    with pytest.raises(ValueError, match="reference is 'Nobody'"):
+        display.plot(reference="Nobody")
+    with pytest.raises(ValueError, match="color_by is"):
+        display.plot(color_by="subject")
+    with pytest.raises(ValueError, match="needs y"):
+        EmbeddingDisplay(embedding=places).plot(color_by="stage")
+
+
+def test_embedding_draws_the_same_seeded_epochs(features):
+    y = np.arange(40)  # labels that tell which epochs were drawn
+    labels = [str(i) for i in y]
+    displays = [
+        EmbeddingDisplay.from_features(
+            features, y, classes=labels, max_epochs=12, random_state=seed
+        )
+        for seed in (0, 0, 1)
+    ]
+    assert len(np.unique(displays[0].y)) == 12
+    np.testing.assert_array_equal(displays[0].y, displays[1].y)
+    np.testing.assert_array_equal(
+        displays[0].embedding["Ear"], displays[1].embedding["Ear"]
+    )
+    assert not np.array_equal(displays[0].y, displays[2].y)
+
+
+def test_embedding_from_estimators_and_pipelines():
+    rng = np.random.default_rng(0)
+    target, source = rng.normal(size=(2, 30, 2, 10))
+    X = PairedEpochs(target, source=source)
+    to_source = FunctionTransformer(lambda pair: pair.source_epochs)
+    estimators = {"Scalp": make_pipeline(to_source, Reader()), "Ear": Reader()}
+    piped = EmbeddingDisplay.from_estimators(estimators, X, max_epochs=20)
+    named = EmbeddingDisplay.from_estimators(
+        {"Scalp": Reader(), "Ear": Reader()},
+        {"Scalp": X.source_epochs, "Ear": X},
+        max_epochs=20,
+    )
+    for name in estimators:
+        assert piped.embedding[name].shape == (20, 2)
+        np.testing.assert_array_equal(piped.embedding[name], named.embedding[name])
+    with pytest.raises(ValueError, match=r"'Ear' has features of 29 epochs"):
+        EmbeddingDisplay.from_estimators(estimators, {"Scalp": X, "Ear": X[1:]})
+
+
+def test_embedding_needs_features_of_one_shape(features):
+    features["Ear"] = features["Ear"][:, :2]
+    with pytest.raises(ValueError, match=r"'Ear': \(40, 2, 20\)"):
+        EmbeddingDisplay.from_features(features)
+
+
+class Trained(BaseEstimator):
+    def __init__(self, **columns):
+        self.history = History()
+        for values in zip(*columns.values(), strict=True):
+            self.history.new_epoch()
+            for name, value in zip(columns, values, strict=True):
+                self.history.record(name, value)
+
+
+def test_training_curves():
+    ear = Trained(
+        train_loss=[3.0, 2.0, 1.0], valid_loss=[3, 2, 2], valid_kappa=[0, 0.4, 0.3]
+    )
+    display = TrainingCurveDisplay.from_estimators(
+        {"ear": make_pipeline("passthrough", ear), "scalp": Trained(train_loss=[2.0, 1.0])}
+    )
+    assert_draws(display)
+    loss, kappa = display.ax_
+    curves = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert curves == {
+        "ear, training": [[1, 3], [2, 2], [3, 1]],
+        "ear, validation": [[1, 3], [2, 2], [3, 2]],
+        "scalp, training": [[1, 2], [2, 1]],
+    }
+    curve, best = kappa.lines
+    assert curve.get_ydata().tolist() == [0, 0.4, 0.3]
+    assert curve.get_label() == "ear, best 0.40"
+    assert best.get_xydata().tolist() == [[2, 0.4]]
+
+
+def test_training_curve_of_one_stager():
+    display = TrainingCurveDisplay.from_estimator(Trained(train_loss=[1.0]))
+    assert_draws(display)
+    (loss,) = display.ax_
+    assert loss.lines[0].get_label() == "Trained, training"
+    with pytest.raises(ValueError, match="no pass was run"):
+        TrainingCurveDisplay.from_estimator(Trained(), name="untrained")
+
+
+def test_confusion_matrix_counts_and_shares():
+    y_true = ["W", "W", "W", "W", "REM", "?", "N2"]
+    y_pred = ["W", "W", "W", "N1", "N2", "W", "N2"]
+    display = plot_confusion_matrix(y_true, y_pred)
+    display.figure_.canvas.draw()
+    expected = np.zeros((5, 5))
+    expected[0, :2], expected[4, 2], expected[2, 2] = (0.75, 0.25), 1, 1
+    np.testing.assert_allclose(display.confusion_matrix, expected)
+    assert display.text_[0, 0].get_text() == "75 %\n3"
+    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert labels == ["W\n(4)", "N1\n(0)", "N2\n(1)", "N3\n(0)", "REM\n(1)"]
+    with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
+        plot_confusion_matrix([-1, -1], [0, 1])
