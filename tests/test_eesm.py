@@ -377,7 +377,7 @@ def test_cache_is_written_once_and_mapped(tree, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "header", "no entry.json", "empty", "other signals"]
+    "damage", ["cut", "header", "shape", "no entry.json", "empty", "other signals"]
 )
 def test_damaged_or_outdated_cache_is_rebuilt(tree, tmp_path, damage):
     cache = tmp_path / "cache"
@@ -388,6 +388,8 @@ def test_damaged_or_outdated_cache_is_rebuilt(tree, tmp_path, damage):
         os.truncate(source, source.stat().st_size // 2)
     elif damage == "header":
         source.write_bytes(b"\0" * 128 + source.read_bytes()[128:])
+    elif damage == "shape":
+        np.save(source, np.zeros((3, 3, 6000), np.float32))
     elif damage == "no entry.json":
         (entry / "entry.json").unlink()
     elif damage == "empty":
