@@ -269,7 +269,8 @@ class DistilledSleepStager(SleepStager):
         # The weights that are kept are those of the student's best pass.
         stager.set_params(callbacks__best_weights=None)
         stager._take_data(source, y)
-        with seeded(stager.random_state, stager.device):
+        seed, _ = stager._draw_seeds()
+        with seeded(seed, stager.device):
             stager.initialize()
 
     def trained_modules(self):

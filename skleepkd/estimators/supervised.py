@@ -263,10 +263,7 @@ class SleepStager(NeuralNetClassifier):
 
     def _fit(self, pair, y):
         y = check_labels(y, len(pair))
-        # A second seed is for the network that learns from the source: a student and
-        # its teacher must not begin at the same weights by accident.
-        random_state = check_random_state(self.random_state)
-        seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
+        seed, source_seed = self._draw_seeds()
         subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
         pair, y = self._learn_from_source(pair, y, source_seed)
@@ -274,6 +271,14 @@ class SleepStager(NeuralNetClassifier):
         with seeded(seed, self.device):
             super().fit(pair, codes)
         return self
+
+    def _draw_seeds(self):
+        """Draw a seed for this network, and one for a network that learns from the source.
+
+        A student and its teacher must not begin at the same weights by accident.
+        """
+        random_state = check_random_state(self.random_state)
+        return random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
 
     def _learn_from_source(self, pair, y, seed):
         """Return the rows to train on; here the scored ones of the target."""

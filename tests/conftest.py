@@ -1,0 +1,27 @@
+"""What the tests share: a tiny pair, and the real annotations' folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_pair
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pair():
+    """A pair of six people and its labels."""
+    return make_pair()
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the real annotations, or a skip that says so."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SKLEEPKD_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("the real annotations are not here (set SKLEEPKD_SHARED_DATA)")
+    return folder

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+
+from skleepkd.distillation import capture_features
+from skleepkd.networks.declared import feature_layers, parameter_groups
+from tests.tiny import TinyNetwork
+
+
+def test_features_are_what_the_layer_answers():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+    with capture_features(net, ["1", "output"]) as seen:
+        answer = net(x)
+    assert torch.equal(seen["1"], net[1](net[0](x)))
+    assert torch.equal(seen["output"], answer)
+
+
+def test_no_hook_stays():
+    net = TinyNetwork(2, 60, 5)
+    with capture_features(net, ["filters"]):
+        net(torch.zeros(2, 2, 60))
+    with pytest.raises(RuntimeError), capture_features(net, ["filters"]):
+        raise RuntimeError
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_first_tensor_of_a_tuple():
+    net = nn.Sequential(nn.GRU(3, 4, batch_first=True))
+    with capture_features(net, ["0"]) as seen:
+        answer, _ = net(torch.randn(2, 6, 3))
+    assert torch.equal(seen["0"], answer)
+
+
+def test_gradient_flows_through_features():
+    net = TinyNetwork(1, 20, 2)
+    with capture_features(net, ["features"]) as seen:
+        net(torch.randn(3, 1, 20))
+    seen["features"].sum().backward()
+    assert net.norm.bias.grad.abs().sum() > 0
+    assert net.head.weight.grad is None
+
+
+def test_unknown_and_unreached_layers():
+    net = TinyNetwork(1, 20, 2)
+    net.spare = nn.Linear(2, 2)
+    with (
+        pytest.raises(ValueError, match="no layer 'nope'.*filters, norm"),
+        capture_features(net, ["nope"]),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="'spare'.*not reached"),
+        capture_features(net, ["spare"]),
+    ):
+        net(torch.randn(3, 1, 20))
+
+
+def test_declared_layers_and_groups():
+    net = TinyNetwork(1, 20, 2)
+    assert feature_layers(net) == ("features",)
+    assert parameter_groups(net)["head"] == ("head",)
+    with pytest.raises(ValueError, match="layers=.*Its layers are: 0"):
+        feature_layers(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_u_sleep_is_known():
+    models = pytest.importorskip("braindecode.models")
+    net = models.USleep(n_chans=3, n_times=6000, sfreq=200, time_conv_size_s=9 / 200)
+    (layer,) = feature_layers(net)
+    with capture_features(net, [layer]) as seen:
+        net(torch.zeros(1, 3, 6000))
+    assert seen[layer].shape == (1, 6, 6000)  # SPEC A3: the map before the head
+    groups = [prefix for prefixes in parameter_groups(net).values() for prefix in prefixes]
+    assert all(name.startswith(tuple(groups)) for name, _ in net.named_parameters())

@@ -1,0 +1,132 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.frozen import FrozenEstimator
+
+from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd.distillation import teachers
+from skleepkd.distillation.teachers import log_probabilities, teacher_features
+from tests.tiny import TinyNetwork, make_pair
+
+FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+
+
+class Oracle(ClassifierMixin, BaseEstimator):
+    """Answers fixed probabilities of its own classes."""
+
+    def __init__(self, classes, row):
+        self.classes = classes
+        self.row = row
+
+    def fit(self, X, y):
+        self.classes_ = np.array(self.classes)
+        return self
+
+    def predict_proba(self, X):
+        return np.tile(self.row, (len(X), 1))
+
+
+def test_teacher_and_student_meet_by_label():
+    X, _ = make_pair(n_subjects=1)
+    teacher = Oracle(["REM", "W"], [0.25, 0.75]).fit(X, None)
+    answers = log_probabilities(teacher, X.source_epochs, np.array(["N1", "REM", "W"]))
+    np.testing.assert_allclose(np.exp(answers[0]), [0, 0.25, 0.75], rtol=1e-6)
+    with pytest.raises(ValueError, match="no class in common"):
+        log_probabilities(teacher, X.source_epochs, np.array([0, 1]))
+
+
+def test_sure_teachers_stay_finite():
+    X, _ = make_pair(n_subjects=1)
+    teacher = Oracle([0, 1], [1.0, 0.0]).fit(X, None)
+    assert np.isfinite(log_probabilities(teacher, X.source_epochs, np.array([0, 1]))).all()
+
+
+def reference_features(stager, signal):
+    stager.module_.eval()
+    with torch.no_grad():
+        power = stager.module_.filters(torch.from_numpy(signal)).square().mean(dim=2)
+        return stager.module_.norm(power.add(1e-3).log()).numpy()
+
+
+def test_features_are_computed_once_in_order(pair):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
+    (kept,) = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)
+    assert kept.dtype == np.float16
+    np.testing.assert_allclose(kept, reference_features(stager, X["source"]), atol=2e-3)
+
+
+def test_large_features_go_to_a_temporary_map(pair, monkeypatch):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
+    plain = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)[0]
+    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", plain.nbytes - 1)
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    mapped = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)[0]
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, plain)
+    del mapped
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
+    student = DistilledSleepStager(stager, **FAST)
+    by_map = student.fit(X, y).predict_proba(X)
+    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 2**30)
+    np.testing.assert_array_equal(by_map, student.fit(X, y).predict_proba(X))
+
+
+def test_features_beyond_half_precision_are_kept_in_single(pair):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
+    grown = []
+
+    def grow(features):  # the third batch does not fit into 16 bit
+        grown.append(None)
+        return features * (1e6 if len(grown) == 3 else 1)
+
+    (kept,) = teacher_features(stager, X.source_epochs, ["features"], grow)
+    expected = reference_features(stager, X["source"])
+    expected[64:96] *= 1e6
+    assert kept.dtype == np.float32
+    np.testing.assert_allclose(kept, expected, rtol=2e-2, atol=2e-2)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        teacher_features(stager, X.source_epochs, ["features"], lambda f: f / 0)
+
+
+# ---------------------------------------------------------------- leakage
+
+
+def split(X, y, *subjects):
+    rows = np.isin(X.subject, subjects)
+    return X[rows], y[rows]
+
+
+def test_leakage_warning_on_the_frozen_teachers_people(pair):
+    X, y = pair
+    teacher = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
+    train, labels = split(X, y, "s0", "s1", "s2")
+    student = DistilledSleepStager(FrozenEstimator(teacher), **FAST).fit(train, labels)
+    test, test_labels = split(X, y, "s5")
+    with pytest.warns(
+        teachers.LeakageWarning, match="teacher was fitted on the subject s5"
+    ):
+        student.predict(test)
+    with pytest.warns(teachers.LeakageWarning):
+        student.score(test, test_labels)
+
+
+def test_no_warning_where_nothing_leaks(pair, recwarn):
+    X, y = pair
+    train, labels = split(X, y, "s0", "s1", "s2")
+    test, _ = split(X, y, "s5")
+    teacher = SleepStager(TinyNetwork, **FAST).fit(train.source_epochs, labels)
+    frozen = DistilledSleepStager(FrozenEstimator(teacher), **FAST).fit(train, labels)
+    in_fold = DistilledSleepStager(SleepStager(TinyNetwork, **FAST), **FAST).fit(
+        train, labels
+    )
+    for student in (frozen, in_fold):
+        student.predict(test)
+        student.predict(train)
+    assert not [w for w in recwarn if w.category is teachers.LeakageWarning]
