@@ -1,0 +1,313 @@
+"""The contract, for every estimator and every way of handing the pair over."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.metrics import cohen_kappa_score, make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    LeaveOneGroupOut,
+    cross_val_predict,
+    cross_validate,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
+from skleepkd.metrics import sleep_scorers
+from skleepkd.preprocessing import PairedTransformer
+from tests.tiny import TinyNetwork
+
+FAST = {"max_epochs": 2, "device": "cpu", "random_state": 0}
+TEACHER = SleepStager(TinyNetwork, max_epochs=2, device="cpu", classes="aasm")
+STAGERS = {
+    "supervised": SleepStager(TinyNetwork, classes="aasm", **FAST),
+    "offline": DistilledSleepStager(TEACHER, classes="aasm", **FAST),
+    "online": DistilledSleepStager(TEACHER, strategy="online", classes="aasm", **FAST),
+    "transfer": FineTunedSleepStager(TEACHER, **FAST),
+}
+TAKES_PAIRS = [name for name in STAGERS if name != "supervised"]
+
+every_stager = pytest.mark.parametrize("stager", STAGERS.values(), ids=STAGERS)
+every_paired = pytest.mark.parametrize(
+    "stager", [STAGERS[name] for name in TAKES_PAIRS], ids=TAKES_PAIRS
+)
+kappa = make_scorer(cohen_kappa_score)
+
+
+# ---------------------------------------------------------------- parameters, pickles
+
+
+@every_stager
+def test_parameters_survive_clone_pickle_and_set_params(stager):
+    fresh = clone(stager)
+    params = fresh.get_params(deep=False)
+    assert params["device"] == "cpu"
+    again = pickle.loads(pickle.dumps(fresh))
+    assert again.get_params(deep=False).keys() == params.keys()
+    fresh.set_params(max_epochs=7, optimizer__weight_decay=0.1)
+    assert clone(fresh).get_params()["optimizer__weight_decay"] == 0.1
+    assert stager.max_epochs == 2
+
+
+@every_stager
+def test_auto_device_is_remembered_and_resolved(pair, stager):
+    X, y = pair
+    net = clone(stager).set_params(device="auto").fit(X, y)
+    assert net.get_params()["device"] == "auto"
+    assert clone(net).get_params()["device"] == "auto"
+    again = pickle.loads(pickle.dumps(net))
+    assert again.get_params()["device"] == "auto"
+    np.testing.assert_allclose(again.predict_proba(X), net.predict_proba(X), rtol=1e-6)
+
+
+@every_stager
+def test_fitted_copies_answer_alike(pair, stager):
+    X, y = pair
+    net = clone(stager).fit(X, y)
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again.predict_proba(X), net.predict_proba(X))
+    assert len(pickle.dumps(net)) < 300_000, "the training data went along"
+    with pytest.raises(AttributeError, match="not fitted"):
+        _ = clone(net).classes_
+
+
+@every_stager
+def test_fit_leaves_its_parameters_alone(pair, stager):
+    X, y = pair
+    net = clone(stager)
+    before = net.get_params(deep=False)
+    net.fit(X, y)
+    assert net.get_params(deep=False) == before
+    assert net.fitted_on_["subject"].tolist() == [f"s{k}" for k in range(6)]
+    assert net.fitted_on_["recording"][0] == "night-s0"
+
+
+@every_stager
+def test_same_random_state_gives_bit_equal_networks(pair, stager):
+    X, y = pair
+    first, second = (clone(stager).fit(X, y) for _ in range(2))
+    other = clone(stager).set_params(random_state=1).fit(X, y)
+    assert np.array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert not np.array_equal(first.predict_proba(X), other.predict_proba(X))
+    np.random.seed(3)  # noqa: NPY002 (what None draws from)
+    third = clone(stager).set_params(random_state=None).fit(X, y)
+    np.random.seed(3)  # noqa: NPY002 (what None draws from)
+    fourth = clone(stager).set_params(random_state=None).fit(X, y)
+    assert np.array_equal(third.predict_proba(X), fourth.predict_proba(X))
+
+
+# ---------------------------------------------------------------- handing the pair over
+
+
+@every_paired
+def test_all_ways_of_handing_the_pair_over_give_equal_scores(pair, stager):
+    X, y = pair
+    target, source, groups = X["target"], X["source"], X.subject
+    cv = GroupKFold(3)
+
+    def scores(routing=False, n_jobs=None, **kwargs):
+        with config_context(enable_metadata_routing=routing):
+            given = {"y": y, "cv": cv, "scoring": kappa, "n_jobs": n_jobs, **kwargs}
+            return cross_validate(stager, **given)["test_score"]
+
+    expected = scores(X=X, groups=groups)
+    by_hand = []
+    for train, test in cv.split(target, y, groups):
+        net = clone(stager).fit(
+            target[train], y[train], X_source=source[train], groups=groups[train]
+        )
+        by_hand.append(cohen_kappa_score(y[test], net.predict(target[test])))
+    np.testing.assert_array_equal(by_hand, expected)
+    params = {"X_source": source, "groups": groups}
+    np.testing.assert_array_equal(scores(X=target, groups=groups, params=params), expected)
+    np.testing.assert_array_equal(scores(X=target, params=params, routing=True), expected)
+    np.testing.assert_array_equal(
+        scores(X=X, params={"groups": groups}, routing=True), expected
+    )
+    np.testing.assert_array_equal(scores(X=X, groups=groups, n_jobs=2), expected)
+    doubles = PairedEpochs(
+        target.astype(float), source.astype(float), subject=groups, sfreq=2.0
+    )
+    np.testing.assert_array_equal(scores(X=doubles, groups=groups), expected)
+
+
+@every_paired
+def test_memory_maps_give_equal_scores(pair, stager, tmp_path):
+    X, y = pair
+    mapped = X.to_memmap(tmp_path / "pair")
+    for n_jobs in (None, 2):
+        given = {
+            "groups": X.subject,
+            "cv": GroupKFold(2),
+            "scoring": kappa,
+            "n_jobs": n_jobs,
+        }
+        scores = cross_validate(stager, mapped, y, **given)["test_score"]
+        expected = cross_validate(stager, X, y, **given)["test_score"]
+        np.testing.assert_array_equal(scores, expected)
+
+
+@every_stager
+def test_cross_validate_with_the_sleep_scorers(pair, stager):
+    X, y = pair
+    scores = cross_validate(
+        stager, X, y, groups=X.subject, cv=LeaveOneGroupOut(), scoring=sleep_scorers()
+    )
+    assert len(scores["test_kappa"]) == 6
+    assert np.isfinite(scores["test_f1_macro"]).all()
+
+
+@every_stager
+def test_cross_val_predict(pair, stager):
+    X, y = pair
+    names = np.array(["W", "N1", "N2", "N3", "REM"])[y]
+    given = {"groups": X.subject, "cv": GroupKFold(3)}
+    answers = cross_val_predict(stager, X, names, **given)
+    assert set(answers) <= set(names)
+    probabilities = cross_val_predict(stager, X, y, method="predict_proba", **given)
+    assert probabilities.shape == (len(X), 5)
+
+
+@every_stager
+def test_grid_search(pair, stager):
+    X, y = pair
+    grid = {"lr": [1e-4, 1e-2], "optimizer__weight_decay": [0.0, 0.1]}
+    search = GridSearchCV(stager, grid, cv=GroupKFold(2), scoring=kappa, n_jobs=2)
+    search.fit(X, y, groups=X.subject)
+    assert search.best_estimator_.lr == search.best_params_["lr"]
+    assert search.predict(X["target"]).shape == y.shape
+
+
+@every_stager
+@pytest.mark.parametrize("routing", [False, True])
+def test_in_a_pipeline(pair, stager, routing):
+    X, y = pair
+    steps = make_pipeline(
+        PairedTransformer(
+            source=FunctionTransformer(halved), target=FunctionTransformer(doubled)
+        ),
+        stager,
+    )
+    by_hand = PairedEpochs(
+        X["target"] * 2,
+        X["source"] / 2,
+        subject=X.subject,
+        recording=X.recording,
+        sfreq=2.0,
+    )
+    given = {"cv": GroupKFold(3), "scoring": kappa}
+    with config_context(enable_metadata_routing=routing):
+        groups = {"params": {"groups": X.subject}} if routing else {"groups": X.subject}
+        scores = cross_validate(steps, X, y, **groups, **given)["test_score"]
+        expected = cross_validate(stager, by_hand, y, **groups, **given)["test_score"]
+    np.testing.assert_array_equal(scores, expected)
+    fitted = clone(steps).fit(X, y)
+    np.testing.assert_array_equal(fitted.predict(X["target"]), fitted.predict(X))
+
+
+def halved(X):
+    return X / 2
+
+
+def doubled(X):
+    return X * 2
+
+
+@every_stager
+def test_a_fold_without_one_stage(pair, stager):
+    X, y = pair
+    y = np.where((y == 1) & (X.subject != "s0"), 2, y)
+    scores = cross_validate(
+        stager, X, y, groups=X.subject, cv=LeaveOneGroupOut(), scoring=sleep_scorers()
+    )
+    assert np.isfinite(scores["test_kappa"]).all()
+    net = clone(stager).fit(X[X.subject != "s0"], y[X.subject != "s0"])
+    assert net.predict_proba(X).shape == (len(X), 5)
+
+
+@every_stager
+def test_frozen_stagers_are_scored_as_they_are(pair, stager):
+    from sklearn.frozen import FrozenEstimator
+
+    X, y = pair
+    net = clone(stager).fit(X, y)
+    frozen = clone(FrozenEstimator(net))
+    np.testing.assert_array_equal(frozen.fit(X, y).predict(X), net.predict(X))
+
+
+@every_stager
+def test_an_empty_fold_says_so(pair, stager):
+    X, y = pair
+    with pytest.raises(ValueError, match="scored"):
+        clone(stager).fit(X[:0], y[:0])
+
+
+# ---------------------------------------------------------------- interruption
+
+
+def test_interrupt_ends_cross_validation_at_once(pair):
+    """skorch alone would score the half-trained fold and go on."""
+    from skorch.callbacks import Callback
+
+    X, y = pair
+    fits = []
+
+    class Interrupt(Callback):
+        def on_train_begin(self, net, **kwargs):
+            fits.append(net)
+
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    for stager in STAGERS.values():
+        fits.clear()
+        stager = clone(stager).set_params(callbacks=[Interrupt()])
+        with pytest.raises(KeyboardInterrupt):
+            cross_validate(stager, X, y, groups=X.subject, cv=LeaveOneGroupOut())
+        assert len(fits) == 1
+
+
+def test_ctrl_c_ends_the_program():
+    program = """
+        import numpy as np
+        from sklearn.model_selection import GroupKFold, cross_validate
+        from skleepkd import SleepStager
+        from tests.tiny import TinyNetwork, make_pair
+        from skorch.callbacks import Callback
+
+        class Tell(Callback):
+            def on_epoch_end(self, net, **kwargs):
+                print("training", flush=True)
+
+        X, y = make_pair()
+        stager = SleepStager(TinyNetwork, max_epochs=100_000, callbacks=[Tell()])
+        cross_validate(stager, X, y, groups=X.subject, cv=GroupKFold(2))
+    """
+    root = Path(__file__).parents[1]
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "training\n"
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode != 0
+    assert "KeyboardInterrupt" in errors
