@@ -1,127 +1,327 @@
-"""How MNE and braindecode objects become the arrays of a pair."""
+"""Pairs out of MNE and braindecode objects: the class methods of PairedEpochs.
+
+Here, and only here, volts become microvolts and double becomes single precision.
+"""
 
 import numpy as np
 
-from skleepkd.inputs import to_microvolts
+from skleepkd.stages import EPOCH_SECONDS, from_text
+
+#: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
+_VOLTS_BELOW = 5e-3
 
 
-def from_mne(epochs, target, source, subject, recording, unit):
-    """Arguments of PairedEpochs from one ``mne.Epochs``."""
-    picks = _picks(epochs.ch_names, target, source)
-    arrays = {
+def from_mne(
+    cls, epochs, *, target, source=None, subject=None, recording=None, unit="auto"
+):
+    """Build a pair from one ``mne.Epochs`` that holds both modalities.
+
+    Parameters
+    ----------
+    epochs : mne.Epochs
+        Simultaneous channels, in volts unless ``unit`` says otherwise. ``subject``
+        and ``recording`` columns of its metadata are used where they exist.
+    target, source : list of str
+        The channels of each modality.
+    subject, recording : str or array-like of shape (n_epochs,), optional
+        As in the constructor.
+    unit : {"auto", "V", "uV"}, default="auto"
+        What the epochs are in; "auto" takes for volts what looks like volts.
+
+    Returns
+    -------
+    PairedEpochs
+        Its onsets are the events' sample numbers in seconds, plus ``epochs.tmin``.
+
+    Raises
+    ------
+    ValueError
+        If a channel or the unit is unknown.
+    """
+    ch_names = _picks(epochs.ch_names, target, source)
+    sfreq = epochs.info["sfreq"]
+    signals = {
         modality: np.empty((len(epochs), len(names), len(epochs.times)), dtype=np.float32)
-        for modality, names in picks.items()
+        for modality, names in ch_names.items()
     }
-    n_a_time = 128  # epochs that were not loaded are read from their file in float64
+    n_a_time = 128  # MNE answers in double precision
     for start in range(0, len(epochs), n_a_time):
         rows = slice(start, start + n_a_time)
-        for modality, names in picks.items():
-            arrays[modality][rows] = epochs[rows].get_data(picks=names)
-    metadata = epochs.metadata if epochs.metadata is not None else {}
-    return {
-        **{modality: to_microvolts(array, unit) for modality, array in arrays.items()},
-        "subject": metadata.get("subject") if subject is None else subject,
-        "recording": metadata.get("recording") if recording is None else recording,
-        "onset": epochs.events[:, 0] / epochs.info["sfreq"],
-        "sfreq": epochs.info["sfreq"],
-        "ch_names": picks,
-    }
-
-
-def from_windows(dataset, target, source, unit):
-    """Arguments of PairedEpochs from a braindecode data set of windows."""
-    parts, columns, picks, sfreq = (
-        {},
-        {"subject": [], "recording": [], "onset": []},
-        None,
-        None,
+        for modality, names in ch_names.items():
+            signals[modality][rows] = epochs.get_data(
+                picks=names, item=rows, copy=False, verbose="error"
+            )
+    metadata = {} if epochs.metadata is None else epochs.metadata
+    return cls(
+        **{modality: to_microvolts(signal, unit) for modality, signal in signals.items()},
+        subject=metadata.get("subject") if subject is None else subject,
+        recording=metadata.get("recording") if recording is None else recording,
+        onset=epochs.events[:, 0] / sfreq + epochs.tmin,
+        sfreq=sfreq,
+        ch_names=ch_names,
     )
+
+
+def from_windows(cls, dataset, *, target, source=None, unit="auto"):
+    """Build a pair from a braindecode ``BaseConcatDataset`` of windows.
+
+    Parameters
+    ----------
+    dataset : braindecode.datasets.BaseConcatDataset
+        What ``create_windows_from_events`` or ``create_fixed_length_windows`` returned.
+        The description of each recording names its ``subject`` (where one does not,
+        the pair knows no subjects); the recording's name is made of ``subject``,
+        ``session``, ``recording`` and ``run``, and of the recording's number where that
+        is not unique.
+    target, source : list of str
+        The channels of each modality.
+    unit : {"auto", "V", "uV"}, default="auto"
+        What the windows are in; "auto" takes for volts what looks like volts
+        (braindecode's tutorials have scaled to microvolts by then).
+
+    Returns
+    -------
+    PairedEpochs
+        The labels of its rows are ``dataset.get_metadata()["target"]``.
+
+    Raises
+    ------
+    ValueError
+        If there are no windows, their lengths or sampling rates differ, or a channel or
+        the unit is unknown.
+    """
+    if not all(hasattr(windows, "crop_inds") for windows in dataset.datasets):
+        raise ValueError(
+            "These are recordings, not windows: cut them with braindecode's "
+            "create_fixed_length_windows or create_windows_from_events first."
+        )
+    if not len(dataset):
+        raise ValueError("The data set holds no windows.")
+    signals, sfreq, row, n_times = {}, None, 0, None
+    subject, recording, onset = [], [], []
     for number, windows in enumerate(dataset.datasets):
-        inst = windows.raw if hasattr(windows, "raw") else windows.windows
-        if picks is None:
-            sfreq, picks = inst.info["sfreq"], _picks(inst.ch_names, target, source)
-            parts = {modality: [] for modality in picks}
-        elif inst.info["sfreq"] != sfreq:
+        if not len(windows):
+            continue
+        mne_object = windows.raw if hasattr(windows, "raw") else windows.windows
+        present = mne_object.ch_names
+        if windows.targets_from == "channels":  # such windows come without them
+            kinds = mne_object.get_channel_types()
+            present = [
+                name for name, kind in zip(present, kinds, strict=True) if kind != "misc"
+            ]
+        ch_names = _picks(present, target, source)
+        if sfreq is None:
+            sfreq, n_times = mne_object.info["sfreq"], windows[0][0].shape[-1]
+            signals = {
+                modality: np.empty((len(dataset), len(names), n_times), dtype=np.float32)
+                for modality, names in ch_names.items()
+            }
+        if mne_object.info["sfreq"] != sfreq:
             raise ValueError(
-                f"The recordings' sampling rates differ: {sfreq} and {inst.info['sfreq']} Hz. "
-                "Resample them first."
+                f"The recordings' sampling rates differ: {sfreq} and "
+                f"{mne_object.info['sfreq']} Hz. Resample them first."
             )
         index = {
-            modality: [inst.ch_names.index(name) for name in names]
-            for modality, names in _picks(inst.ch_names, target, source).items()
+            modality: [present.index(name) for name in names]
+            for modality, names in ch_names.items()
         }
-        rows = [windows[i] for i in range(len(windows))]
-        for modality, channels in index.items():
-            parts[modality].append(
-                np.stack([signal[channels] for signal, *_ in rows]).astype(np.float32)
-            )
-        description = windows.description if windows.description is not None else {}
-        names = [
-            str(description[key])
-            for key in ("subject", "session", "run")
-            if key in description
-        ]
-        columns["subject"] += [str(description.get("subject", number))] * len(rows)
-        columns["recording"] += ["-".join(names) or str(number)] * len(rows)
-        # The third item says where in the recording the window lies, in samples.
-        columns["onset"] += [where[1] / sfreq for _, _, where in rows]
-    if picks is None:
-        raise ValueError("The data set holds no windows.")
-    arrays = {
-        modality: to_microvolts(np.concatenate(nights), unit)
-        for modality, nights in parts.items()
-    }
-    return {**arrays, **columns, "sfreq": sfreq, "ch_names": picks}
-
-
-def from_raws(source_raw, target_raw, onset, offset, drift, source, target, unit, epoch):
-    """Arguments of PairedEpochs from two recordings of one night."""
-    if not len(onset):
-        raise ValueError(
-            "The annotations hold no sleep stage of at least one epoch "
-            f"({epoch:g} s): nothing to cut."
-        )
-    raws = {"target": target_raw, "source": source_raw}
-    wanted = {"target": target, "source": source}
-    first, length = {}, {}
-    for modality, raw in raws.items():
-        clock = onset if modality == "source" else (onset - offset) * (1 + drift)
-        length[modality] = round(epoch * raw.info["sfreq"])
-        first[modality] = np.round(clock * raw.info["sfreq"]).astype(int)
-    covered = np.logical_and.reduce(
-        [
-            (first[modality] >= 0) & (first[modality] + length[modality] <= raw.n_times)
-            for modality, raw in raws.items()
-        ]
+        for window, _, where, *_ in (windows[i] for i in range(len(windows))):
+            if window.shape[-1] != n_times:
+                raise ValueError(
+                    f"Windows of {n_times} and {window.shape[-1]} samples cannot be joined."
+                )
+            for modality, channels in index.items():
+                signals[modality][row] = window[channels]
+            onset.append(where[1] / sfreq)  # where[1] is the window's first sample
+            row += 1
+        about = {} if windows.description is None else dict(windows.description)
+        keys = ("subject", "session", "recording", "run")
+        name = "-".join(str(about[key]) for key in keys if key in about)
+        if not name or name in recording:
+            name = f"{name}-{number}".removeprefix("-")
+        subject += [about.get("subject")] * len(windows)
+        recording += [name] * len(windows)
+    return cls(
+        **{modality: to_microvolts(signal, unit) for modality, signal in signals.items()},
+        subject=None if None in subject else [str(person) for person in subject],
+        recording=recording,
+        onset=onset,
+        sfreq=sfreq,
+        ch_names=ch_names,
     )
+
+
+def from_raws(
+    cls,
+    source_raw,
+    target_raw,
+    annotations,
+    *,
+    offset=0.0,
+    drift=0.0,
+    source=None,
+    target=None,
+    subject=None,
+    recording=None,
+    unit="auto",
+    epoch=EPOCH_SECONDS,
+):
+    """Cut a pair out of two recordings of one night by two devices.
+
+    Parameters
+    ----------
+    source_raw, target_raw : mne.io.Raw
+        The polysomnography and the wearable.
+    annotations : mne.Annotations
+        Scored stages, in seconds from the start of ``source_raw``. Each makes as many
+        rows as whole epochs fit into it. ``skleepkd.stages.stages_at`` gives the rows
+        their labels.
+    offset : float, default=0.0
+        Seconds after the start of the source at which the target started.
+    drift : float, default=0.0
+        Seconds that the target's clock gains in a second of the source's clock.
+    source, target : list of str, optional
+        Channels; all of them by default.
+    subject, recording : str, optional
+        As in the constructor.
+    unit : {"auto", "V", "uV"}, default="auto"
+        What the recordings are in; "auto" takes for volts what looks like volts.
+    epoch : float, default=30.0
+        Length of an epoch in seconds.
+
+    Returns
+    -------
+    PairedEpochs
+        The epochs that both recordings cover whole, in order; ``onset`` counts from the
+        start of ``source_raw``. Each target epoch begins at the sample nearest to its
+        source epoch's beginning.
+
+    Raises
+    ------
+    ValueError
+        If the annotations hold no stage or count from another moment than the start of
+        ``source_raw``, no epoch is covered by both, or a channel or the unit is unknown.
+    """
+    onset = _scored_onsets(annotations, source_raw, epoch)
+    raws = {
+        "target": (target_raw, (onset - offset) * (1 + drift), target),
+        "source": (source_raw, onset, source),
+    }
+    first, length, covered = {}, {}, np.ones(len(onset), dtype=bool)
+    for modality, (raw, clock, _) in raws.items():
+        first[modality] = np.round(clock * raw.info["sfreq"]).astype(int)
+        length[modality] = round(epoch * raw.info["sfreq"])
+        covered &= first[modality] >= 0
+        covered &= first[modality] + length[modality] <= raw.n_times
     if not covered.any():
         spans = ", ".join(
-            f"{name} {raw.n_times / raw.info['sfreq']:.0f} s" for name, raw in raws.items()
+            f"{modality} {raw.n_times / raw.info['sfreq']:.0f} s"
+            for modality, (raw, _, _) in raws.items()
         )
         raise ValueError(
             f"None of the {len(onset)} scored epochs (from {onset[0]:.0f} to "
             f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({spans}, offset "
             f"{offset:g} s). Check the offset's sign and the annotations' clock."
         )
-    built = {"onset": onset[covered], "sfreq": {}, "ch_names": {}}
-    for modality, raw in raws.items():
-        names = list(raw.ch_names) if wanted[modality] is None else list(wanted[modality])
-        names = _picks(raw.ch_names, names, None)["target"]
+    signals, ch_names = {}, {}
+    for modality, (raw, _, wanted) in raws.items():
+        names = _picks(raw.ch_names, raw.ch_names if wanted is None else wanted)["target"]
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
-            signal[row] = raw.get_data(
-                picks=names, start=start, stop=start + length[modality]
+            stop = start + length[modality]
+            signal[row] = raw.get_data(picks=names, start=start, stop=stop)
+        signals[modality], ch_names[modality] = to_microvolts(signal, unit), names
+    return cls(
+        **signals,
+        subject=subject,
+        recording=recording,
+        onset=onset[covered],
+        sfreq={modality: raw.info["sfreq"] for modality, (raw, _, _) in raws.items()},
+        ch_names=ch_names,
+    )
+
+
+def to_microvolts(array, unit):
+    """Scale epochs of floats in place to microvolts.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_epochs, n_channels, n_times)
+        In volts or microvolts.
+    unit : {"auto", "V", "uV"}
+        What it is in; "auto" takes for volts what looks like volts.
+
+    Returns
+    -------
+    ndarray
+        The same array, in microvolts.
+
+    Raises
+    ------
+    ValueError
+        If the unit is unknown.
+    """
+    if unit not in ("auto", "V", "uV"):
+        raise ValueError(f"unit is 'auto', 'V' or 'uV'; given {unit!r}.")
+    # Epoch by epoch: the deviation of a whole cohort would need its memory once more.
+    if unit == "V" or (unit == "auto" and in_volts([epoch.std(axis=1) for epoch in array])):
+        array *= 1e6
+    return array
+
+
+def in_volts(spread):
+    """Tell volts from microvolts by the spread of the epochs and channels.
+
+    Parameters
+    ----------
+    spread : array-like of float
+        Standard deviations over time. Flat channels do not count.
+
+    Returns
+    -------
+    bool
+    """
+    spread = np.asarray(spread)
+    spread = spread[spread > 0]
+    return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)
+
+
+def _scored_onsets(annotations, raw, epoch):
+    """Onsets of the whole epochs inside the annotated stages, in seconds and in order."""
+    if annotations.orig_time is not None and raw.info["meas_date"] is not None:
+        # MNE's annotations of a cropped recording count from before the crop.
+        ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds()
+        if abs(ahead - raw.first_time) > 0.5 / raw.info["sfreq"]:
+            raise ValueError(
+                f"The annotations count from {annotations.orig_time}, which is "
+                f"{ahead - raw.first_time:g} s after the first sample of source_raw. "
+                "Give their onsets from that sample, without a time of origin: "
+                "mne.Annotations(onset, duration, description)."
             )
-        built[modality] = to_microvolts(signal, unit)
-        built["sfreq"][modality] = raw.info["sfreq"]
-        built["ch_names"][modality] = names
-    return built
+    onset = [
+        start + k * epoch
+        for start, duration, text in zip(
+            annotations.onset, annotations.duration, annotations.description, strict=True
+        )
+        if from_text(text) is not None
+        for k in range(int((duration + 1e-3) // epoch))
+    ]
+    if not onset:
+        raise ValueError(
+            "The annotations hold no sleep stage of at least one epoch "
+            f"({epoch:g} s): nothing to cut."
+        )
+    return np.unique(onset)
 
 
-def _picks(ch_names, target, source):
-    picks = {"target": list(target)}
-    if source is not None:
-        picks["source"] = list(source)
+def _picks(ch_names, target, source=None):
+    """Names of the wanted channels by modality, each of them present."""
+    wanted = {"target": target, "source": source}
+    picks = {
+        modality: [names] if isinstance(names, str) else list(names)
+        for modality, names in wanted.items()
+        if names is not None
+    }
     missing = sorted({name for names in picks.values() for name in names} - set(ch_names))
     if missing:
         raise ValueError(

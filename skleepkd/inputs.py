@@ -2,10 +2,8 @@
 
 import numpy as np
 
+from skleepkd._builders import in_volts
 from skleepkd.epochs import PairedEpochs
-
-#: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
-_VOLTS_BELOW = 5e-3
 
 
 def as_pair(X, X_source=None, groups=None):
@@ -27,43 +25,46 @@ def as_pair(X, X_source=None, groups=None):
     Raises
     ------
     ValueError
-        If the two are unequal, the source is given twice, or ``groups`` contradict
-        the pair's own subjects.
+        If the two are unequal, the source is given twice, or ``groups`` (or the persons
+        of ``X_source``) contradict the pair's own subjects.
     """
-    pair = X if isinstance(X, PairedEpochs) else PairedEpochs(**_one_array(X))
+    pair = _one(X)
     if X_source is not None:
-        if pair.has_source:
+        source = _one(X_source)
+        if pair.has_source or source.has_source:
             raise ValueError(
-                "The source is given twice: X is a pair that has one, and X_source= is "
-                "given too. Leave one of them out."
+                f"The source is given twice: {'X' if pair.has_source else 'X_source'} is a "
+                "pair that has one. Give the whole pair as X, or the target as X and the "
+                "source alone as X_source (of a pair: X.target_epochs, X.source_epochs)."
             )
-        if isinstance(X_source, PairedEpochs):
-            given = {"target": X_source["target"], "sfreq": X_source.sfreq["target"]}
-        else:
-            given = _one_array(X_source)
-        if len(given["target"]) != len(pair):
+        if len(source) != len(pair):
             raise ValueError(
                 f"The pair is unequal: X has {len(pair)} epochs and X_source has "
-                f"{len(given['target'])}. Row i of both must be the same 30 s."
+                f"{len(source)}. Row i of both must be the same 30 s."
             )
-        joined = pair.replace(source=given["target"])
-        joined._sfreq["source"] = given.get("sfreq")
-        pair = joined
-    if groups is None:
+        pair = pair.replace(source=source)
+        pair = _with_people(pair, source.subject, "X_source")
+    if groups is not None:
+        groups = np.asarray(groups)
+        if groups.shape != (len(pair),):
+            raise ValueError(
+                f"groups names the person of each epoch: expected shape ({len(pair)},), "
+                f"given {groups.shape}."
+            )
+    return _with_people(pair, groups, "groups")
+
+
+def _with_people(pair, people, name):
+    """Name the persons of a pair, or hold those it knows against others."""
+    if people is None:
         return pair
-    groups = np.asarray(groups)
-    if groups.shape != (len(pair),):
-        raise ValueError(
-            f"groups names the person of each epoch: expected shape ({len(pair)},), given "
-            f"{groups.shape}."
-        )
     if pair.subject is None:
-        return pair.with_subject(groups)
-    both = {(own, given) for own, given in zip(pair.subject, groups, strict=True)}
+        return pair.with_subject(people)
+    both = set(zip(pair.subject.tolist(), people.tolist(), strict=True))
     if not len(both) == len({own for own, _ in both}) == len({given for _, given in both}):
         raise ValueError(
-            "groups and the pair's own subjects disagree on which epochs belong to one "
-            "person. Leave groups out, or correct one of them."
+            f"{name} and the pair's own subjects disagree on which epochs belong to one "
+            "person. Leave one of them out, or correct it."
         )
     return pair
 
@@ -96,7 +97,7 @@ def check_signal(pair, modality, name=None):
                 "or repair such epochs before fitting."
             )
         spread.append(block.std(axis=2).ravel())
-    if spread and _in_volts(np.concatenate(spread)):
+    if spread and in_volts(np.concatenate(spread)):
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch "
             f"{np.median(np.concatenate(spread)):.2g}); microvolts are expected. Multiply by "
@@ -104,46 +105,12 @@ def check_signal(pair, modality, name=None):
         )
 
 
-def to_microvolts(array, unit):
-    """Scale float32 epochs in place to microvolts.
-
-    Parameters
-    ----------
-    array : ndarray of shape (n_epochs, n_channels, n_times)
-        In volts or microvolts.
-    unit : {"auto", "V", "uV"}
-        What it is in; "auto" takes for volts what looks like volts.
-
-    Returns
-    -------
-    ndarray
-        The same array, in microvolts.
-    """
-    if unit not in ("auto", "V", "uV"):
-        raise ValueError(f"unit is 'auto', 'V' or 'uV'; given {unit!r}.")
-    if unit == "V" or (unit == "auto" and _in_volts(array.std(axis=2).ravel())):
-        array *= 1e6
-    return array
-
-
-def _in_volts(spread):
-    """Judge by the median spread of the epochs and channels that are not flat."""
-    spread = spread[spread > 0]
-    return len(spread) > 0 and np.median(spread) < _VOLTS_BELOW
-
-
-def _one_array(X):
-    """Arguments of PairedEpochs for an array or an ``mne.Epochs``."""
-    if hasattr(X, "get_data") and hasattr(X, "info"):
-        data = X.get_data(copy=False).astype(np.float32)
-        return {
-            "target": to_microvolts(data, "V"),
-            "sfreq": X.info["sfreq"],
-            "ch_names": {"target": X.ch_names},
-        }
-    X = np.asarray(X)
-    if X.dtype.kind not in "fiu":
-        raise ValueError(f"Epochs are numbers; given an array of {X.dtype}.")
-    if X.ndim == 2:
-        X = X[:, None]  # (n_epochs, n_times) -> (n_epochs, 1, n_times)
-    return {"target": X}
+def _one(X):
+    """Take an array, an ``mne.Epochs`` or a pair as a pair."""
+    if isinstance(X, PairedEpochs):
+        return X
+    if hasattr(X, "get_data") and hasattr(X, "events"):
+        return PairedEpochs.from_mne(X, target=X.ch_names)
+    X = X if isinstance(X, np.ndarray) else np.asarray(X)
+    # (n_epochs, n_times) -> (n_epochs, 1, n_times)
+    return PairedEpochs(X[:, None] if X.ndim == 2 else X)

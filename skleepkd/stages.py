@@ -84,7 +84,9 @@ def is_unscored(y):
     ndarray of bool, shape (n_epochs,)
     """
     y = np.asarray(y)
-    return y == (UNSCORED_NAME if y.dtype.kind in "USO" else UNSCORED)
+    if y.dtype.kind == "S":
+        y = y.astype(str)
+    return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
 
 
 def to_scheme(y, scheme):

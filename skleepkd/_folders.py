@@ -1,0 +1,101 @@
+"""Pairs in folders: a memory map for each modality, and a table of their rows.
+
+``pair.json`` names the other files and is put in place last. A folder that was left
+half-written has none, or still the one of the pair that lay there before.
+"""
+
+import json
+import os
+import uuid
+import zipfile
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from skleepkd._signals import join
+
+_ABOUT = "pair.json"
+_PREFIXES = ("target-", "source-", "rows-")
+
+
+def write_folder(folder, signals, columns, about):
+    """Write a pair into a folder; one that lies there is replaced.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made where it does not exist.
+    signals : dict of list of Signal
+        By modality, what is written one after the other. They may be mapped from
+        this very folder: files are written under new names.
+    columns : dict of ndarray or None
+        What the rows carry.
+    about : dict
+        What else the constructor takes; JSON must be able to keep it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    files = {modality: f"{modality}-{tag}.npy" for modality in signals}
+    files["rows"] = f"rows-{tag}.npz"
+    try:
+        for modality, parts in signals.items():
+            path = folder / files[modality]
+            join(parts, partial(np.lib.format.open_memmap, path, mode="w+")).flush()
+        known = {name: column for name, column in columns.items() if column is not None}
+        np.savez(folder / files["rows"], **known)
+        new = folder / f"{_ABOUT}-{tag}"
+        new.write_text(json.dumps({"files": files, **about}))
+    except BaseException:
+        for name in files.values():
+            (folder / name).unlink(missing_ok=True)
+        raise
+    os.replace(new, folder / _ABOUT)
+    # What lay there before, or was left half-written; open maps keep what they map.
+    for path in folder.glob("*-????????.np?"):
+        if path.stem.startswith(_PREFIXES) and path.name not in files.values():
+            with suppress(OSError):
+                path.unlink()
+
+
+def open_folder(folder):
+    """Arguments of PairedEpochs for the pair in a folder; signals are mapped, not read.
+
+    Parameters
+    ----------
+    folder : path-like
+        What :func:`write_folder` wrote.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no complete pair.
+    ValueError
+        If a file is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / _ABOUT).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no complete pair ({_ABOUT} is missing). Write it with "
+            "PairedEpochs.to_memmap."
+        )
+    try:
+        about = json.loads((folder / _ABOUT).read_text())
+        files = about.pop("files")
+        with np.load(folder / files.pop("rows"), allow_pickle=False) as rows:
+            columns = {name: rows[name] for name in rows.files}
+        arrays = {
+            modality: np.load(folder / file, mmap_mode="r")
+            for modality, file in files.items()
+        }
+    except (ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The pair in {folder} is damaged ({error}). Write it anew."
+        ) from error
+    return {**arrays, **columns, **about}

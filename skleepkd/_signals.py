@@ -1,0 +1,162 @@
+"""One modality of a pair: rows of a base array, read when they are asked for."""
+
+import hashlib
+import os
+
+import numpy as np
+
+#: Bytes that checks and copies read at a time.
+BLOCK_BYTES = 16 * 2**20
+
+
+class Signal:
+    """Epochs of one modality: a base array and the numbers of some of its rows.
+
+    Parameters
+    ----------
+    base : ndarray of shape (n_base_epochs, n_channels, n_times, ...)
+        In memory or a memory map; never written to.
+    rows : slice or ndarray of int, optional
+        Rows of the base; all of them by default.
+    """
+
+    def __init__(self, base, rows=None):
+        self.base = base
+        self.rows = slice(0, len(base)) if rows is None else rows
+
+    def __len__(self):
+        rows = self.rows
+        return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+    @property
+    def shape(self):
+        return (len(self),) + self.base.shape[1:]
+
+    @property
+    def dtype(self):
+        return self.base.dtype
+
+    def __getitem__(self, rows):
+        """Return some rows (as :func:`row_key` gives them), unread."""
+        if isinstance(self.rows, slice):
+            first = self.rows.start
+            if isinstance(rows, slice):
+                return Signal(self.base, slice(first + rows.start, first + rows.stop))
+            return Signal(self.base, first + rows)
+        return Signal(self.base, row_key(self.rows[rows]))
+
+    def read(self, rows=slice(None)):
+        """Read rows: a view of the base where they are contiguous, else a copy."""
+        if isinstance(self.rows, slice):
+            return self.base[self.rows][rows]
+        return self.base[self.rows[rows]]
+
+    def blocks(self):
+        """Read all rows, at most ``BLOCK_BYTES`` of them at a time."""
+        row_bytes = max(1, int(np.prod(self.shape[1:])) * self.dtype.itemsize)
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self.read(rows)
+
+    def fingerprint(self):
+        """Digest of the values in the order of the rows."""
+        digest = hashlib.blake2b(f"{self.dtype} {self.shape}".encode(), digest_size=16)
+        for _, block in self.blocks():
+            digest.update(np.ascontiguousarray(block).data)
+        return digest.hexdigest()
+
+    def __getstate__(self):
+        """Let a memory map travel as the name of its file, other arrays as they are."""
+        file = _file_of(self.base)
+        if file is not None:
+            return {"file": file, "rows": self.rows}
+        if 2 * len(self) < len(self.base):
+            # A view of a few rows must not carry its whole base along. One of most
+            # rows does: joblib hands a base that it knows to all its workers once.
+            return {"base": self.read(), "rows": slice(0, len(self))}
+        return {"base": self.base, "rows": self.rows}
+
+    def __setstate__(self, state):
+        self.rows = state["rows"]
+        if "file" in state:
+            file = {name: state["file"][name] for name in ("filename", "dtype", "shape")}
+            self.base = np.memmap(**file, offset=state["file"]["offset"], mode="r")
+        else:
+            self.base = state["base"]
+
+
+def signal_of(values, name):
+    """Take what is given for an array of epochs as a signal, or say what is wrong."""
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"The {name} must be an array of numbers; given {type(values).__name__} with "
+            f"values of type {array.dtype}."
+        )
+    if array.ndim < 3:
+        raise ValueError(
+            f"The {name} must have the shape (n_epochs, n_channels, n_times); given "
+            f"{array.shape}."
+        )
+    return Signal(array)
+
+
+def row_key(numbers):
+    """Numbers of rows as a slice where they are contiguous."""
+    if not len(numbers):
+        return slice(0, 0)
+    if (np.diff(numbers) == 1).all():
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
+
+
+def join(signals, create):
+    """Copy signals one after the other into a new array, block by block.
+
+    Parameters
+    ----------
+    signals : list of Signal
+        Alike but for their lengths.
+    create : callable
+        Makes the array from the keywords ``shape`` and ``dtype``.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs, n_channels, n_times, ...)
+    """
+    joined = create(
+        shape=(sum(map(len, signals)),) + signals[0].shape[1:],
+        dtype=np.result_type(*(signal.dtype for signal in signals)),
+    )
+    start = 0
+    for signal in signals:
+        for rows, block in signal.blocks():
+            joined[start + rows.start : start + rows.stop] = block
+        start += len(signal)
+    return joined
+
+
+def _file_of(array):
+    """Where in which file an array lies, or None for an array in memory."""
+    mapped, above = None, array
+    while isinstance(above, np.ndarray):
+        if isinstance(above, np.memmap):
+            mapped = above
+        above = above.base
+    if mapped is None or mapped.filename is None or not array.size:
+        return None
+    if mapped.mode == "c" or not array.flags.c_contiguous:
+        return None  # changed in memory alone, or not one piece of the file
+    if "joblib_memmapping_folder" in str(mapped.filename):
+        return None  # joblib knows how long its temporary files live
+    # A view begins elsewhere in the file than the map that it views.
+    skipped = array.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
+    return {
+        "filename": os.fspath(mapped.filename),
+        "offset": mapped.offset + skipped,
+        "dtype": array.dtype,
+        "shape": array.shape,
+        # For joblib.hash, which then sees that a file has been written anew.
+        "modified": os.stat(mapped.filename).st_mtime_ns,
+    }
