@@ -12,7 +12,11 @@ from skleepkd.preprocessing.derivations import (
     ear_derivations,
     scalp_derivations,
 )
-from skleepkd.preprocessing.paired import EpochwiseTransformer, PairedTransformer
+from skleepkd.preprocessing.paired import (
+    EpochwiseTransformer,
+    PairedTransformer,
+    SourceSelector,
+)
 from skleepkd.preprocessing.raw import band_pass
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "SCALP_DERIVATIONS",
     "EpochwiseTransformer",
     "PairedTransformer",
+    "SourceSelector",
     "band_pass",
     "derivation_power",
     "derive",

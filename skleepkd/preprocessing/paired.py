@@ -212,6 +212,68 @@ class EpochwiseTransformer(TransformerMixin, BaseEstimator):
         return tags
 
 
+class SourceSelector(TransformerMixin, BaseEstimator):
+    """Pick the source of a pair, for a stager of the polysomnography itself.
+
+    The first step of a ``Pipeline`` that is trained on, and predicts from, the teacher's
+    signal, and yet takes the same pair as the stagers of the wearable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd import PairedEpochs
+    >>> from skleepkd.preprocessing import SourceSelector
+    >>> X = PairedEpochs(np.zeros((8, 1, 50)), source=np.ones((8, 2, 50)), subject="s1")
+    >>> SourceSelector().fit_transform(X)
+    <PairedEpochs: 8 epochs of 1 subject, target (2, 50)>
+    """
+
+    def fit(self, X, y=None):
+        """Do nothing: there is nothing to learn.
+
+        Parameters
+        ----------
+        X : PairedEpochs
+            Not used.
+        y : array-like, optional
+            Not used.
+
+        Returns
+        -------
+        self
+        """
+        return self
+
+    def transform(self, X):
+        """Return the source as the target of a pair of its own.
+
+        Parameters
+        ----------
+        X : PairedEpochs
+            With a source, in microvolts.
+
+        Returns
+        -------
+        PairedEpochs
+            With subjects, recordings and onsets; nothing is copied.
+
+        Raises
+        ------
+        ValueError
+            If X has no source.
+        """
+        return as_pair(X).source_epochs
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = False
+        return tags
+
+
 def _transformer(transformer):
     # A FunctionTransformer without a function hands its input on.
     return FunctionTransformer() if transformer is None else clone(transformer)

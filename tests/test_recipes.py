@@ -1,0 +1,211 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+from sklearn.pipeline import Pipeline
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.distillation.teachers import final_stager
+from skleepkd.preprocessing import SourceSelector
+from skleepkd.recipes import anandakumar2022
+from tests.tiny import TinyNetwork, make_pair
+
+METHODS = ("scalp", "ear", "transfer", "offline", "online")
+
+
+def tiny(method, **params):
+    params = {"max_epochs": 1, "device": "cpu", "random_state": 0, **params}
+    return anandakumar2022(method, TinyNetwork, **params)
+
+
+def inner(estimator):
+    """Return the scalp network's stager of a taught method, or None."""
+    return getattr(estimator, "teacher", getattr(estimator, "pretrained", None))
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.module_.parameters(), b.module_.parameters(), strict=True)
+    )
+
+
+# ---------------------------------------------------------------- the paper's settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_stager_states_the_papers_training(method):
+    """Section 3.3: Adam, 1e-3, 0.9 and 0.999, batches of 32, 100 passes."""
+    estimator = anandakumar2022(method)
+    for stager in filter(None, (final_stager(estimator), inner(estimator))):
+        params = stager.get_params()
+        assert stager.optimizer is torch.optim.Adam
+        assert params["lr"] == 1e-3
+        assert params["optimizer__betas"] == (0.9, 0.999)
+        assert (params["batch_size"], params["max_epochs"]) == (32, 100)
+        assert params["optimizer__weight_decay"] == 0
+        assert params["validation"] is None
+        assert params["class_weight"] is None
+
+
+def test_methods_are_what_they_are_called():
+    made = {method: anandakumar2022(method) for method in METHODS}
+    assert isinstance(made["scalp"], Pipeline)
+    assert type(made["scalp"][-1]) is type(made["ear"]) is SleepStager
+    assert type(made["transfer"]) is FineTunedSleepStager
+    assert made["transfer"].trainable == "all"
+    for strategy in ("offline", "online"):
+        student = made[strategy]
+        assert type(student) is DistilledSleepStager
+        assert student.strategy == strategy
+        assert (student.feature_loss, student.feature_weight, student.alpha) == (
+            "mse",
+            1,
+            0,
+        )
+        assert student.module is None  # the teacher's own
+        assert student.teacher.module == "USleep"
+    other = "EpochCrossModalTransformer"
+    assert anandakumar2022("ear", other).module == other
+
+
+def decays(variant):
+    """Weight decay of a method and of its scalp network, as the optimisers have it."""
+    X, y = make_pair(n_subjects=2, n_epochs=12)
+    found = {}
+    for method in METHODS:
+        fitted = tiny(method, variant=variant).fit(X, y)
+        fitted_inner = getattr(fitted, "teacher_", getattr(fitted, "pretrained_", None))
+        groups = [
+            stager.optimizer_.param_groups[0]
+            for stager in filter(None, (final_stager(fitted), fitted_inner))
+        ]
+        found[method] = [group["weight_decay"] for group in groups]
+        assert {group["eps"] for group in groups} == {
+            1e-9 if variant == "reference" else 1e-8
+        }
+        assert {group["lr"] for group in groups} == {1e-3}
+    return found
+
+
+def test_reference_variant_is_the_published_codes_confounded_weight_decay():
+    assert decays("paper") == {
+        "scalp": [0],
+        "ear": [0],
+        "transfer": [0, 0],
+        "offline": [0, 0],
+        "online": [0, 0],
+    }
+    assert decays("reference") == {
+        "scalp": [1e-4],
+        "ear": [1e-4],
+        "transfer": [1e-4, 1e-4],
+        "offline": [0, 1e-4],  # the frozen teacher comes out of the supervised training
+        "online": [0, 0],
+    }
+
+
+# ---------------------------------------------------------------- use
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_call_for_every_method(method):
+    X, y = make_pair(n_subjects=3, n_epochs=16)
+    y[(y == 1) & (X.subject != "s0")] = 2  # one fold has no N1, and five columns stay
+    answers = cross_val_predict(
+        tiny(method), X, y, groups=X.subject, cv=LeaveOneGroupOut(), method="predict_proba"
+    )
+    assert answers.shape == (len(X), 5)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_scalp_learns_from_the_source_alone():
+    X, y = make_pair(n_subjects=3, n_epochs=16)
+    silent = X.replace(target=np.zeros_like(X["target"]))
+    expected = tiny("ear").fit(X.source_epochs, y).predict_proba(X.source_epochs)
+    np.testing.assert_array_equal(
+        tiny("scalp").fit(silent, y).predict_proba(silent), expected
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clone_and_pickle(method):
+    X, y = make_pair(n_subjects=2, n_epochs=12)
+    estimator = clone(tiny(method))
+    answer = estimator.fit(X, y).predict_proba(X)
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict_proba(X), answer)
+    np.testing.assert_array_equal(tiny(method).fit(X, y).predict_proba(X), answer)
+
+
+def test_transfer_and_offline_share_a_scalp_network_of_its_own_seed():
+    X, y = make_pair(n_subjects=2, n_epochs=12)
+    still = {"lr": 1e-12}  # weights stay where they begin
+    transfer, offline = (
+        tiny("transfer", **still).fit(X, y),
+        tiny("offline", **still).fit(X, y),
+    )
+    assert same_weights(transfer.pretrained_, offline.teacher_)
+    begins_at = [parameter.detach().numpy() for parameter in offline.module_.parameters()]
+    teacher = [
+        parameter.detach().numpy() for parameter in offline.teacher_.module_.parameters()
+    ]
+    assert not np.allclose(begins_at[0], teacher[0], atol=1e-6)
+
+
+def test_parameters_reach_every_stager():
+    for method in METHODS:
+        estimator = tiny(method, module__n_filters=3, max_epochs=2, validation=1)
+        assert final_stager(estimator).max_epochs == 2
+        if method != "scalp" and inner(estimator) is not None:
+            assert inner(estimator).max_epochs == 2
+        X, y = make_pair(n_subjects=3, n_epochs=12)
+        fitted = final_stager(estimator.fit(X, y))
+        assert len(fitted.history_) == 2
+        assert fitted.module_.filters.out_channels == 3
+        assert len(fitted.held_out_) == 1
+
+
+def test_feature_term_is_a_mean_over_elements():
+    X, y = make_pair(n_subjects=4, n_epochs=32)
+    # One batch, and weights that stay where they begin.
+    student = tiny("offline", lr=1e-12, batch_size=len(X)).fit(X, y)
+    teacher = student.teacher_.extract_features(X.source_epochs)
+    network, seen = student.module_.train(), []
+    network.features.register_forward_hook(lambda *call: seen.append(call[2]))
+    network(torch.from_numpy(X["target"]))
+    expected = np.mean((seen[0].detach().numpy() - teacher) ** 2)
+    assert student.history_[0, "train_feature_loss"] == pytest.approx(expected, rel=1e-2)
+    assert student.history_[0, "train_loss"] == pytest.approx(
+        expected + student.history_[0, "train_cross_entropy"], rel=1e-2
+    )
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"'feet'.*'scalp', 'ear'"):
+        anandakumar2022("feet")
+    with pytest.raises(ValueError, match="'paper' or 'reference'; given 'ours'"):
+        anandakumar2022("ear", variant="ours")
+
+
+# ---------------------------------------------------------------- the source selector
+
+
+def test_source_selector_keeps_what_the_rows_carry():
+    X, _ = make_pair(n_subjects=2, n_epochs=12)
+    rows = np.array([3, 5, 20])
+    picked = clone(SourceSelector()).fit_transform(X[rows])
+    np.testing.assert_array_equal(picked["target"], X["source"][rows])
+    np.testing.assert_array_equal(picked.subject, X.subject[rows])
+    np.testing.assert_array_equal(picked.onset, X.onset[rows])
+    assert np.shares_memory(SourceSelector().transform(X)["target"], X["source"])
+
+
+def test_source_selector_needs_a_source():
+    X, _ = make_pair(n_subjects=2, n_epochs=12)
+    for alone in (X.target_epochs, X["target"]):
+        with pytest.raises(ValueError, match="no source"):
+            SourceSelector().transform(alone)
