@@ -1,0 +1,179 @@
+"""What the benchmarks share: fits that resume, each in a fresh process, and tables."""
+
+import csv
+import json
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import torch
+from skorch.callbacks import Callback
+
+from skleepkd.metrics import staging_report
+
+
+class WatchTestSubject(Callback):
+    """Look at the test subject after each pass, and change nothing.
+
+    Papers that choose their weights on the test subject report what this sees. The
+    training does not notice: the network answers in evaluation mode, random numbers are
+    put back, and no weights are kept.
+
+    Parameters
+    ----------
+    X : PairedEpochs
+        The test subject's epochs, as the stager takes them.
+    y : ndarray of shape (n_epochs,)
+        Their stages.
+
+    Attributes
+    ----------
+    kappas_ : list of float
+        Kappa after each pass.
+    best_answer_ : list of int
+        What was predicted after the (first) pass with the highest kappa.
+    seconds : float
+        Time that all looks in this process have taken; no part of a fit.
+    """
+
+    seconds = 0.0
+
+    def __init__(self, X, y):
+        self.X = X
+        self.y = y
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget an earlier training."""
+        self.kappas_, self.best_answer_ = [], []
+
+    def on_epoch_end(self, net, **kwargs):
+        """Answer the test subject's epochs."""
+        started = time.perf_counter()
+        with torch.random.fork_rng():
+            answer = net.predict(self.X)
+        kappa = staging_report(self.y, answer).pooled["kappa"]
+        if not self.kappas_ or kappa > max(self.kappas_):
+            self.best_answer_ = answer.tolist()
+        self.kappas_.append(kappa)
+        WatchTestSubject.seconds += time.perf_counter() - started
+
+
+def resume(function, tasks, folder, *, n_jobs=1, preload=()):
+    """Run tasks, each in a process of its own, unless their results are there.
+
+    A result is a small JSON file, written when it is complete and not before. Processes
+    begin with the imports done and nothing else, so what one has allocated does not count
+    for the next.
+
+    Parameters
+    ----------
+    function : callable
+        Called with a task's arguments; answers with a dict. It can be imported.
+    tasks : dict of str to dict
+        Arguments by name; a name becomes the name of a file.
+    folder : Path
+        Where the results are kept.
+    n_jobs : int, default=1
+        Processes at a time.
+    preload : sequence of str
+        Modules to import before a process begins.
+
+    Yields
+    ------
+    name : str
+        Of a task that is done.
+    result : dict
+        With ``peak_mb`` and ``import_mb``, resident memory at most and to begin with.
+    is_new : bool
+        Whether it was computed now.
+
+    Raises
+    ------
+    RuntimeError
+        If a task failed; its traceback is printed by its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context(
+        "forkserver" if "forkserver" in methods else "spawn"
+    )
+    if "forkserver" in methods:
+        # The first optimiser imports torch._dynamo: a second and 250 MB, paid once here.
+        context.set_forkserver_preload(["torch._dynamo", *preload])
+    waiting, running = list(tasks.items()), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < n_jobs:
+                name, arguments = waiting.pop(0)
+                file = folder / f"{name}.json"
+                if file.exists():
+                    yield name, json.loads(file.read_text()), False
+                    continue
+                process = context.Process(target=_work, args=(function, arguments, file))
+                process.start()
+                running[process.sentinel] = process, name, file
+            for sentinel in wait(running):
+                process, name, file = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    raise RuntimeError(f"{name} failed (exit code {process.exitcode}).")
+                yield name, json.loads(file.read_text()), True
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+            process.join()
+
+
+def _work(function, arguments, file):
+    """Run one task and write its result."""
+    torch.set_num_threads(1)
+    import_mb = resident_mb("VmRSS")
+    result = function(**arguments)
+    result |= {"import_mb": import_mb, "peak_mb": resident_mb("VmHWM")}
+    write(file, json.dumps(result))
+
+
+def resident_mb(field):
+    """Resident memory of this process in megabytes: VmRSS now, VmHWM at most.
+
+    Linux's own count: ``getrusage`` would give a new process its parent's peak. nan
+    where there is none.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) for line in lines if line.startswith(field)]
+    return found[0] * 1024 / 1e6 if found else float("nan")
+
+
+def write(file, text):
+    """Write a file that is never half there."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
+def write_csv(file, rows):
+    """Write dicts with the same keys as lines of a table."""
+    part = file.with_name(f"{file.name}.part")
+    with part.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, file)
+
+
+def markdown_table(header, rows):
+    """Format rows of texts as a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def progress(steps, total, description):
+    """Show a bar where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return steps
+    return tqdm(steps, total=total, desc=description)
