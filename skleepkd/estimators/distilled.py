@@ -22,7 +22,8 @@ from skleepkd.distillation.teachers import (
 )
 from skleepkd.estimators.batches import EpochDataset
 from skleepkd.estimators.labels import find_classes
-from skleepkd.estimators.supervised import SleepStager, seeded
+from skleepkd.estimators.online import begin_online, online_step
+from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.declared import feature_layers
@@ -251,27 +252,11 @@ class DistilledSleepStager(SleepStager):
             teacher = fit_teacher(teacher, source, y, self.held_out_, self.memory)
         else:
             fit_transformers(teacher, source, y)
-            self._begin_online(final_stager(teacher), transformed(teacher, source), y)
+            classes = find_classes(self._given_classes(), y)
+            stager = final_stager(teacher)
+            begin_online(stager, transformed(teacher, source), y, self.held_out_, classes)
         self.teacher_ = teacher
         return pair, y
-
-    def _begin_online(self, stager, source, y):
-        """Build the online teacher's network and optimiser."""
-        stager.held_out_ = self.held_out_
-        classes = find_classes(self._given_classes(), y)
-        if stager.classes is None:
-            stager.classes = classes.tolist()
-        if not np.array_equal(find_classes(stager.classes, y), classes):
-            raise ValueError(
-                "An online teacher needs the student's classes; leave the teacher's classes= "
-                "out."
-            )
-        # The weights that are kept are those of the student's best pass.
-        stager.set_params(callbacks__best_weights=None)
-        stager._take_data(source, y)
-        seed, _ = stager._draw_seeds()
-        with seeded(seed, stager.device):
-            stager.initialize()
 
     def trained_modules(self):
         """Networks whose best weights are kept together: online, the teacher's too."""
@@ -366,31 +351,19 @@ class DistilledSleepStager(SleepStager):
         return super().validation_step(self._with_online_answers(batch, training=False))
 
     def _with_online_answers(self, batch, training):
-        """Let the online teacher take its step; its answers join the batch, detached.
-
-        The teacher's step is its own training step on its own cross-entropy, so
-        nothing of the student's losses can reach it. What it answered before that step
-        is what the student compares itself with.
-        """
+        """Let the online teacher take its step; its answers join the batch."""
         x, y = batch
         if "source" not in x:
             return batch
         stager = final_stager(self.teacher_)
-        own = ({"target": x["source"]}, y)
-        names = [teacher for _, teacher in self.layers_] if self._uses_features else []
-        prefix = "train" if training else "valid"
-        stager.notify("on_batch_begin", batch=own, training=training)
-        with capture_features(stager.module_, names) as seen:
-            step = (stager.train_step if training else stager.validation_step)(own)
-        stager.history.record_batch(f"{prefix}_loss", step["loss"].item())
-        stager.history.record_batch(f"{prefix}_batch_size", len(y))
-        stager.notify("on_batch_end", batch=own, training=training, **step)
-        self.note_term("teacher_loss", step["loss"], training)
+        layers = [teacher for _, teacher in self.layers_] if self._uses_features else []
+        loss, logits, features = online_step(stager, x["source"], y, layers, training)
+        self.note_term("teacher_loss", loss, training)
         x = {"target": x["target"]}
         if self.alpha:
-            x[_ANSWER] = step["y_pred"].detach()
-        for k, name in enumerate(names):
-            x[f"{_FEATURE}{k}"] = self._summarise(seen[name].detach())
+            x[_ANSWER] = logits
+        for k, feature in enumerate(features):
+            x[f"{_FEATURE}{k}"] = self._summarise(feature)
         return x, y
 
     def infer(self, x, **fit_params):

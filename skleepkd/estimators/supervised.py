@@ -1,12 +1,9 @@
 """A sleep stager: skorch's classifier that knows nights, people and unscored epochs."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
-from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
 from torch.utils.data import DataLoader
@@ -16,6 +13,7 @@ from skleepkd.estimators.batches import EpochDataset, as_is
 from skleepkd.estimators.callbacks import BestWeights, LossTerms
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
+from skleepkd.estimators.net import Net, seeded
 from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network
@@ -28,7 +26,7 @@ def softmax(logits):
     return logits.softmax(dim=1)
 
 
-class SleepStager(NeuralNetClassifier):
+class SleepStager(Net):
     """Stage sleep from one modality with a neural network.
 
     A :class:`skorch.classifier.NeuralNetClassifier`: every parameter of skorch's works
@@ -269,8 +267,9 @@ class SleepStager(NeuralNetClassifier):
         pair, y = self._learn_from_source(pair, y, source_seed)
         codes = self._take_data(pair, y)
         with seeded(seed, self.device):
-            super().fit(pair, codes)
-        return self
+            if not (self.warm_start and self.initialized_):
+                self.initialize()
+            return self.train(pair, codes)
 
     def _draw_seeds(self):
         """Draw a seed for this network, and one for a network that learns from the source.
@@ -322,22 +321,26 @@ class SleepStager(NeuralNetClassifier):
     # ------------------------------------------------------------ skorch's small methods
 
     def partial_fit(self, X, y=None, classes=None, **fit_params):
-        """Train on, without starting anew; ``fit`` prepares what this needs.
+        """Train on with rows like those that ``fit`` was given, without starting anew.
 
-        As skorch's, but an interrupt ends the training: skorch goes on with the
-        half-trained network, and cross-validation would score it.
+        Parameters
+        ----------
+        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts.
+        y : array-like of shape (n_epochs,)
+            Stages.
+        classes, **fit_params
+            Ignored; they are there for skorch.
+
+        Returns
+        -------
+        SleepStager
+            The stager itself.
         """
-        if not self.initialized_:
-            self.initialize()
         if not hasattr(self, "signal_"):
             raise ValueError("Call fit first; partial_fit continues a training.")
-        if y is not None and np.asarray(y).dtype.kind in "USO":
-            y = encode(np.asarray(y).astype(str), self.classes_)
-        X = as_pair(X) if not is_dataset(X) else X
-        self.notify("on_train_begin", X=X, y=y)
-        self.fit_loop(X, y)
-        self.notify("on_train_end", X=X, y=y)
-        return self
+        pair = as_pair(X)
+        return self.train(pair, encode(check_labels(y, len(pair)), self.classes_))
 
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
@@ -381,9 +384,6 @@ class SleepStager(NeuralNetClassifier):
         name = f"{'train' if training else 'valid'}_{name}"
         total, count = self.terms_.get(name, (0.0, 0))
         self.terms_[name] = (total + value.detach(), count + 1)
-
-    def check_data(self, X, y=None):
-        """Do nothing: ``fit`` has checked."""
 
     def infer(self, x, **fit_params):
         """Answer a batch ``{"target": ...}``."""
@@ -440,57 +440,3 @@ class SleepStager(NeuralNetClassifier):
             if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
                 options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
         return iterator(dataset, **options)
-
-    # ------------------------------------------------------------ parameters, device
-
-    @property
-    def device(self):
-        """The device in use; ``get_params`` gives it as it was set ("auto")."""
-        device = self.__dict__["device"]
-        if isinstance(device, str) and device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return device
-
-    @device.setter
-    def device(self, device):
-        self.__dict__["device"] = device
-
-    def get_params(self, deep=True, **kwargs):
-        """Return the parameters as they were set."""
-        params = super().get_params(deep=deep, **kwargs)
-        return {**params, "device": self.__dict__["device"]}
-
-    def __setattr__(self, name, value):
-        if not name.endswith("_") and "__" not in name:
-            # A parameter that is a torch module (a loss) is stored as it is; skorch
-            # keeps books of fitted components alone.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def __getstate__(self):
-        if torch.device(self.device).type == "cuda":
-            return super().__getstate__()
-        # skorch pickles networks apart, by the plain pickle, which cannot send a class
-        # of a notebook to a worker; off the GPU there is no need to.
-        return self.__dict__.copy()
-
-    def __setstate__(self, state):
-        wanted = state["device"]
-        self.__dict__["device"] = wanted
-        if "__cuda_dependent_attributes__" in state:
-            super().__setstate__({**state, "device": self.device})
-        else:
-            self.__dict__.update(state)
-        self.__dict__["device"] = wanted
-        for name in self._modules + self._criteria:
-            getattr(self, f"{name}_").to(self.device)
-
-
-@contextmanager
-def seeded(seed, device):
-    """Seed torch inside the block and leave its state as it was."""
-    cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=None if cuda else []):
-        torch.manual_seed(seed)
-        yield
