@@ -7,10 +7,10 @@ half-written has none, or still the one of the pair that lay there before.
 import json
 import os
 import uuid
-import zipfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from skleepkd._signals import join
 
 _ABOUT = "pair.json"
 _PREFIXES = ("target-", "source-", "rows-")
+#: What reading a damaged file raises, be it JSON, NumPy's or of a shape not expected.
+_DAMAGE = (ValueError, LookupError, AttributeError, TypeError, EOFError, BadZipFile)
 
 
 def write_folder(folder, signals, columns, about):
@@ -94,7 +96,7 @@ def open_folder(folder):
             modality: np.load(folder / file, mmap_mode="r")
             for modality, file in files.items()
         }
-    except (ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"The pair in {folder} is damaged ({error}). Write it anew."
         ) from error

@@ -418,7 +418,7 @@ def _by_modality(value, name, *, spread):
 
 
 def _check_alike(first, other):
-    for modality in set(first._signals) | set(other._signals):
+    for modality in max(first._signals, other._signals, key=len):
         one, two = (
             f"of shape {pair._signal(modality).shape[1:]} at {pair.sfreq[modality]} Hz with "
             f"the channels {pair.ch_names[modality]}"

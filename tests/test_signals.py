@@ -1,0 +1,204 @@
+"""Memory maps stay maps, reading is lazy, and pickles are small."""
+
+import copy
+import os
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+from joblib import Parallel, delayed
+
+from skleepkd import PairedEpochs, _signals
+
+
+def written(folder, n_epochs=40, n_chans=2, n_times=500, name="signal.npy", **options):
+    """Write epochs into a file of their own and map it; every value tells its place."""
+    shape = (n_epochs, n_chans, n_times)
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save(folder / name, values)
+    return np.load(folder / name, **{"mmap_mode": "r", **options}), values
+
+
+def pickled(pair):
+    """Send a pair through a pickle; return it and the number of bytes."""
+    text = pickle.dumps(pair)
+    return pickle.loads(text), len(text)
+
+
+def check_same(pair, target, source):
+    np.testing.assert_array_equal(pair["target"], target)
+    np.testing.assert_array_equal(pair["source"], source)
+
+
+# ---------------------------------------------------------------- memory maps
+
+
+def test_a_memory_map_stays_one(tmp_path):
+    base, values = written(tmp_path)
+    X = PairedEpochs(base, source=base[:, :1])
+    for rows in (slice(3, 9), np.arange(20, 40), np.arange(40) < 5):
+        for modality, expected in (("target", values), ("source", values[:, :1])):
+            read = X[rows][modality]
+            assert isinstance(read, np.memmap)
+            assert np.shares_memory(read, base)
+            np.testing.assert_array_equal(read, expected[rows])
+    for _, block in X.blocks("target"):
+        assert isinstance(block, np.memmap)
+    scattered = X[[30, 2]]["target"]
+    np.testing.assert_array_equal(scattered, values[[30, 2]])
+    assert not np.shares_memory(scattered, base)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(5, 38), np.arange(40)[::-1]])
+def test_blocks_are_small(tmp_path, monkeypatch, rows):
+    base, values = written(tmp_path)
+    monkeypatch.setattr(_signals, "BLOCK_BYTES", 3 * 4000 + 100)  # an epoch has 4,000
+    parts = list(PairedEpochs(base)[rows].blocks("target"))
+    assert max(block.nbytes for _, block in parts) == 3 * 4000
+    np.testing.assert_array_equal(np.concatenate([b for _, b in parts]), values[rows])
+    at = np.concatenate([np.arange(40)[where] for where, _ in parts])
+    np.testing.assert_array_equal(at, np.arange(len(values[rows])))
+
+
+def test_a_block_holds_at_least_one_epoch(tmp_path, monkeypatch):
+    base, _ = written(tmp_path, n_epochs=3)
+    monkeypatch.setattr(_signals, "BLOCK_BYTES", 10)
+    assert [len(block) for _, block in PairedEpochs(base).blocks("target")] == [1, 1, 1]
+
+
+def test_blocks_are_sixteen_mebibytes():
+    # A base without memory of its own: 600 epochs of 240,000 bytes.
+    base = np.broadcast_to(np.float32(0), (600, 10, 6000))
+    largest = max(block.nbytes for _, block in PairedEpochs(base).blocks("target"))
+    assert 15 * 2**20 < largest <= 16 * 2**20
+
+
+# ---------------------------------------------------------------- pickles
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [slice(None), slice(5, 8), slice(0, 0), [9, 1, 20]],
+    ids=["all", "some", "none", "scattered"],
+)
+def test_a_memory_map_travels_as_its_files_name(tmp_path, rows):
+    base, values = written(tmp_path)
+    # Both begin inside the file, the second is a plain array over a map.
+    X = PairedEpochs(base[4:30], source=np.asarray(base[10:])[4:30], subject="s0")
+    again, n_bytes = pickled(X[rows])
+    assert n_bytes < 3000
+    check_same(again, values[4:30][rows], values[14:][:26][rows])
+    assert isinstance(again._signals["target"].base, np.memmap)
+    assert not again._signals["target"].base.flags.writeable
+    assert again.subject.tolist() == X[rows].subject.tolist()
+    twice, n_bytes = pickled(again)
+    assert n_bytes < 3000
+    check_same(twice, again["target"], again["source"])
+
+
+def test_a_raw_file_with_an_offset(tmp_path):
+    values = np.arange(60, dtype=">i2")
+    (tmp_path / "night.dat").write_bytes(b"head" + values.tobytes())
+    base = np.memmap(
+        tmp_path / "night.dat", dtype=">i2", mode="r", offset=4, shape=(10, 2, 3)
+    )
+    again, _ = pickled(PairedEpochs(base[3:]).replace(source=base[2:9]))
+    check_same(again, values.reshape(10, 2, 3)[3:], values.reshape(10, 2, 3)[2:9])
+
+
+def test_maps_that_no_file_name_can_stand_for(tmp_path):
+    base, values = written(tmp_path, n_epochs=6)
+    changed, _ = written(tmp_path, n_epochs=6, name="changed.npy", mmap_mode="c")
+    changed[2] = -1
+    values_changed = values.copy()
+    values_changed[2] = -1
+    for source, expected in (
+        (changed, values_changed),
+        (base[:, :1], values[:, :1]),
+        (base[::-1], values[::-1]),
+        (base[..., ::2], values[..., ::2]),
+        (base + 1, values + 1),
+        (base.astype(np.float64), values),
+        (base[[3, 1, 1, 0, 2, 5]], values[[3, 1, 1, 0, 2, 5]]),
+    ):
+        again, _ = pickled(PairedEpochs(base, source=source))
+        check_same(again, values, expected)
+
+
+def test_a_file_that_is_gone(tmp_path):
+    base, _ = written(tmp_path)
+    text = pickle.dumps(PairedEpochs(base))
+    os.remove(tmp_path / "signal.npy")
+    with pytest.raises(FileNotFoundError, match=r"signal\.npy"):
+        pickle.loads(text)
+
+
+def test_a_view_of_few_rows_leaves_its_base_behind():
+    values = np.random.default_rng(0).normal(size=(200, 2, 500)).astype(np.float32)
+    X = PairedEpochs(values, values[:, :1], subject=np.arange(200), onset=np.arange(200))
+    assert pickled(X)[1] > 200 * 6000
+    for rows in (slice(20, 30), np.arange(0, 200, 20), slice(0, 0)):
+        again, n_bytes = pickled(X[rows])
+        assert n_bytes < 10 * 6000 + 3000
+        check_same(again, values[rows], values[rows][:, :1])
+        assert again.subject.tolist() == np.arange(200)[rows].tolist()
+    for copied in (copy.copy(X[3:9]), copy.deepcopy(X[3:9])):
+        check_same(copied[1:], values[4:9], values[4:9, :1])
+
+
+def test_joblib_hashes_rows_and_files(tmp_path):
+    base, values = written(tmp_path)
+    X = PairedEpochs(values)
+    assert joblib.hash(X[3:6]) == joblib.hash(PairedEpochs(values.copy())[3:6])
+    assert joblib.hash(X[3:6]) != joblib.hash(X[4:7])
+    mapped = PairedEpochs(base)
+    before = joblib.hash(mapped)
+    assert before == joblib.hash(PairedEpochs(base)) != joblib.hash(mapped[1:])
+    at = os.stat(tmp_path / "signal.npy").st_mtime_ns
+    os.utime(tmp_path / "signal.npy", ns=(at, at + 10**9))  # as if written anew
+    assert joblib.hash(mapped) != before
+
+
+# ---------------------------------------------------------------- workers
+
+
+def look(X):
+    """Tell what a worker was given, and send some of it back."""
+    bases = [X._signals[name].base for name in ("target", "source")]
+    folders = {os.path.dirname(base.filename) for base in bases}
+    return {
+        "mapped": [isinstance(base, np.memmap) for base in bases],
+        "n_files": sum(len(os.listdir(folder)) for folder in folders),
+        "whole": X,
+        "some": X[[7, 2, 5]],
+    }
+
+
+def test_workers_share_one_map_of_what_is_in_memory():
+    values = np.random.default_rng(0).normal(size=(50, 2, 500)).astype(np.float32)
+    # Most of the rows of a base, as a cohort without its unscored epochs is.
+    X = PairedEpochs(values, values + 1, subject=np.arange(50))[np.arange(50) % 9 > 0]
+    kept = values[np.arange(50) % 9 > 0]
+    answers = Parallel(n_jobs=2, max_nbytes=10_000)(delayed(look)(X) for _ in range(4))
+    for answer in answers:
+        assert answer["mapped"] == [True, True]
+        assert answer["n_files"] == 2  # not two for each task
+        check_same(answer["whole"], kept, kept + 1)
+        check_same(answer["some"], kept[[7, 2, 5]], kept[[7, 2, 5]] + 1)
+        # joblib deletes its files: what comes back must not hang on them.
+        again, _ = pickled(answer["whole"])
+        check_same(again[3:5], kept[3:5], kept[3:5] + 1)
+        assert not isinstance(again._signals["source"].base, np.memmap)
+
+
+def test_workers_open_the_files_of_maps(tmp_path):
+    base, values = written(tmp_path)
+    X = PairedEpochs(base, base[:])[3:]
+    with Parallel(n_jobs=2, max_nbytes=10_000) as parallel:
+        answers = parallel(delayed(look)(X[k:]) for k in range(2))
+    for k, answer in enumerate(answers):
+        assert answer["mapped"] == [True, True]
+        assert answer["n_files"] == 1
+        check_same(answer["whole"], values[3 + k :], values[3 + k :])
+        assert answer["whole"]._signals["target"].base.filename == str(base.filename)

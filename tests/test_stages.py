@@ -1,0 +1,188 @@
+"""Codes of stages, held against the definitions and the real annotations of Sleep-EDF."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from skleepkd.stages import (
+    from_text,
+    is_unscored,
+    scheme_names,
+    stages_at,
+    to_scheme,
+)
+
+#: Nights whose in-bed part ends another number of epochs after the last sleep than 30.
+EXCEPTIONS = {"SC4001E0": 25, "SC4081E0": 32, "SC4092E0": 31}
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Sleep stage W", 0),
+        ("Sleep stage 1", 1),
+        ("Sleep stage 2", 2),
+        ("Sleep stage 3", 3),
+        ("Sleep stage 4", 3),
+        ("Sleep stage R", 4),
+        ("Sleep stage ?", -1),
+        ("Movement time", -1),
+        ("N1", 1),
+        ("n3", 3),
+        (" REM ", 4),
+        ("SLEEP STAGE N2", 2),
+        (np.str_("Wake"), 0),
+        ("Lights off", None),
+        ("Sleep stage", None),
+        ("5", None),
+        ("", None),
+    ],
+)
+def test_texts(text, code):
+    assert from_text(text) == code
+
+
+@pytest.mark.parametrize(
+    ("scheme", "merged"),
+    [
+        ("aasm", ["W", "N1", "N2", "N3", "REM", None]),
+        ("wldr", ["W", "L", "L", "D", "R", None]),
+        ("wnr", ["W", "N", "N", "N", "R", None]),
+    ],
+)
+def test_schemes(scheme, merged):
+    codes = to_scheme(np.array([0, 1, 2, 3, 4, -1], dtype=np.int8), scheme)
+    assert codes.dtype == np.int64
+    names = scheme_names(scheme)
+    assert [None if code == -1 else names[code] for code in codes] == merged
+    assert to_scheme(np.empty(0, dtype=int), scheme).shape == (0,)
+
+
+@pytest.mark.parametrize("y", [[0, 5], [-2], ["W", "N1"], [0.0, 1.0]])
+def test_what_are_no_codes(y):
+    with pytest.raises(ValueError, match="AASM codes 0 to 4"):
+        to_scheme(y, "wnr")
+
+
+@pytest.mark.parametrize("scheme", ["aasm5", None, ["W"]])
+def test_an_unknown_scheme(scheme):
+    with pytest.raises(ValueError, match="aasm, wldr, wnr"):
+        to_scheme([0], scheme)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [0, -1, 4, -1],
+        np.array([0, -1, 4, -1], dtype=np.int8),
+        [0.0, -1.0, 4.0, -1.0],
+        ["W", "?", "REM", "?"],
+        np.array(["W", "?", "REM", "?"], dtype="S3"),
+        np.array(["W", "?", "REM", "?"], dtype=object),
+        np.array([0, -1, 4, "?"], dtype=object),
+    ],
+    ids=lambda y: str(np.asarray(y).dtype),
+)
+def test_unscored(y):
+    marked = is_unscored(y)
+    assert marked.dtype == bool
+    assert marked.tolist() == [False, True, False, True]
+    assert is_unscored([]).shape == (0,)
+
+
+# ---------------------------------------------------------------- stages at onsets
+
+
+def annotations(*rows):
+    import mne
+
+    onset, duration, text = zip(*rows, strict=True)
+    return mne.Annotations(onset, duration, text)
+
+
+def test_a_stage_counts_for_the_epochs_wholly_inside():
+    scored = annotations(
+        (0, 60, "Sleep stage W"),
+        (10, 5, "arousal"),
+        (60, 45, "Sleep stage 2"),
+        (120, 30, "Movement time"),
+        (150, 30, "Sleep stage R"),
+    )
+    onset = np.arange(-30, 210, 30)
+    #        -30  0  30  60  90 (ends at 105)  120  150  180
+    assert stages_at(scored, onset).tolist() == [-1, 0, 0, 2, -1, -1, 4, -1]
+    assert stages_at(scored, [15, 45, 74.9, 75.1]).tolist() == [0, -1, 2, -1]
+    assert stages_at(scored, []).shape == (0,)
+
+
+def test_onsets_that_devices_have_rounded():
+    third = 1 / 3
+    scored = annotations((third, 29.99999, "N1"), (30 + third, 30, "N2"))
+    assert stages_at(scored, [third, 30.3333]).tolist() == [1, 2]
+
+
+def test_epochs_of_twenty_seconds():
+    scored = annotations((0, 40, "N1"), (40, 20, "N3"))
+    assert stages_at(scored, [0, 20, 40, 60], epoch=20).tolist() == [1, 1, 3, -1]
+
+
+# ---------------------------------------------------------------- real annotations
+
+
+@pytest.fixture(scope="module")
+def nights(shared_data):
+    """Rows of the Sleep-EDF tables by recording, as the csv module reads them."""
+    with open(shared_data / "sleep_edf_sc20_annotations.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(shared_data / "sleep_edf_sc20_recordings.csv", newline="") as file:
+        lights_off = {
+            row["recording"]: int(row["lights_off_s"]) for row in csv.DictReader(file)
+        }
+    return {
+        name: (off, [row for row in rows if row["recording"] == name])
+        for name, off in lights_off.items()
+    }
+
+
+def test_every_text_of_sleep_edf_is_known(nights):
+    texts = Counter()
+    for _, rows in nights.values():
+        for row in rows:
+            texts[row["description"]] += int(row["duration_s"]) // 30
+    assert len(texts) == 8
+    codes = Counter()
+    for text, n_epochs in texts.items():
+        codes[from_text(text)] += n_epochs
+    deep = texts["Sleep stage 3"] + texts["Sleep stage 4"]
+    assert codes == {
+        0: texts["Sleep stage W"],
+        1: texts["Sleep stage 1"],
+        2: texts["Sleep stage 2"],
+        3: deep,
+        4: texts["Sleep stage R"],
+        -1: texts["Movement time"] + texts["Sleep stage ?"],
+    }
+    # Sleep in the whole recordings, as it is published of these 39 nights (DeepSleepNet,
+    # Supratak et al. 2017, Table I).
+    assert [codes[code] for code in (1, 2, 3, 4)] == [2804, 17799, 5703, 7717]
+
+
+def test_in_bed_epochs_of_sleep_edf(nights):
+    """38,150 scored epochs between lights-off and 30 epochs after the last sleep."""
+    counts = Counter()
+    for name, (lights_off, rows) in nights.items():
+        scored = annotations(
+            *((int(r["onset_s"]), int(r["duration_s"]), r["description"]) for r in rows)
+        )
+        last = max(
+            onset + length
+            for onset, length in zip(scored.onset, scored.duration, strict=True)
+        )
+        y = stages_at(scored, np.arange(lights_off, last, 30))
+        wake_after = EXCEPTIONS.get(name, 30)
+        y = y[: np.flatnonzero(y > 0)[-1] + 1 + wake_after]
+        counts.update(y.tolist())
+    assert sum(counts.values()) == 38150 + 61
+    assert counts == {0: 4509, 1: 2762, 2: 17577, 3: 5591, 4: 7711, -1: 61}
