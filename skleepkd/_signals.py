@@ -86,14 +86,23 @@ class Signal:
             self.base = state["base"]
 
 
-def signal_of(values, name):
-    """Take what is given for an array of epochs as a signal, or say what is wrong."""
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+def numbers_of(values, name):
+    """Take what is given for epochs as an array of numbers, uncopied where it is one."""
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except ValueError:  # a ragged list
+        array = np.empty(0, dtype=object)
     if array.dtype.kind not in "fiu":
         raise ValueError(
-            f"The {name} must be an array of numbers; given {type(values).__name__} with "
-            f"values of type {array.dtype}."
+            f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
+            f"n_times); given {type(values).__name__} with other things in it."
         )
+    return array
+
+
+def signal_of(values, name):
+    """Take what is given for epochs as a signal, or say what is wrong with it."""
+    array = numbers_of(values, name)
     if array.ndim < 3:
         raise ValueError(
             f"The {name} must have the shape (n_epochs, n_channels, n_times); given "

@@ -3,6 +3,7 @@
 import numpy as np
 
 from skleepkd._builders import in_volts
+from skleepkd._signals import numbers_of
 from skleepkd.epochs import PairedEpochs
 
 
@@ -28,9 +29,9 @@ def as_pair(X, X_source=None, groups=None):
         If the two are unequal, the source is given twice, or ``groups`` (or the persons
         of ``X_source``) contradict the pair's own subjects.
     """
-    pair = _one(X)
+    pair = _one(X, "target")
     if X_source is not None:
-        source = _one(X_source)
+        source = _one(X_source, "source")
         if pair.has_source or source.has_source:
             raise ValueError(
                 f"The source is given twice: {'X' if pair.has_source else 'X_source'} is a "
@@ -105,12 +106,12 @@ def check_signal(pair, modality, name=None):
         )
 
 
-def _one(X):
+def _one(X, name):
     """Take an array, an ``mne.Epochs`` or a pair as a pair."""
     if isinstance(X, PairedEpochs):
         return X
     if hasattr(X, "get_data") and hasattr(X, "events"):
         return PairedEpochs.from_mne(X, target=X.ch_names)
-    X = X if isinstance(X, np.ndarray) else np.asarray(X)
+    X = numbers_of(X, name)
     # (n_epochs, n_times) -> (n_epochs, 1, n_times)
     return PairedEpochs(X[:, None] if X.ndim == 2 else X)
