@@ -114,7 +114,7 @@ def resume(function, tasks, folder, *, n_jobs=1, preload=()):
                 process = context.Process(target=_work, args=(function, arguments, file))
                 process.start()
                 running[process.sentinel] = process, name, file
-            for sentinel in wait(running):
+            for sentinel in wait(running) if running else ():
                 process, name, file = running.pop(sentinel)
                 process.join()
                 if process.exitcode:
