@@ -24,6 +24,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Memory
+from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from skorch.callbacks import LRScheduler
 from small_network import SmallNetwork
@@ -61,26 +62,30 @@ memory = Memory(tempfile.mkdtemp(prefix="skleepkd-teachers-"), verbose=0)
 def budget(passes=PASSES):
     """Give what all methods share."""
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
-    return {"max_epochs": passes, "lr": 3e-3, "callbacks": [schedule], "random_state": SEED}
+    return {"max_epochs": passes, "lr": 3e-3, "callbacks": [schedule]}
 
 
-scalp = SleepStager(SmallNetwork, classes="aasm", **budget() | {"random_state": None})
-taught = {
-    "classes": "aasm",
-    "memory": memory,
-    # The features are averaged over time already; standardised, they have a scale of 1.
-    "feature_loss": FeatureMSE(standardize=True),
-    "feature_weight": 10.0,
+scalp = SleepStager(SmallNetwork, classes="aasm", **budget())
+ear = SleepStager(SmallNetwork, classes="aasm", **budget())
+student = DistilledSleepStager(
+    scalp,
+    classes="aasm",
+    # Standardised features have a scale of 1, whatever the teacher makes of them.
+    feature_loss=FeatureMSE(standardize=True),
+    feature_weight=10.0,
+    memory=memory,
     **budget(),
-}
+)
 stagers = {
-    "ear": SleepStager(SmallNetwork, classes="aasm", **budget()),
-    "ear, twice the passes": SleepStager(SmallNetwork, classes="aasm", **budget(2 * PASSES)),
+    "ear": ear,
+    "ear, twice the passes": clone(ear).set_params(**budget(2 * PASSES)),
     "transfer": FineTunedSleepStager(scalp, memory=memory, **budget()),
-    "offline": DistilledSleepStager(scalp, **taught),
-    "offline, teacher's weights": DistilledSleepStager(scalp, start_from_teacher=True, **taught),
-    "online": DistilledSleepStager(scalp, strategy="online", **taught),
+    "offline": student,
+    "offline, teacher's weights": clone(student).set_params(start_from_teacher=True),
+    "online": clone(student).set_params(strategy="online"),
 }
+for stager in stagers.values():
+    stager.set_params(random_state=SEED)
 
 # %%
 # Leave one subject out
@@ -122,11 +127,15 @@ for name, result in results.items():
 # Mean and spread over the eight people, and the share of the gap between scalp and ear
 # that a method closes: a ratio of means, with a 95 % bootstrap interval over people.
 
-print(f"\nSimulated nights, seed {SEED}, {PASSES} passes; mean (standard deviation) over people")
+print(
+    f"\nSimulated nights, seed {SEED}, {PASSES} passes; mean (standard deviation) over people"
+)
 print(f"{'':28}{'kappa':>16}{'accuracy':>16}{'macro F1':>16}   gap closed (kappa)")
 kappa = {name: scores[:, 0] for name, scores in table.items()}
 for name, scores in table.items():
-    row = "".join(f"{m:9.3f} ({s:.3f})" for m, s in zip(scores.mean(0), scores.std(0), strict=True))
+    row = "".join(
+        f"{m:9.3f} ({s:.3f})" for m, s in zip(scores.mean(0), scores.std(0), strict=True)
+    )
     if name in ("scalp (the teacher)", "ear"):
         verdict = ""
     else:
@@ -160,7 +169,10 @@ confusion = plot_confusion_matrix(*map(np.concatenate, zip(*answers, strict=True
 confusion.figure_.savefig(folder / "confusion_matrix.png", dpi=150)
 
 curves = TrainingCurveDisplay.from_estimators(
-    {name: fold[name] for name in ("ear", "offline", "offline, teacher's weights", "online")}
+    {
+        name: fold[name]
+        for name in ("ear", "offline", "offline, teacher's weights", "online")
+    }
 )
 curves.figure_.savefig(folder / "training_curves.png", dpi=150)
 
@@ -186,8 +198,8 @@ figure, axes = plt.subplots(2, 2, figsize=(10, 9), layout="constrained")
 for ax, (title, features) in zip(axes.flat, panels.items(), strict=True):
     if title != "Online distillation":
         features = supervised | features
-    EmbeddingDisplay.from_features(features, ax=ax)
-    ax.set_title(f"{title} (simulated)")
+    display = EmbeddingDisplay.from_features(features, ax=ax)
+    display.ax_[0].set(title=f"{title} (simulated)", aspect="auto")
 figure.savefig(folder / "figure_3.png", dpi=150)
 
 print(f"\nPictures are in {folder.resolve()}")

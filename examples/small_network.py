@@ -35,7 +35,9 @@ class SmallNetwork(nn.Module):
         stride = max(1, round(sfreq / 16))
         per_second = max(1, round(sfreq / stride))
         kernel = round(sfreq / 2) + 1
-        self.filters = nn.Conv1d(n_chans, n_filters, kernel, stride=stride, padding=kernel // 2)
+        self.filters = nn.Conv1d(
+            n_chans, n_filters, kernel, stride=stride, padding=kernel // 2
+        )
         self.average = nn.AvgPool1d(per_second)
         self.norm = nn.BatchNorm1d(n_filters)
         self.seconds = nn.Sequential(

@@ -6,6 +6,9 @@ from torch import nn
 
 __all__ = ["FeatureLoss", "FeatureMSE", "SoftmaxDistillation"]
 
+#: A channel whose spread is below this share of the typical spread counts as dead.
+DEAD_BELOW = 0.05
+
 
 class FeatureLoss(nn.Module):
     """A loss between features, in two halves.
@@ -48,7 +51,9 @@ class FeatureMSE(FeatureLoss):
         Compare standardised features: the mean and standard deviation of each channel
         of the teacher's features over the training rows are taken from both sides (in
         online distillation, those of the batch). Otherwise a term's weight depends on
-        the scale that the teacher happens to give its features.
+        the scale that the teacher happens to give its features. Channels that hardly
+        move in the teacher (below 5 % of the root mean square of all standard
+        deviations) are divided by that root mean square.
 
     References
     ----------
@@ -111,8 +116,12 @@ def _channel_statistics(features):
     over = [axis for axis in range(features.ndim) if axis != 1]
     mean = features.mean(dim=over, keepdim=True)
     std = features.std(dim=over, keepdim=True, unbiased=False)
-    # A channel that never moves says nothing; it must not be divided by zero.
-    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+    # A unit that is dead in the teacher (a rectifier that never fires) hardly moves.
+    # Divided by its own spread, the student's difference there would outweigh
+    # everything else a million times; it is measured by the typical spread instead.
+    typical = std.square().mean().sqrt()
+    typical = torch.where(typical > 0, typical, torch.ones_like(typical))
+    return mean, torch.where(std > DEAD_BELOW * typical, std, typical)
 
 
 class SoftmaxDistillation(nn.Module):
