@@ -218,16 +218,7 @@ def page_of(results, scores, settings, rejected, run):
     n_fits = sum(map(len, results.values()))
     all_fits = sum(fold["seconds"] for folds in results.values() for fold in folds.values())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    libraries = [
-        "skleepkd",
-        "torch",
-        "skorch",
-        "scikit-learn",
-        "braindecode",
-        "mne",
-        "numpy",
-    ]
-    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     shown = {
         "data": settings["data"],
         "people": settings["people"],
@@ -236,11 +227,12 @@ def page_of(results, scores, settings, rejected, run):
         "sampling rate, Hz": settings["sfreq"],
         "passes": settings["passes"],
         "learning rate": f"0.001, {settings['schedule']}",
-        "weights chosen on": settings["validation"] or "nobody, the last are kept",
+        "people who choose the weights": settings["validation"]
+        or "none, the last are kept",
         "levels of U-Sleep": settings["depth"] or "-",
         "seed": settings["seed"],
     }
-    paper = ["EESM17", 8, 8, 6919, 200, 100, "0.001, constant", "the test subject", 12, "-"]
+    paper = ["EESM17", 8, 8, 6919, 200, 100, "0.001, constant", "the test person", 12, "-"]
     labels = {method: label for method, (label, *_) in METHODS.items()}
     values = PAPER[settings["network"]]
     simulated = rejected is None
@@ -259,10 +251,7 @@ def page_of(results, scores, settings, rejected, run):
         f"{platform.python_version()}, {versions}.",
         markdown_table(
             ["Setting", "Here", "Paper"],
-            [
-                [name, *both]
-                for (name, *both) in zip(shown, shown.values(), paper, strict=True)
-            ],
+            [[*row] for row in zip(shown, shown.values(), paper, strict=True)],
         ),
         "Every method: Adam, weight decay 0, batches of 32, the same passes (but for the "
         "last row), and the same seed.",
