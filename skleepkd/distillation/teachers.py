@@ -87,7 +87,7 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     teacher : estimator
         As :func:`prepared` returns it.
     source : PairedEpochs
-        The source as a pair of its own, unscored rows included.
+        The source as a pair of its own; unscored rows are left out.
     y : ndarray of shape (n_epochs,)
         Labels.
     held_out : ndarray
@@ -101,6 +101,8 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     estimator
         Fitted.
     """
+    scored = ~is_unscored(y)
+    source, y = source[scored], y[scored]
     fit = check_memory(memory).cache(_fit, ignore=["source", "y"])
     rows = (source.subject, source.recording, source.onset, source.sfreq)
     about = joblib.hash((source.fingerprint("target"), y, rows))
@@ -110,20 +112,20 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
 def _fit(teacher, about, source, y, held_out):
     """Fit; ``about`` stands for source and labels in the cache's key."""
     if final_stager(teacher) is None:
-        rows = ~is_unscored(y)
         if len(held_out):
-            rows &= ~np.isin(source.subject, held_out)
+            rows = ~np.isin(source.subject, held_out)
+            source, y = source[rows], y[rows]
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
-            options = {"groups": source.subject[rows]}
-        return teacher.fit(source[rows], y[rows], **options)
+            options = {"groups": source.subject}
+        return teacher.fit(source, y, **options)
     fit_transformers(teacher, source, y)
     final_stager(teacher).fit(transformed(teacher, source), y)
     return teacher
 
 
 def fit_transformers(teacher, source, y):
-    """Fit what stands before the stager in a ``Pipeline``, on the scored rows.
+    """Fit what stands before the stager in a ``Pipeline``.
 
     Parameters
     ----------
@@ -132,7 +134,7 @@ def fit_transformers(teacher, source, y):
     source : PairedEpochs
         The source as a pair of its own.
     y : ndarray of shape (n_epochs,)
-        Labels.
+        Labels; unscored rows are left out.
     """
     if isinstance(teacher, Pipeline) and len(teacher) > 1:
         scored = ~is_unscored(y)
