@@ -76,9 +76,8 @@ def test_offline_loss_is_the_sum_of_its_terms(pair):
 def test_without_the_teachers_terms_it_is_a_plain_stager(pair):
     X, y = pair
     plain = SleepStager(TinyNetwork, **FAST).fit(X, y)
-    for options in ({"feature_loss": None}, {"feature_weight": 0.0}):
-        net = student(**options).fit(X, y)
-        np.testing.assert_array_equal(net.predict_proba(X), plain.predict_proba(X))
+    net = student(feature_weight=0.0).fit(X, y)
+    np.testing.assert_array_equal(net.predict_proba(X), plain.predict_proba(X))
 
 
 def test_features_of_the_teacher_draw_the_student(pair):
@@ -426,8 +425,13 @@ def test_online_with_standardised_features(pair):
         ({"feature_loss": "mae"}, "Unknown feature_loss 'mae'"),
         ({"alpha": 2}, "alpha"),
         ({"layers": "nope"}, "no layer 'nope'"),
+        ({"layers": []}, "layers is empty"),
+        ({"feature_loss": None}, "Nothing of the teacher"),
+        ({"strategy": "online", "warm_start": True}, "warm_start"),
         ({"given": LogisticRegression()}, "needs a teacher that is a SleepStager"),
         ({"given": LogisticRegression(), "feature_loss": None}, "module=None needs"),
+        ({"classes": [3, 4, 2, 1, 0], "start_from_teacher": True}, "same classes"),
+        ({"classes": [3, 4, 2, 1, 0], "layers": "output"}, "same classes"),
         ({"strategy": "online", "start_from_teacher": True}, "start_from_teacher"),
         ({"strategy": "online", "given": FrozenEstimator(teacher())}, "FrozenEstimator"),
     ],
@@ -452,3 +456,108 @@ def test_bad_pairs(pair):
         student().fit(X["target"], y, X_source=spoiled)
     with pytest.raises(ValueError, match="source looks like volts"):
         student().fit(X["target"], y, X_source=X["source"] * 1e-6)
+
+
+# ---------------------------------------------------------------- what once went wrong
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_pipeline_transforms_the_source_once_for_the_softmax_term(pair, frozen):
+    X, y = pair
+    pipeline = make_pipeline(FunctionTransformer(divide_by_ten), teacher(random_state=3))
+    given = FrozenEstimator(pipeline.fit(X.source_epochs, y)) if frozen else pipeline
+    net = student(given, alpha=1.0, feature_loss=None, batch_size=999, max_epochs=1, lr=0.0)
+    net.fit(X, y)
+    with torch.no_grad():
+        logits = net.module_.train()(torch.from_numpy(X["target"]))
+    taught = torch.from_numpy(np.log(net.teacher_.predict_proba(X.source_epochs)))
+    expected = SoftmaxDistillation()(logits, taught).item()
+    assert net.history_[-1]["train_softmax_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_each_layer_has_statistics_of_its_own(pair):
+    X, y = pair
+    net = student(layers=["filters", "features"], feature_loss=FeatureMSE(standardize=True))
+    net.fit(X, y)
+    filters, features = net.feature_losses_
+    assert filters.mean.shape == (1, 4, 1)
+    assert features.mean.shape == (1, 4)
+    answers = net.teacher_.extract_features(X.source_epochs, "filters")
+    np.testing.assert_allclose(filters.std.ravel(), answers.std(axis=(0, 2)), rtol=1e-2)
+
+
+def test_mistakes_are_found_before_the_teacher_is_fitted(pair):
+    X, y = pair
+    mistakes = (
+        {"temperature": 0},
+        {"class_weight": {9: 1}},
+        {"classes": "wnr"},
+        {"module": "Nothing"},
+    )
+    for options in mistakes:
+        SpyNetwork.rows.clear()
+        with pytest.raises(ValueError, match="temperature|class_weight|Unknown|Nothing"):
+            student(SleepStager(SpyNetwork, **FAST), **options).fit(X, y)
+        assert not SpyNetwork.rows
+    volts = PairedEpochs(X["target"] * 1e-6, X["source"])
+    with pytest.raises(ValueError, match="target looks like volts"):
+        student(SleepStager(SpyNetwork, **FAST)).fit(volts, y)
+    assert not SpyNetwork.rows
+
+
+def test_terms_of_the_loss_are_means_over_the_epochs_they_judge():
+    X, y = make_pair(n_subjects=4, n_epochs=32)
+    few = np.where(np.arange(len(y)) < 16, y, -1)
+    order = {"iterator_train__shuffle": False, "lr": 0.0, "max_epochs": 1}
+    net = student(**order).fit(X, few)
+    module = net.module_.train()
+    with torch.no_grad():  # the 16 scored epochs are half of the first batch
+        logits = module(torch.from_numpy(X["target"][:32]))[:16]
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y[:16]))
+    measured = net.history_[-1]["train_cross_entropy"]
+    assert measured == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_what_is_random_in_a_plain_teacher_is_seeded(pair):
+    from sklearn.ensemble import RandomForestClassifier
+
+    X, y = pair
+    power = FunctionTransformer(lambda a: np.log(np.asarray(a).var(axis=2)))
+    forest = make_pipeline(power, RandomForestClassifier(n_estimators=3))
+    net = student(forest, module=TinyNetwork, feature_loss=None, alpha=0.5)
+    first, second = (clone(net).fit(X, y).predict_proba(X) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_network_of_skorch_is_a_plain_teacher(pair):
+    from skorch import NeuralNetClassifier
+
+    class Plain(TinyNetwork):
+        def __init__(self):
+            super().__init__(2, 60, 5)
+
+    X, y = pair
+    plain = NeuralNetClassifier(
+        Plain,
+        criterion=torch.nn.CrossEntropyLoss,
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    )
+    # It knows arrays, not pairs.
+    plain = make_pipeline(FunctionTransformer(np.asarray), plain).fit(X.source_epochs, y)
+    net = student(FrozenEstimator(plain), module=TinyNetwork, feature_loss=None, alpha=0.5)
+    assert net.fit(X, y).predict(X).shape == y.shape
+
+
+def test_a_fine_tuned_teacher_lends_its_architecture(pair):
+    X, y = pair
+    tuned = FineTunedSleepStager(teacher(module__n_filters=6), **FAST).fit(X, y)
+    net = student(FrozenEstimator(tuned)).fit(X, y)
+    assert net.module_.filters.out_channels == 6
+
+
+def test_an_unfitted_frozen_teacher_says_so(pair):
+    X, y = pair
+    with pytest.raises(ValueError, match="not fitted"):
+        student(FrozenEstimator(teacher())).fit(X, y)

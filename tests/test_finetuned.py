@@ -5,6 +5,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from torch import nn
 
 from skleepkd import FineTunedSleepStager, SleepStager
 from skleepkd.distillation import LeakageWarning
@@ -83,19 +84,31 @@ def test_it_begins_where_the_source_stager_ended(pair):
     np.testing.assert_array_equal(second.predict_proba(X), net.predict_proba(X))
 
 
-def test_dropout_rests_where_nothing_is_trained(pair):
+def test_what_is_not_trained_rests(pair):
     X, y = pair
-    modes = {}
+    modes = []
 
     class Watching(TinyNetwork):
+        def __init__(self, n_chans, n_times, n_outputs):
+            super().__init__(n_chans, n_times, n_outputs)
+            self.before = nn.Sequential(nn.BatchNorm1d(n_chans, affine=False))
+            self.block = nn.Sequential(nn.Linear(n_times, n_times), nn.Dropout(0.5))
+
         def forward(self, x):
-            modes[self.norm.training, self.head.training] = self.training
-            return super().forward(x)
+            watched = (self.before[0], self.block[1], self.norm, self.head, self.dropout)
+            modes.append([module.training for module in watched])
+            return super().forward(self.block(self.before(x)))
 
     pretrained = SleepStager(Watching, **FAST).fit(X.source_epochs, y)
+    statistics = pretrained.module_.before[0].running_mean.clone()
     modes.clear()
-    FineTunedSleepStager(FrozenEstimator(pretrained), trainable=("head",), **FAST).fit(X, y)
-    assert set(modes) == {(False, True)}
+    head = FineTunedSleepStager(FrozenEstimator(pretrained), trainable=("head",), **FAST)
+    head.fit(X, y)
+    assert modes == [[False, False, False, True, True]] * len(modes)
+    assert torch.equal(head.module_.before[0].running_mean, statistics)
+    modes.clear()
+    FineTunedSleepStager(FrozenEstimator(pretrained), **FAST).fit(X, y)
+    assert modes == [[True] * 5] * len(modes)
 
 
 def halve(X):
@@ -123,8 +136,12 @@ def test_classes_are_the_pretrained_stagers(pair, frozen):
     rows = y != 1
     net = FineTunedSleepStager(frozen, **FAST).fit(X[rows], y[rows])
     assert net.classes_.tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match="classes is the pretrained"):
-        FineTunedSleepStager(frozen, classes="wnr").fit(X, y)
+    same = FineTunedSleepStager(frozen, classes="aasm", **FAST).fit(X, y)
+    assert same.classes_.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="pretrained stager's.*Leave classes out"):
+        FineTunedSleepStager(frozen, classes=[4, 3, 2, 1, 0]).fit(X, y)
+    with pytest.raises(ValueError, match="give n_filters there"):
+        FineTunedSleepStager(frozen, module__n_filters=9).fit(X, y)
     with pytest.raises(ValueError, match="Unknown stage 7"):
         FineTunedSleepStager(frozen).fit(X, np.where(y == 4, 7, y))
 

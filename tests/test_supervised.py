@@ -345,11 +345,68 @@ def test_own_train_split_of_skorch(pair):
 
 def test_partial_fit_goes_on(pair):
     X, y = pair
-    net = stager().fit(X, y)
+    net = stager().fit(X[X.subject != "s5"], y[X.subject != "s5"])
     before = net.predict_proba(X)
     net.partial_fit(X, y)
     assert len(net.history_) == 4
     assert not np.array_equal(before, net.predict_proba(X))
+    assert "s5" in net.fitted_on_["subject"]
+    with pytest.raises(ValueError, match="volts"):
+        net.partial_fit(X["target"] * 1e-6, y)
+    rows = y != 1
+    with pytest.raises(ValueError, match="goes on with the classes.*Fix the classes"):
+        net.partial_fit(X[rows], y[rows])
+    with pytest.raises(ValueError, match="goes on with"):
+        net.partial_fit(X["target"][:, :1], y)
+
+
+def test_warm_start_keeps_the_labels_of_the_outputs(pair):
+    X, y = pair
+    net = stager(warm_start=True).fit(X, y % 3)
+    net.fit(X, y % 3)
+    assert len(net.history_) == 4
+    with pytest.raises(ValueError, match="goes on with the classes"):
+        net.fit(X, y % 3 + 1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["W", -1, "N2"], ["W", None, "N2"], [0, float("nan"), 1], ["W", np.nan, "N2"]],
+)
+def test_labels_of_mixed_kinds_are_refused(pair, labels):
+    X, _ = pair
+    with pytest.raises(ValueError, match="y mixes"):
+        stager().fit(X, np.array(labels * 48, dtype=object))
+
+
+def test_labels_as_objects_are_what_they_are(pair):
+    X, y = pair
+    fitted = stager().fit(X, np.where(y == 4, -1, y).astype(object))
+    assert fitted.classes_.tolist() == [0, 1, 2, 3]
+    names = np.array(["W", "N1", "N2", "N3", "?"], dtype=object)[y]
+    assert stager(classes="aasm").fit(X, names).predict(X).dtype.kind == "U"
+
+
+def test_classes_that_cannot_be(pair):
+    X, y = pair
+    for classes in ([0, 0, 1, 2, 3, 4], [-1, 0, 1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="each stage once"):
+            stager(classes=classes).fit(X, y)
+
+
+def test_another_rate_or_trailing_shape_in_predict(pair):
+    X, y = pair
+    fitted = stager().fit(X, y)
+    with pytest.raises(ValueError, match="fitted to 2 Hz; given epochs at 1 Hz"):
+        fitted.predict(PairedEpochs(X["target"], sfreq=1.0))
+
+
+def test_a_partial_keeps_what_it_fixes(pair):
+    from functools import partial
+
+    X, y = pair
+    fitted = SleepStager(partial(TinyNetwork, n_filters=3, sfreq=7), max_epochs=1).fit(X, y)
+    assert fitted.module_.filters.out_channels == 3
 
 
 def test_global_random_state_is_left_alone(pair):

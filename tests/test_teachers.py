@@ -6,7 +6,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.frozen import FrozenEstimator
 
-from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.distillation import teachers
 from skleepkd.distillation.teachers import log_probabilities, teacher_features
 from tests.tiny import TinyNetwork, make_pair
@@ -44,6 +44,10 @@ def test_sure_teachers_stay_finite():
     assert np.isfinite(log_probabilities(teacher, X.source_epochs, np.array([0, 1]))).all()
 
 
+def as_they_are(features):
+    return features
+
+
 def reference_features(stager, signal):
     stager.module_.eval()
     with torch.no_grad():
@@ -54,7 +58,7 @@ def reference_features(stager, signal):
 def test_features_are_computed_once_in_order(pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
-    (kept,) = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)
+    (kept,) = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])
     assert kept.dtype == np.float16
     np.testing.assert_allclose(kept, reference_features(stager, X["source"]), atol=2e-3)
 
@@ -62,10 +66,10 @@ def test_features_are_computed_once_in_order(pair):
 def test_large_features_go_to_a_temporary_map(pair, monkeypatch):
     X, y = pair
     stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
-    plain = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)[0]
+    plain = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])[0]
     monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", plain.nbytes - 1)
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    mapped = teacher_features(stager, X.source_epochs, ["features"], lambda f: f)[0]
+    mapped = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])[0]
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, plain)
     del mapped
@@ -86,13 +90,13 @@ def test_features_beyond_half_precision_are_kept_in_single(pair):
         grown.append(None)
         return features * (1e6 if len(grown) == 3 else 1)
 
-    (kept,) = teacher_features(stager, X.source_epochs, ["features"], grow)
+    (kept,) = teacher_features(stager, X.source_epochs, ["features"], [grow])
     expected = reference_features(stager, X["source"])
     expected[64:96] *= 1e6
     assert kept.dtype == np.float32
     np.testing.assert_allclose(kept, expected, rtol=2e-2, atol=2e-2)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        teacher_features(stager, X.source_epochs, ["features"], lambda f: f / 0)
+        teacher_features(stager, X.source_epochs, ["features"], [lambda f: f / 0])
 
 
 # ---------------------------------------------------------------- leakage
@@ -130,3 +134,57 @@ def test_no_warning_where_nothing_leaks(pair, recwarn):
         student.predict(test)
         student.predict(train)
     assert not [w for w in recwarn if w.category is teachers.LeakageWarning]
+
+
+def test_leakage_through_a_chain_of_frozen_stagers(pair):
+    X, y = pair
+    first = SleepStager(TinyNetwork, **FAST).fit(*split(X.source_epochs, y, "s0"))
+    second = FineTunedSleepStager(FrozenEstimator(first), **FAST).fit(*split(X, y, "s1"))
+    third = DistilledSleepStager(FrozenEstimator(second), **FAST).fit(*split(X, y, "s2"))
+    for seen in ("s0", "s1"):
+        with pytest.warns(teachers.LeakageWarning, match=seen):
+            third.predict(split(X, y, seen)[0])
+
+
+def test_memory_tells_networks_of_one_name_apart(pair, tmp_path, monkeypatch):
+    import tests.tiny
+
+    X, y = pair
+    (tmp_path / "mine.py").write_text(
+        "from tests.tiny import TinyNetwork\n\n" + WIDTH.format(3)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import importlib
+    import linecache
+
+    import mine
+
+    def fit():
+        teacher = SleepStager(mine.Mine, **FAST)
+        student = DistilledSleepStager(teacher, memory=str(tmp_path / "kept"), **FAST)
+        return student.fit(X, y).teacher_.module_.filters.out_channels
+
+    assert fit() == 3
+    (tmp_path / "mine.py").write_text(
+        "from tests.tiny import TinyNetwork\n\n\n" + WIDTH.format(7)
+    )
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    importlib.reload(mine)
+    assert fit() == 7
+    assert tests.tiny.TinyNetwork(2, 60, 5).filters.out_channels == 4
+
+
+WIDTH = """
+class Mine(TinyNetwork):
+    def __init__(self, n_chans, n_times, n_outputs):
+        super().__init__(n_chans, n_times, n_outputs, n_filters={})
+"""
+
+
+def test_memory_refuses_what_cannot_be_pickled(pair, tmp_path):
+    X, y = pair
+    teacher = SleepStager(lambda n_chans, n_times, n_outputs: TinyNetwork(2, 60, 5), **FAST)
+    student = DistilledSleepStager(teacher, TinyNetwork, memory=str(tmp_path), **FAST)
+    with pytest.raises(ValueError, match="cannot be pickled"):
+        student.fit(X, y)

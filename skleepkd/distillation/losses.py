@@ -36,6 +36,24 @@ class FeatureLoss(nn.Module):
         return self.compare(self.summarise(student), self.summarise(teacher))
 
 
+class PlainFeatureLoss(FeatureLoss):
+    """A loss of the user's own, called with the features as they are.
+
+    Parameters
+    ----------
+    loss : torch.nn.Module
+        ``forward(student, teacher)`` returns a scalar.
+    """
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def compare(self, student, teacher):
+        """Return what the loss says."""
+        return self.loss(student, teacher)
+
+
 class FeatureMSE(FeatureLoss):
     """Squared distance between the student's and the teacher's features.
 

@@ -1,7 +1,10 @@
 """Teachers: fitted in the fold or frozen, asked once, and kept from what they must not see."""
 
+import inspect
+import pickle
 import tempfile
 import warnings
+from importlib.metadata import version
 
 import joblib
 import numpy as np
@@ -10,7 +13,6 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
-from skorch import NeuralNet
 
 from skleepkd.distillation.features import capture_features
 from skleepkd.epochs import PairedEpochs
@@ -20,8 +22,10 @@ from skleepkd.stages import is_unscored
 #: what is larger goes to a temporary memory map.
 ANSWERS_IN_MEMORY = 2**30
 
-#: Half precision holds three digits of values up to this.
+#: Half precision holds three digits of values up to ``HALF_MAX``, and differences of
+#: 6e-8 below 6e-5; features whose largest is below ``HALF_MIN`` are kept in single.
 HALF_MAX = 65504.0
+HALF_MIN = 1e-2
 
 
 class LeakageWarning(UserWarning):
@@ -50,7 +54,28 @@ def final_stager(teacher):
         teacher = teacher.estimator
     if isinstance(teacher, Pipeline):
         teacher = teacher.steps[-1][1]
-    return teacher if isinstance(teacher, NeuralNet) else None
+    return teacher if hasattr(type(teacher), "extract_features") else None
+
+
+def architecture(stager):
+    """Network of a stager and the options it was given, as ``SleepStager`` takes them.
+
+    Parameters
+    ----------
+    stager : SleepStager
+        A fine-tuned or distilled one may have its network from another stager.
+
+    Returns
+    -------
+    module : str, type or callable
+    options : dict
+    """
+    options = stager.get_params_for("module")
+    if stager.module is not None:
+        return stager.module, options
+    inner = getattr(stager, "pretrained", None) or stager.teacher
+    module, inherited = architecture(final_stager(inner))
+    return module, {**inherited, **options}
 
 
 def prepared(teacher, held_out, seed):
@@ -63,7 +88,7 @@ def prepared(teacher, held_out, seed):
     held_out : HeldOut
         The subjects that the student holds out.
     seed : int
-        Taken by a stager that has no ``random_state`` of its own.
+        Taken by whatever in the teacher has a ``random_state`` and was given none.
 
     Returns
     -------
@@ -74,9 +99,12 @@ def prepared(teacher, held_out, seed):
     stager = final_stager(teacher)
     if stager is not None:
         stager.set_params(validation=held_out)
-        if stager.random_state is None:
-            stager.set_params(random_state=seed)
-    return teacher
+    unset = [
+        name
+        for name, value in teacher.get_params().items()
+        if value is None and name.split("__")[-1] == "random_state"
+    ]
+    return teacher.set_params(**dict.fromkeys(unset, seed))
 
 
 def fit_teacher(teacher, source, y, held_out, memory=None):
@@ -105,26 +133,49 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     source, y = source[scored], y[scored]
     fit = check_memory(memory).cache(_fit, ignore=["source", "y"])
     rows = (source.subject, source.recording, source.onset, source.sfreq)
-    about = joblib.hash((source.fingerprint("target"), y, rows))
-    return fit(teacher, about, source=source, y=y, held_out=held_out)
+    about = joblib.hash((source.fingerprint("target"), y, rows, _code_of(teacher)))
+    try:
+        return fit(teacher, about, source=source, y=y, held_out=held_out)
+    except pickle.PicklingError as error:
+        raise ValueError(
+            "memory= keeps teachers as pickles, and this one cannot be pickled: define its "
+            f"network as a class or function of a module, not as a lambda. {error}"
+        ) from error
+
+
+def _code_of(teacher):
+    """Tell what a teacher is made of and its parameters do not say: versions, source."""
+    versions = [version(name) for name in ("skleepkd", "torch", "scikit-learn")]
+    stager = final_stager(teacher)
+    module = None if stager is None else architecture(stager)[0]
+    try:
+        return versions, inspect.getsource(module)
+    except (TypeError, OSError):  # a name, a built-in, or a class typed at a prompt
+        return versions, None
 
 
 def _fit(teacher, about, source, y, held_out):
     """Fit; ``about`` stands for source and labels in the cache's key."""
     if final_stager(teacher) is None:
-        if len(held_out):
-            rows = ~np.isin(source.subject, held_out)
-            source, y = source[rows], y[rows]
+        source, y = _without(held_out, source, y)
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
             options = {"groups": source.subject}
         return teacher.fit(source, y, **options)
-    fit_transformers(teacher, source, y)
+    fit_transformers(teacher, source, y, held_out)
     final_stager(teacher).fit(transformed(teacher, source), y)
     return teacher
 
 
-def fit_transformers(teacher, source, y):
+def _without(held_out, source, y):
+    """Leave out the subjects who are held out."""
+    if not len(held_out):
+        return source, y
+    rows = ~np.isin(source.subject, held_out)
+    return source[rows], y[rows]
+
+
+def fit_transformers(teacher, source, y, held_out):
     """Fit what stands before the stager in a ``Pipeline``.
 
     Parameters
@@ -135,10 +186,12 @@ def fit_transformers(teacher, source, y):
         The source as a pair of its own.
     y : ndarray of shape (n_epochs,)
         Labels; unscored rows are left out.
+    held_out : ndarray
+        Subjects who are left out too.
     """
     if isinstance(teacher, Pipeline) and len(teacher) > 1:
         scored = ~is_unscored(y)
-        teacher[:-1].fit(source[scored], y[scored])
+        teacher[:-1].fit(*_without(held_out, source[scored], y[scored]))
 
 
 def transformed(teacher, source):
@@ -185,28 +238,24 @@ def log_probabilities(teacher, source, classes):
     ValueError
         If the two have no label in common.
     """
-    given = np.asarray(teacher.classes_).tolist()
-    common = [label for label in np.asarray(classes).tolist() if label in given]
-    if not common:
+    given, wanted = np.asarray(teacher.classes_).tolist(), np.asarray(classes).tolist()
+    if not set(given) & set(wanted):
         raise ValueError(
             f"Teacher and student have no class in common: the teacher knows {given}, the "
-            f"student {np.asarray(classes).tolist()}."
+            f"student {wanted}."
         )
     probabilities = teacher.predict_proba(source)
-    answers = np.zeros((len(source), len(classes)), dtype=np.float32)
-    columns = [list(np.asarray(classes).tolist()).index(label) for label in common]
-    answers[:, columns] = probabilities[:, [given.index(label) for label in common]]
+    answers = np.full((len(source), len(wanted)), -np.inf, dtype=np.float32)
     # Where a network is sure, float32 rounds the others to 0; a class that the teacher
     # knows is never impossible.
     tiny = np.finfo(np.float32).tiny
-    answers[:, columns] = np.log(np.maximum(answers[:, columns], tiny))
-    unknown = np.ones(len(classes), dtype=bool)
-    unknown[columns] = False
-    answers[:, unknown] = -np.inf
+    for column, label in enumerate(wanted):
+        if label in given:
+            answers[:, column] = np.log(probabilities[:, given.index(label)].clip(min=tiny))
     return answers
 
 
-def teacher_features(stager, source, layers, summarise):
+def teacher_features(stager, source, layers, summaries):
     """Compute what layers of a fitted stager answer, once for each row.
 
     Parameters
@@ -217,8 +266,8 @@ def teacher_features(stager, source, layers, summarise):
         What it sees.
     layers : sequence of str
         Names of its layers.
-    summarise : callable
-        Applied to each batch of features before they are kept.
+    summaries : sequence of callable
+        One a layer, applied to each batch of its features before they are kept.
 
     Returns
     -------
@@ -230,9 +279,12 @@ def teacher_features(stager, source, layers, summarise):
     for batch in stager.get_iterator(stager.get_dataset(source), training=False):
         with capture_features(stager.module_, layers) as seen, torch.no_grad():
             stager.evaluation_step(batch)
-            parts = [summarise(seen[name]).cpu().numpy() for name in layers]
+            parts = [
+                summarise(seen[name]).cpu().numpy()
+                for name, summarise in zip(layers, summaries, strict=True)
+            ]
         if not arrays:
-            arrays = [_room(len(source), part) for part in parts]
+            arrays = [_room(len(source), part, _precision(part)) for part in parts]
         for number, part in enumerate(parts):
             if not np.isfinite(part).all():
                 raise ValueError("The teacher answers with NaN or infinite features.")
@@ -245,7 +297,12 @@ def teacher_features(stager, source, layers, summarise):
     return arrays
 
 
-def _room(n_rows, part, dtype=np.float16):
+def _precision(part):
+    small = np.abs(part).max() < HALF_MIN
+    return np.float32 if small else np.float16
+
+
+def _room(n_rows, part, dtype):
     shape = (n_rows,) + part.shape[1:]
     if np.prod(shape) * np.dtype(dtype).itemsize <= ANSWERS_IN_MEMORY:
         return np.empty(shape, dtype=dtype)
@@ -302,7 +359,7 @@ def warn_of_leakage(X, teacher, student, role):
     if not isinstance(X, PairedEpochs):
         return
     for name in ("subject", "recording"):
-        seen, own = teacher.fitted_on_[name], student.fitted_on_[name]
+        seen, own = _seen_by(teacher, name), student.fitted_on_[name]
         here = getattr(X, name)
         if seen is None or here is None:
             continue
@@ -319,3 +376,14 @@ def warn_of_leakage(X, teacher, student, role):
                 stacklevel=4,
             )
             return
+
+
+def _seen_by(stager, name):
+    """People or nights that went into a stager's weights, through frozen ones too."""
+    seen = stager.fitted_on_[name]
+    inner = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
+    if inner is not None and is_frozen(inner) and final_stager(inner) is not None:
+        before = _seen_by(final_stager(inner), name)
+        if before is not None:
+            seen = before if seen is None else np.union1d(seen, before)
+    return seen

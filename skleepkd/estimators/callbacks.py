@@ -9,7 +9,7 @@ from skorch.callbacks import Callback
 class LossTerms(Callback):
     """Write the mean of each term of the loss into the history, pass by pass.
 
-    The net notes a term with ``net.note_term(name, value)``; sums stay on the device
+    The net notes a term with ``net.note_term(name, value, training, weight)``; sums stay on the device
     until the pass ends.
     """
 
@@ -20,7 +20,7 @@ class LossTerms(Callback):
     def on_epoch_end(self, net, **kwargs):
         """Record the means, as ``train_<term>`` and ``valid_<term>``."""
         for name, (total, count) in net.terms_.items():
-            net.history.record(name, float(total) / count)
+            net.history.record(name, float(total) / max(count, 1))
 
 
 class BestWeights(Callback):

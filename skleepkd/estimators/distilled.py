@@ -4,11 +4,19 @@ import copy
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from skorch.utils import is_dataset
+from torch import nn
 
-from skleepkd.distillation.features import capture_features, check_layers
-from skleepkd.distillation.losses import FeatureLoss, FeatureMSE, SoftmaxDistillation
+from skleepkd.distillation.features import OUTPUT, capture_features, check_layers
+from skleepkd.distillation.losses import (
+    FeatureLoss,
+    FeatureMSE,
+    PlainFeatureLoss,
+    SoftmaxDistillation,
+)
 from skleepkd.distillation.teachers import (
+    architecture,
     final_stager,
     fit_teacher,
     fit_transformers,
@@ -21,7 +29,6 @@ from skleepkd.distillation.teachers import (
     warn_of_leakage,
 )
 from skleepkd.estimators.batches import EpochDataset
-from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.online import begin_online, online_step
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
@@ -225,6 +232,13 @@ class DistilledSleepStager(SleepStager):
                 f"one; given {type(self.teacher).__name__}. A teacher of another kind gives "
                 "probabilities alone: feature_loss=None, alpha > 0 and a module."
             )
+        if self.feature_loss is None and not (self.alpha or self.start_from_teacher):
+            raise ValueError(
+                "Nothing of the teacher would reach the student: feature_loss is None and "
+                "alpha is 0. Give one of them, or start_from_teacher=True."
+            )
+        if self.strategy == "online" and self.warm_start:
+            raise ValueError("An online teacher begins anew, so warm_start must be False.")
         if self.strategy == "online" and is_frozen(self.teacher):
             raise ValueError(
                 "An online teacher is trained together with the student, so it cannot be a "
@@ -236,6 +250,10 @@ class DistilledSleepStager(SleepStager):
                 "with the student. Use strategy='offline'."
             )
 
+    def _check_ahead(self, y):
+        super()._check_ahead(y)
+        SoftmaxDistillation(self.temperature)
+
     @property
     def _uses_features(self):
         return self.feature_loss is not None and self.feature_weight != 0
@@ -245,16 +263,17 @@ class DistilledSleepStager(SleepStager):
         source = pair.source_epochs
         check_signal(source, "target", "source")
         if is_frozen(self.teacher):
+            check_is_fitted(self.teacher)
             self.teacher_ = self.teacher
             return pair, y
         teacher = prepared(self.teacher, HeldOut(self.held_out_.tolist()), seed)
         if self.strategy == "offline":
             teacher = fit_teacher(teacher, source, y, self.held_out_, self.memory)
         else:
-            fit_transformers(teacher, source, y)
-            classes = find_classes(self._given_classes(), y)
-            stager = final_stager(teacher)
-            begin_online(stager, transformed(teacher, source), y, self.held_out_, classes)
+            fit_transformers(teacher, source, y, self.held_out_)
+            seen = transformed(teacher, source)
+            classes = self._find_classes(y)
+            begin_online(final_stager(teacher), seen, y, self.held_out_, classes)
         self.teacher_ = teacher
         return pair, y
 
@@ -269,34 +288,50 @@ class DistilledSleepStager(SleepStager):
     def _network(self):
         if self.module is not None:
             return super()._network()
-        stager = final_stager(self.teacher_)
-        options = stager.get_params_for("module")
-        return stager.module, {**options, **self.get_params_for("module")}
+        module, options = architecture(final_stager(self.teacher_))
+        return module, {**options, **self.get_params_for("module")}
 
     def initialize_module(self):
         """Build the student and, if asked to, give it the teacher's weights."""
         super().initialize_module()
         if self.start_from_teacher:
+            self._need_equal_classes("start_from_teacher")
             copy_weights(final_stager(self.teacher_).module_, self.module_)
         if self._uses_features:
             self.layers_ = self._paired_layers()
+            if any(OUTPUT in pair for pair in self.layers_):
+                self._need_equal_classes("layers='output'")
         return self
+
+    def _need_equal_classes(self, name):
+        teacher = final_stager(self.teacher_).classes_
+        if not np.array_equal(teacher, self.classes_):
+            raise ValueError(
+                f"{name} needs the same classes in the same order: the teacher has "
+                f"{teacher.tolist()}, the student {self.classes_.tolist()}. Give both the "
+                "same classes=."
+            )
 
     def _paired_layers(self):
         """Pairs of the names of a student's and a teacher's layer."""
         teacher = final_stager(self.teacher_).module_
         if self.layers is None:
-            pairs = zip(feature_layers(self.module_), feature_layers(teacher), strict=True)
+            own, taught = feature_layers(self.module_), feature_layers(teacher)
+            if len(own) != len(taught):
+                raise ValueError(
+                    f"The student declares the feature layers {own} and the teacher {taught}; "
+                    "pair them with layers=[(student's, teacher's), ...]."
+                )
+            pairs = list(zip(own, taught, strict=True))
         else:
             names = [self.layers] if isinstance(self.layers, str) else self.layers
             pairs = [
                 (name, name) if isinstance(name, str) else tuple(name) for name in names
             ]
-        pairs = list(pairs)
-        for module, layers in zip(
-            (self.module_, teacher), zip(*pairs, strict=True), strict=True
-        ):
-            check_layers(module, layers)
+        if not pairs:
+            raise ValueError("layers is empty; name a layer, or give feature_loss=None.")
+        check_layers(self.module_, [own for own, _ in pairs])
+        check_layers(teacher, [taught for _, taught in pairs])
         return pairs
 
     def initialize_criterion(self):
@@ -305,8 +340,11 @@ class DistilledSleepStager(SleepStager):
         self.softmax_loss_ = SoftmaxDistillation(self.temperature)
         if self._uses_features:
             loss = self.feature_loss
-            loss = FEATURE_LOSSES[loss]() if isinstance(loss, str) else copy.deepcopy(loss)
-            self.feature_loss_ = loss
+            loss = FEATURE_LOSSES[loss]() if isinstance(loss, str) else loss
+            if not isinstance(loss, FeatureLoss):
+                loss = PlainFeatureLoss(loss)
+            # One for each layer, since each may learn statistics of its own.
+            self.feature_losses_ = nn.ModuleList(copy.deepcopy(loss) for _ in self.layers_)
         return self
 
     def get_dataset(self, X, y=None):
@@ -314,33 +352,30 @@ class DistilledSleepStager(SleepStager):
         if y is None or is_dataset(X):
             return super().get_dataset(X, y)
         source = X.source_epochs
-        if final_stager(self.teacher_) is not None:
-            source = transformed(self.teacher_, source)
         if self.strategy == "online":
-            return EpochDataset(X.target_epochs, y, {"source": source})
+            return EpochDataset(
+                X.target_epochs, y, {"source": transformed(self.teacher_, source)}
+            )
         extras = {}
         if self.alpha:
             extras[_ANSWER] = log_probabilities(self.teacher_, source, self.classes_)
         if self._uses_features:
-            names = [teacher for _, teacher in self.layers_]
-            stager = final_stager(self.teacher_)
-            features = teacher_features(stager, source, names, self._summarise)
+            features = teacher_features(
+                final_stager(self.teacher_),
+                transformed(self.teacher_, source),
+                [taught for _, taught in self.layers_],
+                [loss.summarise for loss in self.feature_losses_],
+            )
             self._learn_statistics(features, np.flatnonzero(~self._validates(X)))
             extras.update((f"{_FEATURE}{k}", array) for k, array in enumerate(features))
         return EpochDataset(X.target_epochs, y, extras)
 
-    def _summarise(self, features):
-        if isinstance(self.feature_loss_, FeatureLoss):
-            return self.feature_loss_.summarise(features)
-        return features
-
     def _learn_statistics(self, features, rows):
-        """Show the loss the teacher's features of (some of) the training rows."""
-        if isinstance(self.feature_loss_, FeatureLoss):
-            some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
-            for array in features:
-                values = torch.from_numpy(array[some].astype(np.float32))
-                self.feature_loss_.learn_statistics(values.to(self.device))
+        """Show each loss the teacher's features of (some of) the training rows."""
+        some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
+        for loss, array in zip(self.feature_losses_, features, strict=True):
+            values = torch.from_numpy(array[some].astype(np.float32))
+            loss.learn_statistics(values.to(self.device))
 
     def train_step(self, batch, **fit_params):
         """Train on a batch; online, the teacher's own step comes first."""
@@ -358,12 +393,12 @@ class DistilledSleepStager(SleepStager):
         stager = final_stager(self.teacher_)
         layers = [teacher for _, teacher in self.layers_] if self._uses_features else []
         loss, logits, features = online_step(stager, x["source"], y, layers, training)
-        self.note_term("teacher_loss", loss, training)
+        self.note_term("teacher_loss", loss, training, int((y >= 0).sum()))
         x = {"target": x["target"]}
         if self.alpha:
             x[_ANSWER] = logits
         for k, feature in enumerate(features):
-            x[f"{_FEATURE}{k}"] = self._summarise(feature)
+            x[f"{_FEATURE}{k}"] = self.feature_losses_[k].summarise(feature)
         return x, y
 
     def infer(self, x, **fit_params):
@@ -379,28 +414,24 @@ class DistilledSleepStager(SleepStager):
         """Return cross-entropy and the teacher's terms, weighted."""
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
         cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
-        self.note_term("cross_entropy", cross_entropy, training)
+        self.note_term("cross_entropy", cross_entropy, training, int((y_true >= 0).sum()))
         loss = (1 - self.alpha) * cross_entropy
         if _ANSWER in X:
             term = self.softmax_loss_(logits, X[_ANSWER].to(self.device))
-            self.note_term("softmax_loss", term, training)
+            self.note_term("softmax_loss", term, training, len(y_true))
             loss = loss + self.alpha * term
         if features:
             term = self._feature_term(features, X)
-            self.note_term("feature_loss", term, training)
+            self.note_term("feature_loss", term, training, len(y_true))
             loss = loss + self.feature_weight * term
         return loss
 
     def _feature_term(self, features, X):
         """Average of the feature loss over the layers."""
         total = 0.0
-        for k, student in enumerate(features):
-            teacher = X[f"{_FEATURE}{k}"].to(self.device)
-            if isinstance(self.feature_loss_, FeatureLoss):
-                student = self.feature_loss_.summarise(student)
-                total = total + self.feature_loss_.compare(student, teacher)
-            else:
-                total = total + self.feature_loss_(student, teacher)
+        for k, (loss, own) in enumerate(zip(self.feature_losses_, features, strict=True)):
+            taught = X[f"{_FEATURE}{k}"].to(self.device)
+            total = total + loss.compare(loss.summarise(own), taught)
         return total / len(features)
 
     # The online teacher hears of each pass, so its own callbacks (a schedule of its
@@ -424,6 +455,8 @@ class DistilledSleepStager(SleepStager):
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """End, the online teacher too."""
         super().on_train_end(net, X=X, y=y, **kwargs)
+        if self.strategy == "online":
+            final_stager(self.teacher_).best_epoch_ = self.best_epoch_
         self._tell_online("on_train_end", X=X, y=y)
 
     def _tell_online(self, event, **kwargs):

@@ -3,6 +3,9 @@
 import copy
 import fnmatch
 
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
 from skleepkd.distillation.teachers import (
     final_stager,
     fit_teacher,
@@ -11,6 +14,7 @@ from skleepkd.distillation.teachers import (
     split_params,
     warn_of_leakage,
 )
+from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
@@ -30,8 +34,8 @@ class FineTunedSleepStager(SleepStager):
     trainable : "all", None or sequence of str, default="all"
         What is trained: names of the network's parameter groups ("head", ...) or
         patterns of parameter names ("encoder.*"). None is direct transfer: nothing is
-        trained. Layers of which nothing is trained keep their BatchNorm statistics and
-        drop nothing out.
+        trained. Parts of the network of which nothing is trained keep their BatchNorm
+        statistics, and dropout inside them rests.
     memory : None, str or joblib.Memory, default=None
         Where fitted source stagers are kept; see :class:`DistilledSleepStager`.
     classes, class_weight, validation, random_state, device, max_epochs, batch_size, lr
@@ -130,8 +134,23 @@ class FineTunedSleepStager(SleepStager):
             self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
         return super()._learn_from_source(pair, y, seed)
 
-    def _take_data(self, pair, y):
-        codes = super()._take_data(pair, y)
+    def _check_ahead(self, y):
+        pretrained = final_stager(self.pretrained)
+        if is_frozen(self.pretrained):
+            check_is_fitted(self.pretrained)
+        else:
+            pretrained._check_ahead(y)
+        if self.classes is not None:
+            find_classes(self.classes, y)
+        options = self.get_params_for("module")
+        if options:
+            raise ValueError(
+                f"The network is the pretrained stager's: give {', '.join(options)} there, "
+                "as pretrained__module__..."
+            )
+
+    def _take_data(self, pair, y, go_on=False):
+        codes = super()._take_data(pair, y, go_on)
         expected = final_stager(self.pretrained_).signal_
         for name, what in (("n_chans", "channel(s)"), ("n_times", "samples an epoch")):
             if self.signal_[name] != expected[name]:
@@ -141,14 +160,16 @@ class FineTunedSleepStager(SleepStager):
                 )
         return codes
 
-    def _given_classes(self):
+    def _find_classes(self, y):
         pretrained = final_stager(self.pretrained_).classes_
-        if self.classes is not None:
+        if self.classes is not None and not np.array_equal(
+            find_classes(self.classes, y), pretrained
+        ):
             raise ValueError(
-                "classes is the pretrained stager's, whose outputs are carried over: "
-                f"{pretrained.tolist()}. Give it there."
+                f"The outputs are the pretrained stager's, {pretrained.tolist()}; given "
+                f"classes={self.classes!r}. Leave classes out."
             )
-        return pretrained
+        return find_classes(pretrained, y)
 
     # ------------------------------------------------------------ skorch's small methods
 
@@ -168,7 +189,7 @@ class FineTunedSleepStager(SleepStager):
 
     def _set_training(self, training=True):
         super()._set_training(training)
-        if training:
+        if training and self.trainable != "all":
             rest_untrained(self.module_)
 
     # ------------------------------------------------------------ parameters
@@ -233,10 +254,12 @@ def trained_parameters(module, trainable):
 
 
 def rest_untrained(module):
-    """Put the parts of a network of which nothing is trained into evaluation mode."""
+    """Put the parts of a network of which nothing is trained into evaluation mode.
+
+    Parts without any state of their own (activations, dropout) stay as they are.
+    """
     for child in module.children():
-        parameters = list(child.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            child.eval()
-        else:
+        if any(parameter.requires_grad for parameter in child.parameters()):
             rest_untrained(child)
+        elif child.state_dict():
+            child.eval()

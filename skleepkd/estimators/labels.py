@@ -26,6 +26,8 @@ def check_labels(y, n_epochs):
     """
     y = np.asarray(y)
     if y.dtype == object:
+        y = _of_one_kind(y)
+    if y.dtype.kind == "S":
         y = y.astype(str)
     if y.shape != (n_epochs,):
         raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
@@ -81,6 +83,8 @@ def find_classes(classes, y):
             f"{', '.join(map(str, found))}. Merge stages with skleepkd.stages.to_scheme, or "
             f"name another scheme ({', '.join(SCHEMES)})."
         )
+    if len(np.unique(found)) < len(found) or is_unscored(found).any():
+        raise ValueError(f"classes names each stage once; given {found.tolist()}.")
     if len(found) < 2:
         raise ValueError(
             f"Only the stage {', '.join(map(str, found))} is in y; a stager needs at least "
@@ -103,10 +107,28 @@ def encode(y, classes):
     -------
     ndarray of int64, shape (n_epochs,)
     """
+    unknown = ~(np.isin(y, classes) | is_unscored(y))
+    if unknown.any():
+        raise ValueError(
+            f"Unknown stage {y[unknown][0]}; the classes are {classes.tolist()}."
+        )
     order = np.argsort(classes)
     codes = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
     codes[is_unscored(y)] = UNSCORED
     return codes
+
+
+def _of_one_kind(y):
+    """Take an array of objects for what its values are: all integers, or all names."""
+    if all(isinstance(label, (int, np.integer)) for label in y.flat):
+        return y.astype(np.int64)
+    if all(isinstance(label, str) for label in y.flat):
+        return y.astype(str)
+    kinds = sorted({type(label).__name__ for label in y.flat})
+    raise ValueError(
+        f"y mixes {' and '.join(kinds)}: stages are all codes (-1 where unscored) or all "
+        'names ("?" where unscored).'
+    )
 
 
 def class_weights(class_weight, codes, classes):

@@ -28,7 +28,7 @@ def begin_online(stager, source, y, held_out, classes):
     ValueError
         If the teacher was given other classes.
     """
-    stager.held_out_ = held_out
+    stager.held_out_, stager.best_epoch_ = held_out, None
     if stager.classes is None:
         stager.classes = classes.tolist()
     if not np.array_equal(find_classes(stager.classes, y), classes):

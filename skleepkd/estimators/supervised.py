@@ -16,7 +16,7 @@ from skleepkd.estimators.labels import check_labels, class_weights, encode, find
 from skleepkd.estimators.net import Net, seeded
 from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
-from skleepkd.networks.build import build_network
+from skleepkd.networks.build import build_network, find_network
 from skleepkd.networks.declared import feature_layers
 from skleepkd.stages import EPOCH_SECONDS, is_unscored
 
@@ -86,6 +86,11 @@ class SleepStager(Net):
         The network.
     history_ : skorch.history.History
         Losses, their terms and the validation kappa, pass by pass.
+
+    Notes
+    -----
+    ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
+    that unscored rows become a class of their own: leave them out there.
 
     Examples
     --------
@@ -259,17 +264,27 @@ class SleepStager(Net):
 
     # ------------------------------------------------------------ fitting
 
-    def _fit(self, pair, y):
+    def _fit(self, pair, y, go_on=False):
+        """Train on a pair; ``go_on`` with the weights and the optimiser that are there."""
         y = check_labels(y, len(pair))
+        check_signal(pair, "target")
+        self._check_ahead(y)
+        go_on = (go_on or self.warm_start) and self.initialized_
         seed, source_seed = self._draw_seeds()
         subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
         pair, y = self._learn_from_source(pair, y, source_seed)
-        codes = self._take_data(pair, y)
+        codes = self._take_data(pair, y, go_on)
         with seeded(seed, self.device):
-            if not (self.warm_start and self.initialized_):
+            if not go_on:
                 self.initialize()
             return self.train(pair, codes)
+
+    def _check_ahead(self, y):
+        """Find mistakes before a teacher is fitted, which may take hours."""
+        class_weights(self.class_weight, np.array([], int), self._find_classes(y))
+        if isinstance(self.module, str):
+            find_network(self.module)
 
     def _draw_seeds(self):
         """Draw a seed for this network, and one for a network that learns from the source.
@@ -286,31 +301,43 @@ class SleepStager(Net):
             pair, y = pair[scored], y[scored]
         return pair.target_epochs, y
 
-    def _take_data(self, pair, y):
-        """Check the target, remember what it is, and return the codes of ``y``."""
-        check_signal(pair, "target")
-        classes = find_classes(self._given_classes(), y)
+    def _take_data(self, pair, y, go_on=False):
+        """Remember what the target is, and return the codes of ``y``."""
+        classes = self._find_classes(y)
         codes = encode(y, classes)
         training = ~self._validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        self.classes_inferred_ = classes
-        self.class_weight_ = class_weights(self.class_weight, codes[training], classes)
-        self.signal_ = {
+        signal = {
             "n_chans": pair.shape[1],
             "n_times": pair.shape[2],
             "n_outputs": len(classes),
             "sfreq": pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS,
         }
-        self.fitted_on_ = {
+        fitted_on = {
             name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
             for name in ("subject", "recording")
         }
+        if go_on:
+            if signal != self.signal_ or not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    "A training goes on with the classes, channels, samples and sampling "
+                    f"rate that it began with: {self.classes_.tolist()}, {self.signal_}; "
+                    f"given {classes.tolist()}, {signal}. Fix the classes with classes=."
+                )
+            for name, before in self.fitted_on_.items():
+                known = before is not None and fitted_on[name] is not None
+                fitted_on[name] = np.union1d(before, fitted_on[name]) if known else None
+        self.classes_inferred_ = classes
+        self.class_weight_ = class_weights(self.class_weight, codes[training], classes)
+        self.signal_ = signal
+        self.epoch_shape_ = pair.shape[1:]
+        self.fitted_on_ = fitted_on
         return codes
 
-    def _given_classes(self):
-        """Return what ``classes`` says."""
-        return self.classes
+    def _find_classes(self, y):
+        """Find the labels of the network's outputs, in order."""
+        return find_classes(self.classes, y)
 
     def _validates(self, pair):
         """Mark the rows of the subjects who are held out."""
@@ -320,27 +347,22 @@ class SleepStager(Net):
 
     # ------------------------------------------------------------ skorch's small methods
 
-    def partial_fit(self, X, y=None, classes=None, **fit_params):
-        """Train on with rows like those that ``fit`` was given, without starting anew.
+    def partial_fit(self, X, y, classes=None, groups=None):
+        """Train on, with the weights and the optimiser that are there.
 
         Parameters
         ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts.
-        y : array-like of shape (n_epochs,)
-            Stages.
-        classes, **fit_params
-            Ignored; they are there for skorch.
+        X, y, groups
+            As for ``fit``; classes, channels and samples must be those of ``fit``.
+        classes : object
+            Ignored; it is there for scikit-learn.
 
         Returns
         -------
         SleepStager
             The stager itself.
         """
-        if not hasattr(self, "signal_"):
-            raise ValueError("Call fit first; partial_fit continues a training.")
-        pair = as_pair(X)
-        return self.train(pair, encode(check_labels(y, len(pair)), self.classes_))
+        return self._fit(as_pair(X, groups=groups), y, go_on=True)
 
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
@@ -379,11 +401,14 @@ class SleepStager(Net):
             ("print_log", PrintLog()),
         ]
 
-    def note_term(self, name, value, training):
-        """Add a batch's term of the loss to the history's mean of this pass."""
+    def note_term(self, name, value, training, weight):
+        """Add a batch's term of the loss to the history's mean of this pass.
+
+        ``weight`` is the number of epochs that the term averages.
+        """
         name = f"{'train' if training else 'valid'}_{name}"
         total, count = self.terms_.get(name, (0.0, 0))
-        self.terms_[name] = (total + value.detach(), count + 1)
+        self.terms_[name] = (total + weight * value.detach(), count + weight)
 
     def infer(self, x, **fit_params):
         """Answer a batch ``{"target": ...}``."""
@@ -399,11 +424,18 @@ class SleepStager(Net):
 
     def _check_predicted(self, X):
         pair = as_pair(X)
-        given, fitted = pair.shape[1:], (self.signal_["n_chans"], self.signal_["n_times"])
-        if given[:2] != fitted:
+        given, fitted = pair.shape[1:], self.epoch_shape_
+        if given != fitted:
             raise ValueError(
-                f"This stager was fitted to epochs of {fitted[0]} channel(s) and {fitted[1]} "
-                f"samples; given {given[0]} channel(s) and {given[1]} samples."
+                f"This stager was fitted to epochs of {fitted[0]} channel(s) and "
+                f"{', '.join(map(str, fitted[1:]))} samples; given {given[0]} channel(s) and "
+                f"{', '.join(map(str, given[1:]))} samples."
+            )
+        sfreq = pair.sfreq["target"]
+        if sfreq and not np.isclose(sfreq, self.signal_["sfreq"]):
+            raise ValueError(
+                f"This stager was fitted to {self.signal_['sfreq']:g} Hz; given epochs at "
+                f"{sfreq:g} Hz. Resample them."
             )
         if not len(pair):
             raise ValueError("X holds no epochs.")

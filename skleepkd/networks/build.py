@@ -48,7 +48,12 @@ def build_network(module, signal, options):
         options = {"time_conv_size_s": 9 / signal["sfreq"], **options}
     names = inspect.signature(module).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in names.values())
-    handed = {key: value for key, value in signal.items() if takes_all or key in names}
+    fixed = getattr(module, "keywords", {})  # of a functools.partial
+    handed = {
+        key: value
+        for key, value in signal.items()
+        if (takes_all or key in names) and key not in fixed
+    }
     return module(**{**handed, **options})
 
 
