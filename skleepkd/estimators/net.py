@@ -1,13 +1,21 @@
-"""skorch's classifier with a device that may be "auto", and pickles that travel."""
+"""skorch's classifier, with the small methods that every stager overrides."""
 
 from contextlib import contextmanager
 
 import torch
 from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
+from torch.utils.data import DataLoader
+
+from skleepkd.estimators.batches import EpochDataset, as_is
+from skleepkd.estimators.callbacks import BestWeights, LossTerms
 
 
 class Net(NeuralNetClassifier):
-    """What every stager needs of skorch and skorch does otherwise."""
+    """Batches of epochs, terms of the loss, a device that may be "auto", pickles that travel.
+
+    A subclass sets ``class_weight_`` before the network is initialised.
+    """
 
     def check_data(self, X, y=None):
         """Do nothing: ``fit`` has checked."""
@@ -24,6 +32,63 @@ class Net(NeuralNetClassifier):
         self.fit_loop(X, y)
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def initialize_criterion(self):
+        """Build the criterion with the weights of the classes."""
+        options = self.get_params_for("criterion")
+        if self.class_weight_ is not None:
+            options["weight"] = torch.from_numpy(self.class_weight_)
+        self.criterion_ = self.initialized_instance(self.criterion, options)
+        return self
+
+    def trained_modules(self):
+        """Networks whose best weights are kept together."""
+        return [self.module_]
+
+    @property
+    def _default_callbacks(self):
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("loss_terms", LossTerms()),
+            ("best_weights", BestWeights()),
+            ("print_log", PrintLog()),
+        ]
+
+    def note_term(self, name, value, training, weight):
+        """Add a batch's term of the loss to the history's mean of this pass.
+
+        ``weight`` is the number of epochs that the term averages.
+        """
+        name = f"{'train' if training else 'valid'}_{name}"
+        total, count = self.terms_.get(name, (0.0, 0))
+        self.terms_[name] = (total + weight * value.detach(), count + weight)
+
+    def infer(self, x, **fit_params):
+        """Answer a batch ``{"target": ...}``."""
+        return self.module_(x["target"].to(self.device, non_blocking=True))
+
+    def get_iterator(self, dataset, training=False):
+        """Load batches by one indexed read each; training rows are shuffled."""
+        prefix = "iterator_train" if training else "iterator_valid"
+        options = {
+            "batch_size": self.batch_size,
+            "shuffle": training,
+            "pin_memory": torch.device(self.device).type == "cuda",
+            **self.get_params_for(prefix),
+        }
+        if options["batch_size"] == -1:
+            options["batch_size"] = len(dataset)
+        iterator = getattr(self, prefix)
+        if isinstance(getattr(dataset, "dataset", dataset), EpochDataset):
+            options.setdefault("collate_fn", as_is)
+            # Batch normalisation cannot learn from a last batch of a single epoch.
+            if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
+                options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
+        return iterator(dataset, **options)
+
+    # ------------------------------------------------------------ parameters, device
 
     @property
     def device(self):

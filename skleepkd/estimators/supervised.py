@@ -4,13 +4,10 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
-from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
-from torch.utils.data import DataLoader
 
 from skleepkd.distillation.features import capture_features
-from skleepkd.estimators.batches import EpochDataset, as_is
-from skleepkd.estimators.callbacks import BestWeights, LossTerms
+from skleepkd.estimators.batches import EpochDataset
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
 from skleepkd.estimators.net import Net, seeded
@@ -378,42 +375,6 @@ class SleepStager(Net):
         """Return what to build and the options that were given for it."""
         return self.module, self.get_params_for("module")
 
-    def initialize_criterion(self):
-        """Build the criterion with the weights of the classes."""
-        options = self.get_params_for("criterion")
-        if self.class_weight_ is not None:
-            options["weight"] = torch.from_numpy(self.class_weight_)
-        self.criterion_ = self.initialized_instance(self.criterion, options)
-        return self
-
-    def trained_modules(self):
-        """Networks whose best weights are kept together."""
-        return [self.module_]
-
-    @property
-    def _default_callbacks(self):
-        return [
-            ("epoch_timer", EpochTimer()),
-            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("loss_terms", LossTerms()),
-            ("best_weights", BestWeights()),
-            ("print_log", PrintLog()),
-        ]
-
-    def note_term(self, name, value, training, weight):
-        """Add a batch's term of the loss to the history's mean of this pass.
-
-        ``weight`` is the number of epochs that the term averages.
-        """
-        name = f"{'train' if training else 'valid'}_{name}"
-        total, count = self.terms_.get(name, (0.0, 0))
-        self.terms_[name] = (total + weight * value.detach(), count + weight)
-
-    def infer(self, x, **fit_params):
-        """Answer a batch ``{"target": ...}``."""
-        return self.module_(x["target"].to(self.device, non_blocking=True))
-
     def get_dataset(self, X, y=None):
         """Make the data set of a batch loader; without ``y``, X is checked first."""
         if is_dataset(X):
@@ -453,22 +414,3 @@ class SleepStager(Net):
             dataset.take(np.flatnonzero(~validates)),
             dataset.take(np.flatnonzero(validates & scored)),
         )
-
-    def get_iterator(self, dataset, training=False):
-        """Load batches by one indexed read each; training rows are shuffled."""
-        prefix = "iterator_train" if training else "iterator_valid"
-        options = {
-            "batch_size": self.batch_size,
-            "shuffle": training,
-            "pin_memory": torch.device(self.device).type == "cuda",
-            **self.get_params_for(prefix),
-        }
-        if options["batch_size"] == -1:
-            options["batch_size"] = len(dataset)
-        iterator = getattr(self, prefix)
-        if isinstance(getattr(dataset, "dataset", dataset), EpochDataset):
-            options.setdefault("collate_fn", as_is)
-            # Batch normalisation cannot learn from a last batch of a single epoch.
-            if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
-                options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-        return iterator(dataset, **options)

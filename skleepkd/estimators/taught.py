@@ -1,0 +1,255 @@
+"""How a student is trained: its teacher's part of the batches and of the loss."""
+
+import copy
+
+import numpy as np
+import torch
+from skorch.utils import is_dataset
+from torch import nn
+
+from skleepkd.distillation.features import OUTPUT, capture_features, check_layers
+from skleepkd.distillation.losses import (
+    FeatureLoss,
+    FeatureMSE,
+    PlainFeatureLoss,
+    SoftmaxDistillation,
+)
+from skleepkd.distillation.teachers import (
+    architecture,
+    final_stager,
+    log_probabilities,
+    teacher_features,
+    transformed,
+)
+from skleepkd.estimators.batches import EpochDataset
+from skleepkd.estimators.online import online_step
+from skleepkd.estimators.supervised import SleepStager
+from skleepkd.networks.declared import feature_layers
+
+FEATURE_LOSSES = {"mse": FeatureMSE}
+
+#: The statistics of standardised features are learned on about so many training rows.
+ROWS_FOR_STATISTICS = 4096
+
+#: What a batch carries of the teacher: logarithms of its probabilities, and features.
+_ANSWER = "teacher_answer"
+_FEATURE = "teacher_feature_"
+
+
+class TaughtStager(SleepStager):
+    """The small methods of skorch that a distilled stager overrides.
+
+    A subclass has the parameters ``strategy``, ``feature_loss``, ``feature_weight``,
+    ``layers``, ``alpha``, ``temperature`` and ``start_from_teacher``, and sets
+    ``teacher_`` before the network is initialised.
+    """
+
+    @property
+    def _uses_features(self):
+        return self.feature_loss is not None and self.feature_weight != 0
+
+    def trained_modules(self):
+        """Networks whose best weights are kept together: online, the teacher's too."""
+        if self.strategy == "online":
+            return [self.module_, final_stager(self.teacher_).module_]
+        return [self.module_]
+
+    def _network(self):
+        if self.module is not None:
+            return super()._network()
+        module, options = architecture(final_stager(self.teacher_))
+        return module, {**options, **self.get_params_for("module")}
+
+    def initialize_module(self):
+        """Build the student and, if asked to, give it the teacher's weights."""
+        super().initialize_module()
+        if self.start_from_teacher:
+            self._need_equal_classes("start_from_teacher")
+            copy_weights(final_stager(self.teacher_).module_, self.module_)
+        if self._uses_features:
+            self.layers_ = self._paired_layers()
+            if any(OUTPUT in pair for pair in self.layers_):
+                self._need_equal_classes("layers='output'")
+        return self
+
+    def _need_equal_classes(self, name):
+        teacher = final_stager(self.teacher_).classes_
+        if not np.array_equal(teacher, self.classes_):
+            raise ValueError(
+                f"{name} needs the same classes in the same order: the teacher has "
+                f"{teacher.tolist()}, the student {self.classes_.tolist()}. Give both the "
+                "same classes=."
+            )
+
+    def _paired_layers(self):
+        """Pairs of the names of a student's and a teacher's layer."""
+        teacher = final_stager(self.teacher_).module_
+        if self.layers is None:
+            own, taught = feature_layers(self.module_), feature_layers(teacher)
+            if len(own) != len(taught):
+                raise ValueError(
+                    f"The student declares the feature layers {own} and the teacher {taught}; "
+                    "pair them with layers=[(student's, teacher's), ...]."
+                )
+            pairs = list(zip(own, taught, strict=True))
+        else:
+            names = [self.layers] if isinstance(self.layers, str) else self.layers
+            pairs = [
+                (name, name) if isinstance(name, str) else tuple(name) for name in names
+            ]
+        if not pairs:
+            raise ValueError("layers is empty; name a layer, or give feature_loss=None.")
+        check_layers(self.module_, [own for own, _ in pairs])
+        check_layers(teacher, [taught for _, taught in pairs])
+        return pairs
+
+    def initialize_criterion(self):
+        """Build the criterion and the teacher's terms."""
+        super().initialize_criterion()
+        self.softmax_loss_ = SoftmaxDistillation(self.temperature)
+        if self._uses_features:
+            loss = self.feature_loss
+            loss = FEATURE_LOSSES[loss]() if isinstance(loss, str) else loss
+            if not isinstance(loss, FeatureLoss):
+                loss = PlainFeatureLoss(loss)
+            # One for each layer, since each may learn statistics of its own.
+            self.feature_losses_ = nn.ModuleList(copy.deepcopy(loss) for _ in self.layers_)
+        return self
+
+    def get_dataset(self, X, y=None):
+        """Make the data set of a batch loader; with ``y``, the teacher's part is in it."""
+        if y is None or is_dataset(X):
+            return super().get_dataset(X, y)
+        source = X.source_epochs
+        if self.strategy == "online":
+            return EpochDataset(
+                X.target_epochs, y, {"source": transformed(self.teacher_, source)}
+            )
+        extras = {}
+        if self.alpha:
+            extras[_ANSWER] = log_probabilities(self.teacher_, source, self.classes_)
+        if self._uses_features:
+            features = teacher_features(
+                final_stager(self.teacher_),
+                transformed(self.teacher_, source),
+                [taught for _, taught in self.layers_],
+                [loss.summarise for loss in self.feature_losses_],
+            )
+            self._learn_statistics(features, np.flatnonzero(~self._validates(X)))
+            extras.update((f"{_FEATURE}{k}", array) for k, array in enumerate(features))
+        return EpochDataset(X.target_epochs, y, extras)
+
+    def _learn_statistics(self, features, rows):
+        """Show each loss the teacher's features of (some of) the training rows."""
+        some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
+        for loss, array in zip(self.feature_losses_, features, strict=True):
+            values = torch.from_numpy(array[some].astype(np.float32))
+            loss.learn_statistics(values.to(self.device))
+
+    def train_step(self, batch, **fit_params):
+        """Train on a batch; online, the teacher's own step comes first."""
+        return super().train_step(self._with_online_answers(batch, training=True))
+
+    def validation_step(self, batch, **fit_params):
+        """Judge a batch of the subjects who are held out."""
+        return super().validation_step(self._with_online_answers(batch, training=False))
+
+    def _with_online_answers(self, batch, training):
+        """Let the online teacher take its step; its answers join the batch."""
+        x, y = batch
+        if "source" not in x:
+            return batch
+        stager = final_stager(self.teacher_)
+        layers = [teacher for _, teacher in self.layers_] if self._uses_features else []
+        loss, logits, features = online_step(stager, x["source"], y, layers, training)
+        self.note_term("teacher_loss", loss, training, int((y >= 0).sum()))
+        x = {"target": x["target"]}
+        if self.alpha:
+            x[_ANSWER] = logits
+        for k, feature in enumerate(features):
+            x[f"{_FEATURE}{k}"] = self.feature_losses_[k].summarise(feature)
+        return x, y
+
+    def infer(self, x, **fit_params):
+        """Answer a batch; where a teacher's features are in it, with the student's own."""
+        if f"{_FEATURE}0" not in x:
+            return super().infer(x)
+        names = [student for student, _ in self.layers_]
+        with capture_features(self.module_, names) as seen:
+            logits = super().infer(x)
+        return logits, [seen[name] for name in names]
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Return cross-entropy and the teacher's terms, weighted."""
+        logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
+        cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
+        self.note_term("cross_entropy", cross_entropy, training, int((y_true >= 0).sum()))
+        loss = (1 - self.alpha) * cross_entropy
+        if _ANSWER in X:
+            term = self.softmax_loss_(logits, X[_ANSWER].to(self.device))
+            self.note_term("softmax_loss", term, training, len(y_true))
+            loss = loss + self.alpha * term
+        if features:
+            term = self._feature_term(features, X)
+            self.note_term("feature_loss", term, training, len(y_true))
+            loss = loss + self.feature_weight * term
+        return loss
+
+    def _feature_term(self, features, X):
+        """Average of the feature loss over the layers."""
+        total = 0.0
+        for k, (loss, own) in enumerate(zip(self.feature_losses_, features, strict=True)):
+            taught = X[f"{_FEATURE}{k}"].to(self.device)
+            total = total + loss.compare(loss.summarise(own), taught)
+        return total / len(features)
+
+    # The online teacher hears of each pass, so its own callbacks (a schedule of its
+    # learning rate) work.
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Begin, the online teacher too."""
+        super().on_train_begin(net, X=X, y=y, **kwargs)
+        self._tell_online("on_train_begin", X=X, y=y)
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Begin a pass, the online teacher too."""
+        super().on_epoch_begin(net, **kwargs)
+        self._tell_online("on_epoch_begin", **kwargs)
+
+    def on_epoch_end(self, net, **kwargs):
+        """End a pass, the online teacher too."""
+        super().on_epoch_end(net, **kwargs)
+        self._tell_online("on_epoch_end", **kwargs)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """End, the online teacher too."""
+        super().on_train_end(net, X=X, y=y, **kwargs)
+        if self.strategy == "online":
+            final_stager(self.teacher_).best_epoch_ = self.best_epoch_
+        self._tell_online("on_train_end", X=X, y=y)
+
+    def _tell_online(self, event, **kwargs):
+        if self.strategy == "online":
+            final_stager(self.teacher_).notify(event, **kwargs)
+
+
+def copy_weights(teacher, student):
+    """Give a student its teacher's weights.
+
+    Parameters
+    ----------
+    teacher, student : torch.nn.Module
+        Of equal architecture and shapes.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            "The student cannot begin at the teacher's weights: the networks differ "
+            f"(as many channels and samples, and the same module, are needed). {error}"
+        ) from error
