@@ -1,6 +1,7 @@
 """What the benchmarks share: fits that resume, each in a fresh process, and tables."""
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -11,7 +12,16 @@ from pathlib import Path
 import torch
 from skorch.callbacks import Callback
 
+import skleepkd
 from skleepkd.metrics import staging_report
+
+
+def source_digest():
+    """Digest of the package's source, so that kept results are those of this code."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(skleepkd.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class WatchTestSubject(Callback):

@@ -24,7 +24,15 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from _runs import WatchTestSubject, markdown_table, progress, resume, write, write_csv
+from _runs import (
+    WatchTestSubject,
+    markdown_table,
+    progress,
+    resume,
+    source_digest,
+    write,
+    write_csv,
+)
 from _tables import (
     rows_of_subjects,
     score,
@@ -192,7 +200,7 @@ def describe(options, X, y):
         "schedule": options.schedule,
         "validation": options.validation,
         "seed": options.seed,
-        "skleepkd": version("skleepkd"),
+        "source": source_digest(),
     }
 
 

@@ -17,7 +17,7 @@ All nights are **simulated**: nothing here says how many real nights are needed.
 Run it with ``python benchmarks/label_budget.py``. It writes ``label_budget.csv`` (a row
 for each person, method, number of labelled people and repetition), ``.md`` and ``.png``.
 Interrupted, it goes on with the cells (repetition and number of labelled people) that
-are not in the folder ``benchmarks/cache`` yet; remove it if the code has changed. The
+are not in the folder ``benchmarks/cache`` yet. The
 default settings were chosen on the seeds 100 and 101.
 """
 
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from _runs import markdown_table, progress, resume, write, write_csv
+from _runs import markdown_table, progress, resume, source_digest, write, write_csv
 from joblib import Memory
 from matplotlib.figure import Figure
 from skorch.callbacks import LRScheduler
@@ -238,8 +238,9 @@ def main(arguments=None):
         for seed in options.repetitions
         for n in options.labelled
     }
-    # The cells of other settings lie in another folder.
-    cache = options.cache / f"label_budget_{joblib.hash(vars(settings))[:8]}"
+    # The cells of other settings, and of other code, lie in another folder.
+    key = joblib.hash((vars(settings), source_digest()))[:8]
+    cache = options.cache / f"label_budget_{key}"
     done = resume(run_cell, tasks, cache, n_jobs=options.n_jobs, preload=["skleepkd"])
     cells, n_new = {}, 0
     for name, cell, is_new in progress(done, len(tasks), "Cells, simulated nights"):

@@ -20,7 +20,8 @@ def from_mne(
     ----------
     epochs : mne.Epochs
         Simultaneous channels, in volts unless ``unit`` says otherwise. ``subject``
-        and ``recording`` columns of its metadata are used where they exist.
+        and ``recording`` columns of its metadata are used where they exist. Bad epochs
+        are left out, as ``epochs.drop_bad()`` does.
     target, source : list of str
         The channels of each modality.
     subject, recording : str or array-like of shape (n_epochs,), optional
@@ -38,6 +39,8 @@ def from_mne(
     ValueError
         If a channel or the unit is unknown.
     """
+    if not epochs.preload:  # MNE does not know yet which epochs are bad
+        epochs = epochs.copy().drop_bad(verbose="error")
     ch_names = _picks(epochs.ch_names, target, source)
     sfreq = epochs.info["sfreq"]
     signals = {

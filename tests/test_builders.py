@@ -435,3 +435,18 @@ def test_annotations_on_another_clock():
         PairedEpochs.from_raws(cropped, cropped, cropped.annotations)
     from_its_start = scored(*stages[:8])
     assert len(PairedEpochs.from_raws(cropped, cropped, from_its_start)) == 8
+
+
+def test_epochs_that_were_not_loaded_leave_bad_ones_out(tmp_path):
+    mne = pytest.importorskip("mne")
+    signal = 30e-6 * np.random.default_rng(0).standard_normal((2, 5 * 300))
+    raw = mne.io.RawArray(
+        signal, mne.create_info(["C3", "C4"], 10.0, "eeg"), verbose="error"
+    )
+    raw.set_annotations(mne.Annotations([65.0], [1.0], ["bad contact"]))
+    events = np.array([[300 * k, 0, 1] for k in range(5)])
+    epochs = mne.Epochs(raw, events, tmin=0, tmax=29.9, baseline=None, verbose="error")
+    X = PairedEpochs.from_mne(epochs, target=["C3"])
+    assert X.onset.tolist() == [0, 30, 90, 120]
+    np.testing.assert_allclose(X["target"][2, 0], 1e6 * signal[0, 900:1200], rtol=1e-5)
+    assert not epochs.preload
