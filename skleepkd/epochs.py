@@ -201,8 +201,8 @@ class PairedEpochs:
         target, source : array of shape (n_epochs, n_channels, n_times), optional
             What takes the place of the present signal; None keeps it, unread. Channel
             names are dropped where the number of channels changes, the sampling rate
-            where the number of samples does. Of a pair it is the target, which brings
-            its sampling rate and channel names.
+            where the number of samples does (a spectrogram keeps its signal's). Of a
+            pair it is the target, which brings its sampling rate and channel names.
 
         Returns
         -------
@@ -221,7 +221,8 @@ class PairedEpochs:
             if len(ch_names[modality] or ()) != signal.shape[1]:
                 ch_names[modality] = None
             before = self._signals.get(modality)
-            if before is not None and before.shape[2:] != signal.shape[2:]:
+            both = before is not None and len(before.shape) == len(signal.shape) == 3
+            if both and before.shape[2] != signal.shape[2]:
                 sfreq[modality] = None
         return PairedEpochs(**signals, **self._columns, sfreq=sfreq, ch_names=ch_names)
 

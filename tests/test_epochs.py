@@ -380,3 +380,10 @@ def test_pairs_that_cannot_be_joined(changes, message):
 def test_nothing_to_join():
     with pytest.raises(ValueError, match="the list of pairs is empty"):
         PairedEpochs.concatenate([])
+
+
+def test_a_signal_with_other_samples_has_no_known_rate():
+    X = PairedEpochs(np.zeros((3, 1, 60)), np.zeros((3, 1, 60)), sfreq=2.0)
+    assert X.replace(target=np.zeros((3, 1, 30))).sfreq == {"target": None, "source": 2.0}
+    assert X.replace(target=np.zeros((3, 2, 60))).sfreq == {"target": 2.0, "source": 2.0}
+    assert X.replace(source=np.zeros((3, 1, 9, 9))).sfreq == {"target": 2.0, "source": 2.0}
