@@ -1,5 +1,6 @@
 """Sleep-staging networks: plain ``nn.Module`` classes with braindecode's argument names."""
 
 from .cross_modal_transformer import EpochCrossModalTransformer
+from .utime import UTime
 
-__all__ = ["EpochCrossModalTransformer"]
+__all__ = ["EpochCrossModalTransformer", "UTime"]
