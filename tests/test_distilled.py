@@ -9,7 +9,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.distillation import FeatureMSE, SoftmaxDistillation, capture_features
+from skleepkd.distillation import (
+    AttentionTransfer,
+    FeatureMSE,
+    SoftmaxDistillation,
+    capture_features,
+)
 from tests.tiny import TinyNetwork, make_pair
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
@@ -561,3 +566,54 @@ def test_an_unfitted_frozen_teacher_says_so(pair):
     X, y = pair
     with pytest.raises(ValueError, match="not fitted"):
         student(FrozenEstimator(teacher())).fit(X, y)
+
+
+# ---------------------------------------------------------------- attention transfer
+
+
+def attentive(**kwargs):
+    """A student with other filters than its teacher's, over as many moments."""
+    options = {"module__pools": (3, 2), "device": "cpu", "max_epochs": 2}
+    given = SleepStager("UTime", module__filters=(2, 4, 8), **options)
+    return DistilledSleepStager(
+        given,
+        "UTime",
+        module__filters=(3, 5, 6),
+        feature_loss="attention",
+        random_state=0,
+        **{**options, **kwargs},
+    )
+
+
+@pytest.mark.parametrize("strategy", ["offline", "online"])
+def test_attention_of_the_teacher_draws_the_student(strategy):
+    X, y = make_pair(n_subjects=3)
+    distance = {}
+    for weight in (1e-6, 10.0):
+        net = attentive(
+            strategy=strategy, feature_weight=weight, max_epochs=15, lr=0.02, batch_size=16
+        )
+        terms = net.fit(X, y).history_[:, "train_feature_loss"]
+        assert all(0 < term < np.sqrt(2) for term in terms)
+        distance[weight] = terms[-1]
+    assert distance[10.0] < 0.85 * distance[1e-6]
+
+
+def test_attention_term_is_the_mean_over_layers(pair):
+    """One full batch, no learning: recompute it from the features of both networks."""
+    X, y = pair
+    net = attentive(batch_size=len(X), max_epochs=1, lr=0.0).fit(X, y)
+    taught = net.teacher_.module_.eval()
+    layers = taught.feature_layers
+    with torch.no_grad(), capture_features(net.module_.train(), layers) as own:
+        net.module_(torch.from_numpy(X["target"]))
+    with torch.no_grad(), capture_features(taught, layers) as theirs:
+        taught(torch.from_numpy(X["source"]))
+    terms = [AttentionTransfer()(own[name], theirs[name]).item() for name in layers]
+    assert len(terms) == 6
+    assert net.history_[-1]["train_feature_loss"] == pytest.approx(np.mean(terms), rel=2e-3)
+
+
+def test_attention_without_a_time_axis_says_so(pair):
+    with pytest.raises(ValueError, match="without a time axis"):
+        student(feature_loss="attention").fit(*pair)

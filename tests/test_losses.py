@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skleepkd.distillation import FeatureMSE, SoftmaxDistillation
+from skleepkd.distillation import AttentionTransfer, FeatureMSE, SoftmaxDistillation
 
 
 def random_features(shape=(4, 3, 5), seed=0):
@@ -49,6 +49,76 @@ def test_feature_mse_standardised_by_the_teachers_training_statistics():
 def test_feature_mse_does_not_broadcast():
     with pytest.raises(ValueError, match=r"\(3,\).*\(3, 5\)"):
         FeatureMSE()(torch.zeros(4, 3), torch.zeros(4, 3, 5))
+
+
+def bursts(*moments, n_times=6, size=1.0):
+    """One epoch of one channel that is zero except at the given moments."""
+    x = torch.zeros(1, 1, n_times, dtype=torch.float64)
+    x[..., list(moments)] = size
+    return x
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (bursts(1), bursts(1, size=-70.0), 0.0),  # neither size nor sign matters
+        (bursts(1), bursts(4), np.sqrt(2)),
+        (bursts(1), bursts(1, 4), np.sqrt(2 - np.sqrt(2))),  # 45 degrees apart
+        (bursts(0, 1, 2, 3), bursts(2, 3, 4, 5), 1.0),  # a cosine of one half
+        (bursts(), bursts(2), 1.0),  # a silent student
+    ],
+)
+def test_attention_transfer_closed_forms(student, teacher, expected):
+    loss = AttentionTransfer()(student, teacher)
+    assert loss.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_attention_transfer_against_numpy():
+    rng = np.random.default_rng(0)
+    student, teacher = rng.standard_normal((5, 3, 11)), rng.standard_normal((5, 8, 11))
+    distances = []
+    for own, taught in zip(student, teacher, strict=True):
+        own, taught = np.einsum("ct,ct->t", own, own), np.einsum("ct,ct->t", taught, taught)
+        cosine = own @ taught / np.sqrt((own @ own) * (taught @ taught))
+        distances.append(np.sqrt(2 - 2 * cosine))
+    student, teacher = torch.from_numpy(student), torch.from_numpy(teacher)
+    loss = AttentionTransfer()
+    assert loss(student, teacher).item() == pytest.approx(np.mean(distances))
+    # An epoch's loss does not depend on the others in its batch.
+    for k in range(5):
+        alone = loss(student[[k]], teacher[[k]])
+        assert alone.item() == pytest.approx(distances[k])
+
+
+def test_attention_map_is_what_is_kept():
+    features = torch.randn(4, 7, 10)
+    maps = AttentionTransfer().summarise(features)
+    assert maps.shape == (4, 10)
+    np.testing.assert_allclose(np.linalg.norm(maps, axis=1), 1, rtol=1e-6)
+    torch.testing.assert_close(AttentionTransfer().compare(maps, maps), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0])
+def test_attention_transfer_of_silent_and_equal_maps_has_a_finite_gradient(size):
+    student = (size * torch.ones(2, 3, 5)).requires_grad_()
+    for teacher in (torch.zeros(2, 3, 5), torch.ones(2, 3, 5)):
+        loss = AttentionTransfer()(student, teacher)
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+
+def test_attention_transfer_gradient():
+    student, teacher = random_features()
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(AttentionTransfer(), (student, teacher))
+
+
+def test_attention_transfer_needs_time_and_equally_much_of_it():
+    with pytest.raises(ValueError, match=r"\(4, 3\), without a time axis"):
+        AttentionTransfer()(torch.zeros(4, 3), torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="5 moments and the teacher's 6"):
+        AttentionTransfer()(torch.zeros(4, 3, 5), torch.zeros(4, 3, 6))
 
 
 def test_softmax_distillation_closed_form():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["FeatureLoss", "FeatureMSE", "SoftmaxDistillation"]
+__all__ = ["AttentionTransfer", "FeatureLoss", "FeatureMSE", "SoftmaxDistillation"]
 
 #: A channel whose spread is below this share of the typical spread counts as dead.
 DEAD_BELOW = 0.05
@@ -32,7 +32,7 @@ class FeatureLoss(nn.Module):
         raise NotImplementedError
 
     def forward(self, student, teacher):
-        """Return the loss of two feature tensors of equal shape, a scalar."""
+        """Return the loss of two feature tensors, a scalar."""
         return self.compare(self.summarise(student), self.summarise(teacher))
 
 
@@ -128,6 +128,65 @@ class FeatureMSE(FeatureLoss):
             student, teacher = (student - mean) / std, (teacher - mean) / std
         loss = F.mse_loss(student, teacher)
         return loss if self.reduction == "mean" else loss * student[0].numel()
+
+
+class AttentionTransfer(FeatureLoss):
+    """Distance between where in time the student's and the teacher's features are large.
+
+    The attention map of an epoch is the sum over channels of its squared features, a
+    positive number for each moment, divided by the map's Euclidean norm over time. The
+    loss is the Euclidean distance of the two maps, averaged over epochs: 0 where they are
+    proportional, the square root of 2 where they never overlap. Each epoch stands for
+    itself, whatever else is in its batch.
+
+    Student and teacher need not have the same number of channels, and the scale of
+    neither matters; they need the same number of moments.
+
+    Notes
+    -----
+    Equation 3 of the paper adds the distances of several layers;
+    :class:`~skleepkd.DistilledSleepStager` takes their mean, which is the paper's
+    sum where ``feature_weight`` is the number of layers. The paper's published code
+    differs: it divides by the norm over the batch, takes the mean absolute difference,
+    and counts one layer twice.
+
+    References
+    ----------
+    Joshi et al. (2021), A deep knowledge distillation framework for EEG assisted
+    enhancement of single-lead ECG based sleep staging, equation 3; Zagoruyko and
+    Komodakis (2017), Paying more attention to attention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skleepkd.distillation import AttentionTransfer
+    >>> student = torch.tensor([[[1.0, 0.0, 0.0]]])
+    >>> teacher = torch.tensor([[[0.0, 5.0, 0.0], [0.0, 1.0, 0.0]]])
+    >>> AttentionTransfer()(student, teacher)
+    tensor(1.4142)
+    """
+
+    def summarise(self, features):
+        """Return the normalised maps, (batch, times), of (batch, channels, times)."""
+        if features.ndim < 3:
+            raise ValueError(
+                "Attention maps need features of shape (batch, channels, times); these have "
+                f"the shape {tuple(features.shape)}, without a time axis. Name layers that "
+                "keep time with layers=, or take another feature_loss."
+            )
+        # (batch, channels, times) -> (batch, times); further axes are strung together
+        maps = features.square().sum(dim=1).flatten(1)
+        return F.normalize(maps, dim=1)
+
+    def compare(self, student, teacher):
+        """Return the Euclidean distance of two maps, averaged over epochs."""
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"The student's features have {student.shape[1]} moments and the teacher's "
+                f"{teacher.shape[1]}; attention maps need equally many. Give both networks "
+                "epochs of the same number of samples, or name layers that match."
+            )
+        return torch.linalg.vector_norm(student - teacher, dim=1).mean()
 
 
 def _channel_statistics(features):

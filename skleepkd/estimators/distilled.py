@@ -49,8 +49,10 @@ class DistilledSleepStager(TaughtStager):
         "online": both are trained together, the teacher on its own cross-entropy alone;
         the student's losses send it no gradient. Passes and batches are the student's,
         optimiser and class weights the teacher's own.
-    feature_loss : "mse", None or torch.nn.Module, default="mse"
-        Compares features; a module is called with (student, teacher). None: no term.
+    feature_loss : {"mse", "attention"}, None or torch.nn.Module, default="mse"
+        Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
+        :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time), or
+        a module that is called with (student, teacher). None: no term.
     feature_weight : float, default=1.0
         Weight of the feature term.
     layers : sequence of str or of (student, teacher) pairs, or None, default=None
@@ -89,8 +91,10 @@ class DistilledSleepStager(TaughtStager):
     References
     ----------
     Anandakumar et al. (2022), Knowledge distillation for ear-EEG sleep staging (offline
-    and online feature distillation, equations 1 and 2); Hinton et al. (2015),
-    Distilling the knowledge in a neural network (the softmax term).
+    and online feature distillation, equations 1 and 2); Joshi et al. (2021), A deep
+    knowledge distillation framework for EEG assisted enhancement of single-lead ECG
+    based sleep staging (attention transfer, equation 3); Hinton et al. (2015), Distilling
+    the knowledge in a neural network (the softmax term).
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012

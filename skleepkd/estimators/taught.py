@@ -9,6 +9,7 @@ from torch import nn
 
 from skleepkd.distillation.features import OUTPUT, capture_features, check_layers
 from skleepkd.distillation.losses import (
+    AttentionTransfer,
     FeatureLoss,
     FeatureMSE,
     PlainFeatureLoss,
@@ -26,7 +27,7 @@ from skleepkd.estimators.online import online_step
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.declared import feature_layers
 
-FEATURE_LOSSES = {"mse": FeatureMSE}
+FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
 
 #: The statistics of standardised features are learned on about so many training rows.
 ROWS_FOR_STATISTICS = 4096
