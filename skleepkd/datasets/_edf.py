@@ -1,0 +1,57 @@
+"""Headers of EDF files, read without their signals."""
+
+from collections import namedtuple
+from functools import partial
+
+#: What a header says: duration in seconds, and the unit of each channel by label.
+Header = namedtuple("Header", "duration units")
+
+
+def read_header(path):
+    """Read what an EDF header promises, and check that the file is as long.
+
+    MNE reads the records that are there; it takes a file cut short for a short night.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    Header
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no EDF file, or shorter than its header says.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: is the data set complete?")
+    with path.open("rb") as file:
+        fixed = file.read(256)
+        try:
+            n_header, n_records = int(fixed[184:192]), int(fixed[236:244])
+            record_seconds, n_channels = float(fixed[244:252]), int(fixed[252:256])
+            text = file.read(256 * n_channels).decode("latin-1")
+            column = partial(_column, text, n_channels)
+            samples = [int(value) for value in column(216, 8)]
+        except ValueError as error:
+            raise ValueError(f"{path} is no EDF file, or is damaged: {error}.") from error
+    expected, size = n_header + 2 * n_records * sum(samples), path.stat().st_size
+    if n_records < 1 or size < expected:
+        raise ValueError(
+            f"{path} has {size} bytes; its header promises {n_records} records, {expected} "
+            "bytes. The file is cut short; download it again."
+        )
+    units = dict(zip(column(0, 16), column(96, 8), strict=True))
+    return Header(n_records * record_seconds, units)
+
+
+def _column(text, n_channels, before, width):
+    """Cut a field of each channel out of a header; ``before`` is the width of those before."""
+    start = before * n_channels
+    ends = range(start + width, start + width * n_channels + 1, width)
+    return [text[end - width : end].strip() for end in ends]
