@@ -221,8 +221,8 @@ class SoftmaxDistillation(nn.Module):
     >>> import torch
     >>> from skleepkd.distillation import SoftmaxDistillation
     >>> logits = torch.tensor([[0.0, 1.0]])
-    >>> SoftmaxDistillation(temperature=2.0)(logits, logits)
-    tensor(0.)
+    >>> SoftmaxDistillation(temperature=2.0)(logits, -logits).round(decimals=3)
+    tensor(0.4900)
     """
 
     def __init__(self, temperature=1.0):
