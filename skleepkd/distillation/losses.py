@@ -75,7 +75,8 @@ class FeatureMSE(FeatureLoss):
 
     References
     ----------
-    Anandakumar et al. (2022), Knowledge distillation for ear-EEG sleep staging,
+    Anandakumar et al. (2022), A knowledge distillation framework for enhancing ear-EEG
+    based sleep staging with scalp-EEG data,
     equations 1 and 2.
 
     Examples

@@ -90,7 +90,8 @@ class DistilledSleepStager(TaughtStager):
 
     References
     ----------
-    Anandakumar et al. (2022), Knowledge distillation for ear-EEG sleep staging (offline
+    Anandakumar et al. (2022), A knowledge distillation framework for enhancing ear-EEG
+    based sleep staging with scalp-EEG data (offline
     and online feature distillation, equations 1 and 2); Joshi et al. (2021), A deep
     knowledge distillation framework for EEG assisted enhancement of single-lead ECG
     based sleep staging (attention transfer, equation 3); Hinton et al. (2015), Distilling
