@@ -5,7 +5,7 @@ Here, and only here, volts become microvolts and double becomes single precision
 
 import numpy as np
 
-from skleepkd.stages import EPOCH_SECONDS, from_text
+from skleepkd.stages import EPOCH_SECONDS, from_text, warn_of_unread
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
 _VOLTS_BELOW = 5e-3
@@ -301,6 +301,7 @@ def _scored_onsets(annotations, raw, epoch):
                 "Give their onsets from that sample, without a time of origin: "
                 "mne.Annotations(onset, duration, description)."
             )
+    warn_of_unread(annotations, epoch=epoch)
     onset = [
         start + k * epoch
         for start, duration, text in zip(

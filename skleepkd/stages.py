@@ -4,6 +4,8 @@ Arrays of labels hold integer codes (the default of every loader) or names.
 ``UNSCORED`` (-1, or "?" among names) marks an epoch that nobody has scored.
 """
 
+import warnings
+
 import numpy as np
 
 UNSCORED = -1
@@ -37,6 +39,14 @@ _TEXTS = {
     "4": 3,
     "n3": 3,
     "n4": 3,
+    "nrem1": 1,
+    "nrem2": 2,
+    "nrem3": 3,
+    "nrem4": 3,
+    "s1": 1,
+    "s2": 2,
+    "s3": 3,
+    "s4": 3,
     "r": 4,
     "rem": 4,
     "?": UNSCORED,
@@ -149,6 +159,31 @@ def from_text(description):
     """
     text = str(description).strip().casefold().removeprefix("sleep stage").strip()
     return _TEXTS.get(text)
+
+
+def warn_of_unread(annotations, *, epoch=EPOCH_SECONDS):
+    """Warn of annotations that last an epoch or longer and speak of no known stage.
+
+    Parameters
+    ----------
+    annotations : mne.Annotations
+        Scored stages, and whatever else.
+    epoch : float, default=30.0
+        Length of an epoch in seconds.
+    """
+    unread = {
+        str(text)
+        for duration, text in zip(
+            annotations.duration, annotations.description, strict=True
+        )
+        if duration >= epoch - 1e-3 and from_text(text) is None
+    }
+    if unread:
+        warnings.warn(
+            f"Annotations {sorted(unread)} last an epoch or longer and are not read as "
+            "stages. If they are, rename them (annotations.rename) to W, N1, N2, N3, REM or ?.",
+            stacklevel=4,
+        )
 
 
 def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):

@@ -114,6 +114,15 @@ def test_same_random_state_gives_bit_equal_networks(pair, stager):
     assert np.array_equal(third.predict_proba(X), fourth.predict_proba(X))
 
 
+def test_repr_shows_what_was_given():
+    assert repr(SleepStager("USleep", lr=0.1, module__depth=3)) == (
+        "SleepStager(module='USleep', lr=0.1, module__depth=3)"
+    )
+    assert repr(DistilledSleepStager(SleepStager("USleep"), alpha=0.5)) == (
+        "DistilledSleepStager(teacher=SleepStager(module='USleep'), alpha=0.5)"
+    )
+
+
 # ---------------------------------------------------------------- handing the pair over
 
 

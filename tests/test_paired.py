@@ -113,9 +113,11 @@ def test_target_alone_is_prepared_as_in_the_pair():
 
 def test_source_that_was_not_there_in_fit_is_left_out():
     X = pair()
-    step = PairedTransformer(source=Scaler(scalings="mean")).fit(X["target"])
+    step = PairedTransformer(target=Scaler(scalings="mean")).fit(X["target"])
     assert step.source_ is None
     assert not step.transform(X).has_source
+    with pytest.raises(ValueError, match="X has no source.*X_source="):
+        PairedTransformer(source=Scaler(scalings="mean")).fit(X["target"])
 
 
 def test_trailing_shape_is_free():

@@ -186,3 +186,21 @@ def test_in_bed_epochs_of_sleep_edf(nights):
         counts.update(y.tolist())
     assert sum(counts.values()) == 38150 + 61
     assert counts == {0: 4509, 1: 2762, 2: 17577, 3: 5591, 4: 7711, -1: 61}
+
+
+def test_texts_that_are_not_read_are_named():
+    mne = pytest.importorskip("mne")
+    from skleepkd import PairedEpochs
+
+    rng = np.random.default_rng(0)
+    raws = [
+        mne.io.RawArray(
+            3e-5 * rng.standard_normal((1, 1500)), mne.create_info(1, 10.0, "eeg")
+        )
+        for _ in range(2)
+    ]
+    texts = ["Wake", "Stage two", "NREM2", "arousal"]
+    scored = mne.Annotations([0, 30, 60, 90], [30, 30, 30, 5], texts)
+    with pytest.warns(UserWarning, match=r"\['Stage two'\] last an epoch or longer"):
+        X = PairedEpochs.from_raws(*raws, scored)
+    assert X.onset.tolist() == [0, 60]

@@ -401,6 +401,17 @@ def test_another_rate_or_trailing_shape_in_predict(pair):
         fitted.predict(PairedEpochs(X["target"], sfreq=1.0))
 
 
+def test_a_teacher_that_is_asked_about_the_wearable_warns(pair):
+    X, y = pair
+    named = PairedEpochs(
+        X["target"], X["source"], ch_names={"target": ["L", "R"], "source": ["C3", "C4"]}
+    )
+    fitted = stager().fit(named.source_epochs, y)
+    fitted.predict(named.source_epochs)
+    with pytest.warns(UserWarning, match="channels C3, C4; given L, R.*source_epochs"):
+        fitted.predict(named)
+
+
 def test_a_partial_keeps_what_it_fixes(pair):
     from functools import partial
 

@@ -76,7 +76,7 @@ class DistilledSleepStager(TaughtStager):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher, which predicts from the source.
+        The fitted teacher; it is asked about ``X.source_epochs``.
     history_ : skorch.history.History
         With ``train_cross_entropy``, ``train_feature_loss``, ``train_softmax_loss`` and,
         online, ``train_teacher_loss`` of each pass.
@@ -84,7 +84,10 @@ class DistilledSleepStager(TaughtStager):
     Notes
     -----
     Rows that nobody scored (y is -1 or "?") have no cross-entropy but keep the teacher's
-    terms, so paired nights without labels teach as well. In half precision, a frozen
+    terms, so paired nights without labels teach as well (some other nights must have
+    them). A teacher that is not frozen has passes, batches and a learning rate of its own
+    (``teacher__max_epochs`` and so on). Fit one to be frozen on ``X.source_epochs``. In
+    half precision, a frozen
     teacher's features are kept in memory up to 1 GiB a layer, in a temporary memory map
     above that.
 
@@ -198,6 +201,11 @@ class DistilledSleepStager(TaughtStager):
             raise ValueError(
                 f"Unknown feature_loss {self.feature_loss!r}; name one of "
                 f"{', '.join(map(repr, FEATURE_LOSSES))}, or give None or an nn.Module."
+            )
+        if isinstance(self.teacher, str):
+            raise ValueError(
+                f"teacher is an estimator; given the name {self.teacher!r}. Write "
+                f'teacher=SleepStager("{self.teacher}").'
             )
         stager = final_stager(self.teacher)
         needs = {

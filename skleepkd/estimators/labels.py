@@ -24,6 +24,10 @@ def check_labels(y, n_epochs):
     ValueError
         If the number or the kind is wrong, or nothing is scored.
     """
+    if y is None:
+        raise ValueError(
+            "y is None; give the stage of each epoch, -1 or '?' where unscored."
+        )
     y = np.asarray(y)
     if y.dtype == object:
         y = _of_one_kind(y)

@@ -1,5 +1,6 @@
 """skorch's classifier, with the small methods that every stager overrides."""
 
+import inspect
 from contextlib import contextmanager
 
 import torch
@@ -114,6 +115,17 @@ class Net(NeuralNetClassifier):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def __repr__(self):
+        # skorch lists the whole network; scikit-learn would list all of skorch's defaults.
+        own = inspect.signature(type(self).__init__).parameters
+        given = [
+            f"{name}={value!r}"
+            for name, value in self.get_params(deep=False).items()
+            if name in self._params_to_validate
+            or (name in own and repr(value) != repr(own[name].default))
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __getstate__(self):
         if torch.device(self.device).type == "cuda":

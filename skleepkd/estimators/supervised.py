@@ -1,5 +1,7 @@
 """A sleep stager: skorch's classifier that knows nights, people and unscored epochs."""
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
@@ -329,6 +331,7 @@ class SleepStager(Net):
         self.class_weight_ = class_weights(self.class_weight, codes[training], classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
+        self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
         return codes
 
@@ -390,7 +393,16 @@ class SleepStager(Net):
             raise ValueError(
                 f"This stager was fitted to epochs of {fitted[0]} channel(s) and "
                 f"{', '.join(map(str, fitted[1:]))} samples; given {given[0]} channel(s) and "
-                f"{', '.join(map(str, given[1:]))} samples."
+                f"{', '.join(map(str, given[1:]))} samples. (A 2-D array is taken for epochs "
+                "of one channel; a single epoch is X[None].)"
+            )
+        names = pair.ch_names["target"]
+        if names and self.ch_names_ and list(names) != list(self.ch_names_):
+            warnings.warn(
+                f"This stager was fitted to the channels {', '.join(self.ch_names_)}; given "
+                f"{', '.join(names)}. Of a pair it takes the target: a teacher is asked "
+                "about X.source_epochs.",
+                stacklevel=3,
             )
         sfreq = pair.sfreq["target"]
         if sfreq and not np.isclose(sfreq, self.signal_["sfreq"]):

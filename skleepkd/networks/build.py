@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 
 from torch import nn
 
@@ -61,7 +62,10 @@ def find_network(name):
     """Find a network by its name, among ours first, then among braindecode's."""
     if name in networks.__all__:
         return getattr(networks, name)
-    import braindecode.models
+    with warnings.catch_warnings():
+        # braindecode asks MNE for a montage under its old name.
+        warnings.filterwarnings("ignore", message=".*standard_1020.*")
+        import braindecode.models
 
     found = getattr(braindecode.models, name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):

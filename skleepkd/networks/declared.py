@@ -32,7 +32,7 @@ def feature_layers(module):
     ValueError
         If the network does not say.
     """
-    return tuple(_declared(module, "feature_layers", "layers="))
+    return tuple(_declared(module, "feature_layers", "layers= ('output' for the logits)"))
 
 
 def parameter_groups(module):

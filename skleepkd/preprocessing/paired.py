@@ -64,8 +64,18 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If there is a transformer for the source and X has no source.
         """
         pair = as_pair(X)
+        if self.source is not None and not pair.has_source:
+            raise ValueError(
+                "There is a transformer for the source and X has no source. In a pipeline "
+                "give a PairedEpochs: X_source= goes to the last step alone, past this one."
+            )
         self.target_ = _transformer(self.target).fit(pair["target"], y)
         self.source_ = None
         if pair.has_source:
