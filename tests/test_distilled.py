@@ -617,3 +617,13 @@ def test_attention_term_is_the_mean_over_layers(pair):
 def test_attention_without_a_time_axis_says_so(pair):
     with pytest.raises(ValueError, match="without a time axis"):
         student(feature_loss="attention").fit(*pair)
+
+
+def test_partial_fit_goes_on_with_the_student(pair):
+    X, y = pair
+    net = student().fit(X, y).partial_fit(X, y)
+    assert len(net.history_) == 4
+    with pytest.raises(ValueError, match="has no source"):
+        net.partial_fit(X["target"], y)
+    with pytest.raises(ValueError, match="begins anew"):
+        student(strategy="online").fit(X, y).partial_fit(X, y)

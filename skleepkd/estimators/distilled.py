@@ -162,6 +162,30 @@ class DistilledSleepStager(TaughtStager):
             )
         return self._fit(pair, y)
 
+    def partial_fit(self, X, y, classes=None, groups=None):
+        """Train the student on; a teacher that is not frozen is fitted anew to these rows.
+
+        Parameters
+        ----------
+        X : PairedEpochs
+            The pair.
+        y, classes, groups
+            As for :meth:`SleepStager.partial_fit`.
+
+        Returns
+        -------
+        DistilledSleepStager
+            The stager itself.
+
+        Raises
+        ------
+        ValueError
+            If the strategy is "online", whose teacher begins together with its student.
+        """
+        if self.strategy == "online":
+            raise ValueError("An online teacher begins anew; partial_fit needs 'offline'.")
+        return super().partial_fit(X, y, classes, groups)
+
     def predict_proba(self, X):
         """Probability of each stage, from the wearable alone.
 
