@@ -46,26 +46,6 @@ class EpochDataset(Dataset):
             x[name] = _tensor(read)
         return x, torch.from_numpy(self.y[rows])
 
-    def take(self, rows):
-        """Return the data set of some of the rows."""
-        rows = np.asarray(rows)
-        extras = {name: _Rows(values, rows) for name, values in self.extras.items()}
-        return EpochDataset(self.pair[rows], self.y[rows], extras)
-
-
-class _Rows:
-    """Some rows of an array or of a pair's target, read when they are asked for."""
-
-    def __init__(self, values, rows):
-        self.values = values
-        self.rows = rows
-
-    def read(self, _, rows):
-        rows = self.rows[rows]
-        if isinstance(self.values, np.ndarray):
-            return self.values[rows]
-        return self.values.read("target", rows)
-
 
 def _tensor(array):
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

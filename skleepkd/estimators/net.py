@@ -27,8 +27,6 @@ class Net(NeuralNetClassifier):
         As skorch's ``partial_fit``, but an interrupt ends the program: skorch goes on
         with the half-trained network, and cross-validation would score it.
         """
-        if not self.initialized_:
-            self.initialize()
         self.notify("on_train_begin", X=X, y=y)
         self.fit_loop(X, y)
         self.notify("on_train_end", X=X, y=y)

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch.utils import is_dataset
+from torch.utils.data import Subset
 
 from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.batches import EpochDataset
@@ -423,6 +424,6 @@ class SleepStager(Net):
         validates = self._validates(dataset.pair)
         scored = dataset.y >= 0
         return (
-            dataset.take(np.flatnonzero(~validates)),
-            dataset.take(np.flatnonzero(validates & scored)),
+            Subset(dataset, np.flatnonzero(~validates)),
+            Subset(dataset, np.flatnonzero(validates & scored)),
         )
