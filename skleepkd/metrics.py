@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, make_scorer
 from sklearn.utils import Bunch, check_consistent_length, check_random_state
 
-from skleepkd.stages import is_unscored, scheme_names
+from skleepkd.stages import is_unscored, stage_codes, stage_labels
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
 
@@ -51,7 +51,7 @@ def sleep_scorers(classes="aasm"):
     (array([0.5, 0.5]), array([1., 1.]))
     """
     names = ["accuracy", "kappa", "f1_macro", "f1_weighted"]
-    names += [f"{score}_{stage}" for score in _BY_STAGE for stage in _labels(classes)]
+    names += [f"{score}_{stage}" for score in _BY_STAGE for stage in stage_labels(classes)]
     return {name: make_scorer(_score, name=name, classes=classes) for name in names}
 
 
@@ -212,10 +212,10 @@ def _scores(y_true, y_pred, classes):
             f"None of the {len(scored)} epochs is scored, so there is nothing to compare; "
             "leave this set out or give its stages."
         )
-    labels = _labels(classes)
+    labels = stage_labels(classes)
     counts = confusion_matrix(
-        _codes(np.asarray(y_true)[scored], labels, "y_true"),
-        _codes(np.asarray(y_pred)[scored], labels, "y_pred"),
+        stage_codes(np.asarray(y_true)[scored], labels, "y_true"),
+        stage_codes(np.asarray(y_pred)[scored], labels, "y_pred"),
         labels=range(len(labels)),
     )
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
@@ -242,25 +242,6 @@ def _scores(y_true, y_pred, classes):
 
 def _score(y_true, y_pred, *, name, classes):
     return _scores(y_true, y_pred, classes)[name]
-
-
-def _labels(classes):
-    return list(scheme_names(classes) if isinstance(classes, str) else classes)
-
-
-def _codes(y, labels, argument):
-    """Replace labels by their places in the list; named stages may be given as codes."""
-    place = {label: code for code, label in enumerate(labels)}
-    if all(isinstance(label, str) for label in labels):
-        place |= {code: code for code in range(len(labels))}
-    given, inverse = np.unique(y, return_inverse=True)
-    unknown = [label for label in given.tolist() if label not in place]
-    if unknown:
-        raise ValueError(
-            f"{argument} holds {unknown}, which are not among the classes {labels}. Give "
-            "the scheme or the list of labels as classes=."
-        )
-    return np.array([place[label] for label in given.tolist()])[inverse]
 
 
 def _check_subjects(**scores):

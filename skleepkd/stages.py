@@ -99,6 +99,55 @@ def is_unscored(y):
     return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
 
 
+def stage_labels(classes):
+    """Labels of a scheme, or of a list, in the order of their codes.
+
+    Parameters
+    ----------
+    classes : {"aasm", "wldr", "wnr"} or list
+        The scheme, or the labels themselves.
+
+    Returns
+    -------
+    list
+    """
+    return list(scheme_names(classes) if isinstance(classes, str) else classes)
+
+
+def stage_codes(y, labels, argument):
+    """Places of scored stages among the labels.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_epochs,)
+        Stages; where all labels are names, their codes serve too.
+    labels : list
+        The labels in the order of their codes.
+    argument : str
+        What the user calls ``y``, for the error.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_epochs,)
+
+    Raises
+    ------
+    ValueError
+        If a stage is not among the labels, as "unscored" is not.
+    """
+    place = {label: code for code, label in enumerate(labels)}
+    if all(isinstance(label, str) for label in labels):
+        place |= {code: code for code in range(len(labels))}
+    given, inverse = np.unique(y, return_inverse=True)
+    unknown = [label for label in given.tolist() if label not in place]
+    if unknown:
+        raise ValueError(
+            f"{argument} holds {unknown}, which are not among the classes {labels}. Give "
+            "the scheme or the list of labels as classes=."
+        )
+    return np.array([place[label] for label in given.tolist()])[inverse]
+
+
 def to_scheme(y, scheme):
     """Merge AASM codes into a coarser scheme.
 

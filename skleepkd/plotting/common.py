@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from skleepkd.metrics import _codes
-from skleepkd.stages import UNSCORED, is_unscored
+from skleepkd.stages import UNSCORED, is_unscored, stage_codes
 
 #: Amber for wake, red for REM, blues that darken with the depth of sleep.
 STAGE_COLORS = {
@@ -39,13 +38,13 @@ def make_panels(ax, n_rows, n_columns, *, figsize, sharex=False, sharey=False):
     return figure, axes
 
 
-def stage_codes(y, labels, argument):
+def codes_with_gaps(y, labels, argument):
     """Places of stages among the labels, -1 where unscored."""
     y = np.asarray(y)
     codes = np.full(len(y), UNSCORED)
     scored = ~is_unscored(y)
     if scored.any():
-        codes[scored] = _codes(y[scored], labels, argument)
+        codes[scored] = stage_codes(y[scored], labels, argument)
     return codes
 
 

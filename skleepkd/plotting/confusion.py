@@ -4,9 +4,8 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from skleepkd.metrics import _labels
-from skleepkd.plotting.common import stage_codes
-from skleepkd.stages import UNSCORED
+from skleepkd.plotting.common import codes_with_gaps
+from skleepkd.stages import UNSCORED, stage_labels
 
 
 def plot_confusion_matrix(y_true, y_pred, *, classes="aasm", ax=None):
@@ -41,10 +40,10 @@ def plot_confusion_matrix(y_true, y_pred, *, classes="aasm", ax=None):
     """
     import matplotlib.pyplot as plt
 
-    labels = _labels(classes)
+    labels = stage_labels(classes)
     check_consistent_length(y_true, y_pred)
-    true = stage_codes(y_true, labels, "y_true")
-    predicted = stage_codes(y_pred, labels, "y_pred")
+    true = codes_with_gaps(y_true, labels, "y_true")
+    predicted = codes_with_gaps(y_pred, labels, "y_pred")
     if np.all(true == UNSCORED):
         raise ValueError(f"None of the {len(true)} epochs is scored.")
     counts = confusion_matrix(true, predicted, labels=range(len(labels)))

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skleepkd.metrics import _labels
-from skleepkd.plotting.common import make_panels, stage_codes, stage_colors
+from skleepkd.plotting.common import codes_with_gaps, make_panels, stage_colors
+from skleepkd.stages import stage_labels
 
 
 class EmbeddingDisplay:
@@ -258,14 +258,14 @@ class EmbeddingDisplay:
                     fontsize="small",
                     markerscale=2,
                     handletextpad=0.2,
-                    ncols=len(_labels(self.classes)) if color_by == "stage" else 1,
+                    ncols=len(stage_labels(self.classes)) if color_by == "stage" else 1,
                     columnspacing=0.8,
                 )
         return self
 
     def _scatter_stages(self, panel, name):
-        labels = _labels(self.classes)
-        codes = stage_codes(self.y, labels, "y")
+        labels = stage_labels(self.classes)
+        codes = codes_with_gaps(self.y, labels, "y")
         for code, color in enumerate(stage_colors(labels, labels)):
             self._scatter(panel, self.embedding[name][codes == code], color, labels[code])
 

@@ -3,9 +3,14 @@
 import numpy as np
 from sklearn.utils import check_consistent_length
 
-from skleepkd.metrics import _codes, _labels, staging_report
-from skleepkd.plotting.common import STAGE_COLORS, make_panels, stage_codes, stage_colors
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+from skleepkd.metrics import staging_report
+from skleepkd.plotting.common import (
+    STAGE_COLORS,
+    codes_with_gaps,
+    make_panels,
+    stage_colors,
+)
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_codes, stage_labels
 
 #: From the top of a hypnogram to its bottom.
 _FROM_THE_TOP = {
@@ -98,8 +103,8 @@ class HypnogramDisplay:
         areas = None
         if probabilities:
             # Columns follow the estimator's classes, which may lack a stage.
-            labels = _labels(classes)
-            columns = _codes(estimator.classes_, labels, "estimator.classes_")
+            labels = stage_labels(classes)
+            columns = stage_codes(estimator.classes_, labels, "estimator.classes_")
             answers = np.asarray(estimator.predict_proba(X))
             areas = np.zeros((len(answers), len(labels)))
             areas[:, columns] = answers
@@ -155,8 +160,8 @@ class HypnogramDisplay:
         ValueError
             If lengths differ, epochs overlap or a stage is not among the classes.
         """
-        labels = _labels(self.classes)
-        y_pred = stage_codes(self.y_pred, labels, "y_pred")
+        labels = stage_labels(self.classes)
+        y_pred = codes_with_gaps(self.y_pred, labels, "y_pred")
         onset = self.onset
         if onset is None:
             onset = EPOCH_SECONDS * np.arange(len(y_pred))
@@ -172,7 +177,7 @@ class HypnogramDisplay:
         title = "Prediction"
         stages = {}
         if self.y_true is not None:
-            stages["Truth"] = stage_codes(self.y_true, labels, "y_true")
+            stages["Truth"] = codes_with_gaps(self.y_true, labels, "y_true")
             if np.any(stages["Truth"] != UNSCORED):
                 report = staging_report(self.y_true, self.y_pred, classes=self.classes)
                 title += f" (kappa {report.pooled['kappa']:.2f})"
