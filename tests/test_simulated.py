@@ -220,6 +220,35 @@ def test_a_night_is_the_same_at_another_rate():
             assert np.corrcoef(*both)[0, 1] > 0.97
 
 
+# The nights that published numbers were measured on
+
+
+@pytest.mark.parametrize(
+    ("rows", "scores", "source", "target"),
+    [
+        (
+            slice(0, 20),
+            "00011011122124112444",
+            [[-13.51, -9.31, -7.08], [-0.25, 16.35, 19.49], [7.24, 13.16, 11.48]],
+            [[-19.42, -2.85, 3.43], [-2.04, 0.72, 4.92], [5.46, -2.84, -7.60]],
+        ),
+        (
+            slice(20, 40),
+            20 * "?",
+            [[7.27, 26.03, 21.43], [7.40, -0.57, -3.07], [7.65, -7.72, -10.65]],
+            [[10.72, -0.38, 1.36], [11.34, 6.47, 4.94], [14.07, 6.84, 0.66]],
+        ),
+    ],
+)
+def test_nights_stay_what_they_were(rows, scores, source, target):
+    cohort = make_cohort(1, n_epochs=20, unscored=1, random_state=0)
+    assert "".join("?01234"[code + 1] for code in cohort.y[rows]) == scores
+    for modality, values in (("source", source), ("target", target)):
+        epochs = cohort.X[modality][rows]
+        found = epochs[[2, 9, 17], :, [100, 1000, 1800]]
+        np.testing.assert_allclose(found, values, atol=0.006)
+
+
 # The cohort
 
 
