@@ -7,14 +7,12 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skleepkd.datasets._bids import (
-    Night,
     check_recording,
-    gather,
-    read_epochs,
     read_table,
     subject_folders,
     to_stages,
 )
+from skleepkd.datasets._nights import Night, gather, read_epochs
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     SCALP_DERIVATIONS,

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets._bids import Night, gather, read_epochs
 from skleepkd.datasets._edf import read_header
+from skleepkd.datasets._nights import (
+    Night,
+    check_channels,
+    choose_recordings,
+    gather,
+    read_epochs,
+)
 from skleepkd.datasets.mass_split import SUBSET_SIZES
 from skleepkd.preprocessing import band_pass, derive
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text
@@ -157,7 +163,7 @@ def load_mass(
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
     root = Path(root).expanduser()
-    ch_names = _check_channels(channels)
+    ch_names = check_channels(channels, _CHANNELS)
     if not sfreq > 0:
         raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
     nights, weights, units = [], {}, {}
@@ -267,23 +273,6 @@ def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target"
     )
 
 
-def _check_channels(channels):
-    """Answer with lists of channels by modality."""
-    if channels is None:
-        channels = _CHANNELS
-    given = channels if isinstance(channels, dict) else {"target": channels}
-    if (
-        "target" not in given
-        or not set(given) <= {"source", "target"}
-        or any(isinstance(names, str) or not len(names) for names in given.values())
-    ):
-        raise ValueError(
-            "channels is a list, such as ['C4-A1'], or lists by modality, such as "
-            f"{_CHANNELS}; given {channels!r}."
-        )
-    return {modality: list(names) for modality, names in given.items()}
-
-
 def _find_recordings(root, subsets, subjects):
     """Numbers of the recordings to read, of which at least one file is there."""
     subsets = list(subsets)
@@ -303,19 +292,9 @@ def _find_recordings(root, subsets, subjects):
                 "holds SS1_EDF, ...; subsets= reads some of them."
             )
         present += sorted(names)
-    if subjects is None:
-        return present
-    if isinstance(subjects, str):
-        raise ValueError(f"subjects is a list of recordings, such as [{subjects!r}].")
-    wanted = [str(name).removeprefix("mass-") for name in subjects]
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(f"subjects must name at least one and each once: {wanted}.")
-    absent = sorted(set(wanted) - set(present))
-    if absent:
-        raise FileNotFoundError(
-            f"{root} has no recording {', '.join(absent)} in the subsets {subsets}."
-        )
-    return wanted
+    return choose_recordings(
+        subjects, present, name="mass", where=f"the subsets {subsets} of {root}"
+    )
 
 
 def _read_stages(path):
