@@ -1,0 +1,295 @@
+"""SeqSleepNet: recurrent networks over the spectrogram of an epoch, then over epochs."""
+
+import torch
+from torch import nn
+
+#: Hertz: no filter looks above it, whatever the sampling rate.
+HIGHEST_FREQUENCY = 50.0
+
+
+class _FilterBank(nn.Module):
+    """Triangular filters of learned shape, a set for each channel.
+
+    A filter's weights lie between 0 and its triangle, so they are never negative.
+    """
+
+    def __init__(self, n_chans, n_bins, n_filters, sfreq):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_chans, n_bins, n_filters))
+        # Fixed, so it is rebuilt with the network and not stored with its weights.
+        triangles = triangular_filters(n_bins, n_filters, sfreq)
+        self.register_buffer("triangles", triangles, persistent=False)
+
+    def forward(self, x):
+        filters = self.weight.sigmoid() * self.triangles
+        x = torch.einsum("nctb,cbf->ntcf", x, filters)
+        return x.flatten(2)  # (epochs, frames, channels * filters)
+
+
+class _BidirectionalGRU(nn.GRU):
+    """Reads a sequence both ways; the answers of both directions lie side by side.
+
+    On CUDA no gradient passes a recurrent layer in evaluation mode, which is where
+    fine-tuning puts a layer that is not trained. This one has no dropout of its own and
+    answers the same in both modes, so it stays in training mode.
+    """
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size, batch_first=True, bidirectional=True)
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class _Attention(nn.Module):
+    """Weighted mean of the frames of an epoch, the weights being learned from them."""
+
+    def __init__(self, width, attention_size):
+        super().__init__()
+        self.hidden = nn.Linear(width, attention_size)
+        self.context = nn.Parameter(torch.empty(attention_size))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.1)
+
+    def forward(self, frames):
+        scores = self.hidden(frames).tanh() @ self.context  # (epochs, frames)
+        weights = scores.softmax(dim=1).unsqueeze(1)  # (epochs, 1, frames)
+        return (weights @ frames).squeeze(1)  # (epochs, width)
+
+
+class SeqSleepNet(nn.Module):
+    """SeqSleepNet: from spectrograms of consecutive epochs to a stage for each.
+
+    Learned filters sum up the frequencies of each frame, a bidirectional recurrent
+    network reads the frames of an epoch, and attention makes one vector of them. A second
+    bidirectional recurrent network reads the vectors of consecutive epochs, and a linear
+    layer turns each of its answers into logits [1]_ [2]_. An epoch's vector depends on
+    that epoch alone, so that epochs which several sequences share can be encoded once
+    (:meth:`encode_epochs`, :meth:`classify_sequence`).
+
+    Its input is what :class:`skleepkd.preprocessing.LogSpectrogram` makes, standardised.
+
+    Parameters
+    ----------
+    n_chans : int
+        Number of channels, at least 1. Each has filters of its own; their outputs lie
+        side by side before the epoch's recurrent network, as in [2]_.
+    n_times : int
+        Frames of an epoch's spectrogram: 29 for 30 s.
+    n_outputs : int, default=5
+        Number of classes.
+    sfreq : float, default=100.0
+        Sampling rate in hertz of the signal behind the spectrogram. With ``n_bins`` it
+        says which frequencies the bins are.
+    n_bins : int, default=129
+        Frequency bins of the spectrogram, from 0 to ``sfreq / 2``: half the length of an
+        even Fourier transform, plus one.
+    n_filters : int, default=32
+        Filters a channel, of equal width between 0 and 50 Hz (or ``sfreq / 2`` where
+        that is less).
+    hidden_size : int, default=64
+        Width of the recurrent networks, in each direction.
+    attention_size : int, default=64
+        Width of the layer that scores the frames.
+    drop_prob : float, default=0.25
+        Dropout of what goes into and comes out of both recurrent networks.
+    projections : bool, default=False
+        Whether a linear layer follows each recurrent network, as in the equations 1 and
+        5 of [1]_. Its published code has none.
+
+    Attributes
+    ----------
+    sequence_rnn : nn.GRU
+        Its first answer is what distillation compares by default, shape
+        ``(batch, sequence, 2 * hidden_size)``.
+    feature_layers : tuple of str
+        Names of the layers to distil from.
+    parameter_groups : dict of str to tuple of str
+        Names for parts of the network, each given by prefixes of parameter names.
+        "epoch_encoder" (filters, the first recurrent network and attention) is what [1]_
+        calls ARNN, "sequence_encoder" its SeqRNN, "head" its softmax layer.
+
+    Raises
+    ------
+    ValueError
+        If ``n_chans`` is below 1, there are too few bins for so many filters, or
+        ``forward`` is given another shape.
+
+    Notes
+    -----
+    The recurrent networks are gated recurrent units as in the text of [1]_, with both
+    biases of ``torch.nn.GRU`` and its initial weights (uniform within
+    ``1 / sqrt(hidden_size)``). With one channel and five classes there are 125,221
+    parameters, with projections 158,245. The published code has a cell with batch
+    normalisation for each time step instead, which ties it to 20 epochs; this network
+    reads any number of epochs. Filters begin standard normal before their sigmoid,
+    attention normal with a deviation of 0.1, the head uniform as Glorot and Bengio
+    describe, with biases of zero.
+
+    [1]_ adds half the squared length of all parameters but the filters to the loss, times
+    0.001, where the cross-entropy is summed over the 32 sequences of a batch. Beside a
+    mean it is a 32nd of that, which is Adam's weight decay (not AdamW's)::
+
+        SleepStager("SeqSleepNet", sequence_length=20, batch_size=32, lr=1e-4,
+                    optimizer__weight_decay=1e-3 / 32,
+                    optimizer__param_groups=[("filterbank*", {"weight_decay": 0.0})])
+
+    References
+    ----------
+    .. [1] Phan, H., Chén, O. Y., Koch, P., Mertins, A. and De Vos, M. (2019). Deep
+       transfer learning for single-channel automatic sleep staging with channel mismatch.
+    .. [2] Phan, H., Andreotti, F., Cooray, N., Chén, O. Y. and De Vos, M. (2019).
+       SeqSleepNet: end-to-end hierarchical recurrent neural network for
+       sequence-to-sequence automatic sleep staging.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skleepkd.networks import SeqSleepNet
+    >>> network = SeqSleepNet(n_chans=1, n_times=29).eval()
+    >>> network(torch.zeros(2, 20, 1, 29, 129)).shape  # 20 consecutive epochs
+    torch.Size([2, 5, 20])
+    >>> network(torch.zeros(2, 1, 29, 129)).shape  # single epochs
+    torch.Size([2, 5])
+    """
+
+    feature_layers = ("sequence_rnn",)
+    parameter_groups = {  # noqa: RUF012
+        "epoch_encoder": ("filterbank", "epoch_rnn", "epoch_projection", "attention"),
+        "sequence_encoder": ("sequence_rnn", "sequence_projection"),
+        "head": ("head",),
+    }
+
+    def __init__(
+        self,
+        n_chans,
+        n_times,
+        n_outputs=5,
+        sfreq=100.0,
+        *,
+        n_bins=129,
+        n_filters=32,
+        hidden_size=64,
+        attention_size=64,
+        drop_prob=0.25,
+        projections=False,
+    ):
+        super().__init__()
+        if n_chans < 1:
+            raise ValueError(f"n_chans is {n_chans}; at least one channel is needed.")
+        self.epoch_shape = (n_chans, n_times, n_bins)
+        width = 2 * hidden_size  # both directions
+
+        self.filterbank = _FilterBank(n_chans, n_bins, n_filters, sfreq)
+        self.epoch_rnn = _BidirectionalGRU(n_chans * n_filters, hidden_size)
+        self.epoch_projection = nn.Linear(width, width) if projections else nn.Identity()
+        self.attention = _Attention(width, attention_size)
+        self.sequence_rnn = _BidirectionalGRU(width, hidden_size)
+        self.sequence_projection = nn.Linear(width, width) if projections else nn.Identity()
+        self.head = nn.Linear(width, n_outputs)
+        self.dropout = nn.Dropout(drop_prob)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x):
+        """Compute the logits of epochs.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, n_chans, n_times, n_bins) or (batch, sequence, ...)
+            Standardised log spectrograms. With a fifth axis, consecutive epochs of one
+            recording, any number of them.
+
+        Returns
+        -------
+        Tensor of shape (batch, n_outputs) or (batch, n_outputs, sequence)
+        """
+        if x.ndim == 4:  # each epoch is a sequence of one
+            return self.classify_sequence(self.encode_epochs(x).unsqueeze(1)).squeeze(2)
+        if x.ndim != 5:
+            raise self._unexpected(x)
+        # (batch, sequence, ...) -> (batch * sequence, ...), and back
+        features = self.encode_epochs(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.classify_sequence(features)
+
+    def encode_epochs(self, x):
+        """Sum up each epoch by itself.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_epochs, n_chans, n_times, n_bins)
+            Standardised log spectrograms, in any order.
+
+        Returns
+        -------
+        Tensor of shape (n_epochs, 2 * hidden_size)
+        """
+        if x.ndim != 4 or x.shape[1:] != self.epoch_shape:
+            raise self._unexpected(x)
+        frames, _ = self.epoch_rnn(self.dropout(self.filterbank(x)))
+        # (n_epochs, n_times, 2 * hidden_size)
+        return self.attention(self.epoch_projection(self.dropout(frames)))
+
+    def classify_sequence(self, features):
+        """Compute the logits of consecutive epochs that are encoded already.
+
+        Parameters
+        ----------
+        features : Tensor of shape (batch, sequence, 2 * hidden_size)
+            What :meth:`encode_epochs` answered, in the order of time.
+
+        Returns
+        -------
+        Tensor of shape (batch, n_outputs, sequence)
+        """
+        epochs, _ = self.sequence_rnn(self.dropout(features))
+        logits = self.head(self.sequence_projection(self.dropout(epochs)))
+        return logits.transpose(1, 2)
+
+    def _unexpected(self, x):
+        shape = ", ".join(map(str, self.epoch_shape))
+        return ValueError(
+            f"The input has shape {tuple(x.shape)}; this network was built for spectrograms "
+            f"of shape (batch, {shape}) or (batch, sequence, {shape}), that is (channels, "
+            "frames, frequency bins) an epoch. LogSpectrogram makes them of signals; another "
+            "number of bins is given as n_bins."
+        )
+
+
+def triangular_filters(n_bins, n_filters, sfreq):
+    """Triangles of equal width in hertz, each from the peak of one neighbour to the next.
+
+    Parameters
+    ----------
+    n_bins : int
+        Frequency bins of a Fourier transform of even length, 0 to ``sfreq / 2``.
+    n_filters : int
+        Number of triangles between 0 and 50 Hz (or ``sfreq / 2``).
+    sfreq : float
+        Sampling rate in hertz.
+
+    Returns
+    -------
+    Tensor of shape (n_bins, n_filters)
+        1 at each triangle's peak, 0 outside it.
+
+    Raises
+    ------
+    ValueError
+        If two corners of a triangle fall into one bin.
+    """
+    n_fft = 2 * (n_bins - 1)
+    corners = torch.linspace(
+        0, min(HIGHEST_FREQUENCY, sfreq / 2), n_filters + 2, dtype=torch.float64
+    )
+    corners = ((n_fft + 1) * corners / sfreq).floor()  # in bins
+    if (corners.diff() < 1).any():
+        raise ValueError(
+            f"{n_filters} filters do not fit into the {int(corners[-1]) + 1} frequency bins "
+            f"up to {min(HIGHEST_FREQUENCY, sfreq / 2):g} Hz; give a smaller n_filters "
+            "(module__n_filters= of a stager) or a longer Fourier transform."
+        )
+    left, peak, right = corners[:-2], corners[1:-1], corners[2:]
+    bins = torch.arange(n_bins, dtype=torch.float64).unsqueeze(1)
+    rising, falling = (bins - left) / (peak - left), (right - bins) / (right - peak)
+    return torch.minimum(rising, falling).clamp(min=0).float()
