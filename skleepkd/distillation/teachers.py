@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
 
-from skleepkd.distillation.features import capture_features
+from skleepkd.distillation.features import OUTPUT, capture_features
 from skleepkd.epochs import PairedEpochs
 from skleepkd.stages import is_unscored
 
@@ -133,7 +133,7 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     source, y = source[scored], y[scored]
     fit = check_memory(memory).cache(_fit, ignore=["source", "y"])
     rows = (source.subject, source.recording, source.onset, source.sfreq)
-    about = joblib.hash((source.fingerprint("target"), y, rows, _code_of(teacher)))
+    about = joblib.hash((source.fingerprint("target"), y, rows, code_of(teacher)))
     try:
         return fit(teacher, about, source=source, y=y, held_out=held_out)
     except pickle.PicklingError as error:
@@ -143,8 +143,19 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
         ) from error
 
 
-def _code_of(teacher):
-    """Tell what a teacher is made of and its parameters do not say: versions, source."""
+def code_of(teacher):
+    """Tell what an estimator is made of and its parameters do not say.
+
+    Parameters
+    ----------
+    teacher : estimator
+        A teacher, or a student.
+
+    Returns
+    -------
+    tuple
+        Versions of the libraries, and the source of its network where there is one.
+    """
     versions = [version(name) for name in ("skleepkd", "torch", "scikit-learn")]
     stager = final_stager(teacher)
     module = None if stager is None else architecture(stager)[0]
@@ -216,36 +227,33 @@ def transformed(teacher, source):
     return answer if isinstance(answer, PairedEpochs) else source.replace(target=answer)
 
 
-def log_probabilities(teacher, source, classes):
+def log_probabilities(probabilities, given, wanted):
     """Logarithms of a teacher's probabilities, in the columns of the student.
 
     Parameters
     ----------
-    teacher : estimator
-        Fitted.
-    source : PairedEpochs
-        The source as a pair of its own.
-    classes : ndarray of shape (n_classes,)
-        The student's labels. Teacher and student meet by label: a class that the
+    probabilities : ndarray of shape (n_epochs, n_given)
+        What the teacher answers.
+    given, wanted : ndarray
+        The teacher's and the student's labels. The two meet by label: a class that the
         teacher lacks has the probability 0, one that the student lacks is left out.
 
     Returns
     -------
-    ndarray of float32, shape (n_epochs, n_classes)
+    ndarray of float32, shape (n_epochs, n_wanted)
 
     Raises
     ------
     ValueError
         If the two have no label in common.
     """
-    given, wanted = np.asarray(teacher.classes_).tolist(), np.asarray(classes).tolist()
+    given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
     if not set(given) & set(wanted):
         raise ValueError(
             f"Teacher and student have no class in common: the teacher knows {given}, the "
             f"student {wanted}."
         )
-    probabilities = teacher.predict_proba(source)
-    answers = np.full((len(source), len(wanted)), -np.inf, dtype=np.float32)
+    answers = np.full((len(probabilities), len(wanted)), -np.inf, dtype=np.float32)
     # Where a network is sure, float32 rounds the others to 0; a class that the teacher
     # knows is never impossible.
     tiny = np.finfo(np.float32).tiny
@@ -262,18 +270,18 @@ def teacher_features(stager, source, layers, summaries):
     ----------
     stager : SleepStager
         The teacher's network.
-    source : PairedEpochs
+    source : PairedEpochs or torch.utils.data.Dataset
         What it sees.
     layers : sequence of str
-        Names of its layers.
+        Names of its layers; "output" for its logits.
     summaries : sequence of callable
         One a layer, applied to each batch of its features before they are kept.
 
     Returns
     -------
     list of ndarray of shape (n_epochs, ...)
-        One array a layer, in 16 bit where its values fit (else 32), in memory up to
-        ``ANSWERS_IN_MEMORY`` bytes, else in a temporary memory map.
+        One array a layer, in 16 bit where its values fit (else 32, as the logits always
+        are), in memory up to ``ANSWERS_IN_MEMORY`` bytes, else in a temporary memory map.
     """
     arrays, start = [], 0
     for batch in stager.get_iterator(stager.get_dataset(source), training=False):
@@ -284,7 +292,10 @@ def teacher_features(stager, source, layers, summaries):
                 for name, summarise in zip(layers, summaries, strict=True)
             ]
         if not arrays:
-            arrays = [_room(len(source), part, _precision(part)) for part in parts]
+            arrays = [
+                _room(len(source), part, _precision(name, part))
+                for name, part in zip(layers, parts, strict=True)
+            ]
         for number, part in enumerate(parts):
             if not np.isfinite(part).all():
                 raise ValueError("The teacher answers with NaN or infinite features.")
@@ -297,9 +308,9 @@ def teacher_features(stager, source, layers, summaries):
     return arrays
 
 
-def _precision(part):
-    small = np.abs(part).max() < HALF_MIN
-    return np.float32 if small else np.float16
+def _precision(name, part):
+    exact = name == OUTPUT or np.abs(part).max() < HALF_MIN
+    return np.float32 if exact else np.float16
 
 
 def _room(n_rows, part, dtype):

@@ -28,7 +28,8 @@ class BestWeights(Callback):
 
     The held-out subjects' kappa is recorded as ``valid_kappa``; at the end of training
     the best weights are put back and ``net.best_epoch_`` says of which pass they are.
-    Without validation the last weights stay.
+    Without validation the last weights stay. While a student learns features alone, the
+    lowest ``valid_feature_loss`` decides.
     """
 
     def on_train_begin(self, net, **kwargs):
@@ -44,7 +45,7 @@ class BestWeights(Callback):
 
     def on_batch_end(self, net, batch, training, y_pred=None, **kwargs):
         """Count the answers of a validation batch."""
-        if training:
+        if training or getattr(net, "phase_", None) == "features":
             return
         logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         y = batch[1].cpu()
@@ -56,12 +57,15 @@ class BestWeights(Callback):
         """Record the kappa, and keep the weights if it is the best so far."""
         if dataset_valid is None:
             return
-        kappa = kappa_of_confusion(self.confusion_)
-        net.history.record("valid_kappa", kappa)
-        best = kappa > self.best_
-        net.history.record("valid_kappa_best", bool(best))
+        if getattr(net, "phase_", None) == "features":
+            name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
+        else:
+            name, score = "valid_kappa", kappa_of_confusion(self.confusion_)
+            net.history.record(name, score)
+        best = score > self.best_
+        net.history.record(f"{name}_best", bool(best))
         if best:
-            self.best_ = kappa
+            self.best_ = score
             net.best_epoch_ = len(net.history)
             self.weights_ = [
                 copy.deepcopy(module.state_dict()) for module in net.trained_modules()

@@ -2,9 +2,7 @@
 
 from sklearn.utils.validation import check_is_fitted
 
-from skleepkd.distillation.losses import (
-    SoftmaxDistillation,
-)
+from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.teachers import (
     final_stager,
     fit_teacher,
@@ -20,7 +18,7 @@ from skleepkd.estimators.taught import FEATURE_LOSSES, TaughtStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
 
-STRATEGIES = ("offline", "online")
+STRATEGIES = ("offline", "online", "two-step")
 
 
 class DistilledSleepStager(TaughtStager):
@@ -44,17 +42,20 @@ class DistilledSleepStager(TaughtStager):
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
         architecture.
-    strategy : {"offline", "online"}, default="offline"
+    strategy : {"offline", "online", "two-step"}, default="offline"
         "offline": the teacher is fitted, then frozen; its answers are computed once.
         "online": both are trained together, the teacher on its own cross-entropy alone;
         the student's losses send it no gradient. Passes and batches are the student's,
         optimiser and class weights the teacher's own.
+        "two-step": the teacher is fitted, then frozen; the student learns its features
+        alone, without any label, and then from the best weights of that step, with a
+        fresh optimiser, all of the loss but the feature term.
     feature_loss : {"mse", "attention"}, None or torch.nn.Module, default="mse"
         Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
         :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time), or
         a module that is called with (student, teacher). None: no term.
     feature_weight : float, default=1.0
-        Weight of the feature term.
+        Weight of the feature term (of no effect in two steps).
     layers : sequence of str or of (student, teacher) pairs, or None, default=None
         Layers that are compared, the average over several; None for what the networks
         declare, "output" (as a name) for the logits.
@@ -62,11 +63,14 @@ class DistilledSleepStager(TaughtStager):
         Share of the softmax term, from 0 to 1.
     temperature : float, default=1.0
         Temperature of the softmax term.
+    feature_max_epochs : int or None, default=None
+        Passes of the first of two steps; None for ``max_epochs``.
     start_from_teacher : bool, default=False
         Begin at the fitted teacher's weights (equal architectures and shapes).
     memory : None, str or joblib.Memory, default=None
         Where fitted teachers are kept: one with the same parameters, rows, labels and
-        held-out subjects is not fitted again.
+        held-out subjects is not fitted again. So is the first of two steps, which
+        students share that differ in ``alpha``, ``class_weight`` or ``max_epochs`` alone.
     classes, class_weight, validation, random_state, device, max_epochs, batch_size, lr
         As in :class:`SleepStager`. The teacher holds out the same subjects and, where it
         has none, takes the student's ``random_state``.
@@ -79,7 +83,8 @@ class DistilledSleepStager(TaughtStager):
         The fitted teacher; it is asked about ``X.source_epochs``.
     history_ : skorch.history.History
         With ``train_cross_entropy``, ``train_feature_loss``, ``train_softmax_loss`` and,
-        online, ``train_teacher_loss`` of each pass.
+        online, ``train_teacher_loss`` of each pass. In two steps the passes of the first
+        come first; they have no cross-entropy.
 
     Notes
     -----
@@ -114,6 +119,7 @@ class DistilledSleepStager(TaughtStager):
         layers=None,
         alpha=0.0,
         temperature=1.0,
+        feature_max_epochs=None,
         start_from_teacher=False,
         memory=None,
         **kwargs,
@@ -125,6 +131,7 @@ class DistilledSleepStager(TaughtStager):
         self.layers = layers
         self.alpha = alpha
         self.temperature = temperature
+        self.feature_max_epochs = feature_max_epochs
         self.start_from_teacher = start_from_teacher
         self.memory = memory
         super().__init__(module, **kwargs)
@@ -235,6 +242,7 @@ class DistilledSleepStager(TaughtStager):
         needs = {
             "strategy='online'": self.strategy == "online",
             "a feature_loss": self._uses_features,
+            "strategy='two-step'": self.strategy == "two-step",
             "start_from_teacher": self.start_from_teacher,
             "module=None": self.module is None,
         }
@@ -249,6 +257,11 @@ class DistilledSleepStager(TaughtStager):
             raise ValueError(
                 "Nothing of the teacher would reach the student: feature_loss is None and "
                 "alpha is 0. Give one of them, or start_from_teacher=True."
+            )
+        if self.strategy == "two-step" and not self._uses_features:
+            raise ValueError(
+                "strategy='two-step' learns features first, but feature_loss is None or "
+                "feature_weight is 0. Give a feature_loss, or strategy='offline'."
             )
         if self.strategy == "online" and self.warm_start:
             raise ValueError("An online teacher begins anew, so warm_start must be False.")
@@ -276,7 +289,7 @@ class DistilledSleepStager(TaughtStager):
             self.teacher_ = self.teacher
             return pair, y
         teacher = prepared(self.teacher, HeldOut(self.held_out_.tolist()), seed)
-        if self.strategy == "offline":
+        if self.strategy != "online":
             teacher = fit_teacher(teacher, source, y, self.held_out_, self.memory)
         else:
             fit_transformers(teacher, source, y, self.held_out_)

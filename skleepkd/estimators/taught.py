@@ -25,6 +25,7 @@ from skleepkd.distillation.teachers import (
 from skleepkd.estimators.batches import EpochDataset
 from skleepkd.estimators.online import online_step
 from skleepkd.estimators.supervised import SleepStager
+from skleepkd.estimators.two_step import learn_features
 from skleepkd.networks.declared import feature_layers
 
 FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
@@ -41,13 +42,30 @@ class TaughtStager(SleepStager):
     """The small methods of skorch that a distilled stager overrides.
 
     A subclass has the parameters ``strategy``, ``feature_loss``, ``feature_weight``,
-    ``layers``, ``alpha``, ``temperature`` and ``start_from_teacher``, and sets
-    ``teacher_`` before the network is initialised.
+    ``layers``, ``alpha``, ``temperature``, ``feature_max_epochs``, ``memory`` and
+    ``start_from_teacher``, and sets ``teacher_`` before the network is initialised.
     """
+
+    #: What is learned: all terms of the loss at once or, in two steps, features alone
+    #: and then all but the features.
+    phase_ = "together"
 
     @property
     def _uses_features(self):
         return self.feature_loss is not None and self.feature_weight != 0
+
+    @property
+    def _compares_features(self):
+        """Whether the features are part of the loss now."""
+        return self._uses_features and self.phase_ != "stages"
+
+    def train(self, X, y):
+        """Train; in two steps, the features come first."""
+        two_steps = self.strategy == "two-step"
+        if two_steps and not self.history:
+            learn_features(self, X, y)
+        self.phase_ = "stages" if two_steps else "together"
+        return super().train(X, y)
 
     def trained_modules(self):
         """Networks whose best weights are kept together: online, the teacher's too."""
@@ -127,18 +145,42 @@ class TaughtStager(SleepStager):
                 X.target_epochs, y, {"source": transformed(self.teacher_, source)}
             )
         extras = {}
-        if self.alpha:
-            extras[_ANSWER] = log_probabilities(self.teacher_, source, self.classes_)
-        if self._uses_features:
-            features = teacher_features(
-                final_stager(self.teacher_),
-                transformed(self.teacher_, source),
-                [taught for _, taught in self.layers_],
-                [loss.summarise for loss in self.feature_losses_],
-            )
+        if self._compares_features:
+            features, answers = self._ask_for_features(source)
             self._learn_statistics(features, np.flatnonzero(~self._validates(X)))
             extras.update((f"{_FEATURE}{k}", array) for k, array in enumerate(features))
+            if self.alpha and self.phase_ == "features":
+                self.answers_ = answers  # for the second step
+            elif self.alpha:
+                extras[_ANSWER] = answers
+        elif self.alpha:
+            answers = self.__dict__.pop("answers_", None)  # of the first of two steps
+            extras[_ANSWER] = self.ask_for_answers(source) if answers is None else answers
         return EpochDataset(X.target_epochs, y, extras)
+
+    def _ask_for_features(self, source):
+        """Ask the teacher once for its features and, where they count, its answers."""
+        stager = final_stager(self.teacher_)
+        layers = [taught for _, taught in self.layers_]
+        summaries = [loss.summarise for loss in self.feature_losses_]
+        if not self.alpha:
+            seen = transformed(self.teacher_, source)
+            return teacher_features(stager, seen, layers, summaries), None
+        nonlinearity = stager._get_predict_nonlinearity()
+        *features, answers = teacher_features(
+            stager,
+            transformed(self.teacher_, source),
+            [*layers, OUTPUT],
+            [*summaries, nonlinearity],
+        )
+        return features, self._in_own_columns(answers)
+
+    def ask_for_answers(self, source):
+        """Ask the teacher for the logarithms of its probabilities, by own classes."""
+        return self._in_own_columns(self.teacher_.predict_proba(source))
+
+    def _in_own_columns(self, probabilities):
+        return log_probabilities(probabilities, self.teacher_.classes_, self.classes_)
 
     def _learn_statistics(self, features, rows):
         """Show each loss the teacher's features of (some of) the training rows."""
@@ -183,6 +225,10 @@ class TaughtStager(SleepStager):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return cross-entropy and the teacher's terms, weighted."""
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
+        if self.phase_ == "features":
+            loss = self._feature_term(features, X)
+            self.note_term("feature_loss", loss, training, len(y_true))
+            return loss
         cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
         self.note_term("cross_entropy", cross_entropy, training, int((y_true >= 0).sum()))
         loss = (1 - self.alpha) * cross_entropy

@@ -1,0 +1,79 @@
+"""The first of two steps: a student learns its teacher's features and no stage."""
+
+import copy
+
+import joblib
+import torch
+from sklearn.utils.validation import check_memory
+
+from skleepkd.distillation.teachers import code_of, final_stager, transformed
+
+#: Parameters that the first step knows nothing of; of the teacher its weights tell.
+_LATER = {
+    "teacher",
+    "alpha",
+    "temperature",
+    "class_weight",
+    "classes",
+    "max_epochs",
+    "memory",
+}
+_LATER |= {"feature_weight", "verbose", "device"}
+
+
+def learn_features(student, X, y):
+    """Let a student learn the features of its teacher alone.
+
+    Its weights become those of the pass with the lowest loss on the subjects who are held
+    out (the last pass where there are none). No label takes part, so students that differ
+    in what comes after share this step through ``memory``. The optimiser is fresh
+    afterwards.
+
+    Parameters
+    ----------
+    student : TaughtStager
+        Initialised; its ``feature_max_epochs`` is the number of passes.
+    X : PairedEpochs
+        The pair.
+    y : ndarray of int64, shape (n_epochs,)
+        Codes of the stages. They say which of the subjects held out are scored.
+    """
+    passes = student.feature_max_epochs
+    passes = student.max_epochs if passes is None else passes
+    params = student.get_params(deep=False)
+    source = transformed(student.teacher_, X.source_epochs)
+    about = joblib.hash(
+        (
+            {name: value for name, value in params.items() if name not in _LATER},
+            passes,
+            (code_of(student), code_of(student.teacher_)),
+            _numbers(final_stager(student.teacher_).module_),
+            _numbers(student.module_),
+            (X.fingerprint("target"), source.fingerprint("target"), X.subject),
+            (student.held_out_, y >= 0),
+            torch.initial_seed(),
+        )
+    )
+    learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
+    weights, history = learn(about, passes, student=student, X=X, y=y)
+    student.module_.load_state_dict(weights)
+    student.history[:] = history
+    student.initialize_optimizer()
+    # Whether this step was run or remembered, the next one begins with the same.
+    if student.alpha and not hasattr(student, "answers_"):
+        student.answers_ = student.ask_for_answers(X.source_epochs)
+    torch.manual_seed(torch.initial_seed() + 1)
+
+
+def _learn(about, passes, student, X, y):
+    """Train; ``about`` stands for everything else in the cache's key."""
+    student.phase_ = "features"
+    student.notify("on_train_begin", X=X, y=y)
+    student.fit_loop(X, y, epochs=passes)
+    student.notify("on_train_end", X=X, y=y)
+    weights = {name: value.cpu() for name, value in student.module_.state_dict().items()}
+    return copy.deepcopy(weights), list(student.history)
+
+
+def _numbers(module):
+    return {name: value.cpu().numpy() for name, value in module.state_dict().items()}
