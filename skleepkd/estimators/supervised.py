@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.batches import EpochDataset
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
+from skleepkd.estimators.hypnodensity import hypnodensity
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
 from skleepkd.estimators.net import Net, seeded
 from skleepkd.estimators.validation import draw_held_out
@@ -246,6 +247,50 @@ class SleepStager(Net):
                 self.evaluation_step(batch)
             parts.append(seen[layer].cpu().numpy())
         return np.concatenate(parts)
+
+    def hypnodensity(self, X, resolution=30.0, return_onset=False):
+        """Probability of each stage every ``resolution`` seconds.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts (of a pair, the target).
+        resolution : float, default=30.0
+            Seconds for each answer, a whole number of samples. Where it divides 30 s,
+            each epoch is answered by itself, in the order of X. Where it does not (20 s),
+            consecutive epochs of a recording are joined: X is a ``PairedEpochs`` that
+            knows ``recording`` and ``onset``, and is answered recording by recording in
+            the order of time.
+        return_onset : bool, default=False
+            Whether to return the onsets too.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_answers, n_classes)
+            Columns in the order of ``classes_``; at 30 s, those of ``predict_proba``.
+        onset : ndarray of shape (n_answers,)
+            Only if ``return_onset``: when each answer's time begins, in seconds from the
+            recording's start. Where X has no onsets, from its first row, epochs following
+            one another.
+
+        Raises
+        ------
+        ValueError
+            If the network answers whole epochs alone ("UTime", braindecode's "USleep" and
+            networks with a method ``segment`` do not), if the resolution is no whole
+            number of samples, or if epochs are to be joined and X does not say which
+            follow one another, or they overlap.
+
+        Notes
+        -----
+        A gap in the onsets ends a joined signal; what remains there and is shorter than
+        ``resolution`` has no answer. Joined epochs are read in pieces of about 35, beyond
+        whose ends convolutions see zeros. A stager of sequences joins epochs at every
+        resolution but 30 s. In a pipeline the stager is asked about what the steps before
+        it make of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
+        """
+        probabilities, onset = hypnodensity(self, X, resolution)
+        return (probabilities, onset) if return_onset else probabilities
 
     @property
     def classes_(self):

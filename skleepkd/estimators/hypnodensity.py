@@ -1,0 +1,138 @@
+"""Hypnodensity: the probability of each stage at other resolutions than 30 s."""
+
+import math
+import numbers
+
+import numpy as np
+import torch
+
+from skleepkd.estimators.batches import EpochDataset
+from skleepkd.inputs import as_pair
+from skleepkd.networks.segment import segment
+from skleepkd.stages import EPOCH_SECONDS
+
+#: Joined epochs that the network reads at a time: the window of the original U-Time.
+JOINED_EPOCHS = 35
+#: Seconds by which an onset may be off and an epoch still follow the one before.
+_TOLERANCE = 0.1
+
+
+def hypnodensity(stager, X, resolution):
+    """Ask a fitted stager for probabilities every ``resolution`` seconds.
+
+    Parameters
+    ----------
+    stager : SleepStager
+        The fitted stager.
+    X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+        Epochs in microvolts (of a pair, the target).
+    resolution : float
+        Seconds for each answer.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (n_answers, n_classes)
+    onset : ndarray of shape (n_answers,)
+        Seconds from the recording's start at which each answer's time begins.
+
+    Raises
+    ------
+    ValueError
+        As described by :meth:`skleepkd.SleepStager.hypnodensity`.
+    """
+    stager.check_is_fitted()
+    sfreq, n_times = stager.signal_["sfreq"], stager.signal_["n_times"]
+    step = _samples(resolution, sfreq)
+    if step == n_times:
+        return stager.predict_proba(X), _epoch_onsets(as_pair(X), n_times / sfreq)
+    pair = stager._check_predicted(X)
+    alone = n_times % step == 0 and getattr(stager, "sequence_length", 1) == 1
+    answers = (_each_epoch if alone else _joined_epochs)(stager, pair, step)
+    none = np.empty((0, len(stager.classes_)), dtype=np.float32), np.empty(0)
+    probabilities, onsets = zip(none, *answers, strict=True)
+    return np.concatenate(probabilities), np.concatenate(onsets)
+
+
+def _samples(resolution, sfreq):
+    """Whole number of samples that a resolution in seconds lasts."""
+    if isinstance(resolution, numbers.Real) and 0 < resolution < math.inf:
+        samples = resolution * sfreq
+        if round(samples) > 0 and math.isclose(samples, round(samples), rel_tol=1e-9):
+            return round(samples)
+    raise ValueError(
+        "resolution is a positive number of seconds that lasts a whole number of samples; "
+        f"given {resolution!r} at {sfreq:g} Hz."
+    )
+
+
+def _epoch_onsets(pair, seconds):
+    return seconds * np.arange(len(pair)) if pair.onset is None else pair.onset
+
+
+def _each_epoch(stager, pair, step):
+    """Answer each epoch by itself, in the order of the rows."""
+    sfreq, n_times = stager.signal_["sfreq"], stager.signal_["n_times"]
+    onset = _epoch_onsets(pair, n_times / sfreq)
+    within = np.arange(0, n_times, step) / sfreq
+    start = 0
+    for x, _ in stager.get_iterator(EpochDataset(pair.target_epochs)):
+        rows = slice(start, start + len(x["target"]))
+        # (epochs, 1) + (answers in an epoch,) -> (answers,)
+        yield _ask(stager, x["target"], step), (onset[rows, None] + within).ravel()
+        start = rows.stop
+
+
+def _joined_epochs(stager, pair, step):
+    """Answer runs of consecutive epochs as long signals, in pieces of bounded length."""
+    sfreq, n_times = stager.signal_["sfreq"], stager.signal_["n_times"]
+    for run in _runs(pair, n_times / sfreq):
+        n_answers = len(run) * n_times // step
+        if not n_answers:
+            continue
+        n_pieces = math.ceil(n_answers * step / (JOINED_EPOCHS * n_times))
+        n_pieces = min(n_pieces, n_answers)  # no piece is shorter than one answer
+        for piece in np.array_split(np.arange(n_answers), n_pieces):
+            epoch, sample = np.divmod(step * piece, n_times)
+            stop = math.ceil(step * (piece[-1] + 1) / n_times)
+            signal = pair.read("target", run[epoch[0] : stop])
+            # (epochs, channels, times) -> (1, channels, epochs * times)
+            signal = signal.swapaxes(0, 1).reshape(1, signal.shape[1], -1)
+            signal = np.ascontiguousarray(signal[..., sample[0] :], dtype=np.float32)
+            # The piece's last epoch is read to its end, which may make an answer more.
+            answers = _ask(stager, torch.from_numpy(signal), step)[: len(piece)]
+            yield answers, pair.onset[run[epoch]] + sample / sfreq
+
+
+def _ask(stager, x, step):
+    """Probabilities of a batch of signals, one after the other."""
+    stager.module_.eval()
+    with torch.no_grad():
+        logits = segment(stager.module_, x.to(stager.device), step)
+        # (signals, classes, answers) -> (signals * answers, classes)
+        logits = logits.transpose(1, 2).flatten(0, 1)
+        return stager._get_predict_nonlinearity()(logits).cpu().numpy()
+
+
+def _runs(pair, seconds):
+    """Rows of epochs that follow one another, recording by recording in time order."""
+    if pair.recording is None or pair.onset is None:
+        raise ValueError(
+            f"At this resolution consecutive epochs of {seconds:g} s are joined, and X does "
+            "not say which they are. Give a PairedEpochs with recording= and onset= (of one "
+            "whole night: recording='night', onset=30.0 * np.arange(len(X))), or, for a "
+            "network that was trained on single epochs, a resolution that divides "
+            f"{EPOCH_SECONDS:g} s."
+        )
+    names, first = np.unique(pair.recording, return_index=True)
+    for name in names[np.argsort(first)]:
+        rows = np.flatnonzero(pair.recording == name)
+        rows = rows[np.argsort(pair.onset[rows], kind="stable")]
+        steps = np.diff(pair.onset[rows])
+        if (steps < seconds - _TOLERANCE).any():
+            raise ValueError(
+                f"Epochs of {seconds:g} s overlap in the recording {name} (the smallest step "
+                f"of their onsets is {steps.min():g} s, as of the windows around 20 s epochs), "
+                "so they cannot be joined to one signal. Give a resolution that divides "
+                f"{EPOCH_SECONDS:g} s, or epochs that do not overlap."
+            )
+        yield from np.split(rows, 1 + np.flatnonzero(steps > seconds + _TOLERANCE))
