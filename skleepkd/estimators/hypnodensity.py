@@ -94,11 +94,13 @@ def _joined_epochs(stager, pair, step):
         for piece in np.array_split(np.arange(n_answers), n_pieces):
             epoch, sample = np.divmod(step * piece, n_times)
             stop = math.ceil(step * (piece[-1] + 1) / n_times)
+            if piece[-1] == n_answers - 1:
+                stop = len(run)  # the rest has no answer, but the answers see it
             signal = pair.read("target", run[epoch[0] : stop])
             # (epochs, channels, times) -> (1, channels, epochs * times)
             signal = signal.swapaxes(0, 1).reshape(1, signal.shape[1], -1)
             signal = np.ascontiguousarray(signal[..., sample[0] :], dtype=np.float32)
-            # The piece's last epoch is read to its end, which may make an answer more.
+            # The last epoch is read to its end, which may make an answer too many.
             answers = _ask(stager, torch.from_numpy(signal), step)[: len(piece)]
             yield answers, pair.onset[run[epoch]] + sample / sfreq
 

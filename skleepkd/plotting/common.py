@@ -1,8 +1,8 @@
-"""What the displays share: panels, stage codes and stage colours."""
+"""What the displays share: panels, time, stage codes and stage colours."""
 
 import numpy as np
 
-from skleepkd.stages import UNSCORED, is_unscored, stage_codes
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes
 
 #: Amber for wake, red for REM, blues that darken with the depth of sleep.
 STAGE_COLORS = {
@@ -16,6 +16,13 @@ STAGE_COLORS = {
     "N3": "#14406f",
     "D": "#14406f",
 }
+#: From the top of a hypnogram to its bottom.
+_FROM_THE_TOP = {
+    "aasm": ("W", "REM", "N1", "N2", "N3"),
+    "wldr": ("W", "R", "L", "D"),
+    "wnr": ("W", "R", "N"),
+}
+_REM = ("REM", "R")
 
 
 def make_panels(ax, n_rows, n_columns, *, figsize, sharex=False, sharey=False):
@@ -51,3 +58,118 @@ def codes_with_gaps(y, labels, argument):
 def stage_colors(labels, shown):
     """Colours of the shown labels: the stages' own, or a cycle for other names."""
     return [STAGE_COLORS.get(label, f"C{labels.index(label) % 10}") for label in shown]
+
+
+def check_one_recording(X):
+    """Refuse epochs of several recordings, which have no common time."""
+    recording = getattr(X, "recording", None)
+    if recording is not None and len(np.unique(recording)) > 1:
+        raise ValueError(
+            f"A hypnogram shows one recording; X holds {np.unique(recording).tolist()}. "
+            "Select one, as in X[X.recording == name]."
+        )
+
+
+def columns_of_labels(probabilities, classes, labels):
+    """Columns in the order of the labels, 0 for those that an estimator lacks."""
+    columns = stage_codes(classes, labels, "estimator.classes_")
+    ordered = np.zeros((len(probabilities), len(labels)))
+    ordered[:, columns] = probabilities
+    return ordered
+
+
+class Steps:
+    """Steps of equal length in time, with holes where some are missing.
+
+    Windows of 30 s that lie closer (around epochs of 20 s) have their middle drawn, as
+    long as they usually lie apart.
+
+    Parameters
+    ----------
+    onset : array-like of shape (n_steps,)
+        Seconds from the recording's start, in any order.
+    seconds : float
+        How long each lasts.
+
+    Attributes
+    ----------
+    edges : ndarray of shape (n_steps + n_holes + 1,)
+        Where the steps begin and end, in hours.
+
+    Raises
+    ------
+    ValueError
+        If steps overlap otherwise.
+    """
+
+    def __init__(self, onset, seconds=EPOCH_SECONDS):
+        onset = np.asarray(onset, dtype=float)
+        self._order = np.argsort(onset, kind="stable")
+        onset = onset[self._order]
+        apart = np.diff(onset)
+        tolerance = min(0.1, seconds / 10)  # onsets are written as rounded decimals
+        usual = np.quantile(apart, 0.5, method="lower") if len(apart) else seconds
+        drawn = min(seconds, usual) if usual >= seconds / 2 else seconds
+        if np.any(apart < drawn - tolerance):
+            raise ValueError(
+                f"Steps of {seconds:g} s overlap at these onsets, the closest of which are "
+                f"{apart.min():g} s apart. A hypnogram shows one recording, and onset is in "
+                "seconds. (Windows that overlap evenly are drawn as one step each, so their "
+                "probabilities at a resolution of 30 s.)"
+            )
+        onset = onset + (seconds - drawn) / 2
+        self._holes = 1 + np.flatnonzero(apart > drawn + tolerance)
+        edges = np.append(onset, onset[-1] + drawn)
+        self.edges = np.insert(edges, self._holes, onset[self._holes - 1] + drawn) / 3600
+
+    def fill(self, values):
+        """Return one value for each step between the edges, nan in the holes."""
+        values = np.asarray(values, dtype=float)[self._order]
+        return np.insert(values, self._holes, np.nan, axis=0)
+
+
+def draw_stages(panel, steps, codes, classes, labels, title):
+    """Draw a hypnogram: a line that is broken where unscored, and REM as bars."""
+    from_the_top = _FROM_THE_TOP.get(str(classes), labels)
+    # UNSCORED is -1: the last entry, which is nan
+    level = np.array([from_the_top.index(label) for label in labels] + [np.nan])[codes]
+    rem = np.array([label in _REM for label in labels] + [False])[codes]
+    panel.stairs(
+        steps.fill(level), steps.edges, baseline=None, color="#333333", linewidth=1
+    )
+    panel.stairs(
+        steps.fill(np.where(rem, level, np.nan)),
+        steps.edges,
+        baseline=None,
+        color=STAGE_COLORS["REM"],
+        linewidth=4,
+    )
+    panel.set_yticks(range(len(labels)), from_the_top)
+    panel.set_ylim(len(labels) - 0.6, -0.4)
+    panel.set_title(title, loc="left", fontsize="medium")
+
+
+def draw_probabilities(panel, steps, probabilities, classes, labels, title):
+    """Draw probabilities as areas one above the other, in the order of a hypnogram."""
+    upwards = _FROM_THE_TOP.get(str(classes), labels)[::-1]
+    areas = steps.fill(probabilities)
+    panel.stackplot(
+        steps.edges,
+        # The last step ends where a further one would begin.
+        np.vstack([areas, areas[-1:]])[:, [labels.index(label) for label in upwards]].T,
+        step="post",
+        labels=upwards,
+        colors=stage_colors(labels, upwards),
+        linewidth=0,
+    )
+    panel.set_ylim(0, 1)
+    panel.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    panel.set_title(title, loc="left", fontsize="medium")
+    panel.legend(
+        *(handles[::-1] for handles in panel.get_legend_handles_labels()),
+        loc="center left",
+        bbox_to_anchor=(1.005, 0.5),
+        frameon=False,
+        fontsize="small",
+        handlelength=1,
+    )

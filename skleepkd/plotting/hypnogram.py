@@ -5,21 +5,15 @@ from sklearn.utils import check_consistent_length
 
 from skleepkd.metrics import staging_report
 from skleepkd.plotting.common import (
-    STAGE_COLORS,
+    Steps,
+    check_one_recording,
     codes_with_gaps,
+    columns_of_labels,
+    draw_probabilities,
+    draw_stages,
     make_panels,
-    stage_colors,
 )
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_codes, stage_labels
-
-#: From the top of a hypnogram to its bottom.
-_FROM_THE_TOP = {
-    "aasm": ("W", "REM", "N1", "N2", "N3"),
-    "wldr": ("W", "R", "L", "D"),
-    "wnr": ("W", "R", "N"),
-}
-_REM = ("REM", "R")
-_REM = ("REM", "R")
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_labels
 
 
 class HypnogramDisplay:
@@ -35,7 +29,8 @@ class HypnogramDisplay:
     y_pred : array-like of shape (n_epochs,)
         The predicted stages.
     onset : array-like of shape (n_epochs,), optional
-        Seconds from the recording's start; by default epochs follow one another.
+        Seconds from the recording's start; by default epochs follow one another. Of
+        windows that overlap evenly (30 s around each epoch of 20 s) the middle is drawn.
     probabilities : array-like of shape (n_epochs, n_classes), optional
         The predicted probability of each stage, drawn as areas under the prediction.
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
@@ -94,20 +89,12 @@ class HypnogramDisplay:
         ValueError
             If ``X`` holds more than one recording.
         """
-        recording = getattr(X, "recording", None)
-        if recording is not None and len(np.unique(recording)) > 1:
-            raise ValueError(
-                f"A hypnogram shows one recording; X holds {np.unique(recording).tolist()}. "
-                "Select one, as in X[X.recording == name]."
-            )
+        check_one_recording(X)
         areas = None
         if probabilities:
-            # Columns follow the estimator's classes, which may lack a stage.
-            labels = stage_labels(classes)
-            columns = stage_codes(estimator.classes_, labels, "estimator.classes_")
-            answers = np.asarray(estimator.predict_proba(X))
-            areas = np.zeros((len(answers), len(labels)))
-            areas[:, columns] = answers
+            areas = columns_of_labels(
+                estimator.predict_proba(X), estimator.classes_, stage_labels(classes)
+            )
         return cls.from_predictions(
             y,
             estimator.predict(X),
@@ -165,14 +152,8 @@ class HypnogramDisplay:
         onset = self.onset
         if onset is None:
             onset = EPOCH_SECONDS * np.arange(len(y_pred))
-        onset = np.asarray(onset, dtype=float)
         check_consistent_length(y_pred, onset, self.y_true, self.probabilities)
-        order = np.argsort(onset)
-        if np.any(np.diff(onset[order]) < EPOCH_SECONDS - 0.1):
-            raise ValueError(
-                f"Epochs of {EPOCH_SECONDS:g} s overlap at these onsets; a hypnogram shows "
-                "one recording, and onset is in seconds."
-            )
+        steps = Steps(onset)
 
         title = "Prediction"
         stages = {}
@@ -188,52 +169,13 @@ class HypnogramDisplay:
         )
         self.ax_ = axes[:, 0]
 
-        from_the_top = _FROM_THE_TOP.get(str(self.classes), labels)
-        level = np.array([from_the_top.index(label) for label in labels] + [np.nan])
-        rem = np.array([label in _REM for label in labels] + [False])
         for panel, (title, codes) in zip(self.ax_, stages.items(), strict=False):
-            codes = codes[order]  # UNSCORED is -1: the last entry, which is nan
-            edges, line = _steps(onset[order], level[codes])
-            panel.stairs(line, edges, baseline=None, color="#333333", linewidth=1)
-            edges, bars = _steps(onset[order], np.where(rem[codes], level[codes], np.nan))
-            panel.stairs(bars, edges, baseline=None, color=STAGE_COLORS["REM"], linewidth=4)
-            panel.set_yticks(range(len(labels)), from_the_top)
-            panel.set_ylim(len(labels) - 0.6, -0.4)
-            panel.set_title(title, loc="left", fontsize="medium")
+            draw_stages(panel, steps, codes, self.classes, labels, title)
         if self.probabilities is not None:
-            self._plot_probabilities(onset[order], order, labels, from_the_top)
-        self.ax_[0].set_xlim(edges[0], edges[-1])
+            title = "Predicted probability"
+            draw_probabilities(
+                self.ax_[-1], steps, self.probabilities, self.classes, labels, title
+            )
+        self.ax_[0].set_xlim(steps.edges[0], steps.edges[-1])
         self.ax_[-1].set_xlabel("Time (h)")
         return self
-
-    def _plot_probabilities(self, onset, order, labels, from_the_top):
-        panel = self.ax_[-1]
-        edges, areas = _steps(onset, np.asarray(self.probabilities, dtype=float)[order])
-        columns = [labels.index(label) for label in reversed(from_the_top)]
-        panel.stackplot(
-            edges,
-            np.vstack([areas, areas[-1:]])[:, columns].T,
-            step="post",
-            labels=from_the_top[::-1],
-            colors=stage_colors(labels, from_the_top[::-1]),
-            linewidth=0,
-        )
-        panel.set_ylim(0, 1)
-        panel.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-        panel.set_title("Predicted probability", loc="left", fontsize="medium")
-        panel.legend(
-            *(handles[::-1] for handles in panel.get_legend_handles_labels()),
-            loc="center left",
-            bbox_to_anchor=(1.005, 0.5),
-            frameon=False,
-            fontsize="small",
-            handlelength=1,
-        )
-
-
-def _steps(onset, values):
-    """Edges in hours and values between them, with a nan step where epochs are missing."""
-    gaps = 1 + np.flatnonzero(np.diff(onset) > EPOCH_SECONDS + 0.1)
-    edges = np.append(onset, onset[-1] + EPOCH_SECONDS)
-    edges = np.insert(edges, gaps, onset[gaps - 1] + EPOCH_SECONDS)
-    return edges / 3600, np.insert(values, gaps, np.nan, axis=0)

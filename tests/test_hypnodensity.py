@@ -1,0 +1,293 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
+from skleepkd.networks.build import find_network
+from skleepkd.networks.segment import segment
+from tests.tiny import TinyNetwork, make_pair
+
+SFREQ = 2.0  # hertz, so that 30 s are 60 samples
+
+
+def fitted(name="UTime", **parameters):
+    """Fit for one pass on two channels; U-Sleep with two levels, U-Time with two."""
+    options = {
+        "UTime": {"module__filters": (2, 4, 8), "module__pools": (3, 2)},
+        "USleep": {"module__depth": 2, "module__n_time_filters": 2},
+    }[name]
+    X, y = make_pair(n_subjects=2, n_epochs=8)
+    stager = SleepStager(
+        name, **options, max_epochs=1, random_state=0, device="cpu", **parameters
+    )
+    return stager.fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def utime():
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def usleep():
+    return fitted("USleep")
+
+
+def night(n_epochs, seed=1, onset=None, recording="n1"):
+    rng = np.random.default_rng(seed)
+    signal = 20 * rng.standard_normal((n_epochs, 2, 60)).astype(np.float32)
+    onset = 30.0 * np.arange(n_epochs) if onset is None else onset
+    return PairedEpochs(signal, recording=recording, onset=onset, sfreq=SFREQ)
+
+
+def segment_written_out(stager, signal, step):
+    """Probabilities of one long signal (channels, times), by the network itself."""
+    with torch.no_grad():
+        logits = segment(stager.module_, torch.from_numpy(signal)[None], step)[0]
+    return logits.softmax(dim=0).T.numpy()
+
+
+def joined(X, rows):
+    return np.concatenate(list(X["target"][rows]), axis=1)
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def test_u_sleep_of_a_step_is_its_layers_with_another_mean(usleep):
+    network = usleep.module_
+    x = torch.randn(3, 2, 150)  # two epochs and a half
+    with torch.no_grad():
+        residuals, z = [], x
+        for block in network.encoder_blocks:
+            z, residual = block(z)
+            residuals.append(residual)
+        z = network.bottom(z)
+        for block in network.decoder_blocks:
+            z = block(z, residuals.pop())
+        z = network.clf[1](network.clf[0](z))  # (3, filters, 150)
+        for step in (1, 2, 40, 60, 100):
+            n = 150 // step
+            # (3, filters, times) -> (3, filters, answers, step)
+            means = z[..., : n * step].unflatten(2, (n, step)).mean(dim=3)
+            expected = network.final_layer(means)
+            answer = segment(network, x, step)
+            assert answer.shape == (3, 5, n)
+            torch.testing.assert_close(answer, expected)
+        # Nothing of it stays: an epoch is answered as before.
+        assert network(x[..., :60]).shape == (3, 5)
+        torch.testing.assert_close(
+            segment(network, x[..., :60], 60)[..., 0], network(x[..., :60])
+        )
+
+
+def test_a_network_of_ones_own_and_a_compiled_one():
+    class Segmenting(torch.nn.Module):
+        def segment(self, x, step):
+            return x[..., ::step]
+
+    own = Segmenting()
+    assert segment(own, torch.zeros(2, 3, 60), 20).shape == (2, 3, 3)
+    compiled = torch.nn.Module()
+    compiled._orig_mod = own
+    assert segment(compiled, torch.zeros(2, 3, 60), 20).shape == (2, 3, 3)
+
+
+def test_networks_that_know_whole_epochs_alone():
+    X, y = make_pair(n_subjects=2, n_epochs=4)
+    stager = SleepStager(TinyNetwork, max_epochs=1, device="cpu").fit(X, y)
+    with pytest.raises(ValueError, match="TinyNetwork answers whole epochs alone. UTime"):
+        stager.hypnodensity(X, 1.0)
+    np.testing.assert_array_equal(stager.hypnodensity(X), stager.predict_proba(X))
+
+    class USleep(torch.nn.Module):  # of that name, and not braindecode's
+        pass
+
+    with pytest.raises(ValueError, match="USleep answers whole epochs alone"):
+        segment(USleep(), torch.zeros(1, 1, 60), 2)
+
+
+# ---------------------------------------------------------------- each epoch by itself
+
+
+@pytest.mark.parametrize("name", ["utime", "usleep"])
+def test_30_s_is_predict_proba(name, request):
+    stager = request.getfixturevalue(name)
+    X = night(40)
+    expected = stager.predict_proba(X)
+    answers, onset = stager.hypnodensity(X, return_onset=True)
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    np.testing.assert_array_equal(onset, X.onset)
+    # and so says the network itself, asked for steps of an epoch
+    with torch.no_grad():
+        logits = segment(stager.module_, torch.from_numpy(X["target"]), 60)
+    np.testing.assert_allclose(logits[..., 0].softmax(dim=1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["utime", "usleep"])
+@pytest.mark.parametrize("resolution", [0.5, 1, 2, 5, 10, 15])
+def test_divisors_of_30_s_answer_each_row_in_order(name, resolution, request):
+    stager = request.getfixturevalue(name)
+    X = night(5)[[3, 0, 4]]
+    answers, onset = stager.hypnodensity(X, resolution, return_onset=True)
+    n = int(30 / resolution)
+    assert answers.shape == (3 * n, 5)
+    for row in range(3):
+        expected = segment_written_out(stager, X["target"][row], int(resolution * SFREQ))
+        np.testing.assert_allclose(answers[row * n : (row + 1) * n], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        onset, np.concatenate([start + resolution * np.arange(n) for start in (90, 0, 120)])
+    )
+    # arrays need no recording; their rate is that of 30 s epochs
+    np.testing.assert_array_equal(stager.hypnodensity(X["target"], resolution), answers)
+
+
+def test_u_time_seconds_average_to_its_epochs_before_the_softmax(utime):
+    X = night(6)
+    every_second = utime.hypnodensity(X, 1.0).reshape(6, 30, 5).astype(np.float64)
+    assert every_second.std(axis=1).max() > 1e-3
+    # A softmax of mean logarithms is the softmax of mean logits: what each second's
+    # logarithms lack, their normalisation, is the same for all classes.
+    means = np.exp(np.log(every_second).mean(axis=1))
+    expected = means / means.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(expected, utime.predict_proba(X), atol=1e-6)
+
+
+def test_batches_do_not_matter(utime):
+    X = night(11)
+    one = fitted(batch_size=3).set_params(batch_size=64)
+    expected = {r: one.hypnodensity(X, r) for r in (1, 20)}
+    one.set_params(batch_size=4)
+    for resolution, answers in expected.items():
+        np.testing.assert_allclose(one.hypnodensity(X, resolution), answers, atol=1e-6)
+
+
+def test_own_nonlinearity_is_applied_to_each_answer():
+    stager = fitted(predict_nonlinearity=lambda logits: logits.sigmoid().softmax(dim=-1))
+    answers = stager.hypnodensity(night(3), 10)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
+    assert answers.max() / answers.min() < np.e
+
+
+# ---------------------------------------------------------------- joined epochs
+
+
+@pytest.mark.parametrize("name", ["utime", "usleep"])
+@pytest.mark.parametrize("resolution", [20, 60, 7, 45])
+def test_other_resolutions_join_a_recording(name, resolution, request):
+    stager = request.getfixturevalue(name)
+    X = night(9)[[5, 2, 7, 0, 1, 8, 3, 6, 4]]
+    answers, onset = stager.hypnodensity(X, resolution, return_onset=True)
+    n = int(270 // resolution)
+    assert answers.shape == (n, 5)
+    signal = joined(night(9), slice(None))
+    step = int(resolution * SFREQ)
+    np.testing.assert_allclose(
+        answers, segment_written_out(stager, signal, step)[:n], atol=1e-6
+    )
+    np.testing.assert_allclose(onset, resolution * np.arange(n))
+
+
+def test_gaps_and_recordings_end_a_joined_signal(utime):
+    # two nights, the later name first, the second with a gap of one epoch after 60 s
+    onset = np.array([0, 30, 60, 600, 630, 690, 720, 750])
+    recording = np.array(["n2"] * 3 + ["n1"] * 5)
+    X = night(8, onset=onset, recording=recording)
+    answers, at = utime.hypnodensity(X, 20.0, return_onset=True)
+    runs = {0: (slice(0, 3), 4), 600: (slice(3, 5), 3), 690: (slice(5, 8), 4)}
+    expected = [
+        segment_written_out(utime, joined(X, rows), 40) for rows, _ in runs.values()
+    ]
+    np.testing.assert_allclose(answers, np.concatenate(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        at, np.concatenate([start + 20 * np.arange(n) for start, (_, n) in runs.items()])
+    )
+    # the rest of a run that is shorter than a step has no answer
+    assert utime.hypnodensity(X, 60.0).shape == (3, 5)
+    assert utime.hypnodensity(X, 300.0).shape == (0, 5)
+
+
+def test_long_runs_are_read_in_pieces(utime):
+    X = night(80)  # 2400 s are 120 answers; three pieces of 40 last 800 s, under 35 epochs
+    answers, onset = utime.hypnodensity(X, 20.0, return_onset=True)
+    signal = joined(X, slice(None))
+    pieces = [
+        signal[:, :1620],
+        signal[:, 1600:3240],
+        signal[:, 3200:],
+    ]  # whole epochs' ends
+    expected = [segment_written_out(utime, piece, 40)[:40] for piece in pieces]
+    np.testing.assert_allclose(answers, np.concatenate(expected), atol=1e-6)
+    np.testing.assert_allclose(onset, 20.0 * np.arange(120))
+
+
+def test_long_steps_and_long_runs(usleep):
+    X = night(80)
+    for resolution, n_answers in ((1100.0, 2), (1800.0, 1), (29.5, 81), (100.0, 24)):
+        answers, onset = usleep.hypnodensity(X, resolution, return_onset=True)
+        assert answers.shape == (n_answers, 5)
+        np.testing.assert_allclose(onset, resolution * np.arange(n_answers))
+
+
+def test_joining_needs_to_know_what_follows_what(utime):
+    X = night(6)
+    for unknown in (X["target"], PairedEpochs(X["target"], recording="n1")):
+        with pytest.raises(
+            ValueError, match=r"joined, and X does not.*recording= and onset="
+        ):
+            utime.hypnodensity(unknown, 20.0)
+    windows = night(6, onset=20.0 * np.arange(6))
+    with pytest.raises(ValueError, match=r"overlap in the recording n1 .*is 20 s"):
+        utime.hypnodensity(windows, 20.0)
+    assert utime.hypnodensity(windows, 1.0).shape == (180, 5)
+
+
+@pytest.mark.parametrize("resolution", [0, -1, 0.3, 30.1, np.nan, np.inf, "1s", None])
+def test_unusable_resolutions(utime, resolution):
+    with pytest.raises(ValueError, match="whole number of samples; given .* at 2 Hz"):
+        utime.hypnodensity(night(2), resolution)
+
+
+def test_X_is_checked_as_in_predict_proba(utime):
+    with pytest.raises(ValueError, match=r"given 2 channel\(s\) and 50 samples"):
+        utime.hypnodensity(np.ones((3, 2, 50)), 1.0)
+    with pytest.raises(ValueError, match="looks like volts"):
+        utime.hypnodensity(1e-6 * night(3)["target"], 1.0)
+
+
+def test_students_and_fine_tuned_stagers(utime):
+    X, y = make_pair(n_subjects=2, n_epochs=8)
+    student = DistilledSleepStager(
+        SleepStager(
+            "UTime",
+            module__filters=(2, 4, 8),
+            module__pools=(3, 2),
+            max_epochs=1,
+            device="cpu",
+        ),
+        layers="bottom",
+        max_epochs=1,
+        device="cpu",
+    ).fit(X, y)
+    tuned = FineTunedSleepStager(FrozenEstimator(utime), trainable=None, device="cpu")
+    tuned.fit(night(8), y[:8])
+    for stager in (student, tuned):
+        stager.module_.train()
+        answers = stager.hypnodensity(night(4), 1.0)
+        assert answers.shape == (120, 5)
+        np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+        assert not stager.module_.training
+    np.testing.assert_allclose(answers, utime.hypnodensity(night(4), 1.0), atol=1e-6)
+
+
+def test_u_sleep_at_its_full_depth():
+    network = find_network("USleep")(
+        n_chans=1, n_times=1920, sfreq=64, n_outputs=5, time_conv_size_s=9 / 64
+    ).eval()
+    x = torch.randn(1, 1, 3 * 1920)
+    with torch.no_grad():
+        assert segment(network, x, 64 * 20).shape == (1, 5, 4)
+        torch.testing.assert_close(
+            segment(network, x, 1920), network(x.unflatten(2, (3, 1920)).transpose(1, 2))
+        )
