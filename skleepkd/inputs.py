@@ -85,7 +85,8 @@ def check_signal(pair, modality, name=None):
     Raises
     ------
     ValueError
-        If a value is NaN or infinite, or the signal looks like volts.
+        If a value is NaN or infinite, or a signal of three axes looks like volts (what
+        was made of a signal, as a spectrogram, has other units).
     """
     name = name or modality
     spread = []
@@ -97,7 +98,8 @@ def check_signal(pair, modality, name=None):
                 f"The {name} holds NaN or infinite values, first in epoch {row}. Drop "
                 "or repair such epochs before fitting."
             )
-        spread.append(block.std(axis=2).ravel())
+        if block.ndim == 3:
+            spread.append(block.std(axis=2).ravel())
     if spread and in_volts(np.concatenate(spread)):
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch "

@@ -1,0 +1,216 @@
+"""Log spectrograms of epochs, standardised for each frequency."""
+
+import numpy as np
+from scipy import fft
+from scipy.signal.windows import hamming
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from skleepkd.epochs import PairedEpochs
+from skleepkd.inputs import as_pair, check_signal
+from skleepkd.stages import EPOCH_SECONDS
+
+
+class LogSpectrogram(TransformerMixin, BaseEstimator):
+    """Short-time Fourier amplitudes of epochs in decibels, standardised.
+
+    A step of a scikit-learn ``Pipeline`` before a stager of spectrograms
+    (``SleepStager("SeqSleepNet")``). With the defaults an epoch of 30 s at 100 Hz becomes
+    29 frames of 129 frequency bins, as in [1]_: symmetric Hamming windows of 2 s, one a
+    second, the first at the epoch's first sample and none beyond its last, each filled
+    with zeros to 256 samples and Fourier transformed, then ``20 log10`` of the amplitude.
+
+    The mean and the deviation of each channel and frequency are learned in ``fit`` from
+    all frames of the epochs given, and no others: inside a pipeline these are the
+    training recordings. A stager that was pretrained elsewhere meets spectrograms that
+    are standardised by the training recordings of its new signal, also where the stager
+    itself is not trained further.
+
+    Parameters
+    ----------
+    window : float, default=2.0
+        Length of the Hamming windows in seconds.
+    hop : float, default=1.0
+        From one window's beginning to the next, in seconds.
+    n_fft : int, optional
+        Length of the Fourier transform in samples; by default the least power of two
+        that holds a window.
+    floor : float, default=1e-3
+        Amplitude in microvolts below which everything counts as this much, so that a
+        flat signal gives -60 dB and not minus infinity. White noise of 1 nV
+        (root mean square) has amplitudes of about nine times this at 100 Hz.
+    standardize : bool, default=True
+        Whether to subtract the mean of each channel and frequency and to divide by the
+        deviation. Where the training epochs do not vary it is not divided.
+
+    Attributes
+    ----------
+    sfreq_ : float
+        Sampling rate of the signal in hertz: the pair's, or else what makes an epoch
+        last 30 s.
+    mean_, scale_ : ndarray of shape (n_channels, n_bins) or None
+        Mean and deviation in decibels; None without ``standardize``.
+    source_ : LogSpectrogram or None
+        What was fitted to the source of a pair; None if there was no source in ``fit``.
+
+    See Also
+    --------
+    PairedTransformer : Spectrograms of one modality of a pair, or of both by different
+        settings.
+
+    References
+    ----------
+    .. [1] Phan, H., Chén, O. Y., Koch, P., Mertins, A. and De Vos, M. (2019). Deep
+       transfer learning for single-channel automatic sleep staging with channel mismatch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skleepkd import SleepStager
+    >>> from skleepkd.preprocessing import LogSpectrogram
+    >>> X = np.random.default_rng(0).normal(0, 20, size=(40, 1, 3000))
+    >>> LogSpectrogram().fit_transform(X).shape
+    (40, 1, 29, 129)
+    >>> stager = make_pipeline(LogSpectrogram(), SleepStager("SeqSleepNet"))
+    """
+
+    def __init__(self, window=2.0, hop=1.0, n_fft=None, floor=1e-3, standardize=True):
+        self.window = window
+        self.hop = hop
+        self.n_fft = n_fft
+        self.floor = floor
+        self.standardize = standardize
+
+    def fit(self, X, y=None):
+        """Learn the mean and deviation of each channel and frequency.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and
+            source have statistics of their own.
+        y : array-like of shape (n_epochs,), optional
+            Not used; epochs that nobody scored count as well.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter does not fit the epochs, X has other axes, no epochs, NaN or
+            infinite values, or looks like volts.
+        """
+        pair = self._check(X)
+        self.sfreq_ = _sampling_rate(pair)
+        self.mean_ = self.scale_ = None
+        if self.standardize:
+            scaler = StandardScaler()
+            for _, block in pair.blocks("target"):
+                decibels = self._decibels(block)
+                # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
+                frames = decibels.swapaxes(1, 2).reshape(
+                    -1, decibels.shape[1] * decibels.shape[3]
+                )
+                scaler.partial_fit(frames)
+            self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
+            self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
+        self.source_ = clone(self).fit(pair.source_epochs) if pair.has_source else None
+        return self
+
+    def transform(self, X):
+        """Compute the spectrograms.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs in microvolts, with the channels and the sampling rate of ``fit``.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_frames, n_bins)
+            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets,
+            channel names and the sampling rates of its signals; its source is left out
+            if ``fit`` saw none.
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``, or if the channels or the sampling rate are others.
+        """
+        check_is_fitted(self)
+        pair = self._check(X)
+        sfreq = _sampling_rate(pair)
+        if not np.isclose(sfreq, self.sfreq_):
+            raise ValueError(
+                f"Fitted to epochs at {self.sfreq_:g} Hz; given epochs at {sfreq:g} Hz "
+                "(without a sampling rate, an epoch is taken to last 30 s)."
+            )
+        if self.standardize and pair.shape[1] != len(self.mean_):
+            raise ValueError(
+                f"Fitted to {len(self.mean_)} channel(s); given {pair.shape[1]}."
+            )
+        answers = None
+        for rows, block in pair.blocks("target"):
+            decibels = self._decibels(block)
+            if self.standardize:
+                # (channels, bins) -> (channels, 1, bins): alike in all frames
+                decibels -= self.mean_[:, None].astype(np.float32)
+                decibels /= self.scale_[:, None].astype(np.float32)
+            if answers is None:
+                answers = np.empty((len(pair), *decibels.shape[1:]), dtype=np.float32)
+            answers[rows] = decibels
+        if not isinstance(X, PairedEpochs):
+            return answers
+        # As pairs, so that the rate of the signal travels with its spectrogram.
+        names = pair.ch_names["target"]
+        target = PairedEpochs(answers, sfreq=self.sfreq_, ch_names=names)
+        if not pair.has_source or self.source_ is None:
+            return pair.target_epochs.replace(target=target)
+        source = self.source_.transform(pair.source_epochs)
+        return pair.replace(target=target, source=source)
+
+    def _check(self, X):
+        """Take X as a pair whose target can be transformed."""
+        pair = as_pair(X)
+        if pair.ndim != 3:
+            raise ValueError(
+                "Spectrograms are made of signals, (n_epochs, n_channels, n_times); given "
+                f"epochs of shape {pair.shape}. Were they transformed already?"
+            )
+        if not len(pair):
+            raise ValueError("There are no epochs to transform.")
+        check_signal(pair, "target")
+        return pair
+
+    def _decibels(self, block):
+        """Log spectrograms of a block of epochs, not standardised."""
+        window, hop = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
+        if hop < 1 or not 1 <= window <= block.shape[2]:
+            raise ValueError(
+                f"Windows of {self.window:g} s every {self.hop:g} s are {window} samples "
+                f"every {hop} at {self.sfreq_:g} Hz; epochs have {block.shape[2]} samples."
+            )
+        n_fft = 1 << (window - 1).bit_length() if self.n_fft is None else self.n_fft
+        if n_fft < window:
+            raise ValueError(
+                f"n_fft is {n_fft}, shorter than a window of {window} samples."
+            )
+        frames = np.lib.stride_tricks.sliding_window_view(block, window, axis=2)
+        # (epochs, channels, frames, window)
+        frames = frames[:, :, ::hop] * hamming(window).astype(np.float32)
+        amplitude = np.abs(fft.rfft(frames.astype(np.float32, copy=False), n_fft))
+        np.maximum(amplitude, np.float32(self.floor), out=amplitude)
+        return 20 * np.log10(amplitude, out=amplitude)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _sampling_rate(pair):
+    return pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
