@@ -79,6 +79,10 @@ _ELECTRODES = {
     "LE": (0.04, 0.14, 0.00, 0.03, 0.02, 0.00, 0.15, 0.00, 0.0),
     "RE": (0.04, 0.00, 0.14, 0.03, -0.02, 0.00, 0.00, 0.15, 0.0),
     "chin": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+    "Fpz": (0.25, 0.30, 0.30, 0.02, 0.00, 0.50, 0.15, 0.15, 0.0),
+    "Cz": (1.00, 0.25, 0.25, 0.30, 0.00, 0.10, 0.02, 0.02, 0.0),
+    "Pz": (0.55, 0.25, 0.25, 0.60, 0.00, 0.03, 0.02, 0.02, 0.0),
+    "Oz": (0.20, 0.20, 0.20, 1.00, 0.00, 0.01, 0.05, 0.05, 0.0),
 }
 
 
@@ -101,6 +105,9 @@ class Person:
             if name != "chin"
         }
         self.leads["chin"] = np.array(_ELECTRODES["chin"])
+        self.leads["EOG"] = self.leads["E1"] - self.leads["E2"]
+        # The heart has its own module; the chest sees nothing of the head.
+        self.leads["ECG"] = np.zeros(len(_SOURCES))
 
     def lead(self, derivation):
         """Give what a derivation ("C4-A1") or an electrode sees of each source."""

@@ -1,0 +1,228 @@
+"""The heart of a simulated night: breathing, beats and the electrocardiogram.
+
+Beats come from integral pulse frequency modulation (Mateo and Laguna 2000, IEEE TBME
+47(8):985-996): a beat falls whenever the integral of the heart rate reaches the next
+whole number. The rate has a person's mean, follows the stages, falls over the night, and
+is modulated slowly, at about 0.1 Hz and by breathing. P, Q, R, S and T are Gaussians
+around each beat, an idea of McSharry et al. (2003, IEEE TBME 50(3):289-294).
+
+Sources of what depends on the stage: Penzel et al. (2016, Front Physiol 7:460, Table 1)
+give heart rate, breathing rate and the strength of respiratory sinus arrhythmia awake, in
+light sleep and in deep sleep as multiples of those in REM sleep; these are used as they
+are. Breathing is most regular in deep sleep (Cabiddu et al. 2012, Front Physiol 3:45);
+slow fluctuations of the heart rate are those of wake and REM sleep and go in deep sleep
+(Bunde et al. 2000, Phys Rev Lett 85:3736-3739); an arousal makes the heart fast, then
+slow (Sforza et al. 2000, Clin Neurophysiol 111:1611-1619). Bands are the Task Force's
+(1996, Circulation 93:1043-1065): very low below 0.04 Hz, low to 0.15 Hz, high to 0.4 Hz.
+Every other number is chosen.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+from scipy.fft import irfft, rfft
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import fftconvolve, lfilter
+
+from skleepkd.datasets._rendering import HIGHEST, Clock
+from skleepkd.stages import EPOCH_SECONDS
+
+_W = 0
+
+#: Heart rate, breathing rate and strength of respiratory sinus arrhythmia by stage (W,
+#: N1, N2, N3, REM), as multiples of those in REM sleep (Penzel et al. 2016).
+_RATE = np.array([1.06, 0.98, 0.98, 0.99, 1.0])
+_BREATHS = np.array([1.02, 0.95, 0.95, 0.92, 1.0])
+_RSA = np.array([0.90, 1.33, 1.33, 1.37, 1.0])
+#: Relative size of the modulation of the heart rate: by breathing in REM sleep (the
+#: amplitude), and by stage those of low and of very low frequency (root mean square).
+_RSA_SIZE = 0.034
+_LOW = np.array([0.024, 0.020, 0.016, 0.010, 0.022])
+_VERY_LOW = np.array([0.040, 0.030, 0.018, 0.009, 0.040])
+#: Relative irregularity of the breathing rate and of the depth of breath, by stage.
+_UNEVEN_RATE = np.array([0.15, 0.10, 0.07, 0.04, 0.14])
+_UNEVEN_DEPTH = np.array([0.35, 0.25, 0.18, 0.10, 0.32])
+#: Within a stage each modulation is now stronger, now weaker (log amplitude).
+_MOMENT_SD = 0.35
+_MOMENT_MEMORY = 0.85  # from one epoch to the next
+
+#: Ectopic beats a minute, and when they come: after this part of the interval.
+_ECTOPIC = 0.03
+_PREMATURE = 0.65
+
+#: P, Q, R, S and T: time after the beat and width (standard deviation) in seconds, size
+#: in microvolts, in lead II; and the sizes of an ectopic beat, which is also wider.
+_DELAY = np.array([-0.16, -0.033, 0.0, 0.034, 0.27])
+_WIDTH = np.array([0.022, 0.009, 0.011, 0.010, 0.045])
+_SIZE = np.array([110.0, -90.0, 1050.0, -190.0, 270.0])
+_ECTOPIC_SIZE = np.array([0.0, 0.0, 1300.0, -300.0, -350.0])
+_ECTOPIC_WIDTH = 2.2
+
+#: What the chest adds: breathing moves the baseline (microvolts) and changes the size of
+#: the waves (a part of it); its muscles are as tense as the chin's, times this.
+_BASELINE = 60.0
+_BREATHING_GAIN = 0.08
+_MUSCLE = 0.8
+
+#: Waves are drawn on this grid, in hertz, and brought to the sampling rate from there.
+_DRAWN_AT = 100.0
+#: Rates and breathing are known on this grid, in hertz.
+_STEPS = 8.0
+
+#: A night's heart: seconds of the beats, which of them are ectopic, and breathing (about
+#: -1 to 1, shape (n_times,)) at the samples of a clock.
+Beats = namedtuple("Beats", "times ectopic breathing clock")
+
+
+class Heart:
+    """What differs between people; log-normal factors, except rates."""
+
+    def __init__(self, rng):
+        self.rate = np.clip(rng.normal(63.0, 8.0), 42.0, 90.0)  # beats a minute, REM
+        self.breaths = np.clip(rng.normal(0.26, 0.03), 0.18, 0.34)  # hertz, REM
+        self.trend = rng.normal(0.07, 0.04)  # how much the rate falls in a night
+        # Breathing's modulation, those of low and of very low frequency.
+        self.modulation = np.exp(rng.normal(0, (0.5, 0.3, 0.3)))
+        self.arousal = np.exp(rng.normal(0, 0.3))
+        self.ectopic = np.exp(rng.normal(0, 1.0))
+        self.delay = _DELAY * np.exp(rng.normal(0, 0.06, 5))
+        self.width = _WIDTH * np.exp(rng.normal(0, 0.06, 5))
+        self.size = _SIZE * np.exp(rng.normal(0, 0.2, 5)) * np.exp(rng.normal(0, 0.2))
+
+
+def draw_beats(course, heart, moved, rng):
+    """Draw a night's breathing and heart beats.
+
+    Parameters
+    ----------
+    course : Course
+        The stage of each second.
+    heart : Heart
+    moved : ndarray of float
+        Seconds at which the body moves.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Beats
+    """
+    seconds = round(EPOCH_SECONDS)
+    n_epochs = len(course.stage) // seconds
+    clock = Clock(n_epochs, _STEPS)
+
+    def by_stage(values):
+        # The body follows a change of stage within some ten seconds.
+        return clock.at_samples(gaussian_filter1d(values[course.stage], 5.0))
+
+    fresh = rng.normal(0, _MOMENT_SD * np.sqrt(1 - _MOMENT_MEMORY**2), (3, n_epochs))
+    fresh[:, 0] = rng.normal(0, _MOMENT_SD, 3)
+    moments = lfilter([1], [1, -_MOMENT_MEMORY], fresh)
+    moments = gaussian_filter1d(np.repeat(moments, seconds, axis=1), 10.0)
+    rsa, low, very_low = (
+        factor * clock.at_samples(np.exp(moment))
+        for factor, moment in zip(heart.modulation, moments, strict=True)
+    )
+
+    uneven_rate, uneven_depth = (_band(clock, rng, 0.01, 0.15, 0.0) for _ in range(2))
+    breaths = heart.breaths * by_stage(_BREATHS)
+    breaths = breaths * np.exp(by_stage(_UNEVEN_RATE) * uneven_rate)
+    phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.cumsum(breaths, dtype=float) / _STEPS
+    uneven = by_stage(_UNEVEN_DEPTH)
+    # Less the variance, so that uneven breaths have the power of even ones.
+    breathing = np.sin(phase) * np.exp(uneven * uneven_depth - uneven**2)
+
+    log_rate = np.log(heart.rate / 60 * by_stage(_RATE))
+    log_rate -= heart.trend * (clock.times / clock.n_seconds - 0.5)
+    log_rate += _RSA_SIZE * by_stage(_RSA) * rsa * breathing
+    log_rate += by_stage(_LOW) * low * _band(clock, rng, 0.07, 0.13, 0.0)
+    log_rate += by_stage(_VERY_LOW) * very_low * _band(clock, rng, 0.003, 0.04, -1.0)
+    awake = course.stage == _W
+    aroused = np.flatnonzero(awake[1:] & ~awake[:-1]) + 1.0
+    log_rate += heart.arousal * _accelerations(clock, np.r_[aroused, moved], rng)
+
+    integral = rng.uniform() + np.cumsum(np.exp(log_rate)) / _STEPS
+    beats = np.arange(np.ceil(integral[0]), integral[-1])
+    times = np.interp(beats, integral, clock.times)
+    ectopic = (
+        rng.random(len(times))
+        < _ECTOPIC * heart.ectopic * np.median(np.diff(times, append=clock.n_seconds)) / 60
+    )
+    ectopic[[0, -1]] = False
+    ectopic[1:] &= ~ectopic[:-1]
+    # It comes early and the next beat comes when it would have come: a pause.
+    early = np.flatnonzero(ectopic)
+    times[early] = times[early - 1] + _PREMATURE * (times[early] - times[early - 1])
+    return Beats(times, ectopic, breathing, clock)
+
+
+def draw_ecg(course, heart, beats, clock, rng):
+    """Draw the electrocardiogram (lead II) of a night's beats.
+
+    Parameters
+    ----------
+    course : Course
+    heart : Heart
+    beats : Beats
+    clock : Clock
+        Where it is sampled. A QRS complex lasts 0.1 s and reaches up to 40 Hz: below
+        about 90 Hz a smooth low-pass filter, which ends at half the sampling rate,
+        makes it lower and wider (at 32 Hz R waves keep about half their size).
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (n_times,)
+        Microvolts.
+    """
+    n_drawn = round(clock.n_seconds * _DRAWN_AT)
+    drawn = np.zeros(n_drawn)
+    times, ectopic = beats.times, beats.ectopic
+    breathing = np.interp(times, beats.clock.times, beats.breathing)
+    intervals = np.diff(times, prepend=times[0] - 60 / heart.rate)
+    for wave in range(5):
+        delay, width = heart.delay[wave], heart.width[wave]
+        size = np.where(ectopic, _ECTOPIC_SIZE[wave], heart.size[wave])
+        size *= 1 + _BREATHING_GAIN * breathing
+        # After a long interval T comes later (Bazett: by the square root).
+        centre = times + delay * (np.sqrt(intervals) if wave == 4 else 1.0)
+        widths = width * np.where(ectopic, _ECTOPIC_WIDTH, 1.0)
+        reach = int(np.ceil(4 * widths.max() * _DRAWN_AT))
+        at = np.rint(centre * _DRAWN_AT).astype(int)[:, None] + np.arange(-reach, reach + 1)
+        value = at / _DRAWN_AT - centre[:, None]
+        value = size[:, None] * np.exp(-0.5 * (value / widths[:, None]) ** 2)
+        inside = (at >= 0) & (at < n_drawn)
+        drawn += np.bincount(at[inside], value[inside], minlength=n_drawn)
+    ecg = _resample(drawn, clock)
+    ecg += _BASELINE * np.interp(clock.times, beats.clock.times, beats.breathing)
+    muscle = clock.noise(rng, lambda f: np.full((1, len(f)), 35**-0.5), 10.0)[0]
+    ecg += _MUSCLE * clock.at_samples(course.tone) * muscle
+    return ecg.astype(np.float32)
+
+
+def _band(clock, rng, low, high, exponent):
+    """Noise of unit power between two frequencies; its power falls as f**exponent."""
+    grid = np.linspace(low, high, 200)
+    power = np.trapezoid(grid**exponent, grid)
+    return clock.noise(rng, lambda f: np.sqrt(f**exponent / power)[None], low, high)[0]
+
+
+def _accelerations(clock, onsets, rng):
+    """Log heart rate after arousals and movements: faster for seconds, then slower."""
+    sizes = np.exp(rng.normal(0, 0.4, len(onsets)))
+    impulses = np.zeros(clock.n_times)
+    np.add.at(impulses, (onsets * _STEPS).astype(int), sizes)
+    t = np.arange(0, 30, 1 / _STEPS)
+    response = 0.13 * np.exp(-0.5 * ((t - 4) / 2) ** 2)
+    response -= 0.045 * np.exp(-0.5 * ((t - 13) / 4) ** 2)
+    return fftconvolve(impulses, response)[: clock.n_times]
+
+
+def _resample(drawn, clock):
+    """Bring a signal to a clock's sampling rate, as a smooth anti-alias filter does."""
+    spectrum = rfft(drawn)[: clock.n_times // 2 + 1]
+    highest = min(HIGHEST, clock.sfreq / 2)
+    frequencies = np.arange(len(spectrum)) / clock.n_seconds
+    # The filter falls from one to zero over the last fifth of the band.
+    fall = np.clip((frequencies / highest - 0.8) / 0.2, 0, 1)
+    spectrum *= 0.5 + 0.5 * np.cos(np.pi * fall)
+    return irfft(spectrum, clock.n_times) * (clock.n_times / len(drawn))
