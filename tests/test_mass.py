@@ -11,6 +11,7 @@ from sklearn.preprocessing import minmax_scale
 from skleepkd import SleepStager
 from skleepkd.datasets import MassSplit, load_mass
 from skleepkd.preprocessing import EpochwiseTransformer, PairedTransformer
+from tests.edf import write_edf
 from tests.tiny import TinyNetwork
 
 CODES = {"W": 0, "1": 1, "2": 2, "3": 3, "4": 3, "R": 4, "?": -1}
@@ -18,33 +19,6 @@ CODES = {"W": 0, "1": 1, "2": 2, "3": 3, "4": 3, "R": 4, "?": -1}
 
 def path_of(root, number, kind):
     return root / f"SS{number[4]}_EDF" / f"{number} {kind}.edf"
-
-
-def write_edf(path, names, payload, record_seconds, samples, units, reserved=""):
-    """Write an EDF; ``payload`` has the records' bytes, ``samples`` those of a record."""
-
-    def field(values, width):
-        return b"".join(str(value).ljust(width).encode("latin-1") for value in values)
-
-    n = len(names)
-    n_records = len(payload) // (2 * sum(samples))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        field(["0"], 8)
-        + field(["X", "X"], 80)
-        + field(["01.01.00", "22.00.00", 256 * (n + 1)], 8)
-        + field([reserved], 44)
-        + field([n_records, record_seconds], 8)
-        + field([n], 4)
-        + field(names, 16)
-        + field([""] * n, 80)
-        + field(units, 8)
-        + field([-3276.8] * n + [3276.7] * n + [-32768] * n + [32767] * n, 8)
-        + field([""] * n, 80)
-        + field(samples, 8)
-        + field([""] * n, 32)
-        + payload
-    )
 
 
 def write_psg(path, signals, sfreq=256, unit="uV"):

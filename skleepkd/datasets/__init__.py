@@ -5,12 +5,17 @@ from skleepkd.datasets.eesm import load_eesm
 from skleepkd.datasets.mass import load_mass
 from skleepkd.datasets.mass_split import MassSplit
 from skleepkd.datasets.simulated import make_cohort, simulate_night
+from skleepkd.datasets.sleep_edf import fetch_sleep_edf, load_sleep_edf
+from skleepkd.datasets.sleep_edf_split import SleepEdfFolds
 
 __all__ = [
     "MassSplit",
+    "SleepEdfFolds",
+    "fetch_sleep_edf",
     "load_boas",
     "load_eesm",
     "load_mass",
+    "load_sleep_edf",
     "make_cohort",
     "simulate_night",
 ]

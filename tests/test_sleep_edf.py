@@ -1,0 +1,597 @@
+import csv
+import os
+import pickle
+import re
+import shutil
+from collections import Counter
+from importlib import resources
+
+import mne
+import numpy as np
+import pytest
+from sklearn.model_selection import cross_validate
+
+from skleepkd import PairedEpochs, SleepStager
+from skleepkd.datasets import SleepEdfFolds, fetch_sleep_edf, load_sleep_edf
+from skleepkd.datasets.sleep_edf import read_sleep_edf_night
+from tests.edf import write_edf
+from tests.tiny import TinyNetwork
+
+CODES = {"W": 0, "1": 1, "2": 2, "3": 3, "4": 3, "R": 4, "?": -1, "M": -1}
+SIGNALS = {
+    "EEG Fpz-Cz": (3000, "uV"),
+    "EEG Pz-Oz": (3000, "uV"),
+    "EOG horizontal": (3000, "uV"),
+    "Resp oro-nasal": (30, ""),
+    "EMG submental": (30, "uV"),
+    "Temp rectal": (30, "DegC"),
+    "Event marker": (30, ""),
+}
+
+#: In-bed part of the paper's 39 nights: first epoch, length, epochs removed from it.
+IN_BED_2019 = """
+4001:1010+757; 4002:854+1053(-1); 4011:710+1021; 4012:630+1109; 4021:724+940;
+4022:750+927(-1); 4031:864+869; 4032:910+832; 4041:764+1194(-1); 4042:1022+1166(-4);
+4051:1074+797; 4052:1066+1173(-2); 4061:922+766; 4062:818+955; 4071:902+917;
+4072:912+911; 4081:836+1013; 4082:828+981; 4091:796+1062(-11); 4092:896+1028(-12);
+4101:738+1039(-1); 4102:862+1021(-1); 4111:782+992(-1); 4112:1188+719; 4121:1056+868;
+4122:1082+919; 4131:950+950; 4141:820+932; 4142:938+877; 4151:872+888(-4);
+4152:1050+972(-5); 4161:690+1112(-5); 4162:1004+961(-2); 4171:938+942(-1);
+4172:1080+949(-4); 4181:890+880; 4182:1012+831; 4191:1146+1473; 4192:1084+1415(-5)
+"""
+
+with (
+    resources.files("mne.datasets.sleep_physionet").joinpath("age_records.csv").open() as f
+):
+    RECORDS = list(csv.DictReader(f))
+
+
+def record_of(number, kind):
+    """Row of MNE's list for a recording such as "SC4001"."""
+    return next(
+        row
+        for row in RECORDS
+        if row["fname"].startswith(number) and row["record type"] == kind
+    )
+
+
+def lights_off(number):
+    """Lights off in seconds after midnight."""
+    hours, minutes, seconds = map(int, record_of(number, "PSG")["lights off"].split(":"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def clock(seconds):
+    minutes, seconds = divmod(seconds % 86400, 60)
+    return "{:02d}.{:02d}.{:02d}".format(*divmod(minutes, 60), seconds)
+
+
+def write_psg(path, signals, start, units=()):
+    """Signals of 100 Hz in microvolts by label; the others hold a constant."""
+    n_records = len(next(iter(signals.values()))) // 3000
+    records = [
+        np.round(10 * np.asarray(signals.get(name, np.full(n_records * size, 77.0))))
+        .astype("<i2")
+        .reshape(n_records, size)
+        for name, (size, _) in SIGNALS.items()
+    ]
+    write_edf(
+        path,
+        list(SIGNALS),
+        np.concatenate(records, axis=1).tobytes(),
+        30,
+        [size for size, _ in SIGNALS.values()],
+        [dict(units).get(name, unit) for name, (_, unit) in SIGNALS.items()],
+        start=("24.04.89", clock(start)),
+    )
+
+
+def write_hypnogram(path, rows, start):
+    """One record of no length that holds all the annotations, as the published ones."""
+    payload = b"+0\x14\x14\x00" + b"".join(
+        f"+{onset}\x15{duration}\x14{text}\x14\x00".encode()
+        for onset, duration, text in rows
+    )
+    payload += bytes(len(payload) % 2)
+    samples = [len(payload) // 2]
+    write_edf(
+        path,
+        ["EDF Annotations"],
+        payload,
+        0,
+        samples,
+        [""],
+        reserved="EDF+C",
+        start=("24.04.89", clock(start)),
+    )
+
+
+def what_the_signals_say(codes):
+    """Fpz-Cz tells twice the epoch, the EOG its stage and the sample, in microvolts."""
+    epoch = 2 * (np.arange(len(codes)) - len(codes) // 2)
+    eeg = np.repeat(epoch, 3000).astype(float)
+    ramp = np.arange(3000) / 10
+    eog = (ramp + 400 * np.asarray(codes)[:, None]).ravel()
+    return {"EEG Fpz-Cz": eeg, "EOG horizontal": eog}
+
+
+def write_short(root, number, stages, before=4, **options):
+    """Write a short recording, begun so many epochs before its real lights off."""
+    start = lights_off(number) - 30 * before
+    texts = {"M": "Movement time"}
+    rows = [
+        (30 * k, 30, texts.get(stage, f"Sleep stage {stage}"))
+        for k, stage in enumerate(stages)
+    ]
+    signals = what_the_signals_say([CODES[stage] for stage in stages])
+    psg, hypnogram = (
+        root / record_of(number, kind)["fname"] for kind in ("PSG", "Hypnogram")
+    )
+    write_psg(psg, signals, start, **options)
+    write_hypnogram(hypnogram, rows, start)
+    return psg, hypnogram
+
+
+# Lights off at epoch 4; sleep ends with epoch 13; 40 epochs of waking follow.
+STAGES = "WWW1" + "WW12M?34RR" + "W" * 40
+
+
+@pytest.fixture
+def short(tmp_path):
+    """Two nights of one person and one of another, in the folder of the study."""
+    for number in ("SC4001", "SC4002", "SC4131"):
+        write_short(tmp_path / "sleep-cassette", number, STAGES)
+    return tmp_path
+
+
+# ------------------------------------------------------------ the real annotations
+
+
+def real_rows(shared_data):
+    """Annotations of each recording, and its start (s since midnight) and length (s)."""
+    with (shared_data / "sleep_edf_sc20_recordings.csv").open() as file:
+        about = {
+            row["recording"][:6]: (int(row["start_clock_s"]), int(row["duration_s"]))
+            for row in csv.DictReader(file)
+        }
+    rows = {number: [] for number in about}
+    with (shared_data / "sleep_edf_sc20_annotations.csv").open() as file:
+        for row in csv.DictReader(file):
+            rows[row["recording"][:6]].append(
+                (int(row["onset_s"]), int(row["duration_s"]), row["description"])
+            )
+    return rows, about
+
+
+def codes_of(rows, duration):
+    """AASM code of each epoch, worked out without the package."""
+    codes = np.full(duration // 30, -1)
+    for onset, length, text in rows:
+        code = -1 if text == "Movement time" else CODES[text.removeprefix("Sleep stage ")]
+        codes[onset // 30 : (onset + length) // 30] = code
+    return codes
+
+
+@pytest.fixture(scope="module")
+def study(shared_data, tmp_path_factory):
+    """All hypnograms; recordings as long as the real ones, of which nothing is stored."""
+    root = tmp_path_factory.mktemp("study")
+    rows, about = real_rows(shared_data)
+    for number, (start, duration) in about.items():
+        path = root / record_of(number, "PSG")["fname"]
+        write_psg(path, {"EEG Fpz-Cz": []}, start)
+        with path.open("r+b") as file:
+            file.seek(236)
+            file.write(f"{duration // 30:<8d}".encode())
+            file.truncate(256 * 8 + duration // 30 * 2 * 9120)
+        path = root / record_of(number, "Hypnogram")["fname"]
+        write_hypnogram(path, rows[number], start)
+    return root
+
+
+def test_in_bed_as_in_the_paper_night_by_night(study):
+    counts, removed = Counter(), 0
+    table = re.findall(r"(\d{4}):(\d+)\+(\d+)(?:\(-(\d+)\))?", IN_BED_2019)
+    assert len(table) == 39
+    for digits, first, length, unscored in table:
+        night = read_sleep_edf_night(study, f"SC{digits}", crop="phan2019")
+        n_unscored = int((night.y == -1).sum())
+        found = int(night.onset[0]) // 30, len(night.y), n_unscored
+        assert found == (int(first), int(length), int(unscored or 0)), digits
+        np.testing.assert_array_equal(night.first["target"], 100 * night.onset)
+        counts.update(night.y[night.y >= 0].tolist())
+        removed += n_unscored
+    assert removed == 61
+    assert counts.total() == 38150
+    assert [counts[code] for code in range(5)] == [4509, 2762, 17577, 5591, 7711]
+
+
+def test_in_bed_by_the_plain_rule(study, shared_data):
+    counts = Counter()
+    rows, about = real_rows(shared_data)
+    for number, (_, duration) in about.items():
+        night = read_sleep_edf_night(study, number)
+        counts.update(night.y[night.y >= 0].tolist())
+        asleep = np.flatnonzero(codes_of(rows[number], duration) > 0)
+        assert night.onset[-1] == min(30 * (asleep[-1] + 30), duration - 30)
+    assert counts.total() == 38152
+    assert counts[0] == 4511
+
+
+@pytest.mark.parametrize("minutes", [0, 30, 12.25])
+def test_minutes_around_sleep_and_the_whole_day(study, shared_data, minutes):
+    rows, about = real_rows(shared_data)
+    for number in ("SC4001", "SC4192"):
+        codes = codes_of(rows[number], about[number][1])
+        asleep = np.flatnonzero(codes > 0)
+        margin = int(2 * minutes)
+        night = read_sleep_edf_night(study, number, crop=minutes)
+        assert night.onset[0] == 30 * (asleep[0] - margin)
+        stop = min(asleep[-1] + margin + 1, len(codes))
+        np.testing.assert_array_equal(night.y, codes[asleep[0] - margin : stop])
+        whole = read_sleep_edf_night(study, number, crop=None)
+        np.testing.assert_array_equal(whole.y, codes)
+        np.testing.assert_array_equal(whole.onset, 30 * np.arange(len(codes)))
+
+
+WHOLE = ("SC4001", "SC4091", "SC4092")
+
+
+@pytest.fixture(scope="module")
+def whole_nights(shared_data, tmp_path_factory):
+    """Whole recordings with the real annotations; the folder goes when the tests end."""
+    root = tmp_path_factory.mktemp("whole")
+    rows, about = real_rows(shared_data)
+    nights = {}
+    for number in WHOLE:
+        start, duration = about[number]
+        codes = codes_of(rows[number], duration)
+        signals = what_the_signals_say(codes)
+        write_psg(root / record_of(number, "PSG")["fname"], signals, start)
+        path = root / record_of(number, "Hypnogram")["fname"]
+        write_hypnogram(path, rows[number], start)
+        means = [signal.mean() for signal in signals.values()]
+        nights[number] = len(codes) // 2, codes, *means
+    yield root, nights
+    shutil.rmtree(root)
+
+
+def test_every_label_lands_on_its_epoch(whole_nights):
+    root, nights = whole_nights
+    cohort = load_sleep_edf(root, crop="phan2019")
+    source, target = cohort.X["source"], cohort.X["target"]
+    assert source.dtype == target.dtype == np.float32
+    assert source.shape == target.shape == (len(cohort.y), 1, 3000)
+    in_bed = {
+        "SC4001": (1010, 757, 0),
+        "SC4091": (796, 1062, 11),
+        "SC4092": (896, 1028, 12),
+    }
+    for number, (first, length, removed) in in_bed.items():
+        middle, codes, eeg_mean, eog_mean = nights[number]
+        mine = cohort.X.recording == f"sleep-edf-{number}"
+        epochs = np.arange(first, first + length)
+        epochs = epochs[codes[epochs] >= 0]
+        assert len(epochs) == mine.sum() == length - removed
+        np.testing.assert_array_equal(cohort.X.onset[mine], 30 * epochs)
+        np.testing.assert_array_equal(cohort.y[mine], codes[epochs])
+        # The source holds twice the epoch's number, the target its stage and a ramp.
+        expected = (2 * (epochs - middle) - eeg_mean)[:, None]
+        np.testing.assert_allclose(
+            source[mine][:, 0], np.broadcast_to(expected, (len(epochs), 3000)), atol=1e-3
+        )
+        expected = 400 * codes[epochs][:, None] + np.arange(3000) / 10 - eog_mean
+        np.testing.assert_allclose(target[mine][:, 0], expected, atol=1e-3)
+    jumps = np.diff(cohort.X.onset[cohort.X.recording == "sleep-edf-SC4092"])
+    assert set(jumps) == {30, 60}
+    assert (jumps / 30 - 1).sum() == 12
+    persons = ["sleep-edf-SC400"] * 757 + ["sleep-edf-SC409"] * (1062 + 1028 - 23)
+    assert cohort.groups.tolist() == cohort.X.subject.tolist() == persons
+    assert "2824 epochs of 2 persons, 3 nights" in cohort.DESCR
+
+
+# ------------------------------------------------------------ options
+
+
+def test_defaults_on_short_nights(short):
+    cohort = load_sleep_edf(short)
+    assert cohort.X.sfreq == {"target": 100.0, "source": 100.0}
+    assert cohort.X.ch_names == {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
+    # Epochs 4 to 13 but for movement and "?", then 30 of waking.
+    one_night = [4, 5, 6, 7, 10, 11, 12, 13, *range(14, 44)]
+    assert cohort.X.onset.tolist() == [30.0 * k for k in one_night] * 3
+    assert cohort.y.tolist() == [CODES[STAGES[k]] for k in one_night] * 3
+    recordings = ["sleep-edf-SC4001", "sleep-edf-SC4002", "sleep-edf-SC4131"]
+    assert list(dict.fromkeys(cohort.X.recording)) == recordings
+    assert Counter(cohort.groups) == {"sleep-edf-SC400": 76, "sleep-edf-SC413": 38}
+    unscored = load_sleep_edf(short / "sleep-cassette", subjects=[13], unscored=True)
+    assert unscored.y.tolist() == [CODES[stage] for stage in STAGES[4:44]]
+    whole = load_sleep_edf(short, subjects=[13], crop=None)
+    assert len(whole.X) == len(STAGES) - 2
+    paper = load_sleep_edf(short, crop="phan2019", subjects=[0])
+    last = [paper.X.onset[paper.X.recording == name][-1] for name in recordings[:2]]
+    assert last == [30 * (13 + 25), 30 * (13 + 30)]
+
+
+def test_channels(short):
+    eog = load_sleep_edf(short, channels=["EOG horizontal"])
+    assert not eog.X.has_source
+    np.testing.assert_array_equal(eog.X["target"], load_sleep_edf(short).X["target"])
+    channels = {"target": ["EOG horizontal", "EEG Fpz-Cz"], "source": ["EEG Pz-Oz"]}
+    both = load_sleep_edf(short, channels=channels)
+    np.testing.assert_allclose(both.X["source"], 0, atol=1e-3)  # a constant
+    np.testing.assert_array_equal(both.X["target"][:, :1], eog.X["target"])
+    # The person's own number of the epoch is in the second channel.
+    assert set(np.diff(both.X["target"][38:60, 1, 0]).round(3)) == {2, 6}
+    with pytest.raises(
+        ValueError, match=r"SC4001 has no channel EEG C4-A1\. It has EEG Fpz-"
+    ):
+        load_sleep_edf(short, channels=["EEG C4-A1"])
+    for wrong in ("EOG horizontal", [], {"source": ["EEG Fpz-Cz"]}):
+        with pytest.raises(ValueError, match=r"such as \['EOG horizontal'\]"):
+            load_sleep_edf(short, channels=wrong)
+
+
+def test_mean_of_the_whole_recording_filter_and_rate(tmp_path):
+    t = np.arange(60 * 3000) / 100
+    # Lights off after four minutes, where another mean begins.
+    level = np.where(t < 240, 500.0, 200.0)
+    wave = 100 * np.sin(2 * np.pi * 8 * t) + 50 * np.sin(2 * np.pi * 40 * t)
+    psg, _ = write_short(tmp_path, "SC4011", "WWWWWWWW" + "2" * 52, before=8)
+    start = lights_off("SC4011") - 240
+    write_psg(psg, {"EEG Fpz-Cz": level + wave, "EOG horizontal": wave}, start)
+
+    def amplitudes(frequencies, **options):
+        X = load_sleep_edf(tmp_path, **options).X
+        spectrum = 2 * np.abs(np.fft.rfft(X["source"][20, 0])) / X.shape[2]
+        return [spectrum[30 * f] / (1 if f else 2) for f in frequencies]
+
+    mean = (8 * 500 + 52 * 200) / 60
+    found = amplitudes([0, 8, 40])
+    np.testing.assert_allclose(found, [mean - 200, 100, 50], atol=0.1)
+    found = amplitudes([0, 8, 40], l_freq=0.3, h_freq=30)
+    np.testing.assert_allclose(found, [0, 100, 0], atol=0.5)
+    assert load_sleep_edf(tmp_path, sfreq=64).X.shape[2] == 1920
+    found = amplitudes([8, 24], sfreq=64)  # 40 Hz would come back as 24 Hz
+    np.testing.assert_allclose(found, [100, 0], atol=0.5)
+
+
+@pytest.mark.parametrize("unit", ["uV", "", "mV"])
+def test_units(tmp_path, unit):
+    units = {"EEG Fpz-Cz": unit}.items()
+    psg, _ = write_short(tmp_path, "SC4011", STAGES, units=units)
+    expected = 2000 if unit == "mV" else 2
+    step = np.diff(load_sleep_edf(tmp_path).X["source"][:2, 0, 0])[0]
+    np.testing.assert_allclose(step, expected, rtol=1e-5)
+    # Nothing of a day above 10 microvolts: the paper takes it for millivolts.
+    signals = what_the_signals_say([CODES[stage] for stage in STAGES])
+    signals["EEG Fpz-Cz"] /= 10
+    if unit != "mV":
+        write_psg(psg, signals, lights_off("SC4011") - 120, units=units)
+        with pytest.warns(UserWarning, match=r"EEG Fpz-Cz stays within 10 microvolts"):
+            source = load_sleep_edf(tmp_path).X["source"]
+        np.testing.assert_allclose(np.diff(source[:2, 0, 0]), 200, rtol=1e-5)
+
+
+def test_cache_is_written_once_and_mapped(short, tmp_path, monkeypatch):
+    plain = load_sleep_edf(short)
+    load_sleep_edf(short, cache=tmp_path / "cache")
+    monkeypatch.setattr(mne.io, "read_raw_edf", None)
+    again = load_sleep_edf(short, cache=tmp_path / "cache")
+    assert isinstance(again.X[:3]["source"], np.memmap)
+    for modality in ("source", "target"):
+        np.testing.assert_array_equal(again.X[modality], plain.X[modality])
+    np.testing.assert_array_equal(again.y, plain.y)
+    for options in ({"h_freq": 40}, {"crop": None}, {"channels": ["EEG Pz-Oz"]}):
+        with pytest.raises(TypeError):  # another entry
+            load_sleep_edf(short, cache=tmp_path / "cache", **options)
+
+
+def test_wrong_options(short, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recording of subject 2"):
+        load_sleep_edf(short, subjects=[0, 2])
+    for wrong in ([39], [83], [0, 0], [], ["SC400"]):
+        with pytest.raises(ValueError, match="numbers from 0 to 82, each once"):
+            load_sleep_edf(short, subjects=wrong)
+    for wrong in ("in bed", -1, True):
+        with pytest.raises(ValueError, match="crop is 'in-bed', 'phan2019', minutes"):
+            load_sleep_edf(short, crop=wrong)
+    with pytest.raises(ValueError, match="in hertz; given 0"):
+        load_sleep_edf(short, sfreq=0)
+    with pytest.raises(FileNotFoundError, match=r"holds no 'SC4001E0-PSG\.edf' or"):
+        load_sleep_edf(tmp_path / "elsewhere")
+
+
+# ------------------------------------------------------------ damaged files
+
+
+@pytest.mark.parametrize("kind", ["PSG", "Hypnogram"])
+def test_missing_cut_and_doubled_files(short, kind):
+    path = short / "sleep-cassette" / record_of("SC4002", kind)["fname"]
+    content = path.read_bytes()
+    for size in (100, 300, int(0.7 * len(content))):
+        os.truncate(path, size)
+        with pytest.raises(
+            ValueError, match=rf"SC4002.*-{kind}\.edf .*(cut short|damaged)"
+        ):
+            load_sleep_edf(short)
+        path.write_bytes(content)
+    other = path.with_name(f"SC4002EX-{kind}.edf")
+    other.write_bytes(content)
+    with pytest.raises(ValueError, match=f"One {kind} of SC4002 is expected; there are"):
+        load_sleep_edf(short)
+    other.unlink()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"no SC4002\.\.-{kind}\.edf"):
+        load_sleep_edf(short)
+    assert len(load_sleep_edf(short, subjects=[13]).X) == 38
+
+
+def test_files_that_do_not_belong_together(tmp_path):
+    _, hypnogram = write_short(tmp_path, "SC4011", STAGES)
+    rows = [(30 * k, 30, f"Sleep stage {s}") for k, s in enumerate("WWWWW2222")]
+    write_hypnogram(hypnogram, rows, lights_off("SC4011") - 90)
+    with pytest.raises(ValueError, match=r"begins at 24\.04\.89 22\.42\.00, .* 22\.42\.30"):
+        load_sleep_edf(tmp_path)
+
+
+def read_rows(root, rows, n_epochs=20, **options):
+    """Load a recording of 20 epochs, begun 4 before lights off, with these annotations."""
+    _, hypnogram = write_short(root, "SC4011", "W" * n_epochs)
+    write_hypnogram(hypnogram, rows, lights_off("SC4011") - 120)
+    cohort = load_sleep_edf(root, **options)
+    return cohort.X.onset.tolist(), cohort.y.tolist()
+
+
+def test_annotations_beyond_the_end(tmp_path):
+    # The last stage and "?" go on; there are 20 epochs and no more.
+    rows = [(0, 570, "Sleep stage W"), (570, 60, "Sleep stage 2")]
+    rows += [(630, 85770, "Sleep stage ?")]
+    onset, y = read_rows(tmp_path, rows)
+    assert onset == [30.0 * k for k in range(4, 20)]
+    assert y == [0] * 15 + [2]
+    assert len(load_sleep_edf(tmp_path, crop=None, unscored=True).X) == 20
+    rows[1:] = [(570, 120, "Sleep stage 2")]
+    with pytest.raises(ValueError, match=r"ends 90\.0 s after .* which lasts 600\.0 s"):
+        read_rows(tmp_path, rows)
+
+
+def test_annotations_off_the_grid_gaps_and_unknown_stages(tmp_path):
+    # Only epochs wholly inside a stage are scored; nothing is said of 180 to 240 s.
+    rows = [(0, 140, "Sleep stage W"), (140, 40, "Sleep stage 1"), (150, 5, "Snoring")]
+    rows += [(240, 90, "Sleep stage R"), (330, 30, "Sleep stage X"), (360, 90, "Lights on")]
+    with pytest.warns(UserWarning, match=r"Hypnogram\.edf: 'Sleep stage X' is no known"):
+        onset, y = read_rows(tmp_path, rows, unscored=True, crop=None)
+    assert onset == [30.0 * k for k in range(20)]
+    assert y == [0, 0, 0, 0, -1, 1, -1, -1, 4, 4, 4] + [-1] * 9
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 90, "Sleep stage W"), (60, 90, "Sleep stage 2")], "stages overlap at 60 s"),
+        ([(0, 90, "Lights off")], "holds no annotations 'Sleep stage"),
+        ([(0, 600, "Sleep stage W")], "SC4011 has no epoch of sleep"),
+    ],
+)
+def test_scoring_that_cannot_be(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path, rows)
+
+
+def test_night_that_ends_before_lights_off(tmp_path):
+    write_short(tmp_path, "SC4011", "W2" * 10, before=60)
+    with pytest.raises(
+        ValueError, match=r"nothing is left .* crop='in-bed' \(from epoch 60"
+    ):
+        load_sleep_edf(tmp_path)
+    assert len(load_sleep_edf(tmp_path, crop=0).X) == 19
+
+
+def test_without_mnes_list(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "files", lambda name: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"age_records\.csv\), which knows lights"):
+        load_sleep_edf(short)
+    (tmp_path / "age_records.csv").write_text("fname,lights off\nSC4001E0-PSG.edf,1:0:0\n")
+    with pytest.raises(ValueError, match="does not know SC4131"):
+        load_sleep_edf(short, subjects=[13])
+    assert len(load_sleep_edf(short, crop=30).X) == 3 * (len(STAGES) - 2)
+
+
+# ------------------------------------------------------------ download
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """MNE's folder, and what its real fetcher asks the network for: test's files."""
+    wanted = []
+
+    def retrieve(url, known_hash, path, downloader, fname):
+        wanted.append((url.rpartition("/")[2], known_hash))
+        number = fname[:6]
+        written = tmp_path / "server"
+        write_short(written, number, STAGES)
+        shutil.copy(written / fname, path)
+
+    import pooch
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    return tmp_path / "mne", wanted
+
+
+def test_fetch_downloads_through_mne(downloads):
+    path, wanted = downloads
+    path.mkdir()
+    # Subject 13 has no second night, 36 and 52 no first.
+    cohort = fetch_sleep_edf(path, subjects=[0, 13, 36, 52], channels=["EEG Fpz-Cz"])
+    numbers = ["SC4001", "SC4002", "SC4131", "SC4362", "SC4522"]
+    assert list(dict.fromkeys(cohort.X.recording)) == [f"sleep-edf-{n}" for n in numbers]
+    assert len(set(cohort.groups)) == 4
+    assert cohort.X.ch_names["target"] == ["EEG Fpz-Cz"]
+    records = [record_of(n, kind) for n in numbers for kind in ("PSG", "Hypnogram")]
+    assert wanted == [(row["fname"], f"sha1:{row['sha']}") for row in records]
+    # What is there stays; other subjects in the folder are not read.
+    again = fetch_sleep_edf(path, subjects=[13])
+    assert len(wanted) == 10
+    assert set(again.groups) == {"sleep-edf-SC413"}
+
+
+def test_fetch_refuses_subjects_before_it_downloads(downloads):
+    path, wanted = downloads
+    for subjects in ([0, 39], [83]):
+        with pytest.raises(ValueError, match=r"but for \[39, 68, 69, 78, 79\]"):
+            fetch_sleep_edf(path, subjects=subjects)
+    assert not wanted
+
+
+# ------------------------------------------------------------ the folds
+
+FOLDS_2019 = """
+1:[3 10 11 14] 2:[4 17 18 19] 3:[1 13 15 17] 4:[9 11 15 20] 5:[9 11 13 18] 6:[9 14 17 20]
+7:[1 3 10 17] 8:[6 15 18 20] 9:[3 11 12 17] 10:[5 13 14 19] 11:[1 3 4 10] 12:[8 9 11 19]
+13:[1 8 14 18] 14:[1 3 16 20] 15:[1 8 9 14] 16:[3 5 6 14] 17:[3 10 14 16] 18:[2 6 9 15]
+19:[6 13 15 20] 20:[1 4 7 18]
+"""
+PERSONS = np.array([f"sleep-edf-SC4{number:02d}" for number in range(20)])
+
+
+def test_folds_and_validation_subjects_of_the_paper():
+    groups = np.repeat(PERSONS, 3)[::-1]
+    X = np.random.default_rng(0).standard_normal((60, 1, 100)).astype(np.float32)
+    X = PairedEpochs(X, subject=groups)
+    folds = SleepEdfFolds()
+    stager = SleepStager(TinyNetwork, validation=folds, max_epochs=1, random_state=0)
+    answer = cross_validate(
+        stager, X, np.arange(60) % 2, groups=groups, cv=folds, return_estimator=True
+    )
+    table = re.findall(r"(\d+):\[([\d ]+)\]", FOLDS_2019)
+    assert len(table) == len(answer["estimator"]) == folds.get_n_splits(X, groups=groups)
+    rows = folds.split(X, groups=groups)
+    for (k, four), fitted, (train, test) in zip(
+        table, answer["estimator"], rows, strict=True
+    ):
+        assert set(groups[test]) == {PERSONS[int(k) - 1]}
+        assert len(test) == 3
+        held_out = {PERSONS[int(number) - 1] for number in four.split()}
+        assert set(fitted.held_out_.tolist()) == held_out
+        assert len(set(groups[train]) - held_out) == 15
+    again = pickle.loads(pickle.dumps(folds))
+    assert again(PERSONS[1:]) == folds(PERSONS[1:])
+
+
+def test_folds_of_other_persons():
+    folds = SleepEdfFolds()
+    with pytest.raises(
+        ValueError, match=r"missing are \['sleep-edf-SC401'\], strangers are"
+    ):
+        next(folds.split(PERSONS, groups=np.delete(PERSONS, 1)))
+    with pytest.raises(ValueError, match="give groups="):
+        folds.split(PERSONS)
+    with pytest.raises(ValueError, match=r"missing are none, strangers are none"):
+        folds(PERSONS)
+    with pytest.raises(
+        ValueError, match=r"missing are \['sleep-edf-SC400', 'sleep-edf-SC4"
+    ):
+        folds(PERSONS[2:])
+    with pytest.raises(ValueError, match=r"strangers are \['mass-01-01-0001'\]"):
+        folds([*PERSONS[1:], "mass-01-01-0001"])
