@@ -1,6 +1,7 @@
 """Cohorts: simulated nights, and the loaders of published data sets."""
 
 from skleepkd.datasets.boas import load_boas
+from skleepkd.datasets.cinc2018 import fetch_cinc2018, load_cinc2018
 from skleepkd.datasets.eesm import load_eesm
 from skleepkd.datasets.mass import load_mass
 from skleepkd.datasets.mass_split import MassSplit
@@ -11,8 +12,10 @@ from skleepkd.datasets.sleep_edf_split import SleepEdfFolds
 __all__ = [
     "MassSplit",
     "SleepEdfFolds",
+    "fetch_cinc2018",
     "fetch_sleep_edf",
     "load_boas",
+    "load_cinc2018",
     "load_eesm",
     "load_mass",
     "load_sleep_edf",

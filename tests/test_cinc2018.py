@@ -1,0 +1,521 @@
+import functools
+import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import mne
+import numpy as np
+import pytest
+import scipy.io
+import wfdb
+
+from skleepkd.datasets import fetch_cinc2018, load_cinc2018
+
+LABELS = ["F3-M2", "F4-M1", "C3-M2", "C4-M1", "O1-M2", "O2-M1", "E1-M2", "Chin1-Chin2"]
+LABELS += ["ABD", "CHEST", "AIRFLOW", "SaO2", "ECG"]
+
+
+def write_record(folder, signals, notes, *, sfreq=200, symbol='"', **options):
+    """Write a night as the challenge does: a Matlab file that a WFDB header describes.
+
+    ``signals``: label to samples in microvolts, gain (steps a unit) and unit.
+    ``notes``: times in seconds and texts; None writes no annotations.
+    """
+    folder.mkdir(parents=True)
+    name = folder.name
+    per_unit = {"uV": 1, "mV": 1e-3, "%": 1, "mmHg": 1}
+    samples = np.array(
+        [
+            np.round(values * per_unit[unit] * gain)
+            for values, gain, unit in signals.values()
+        ],
+        dtype="<i2",
+    )
+    scipy.io.savemat(folder / f"{name}.mat", {"val": samples}, format="4")
+    lines = [f"{name} {len(samples)} {sfreq} {samples.shape[1]}"]
+    for label, (_, gain, unit) in signals.items():
+        lines.append(f"{name}.mat 16+24 {gain:g}(0)/{unit} 16 0 0 0 0 {label}")
+    (folder / f"{name}.hea").write_text("\n".join([*lines, "#Age: 54 Sex: M", ""]))
+    if notes is not None:
+        times, texts = zip(*notes, strict=True)
+        wfdb.wrann(
+            name,
+            "arousal",
+            np.round(np.array(times) * sfreq).astype(int),
+            symbol=[symbol] * len(texts),
+            aux_note=list(texts),
+            write_dir=str(folder),
+            **options,
+        )
+
+
+class NightOnDisk:
+    """A night of which the piece [lead + 30 k, lead + 30 (k + 1)) tells its number k.
+
+    C3-M2 holds 10 (k + 2) microvolts, the ECG a tone of (60 + 3 k) / 30 Hz whose
+    amplitude is 200 + 20 k microvolts.
+    """
+
+    def __init__(self, number, seconds, notes, codes, *, lead=0.0, sfreq=200, **options):
+        self.number, self.seconds, self.notes = number, seconds, notes
+        self.codes, self.lead, self.sfreq, self.options = (
+            np.array(codes),
+            lead,
+            sfreq,
+            options,
+        )
+
+    def onset(self):
+        return self.lead + 30.0 * np.arange(len(self.codes))
+
+    def signals(self):
+        t = np.arange(round(self.seconds * self.sfreq)) / self.sfreq
+        k = np.floor((t - self.lead) / 30)
+        tone = (200 + 20 * k) * np.sin(2 * np.pi * (60 + 3 * k) / 30 * (t - self.lead))
+        return {"C3-M2": (10 * (k + 2), 20, "uV"), "ECG": (tone, 10000, "mV")}
+
+    def write(self, root):
+        write_record(
+            root / "training" / self.number,
+            self.signals(),
+            self.notes,
+            sfreq=self.sfreq,
+            **self.options,
+        )
+
+
+# Stages between arousals and breathing events; the first is late, one begins in the
+# middle of an epoch, one is written twice, and twelve seconds are left at the end.
+MIXED = NightOnDisk(
+    "tr03-0005",
+    342,
+    [
+        (20, "(resp_hypopnea"),
+        (60, "W\x00"),
+        (70, "(arousal_rera"),
+        (85, "resp_hypopnea)"),
+        (90, "(resp_obstructiveapnea"),
+        (90, "N1 "),
+        (120, "n2"),
+        (128, "arousal_rera)"),
+        (165, "N3"),
+        (166, "resp_obstructiveapnea)"),
+        (210, "R"),
+        (240, "N2"),
+        (255, "(arousal_rera"),
+        (256, "arousal_rera)"),
+        (275, "N2"),
+    ],
+    [-1, -1, 0, 1, 2, -1, 3, 4, 2, 2, 2],
+)
+# Scored from the first sample on, another rate.
+WHOLE = NightOnDisk(
+    "tr12-0685",
+    150,
+    [(0, "W"), (0, "(arousal_bruxism"), (60, "N3"), (63, "arousal_bruxism)"), (120, "R")],
+    [0, 0, 3, 3, 4],
+    sfreq=256,
+    fs=256,
+)
+# The scorer's epochs begin 7.5 s after the recording.
+SHIFTED = NightOnDisk(
+    "tr14-0001",
+    160,
+    [(7.5, "W"), (67.5, "N2"), (127.5, "R")],
+    [0, 0, 2, 2, 4],
+    lead=7.5,
+    symbol="+",
+)
+NIGHTS = (MIXED, WHOLE, SHIFTED)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "challenge"
+    for night in NIGHTS:
+        night.write(root)
+    # The test set is not read.
+    write_record(root / "test" / "te03-0094", SHIFTED.signals(), None)
+    return root
+
+
+def check_night(cohort, night, *, unscored=False, atol=0.06, margin=0.0):
+    """Each row's stage and both of its signals are what the clock says."""
+    mine = np.flatnonzero(cohort.X.recording == f"cinc2018-{night.number}")
+    numbers = np.flatnonzero(unscored | (night.codes >= 0))
+    np.testing.assert_array_equal(cohort.y[mine], night.codes[numbers])
+    np.testing.assert_allclose(cohort.X.onset[mine], night.onset()[numbers], atol=1e-9)
+    source, target = cohort.X["source"][mine, 0], cohort.X["target"][mine, 0]
+    assert source.dtype == target.dtype == np.float32
+    n_times = source.shape[1]
+    t = 30 * np.arange(n_times) / n_times
+    inner = (t >= margin) & (t < 30 - margin)
+    for row, k in enumerate(numbers):
+        np.testing.assert_allclose(source[row, inner], 10 * (k + 2), atol=atol)
+        tone = (200 + 20 * k) * np.sin(2 * np.pi * (60 + 3 * k) / 30 * t)
+        np.testing.assert_allclose(target[row, inner], tone[inner], atol=10 * atol)
+
+
+# ------------------------------------------------------------ labels and windows
+
+
+@pytest.mark.parametrize("folder", ["", "training"])
+def test_every_label_lands_on_its_window(tree, folder):
+    cohort = load_cinc2018(tree / folder)
+    assert cohort.X["source"].shape == cohort.X["target"].shape == (8 + 5 + 5, 1, 6000)
+    assert cohort.X.ch_names == {"target": ["ECG"], "source": ["C3-M2"]}
+    assert cohort.X.sfreq == {"target": 200.0, "source": 200.0}
+    check_night(cohort, MIXED)
+    check_night(cohort, SHIFTED)
+    check_night(cohort, WHOLE, atol=1, margin=0.5)  # resampled from 256 Hz
+    np.testing.assert_array_equal(cohort.groups, cohort.X.recording)
+    assert list(dict.fromkeys(cohort.groups)) == [
+        f"cinc2018-{night.number}" for night in NIGHTS
+    ]
+    assert cohort.left_out == {}
+    assert "18 epochs of 3 persons" in cohort.DESCR
+    assert "Left out: none." in cohort.DESCR
+
+
+@pytest.mark.parametrize("sfreq", [100, 256])
+def test_every_label_lands_on_its_window_after_resampling(tree, sfreq):
+    cohort = load_cinc2018(tree, sfreq=sfreq)
+    assert cohort.X.shape == (18, 1, 30 * sfreq)
+    for night in NIGHTS:
+        check_night(cohort, night, atol=1, margin=0.5)
+    for row in range(8):
+        # The tone's frequency and amplitude, of the epochs' own number.
+        k = round(cohort.X.onset[row] / 30)
+        spectrum = np.abs(np.fft.rfft(cohort.X["target"][row, 0])) / (15 * sfreq)
+        assert spectrum.argmax() == 60 + 3 * k
+        assert spectrum.max() == pytest.approx(200 + 20 * k, rel=0.01)
+
+
+def test_unscored_epochs_stay_when_asked(tree):
+    cohort = load_cinc2018(tree, unscored=True)
+    assert len(cohort.X) == 11 + 5 + 5
+    check_night(cohort, MIXED, unscored=True)
+    # Outside the epoch in which the stage changes rows follow each other.
+    np.testing.assert_array_equal(cohort.X.onset[:11], 30.0 * np.arange(11))
+
+
+def test_the_first_sample_carries_a_stage(tree):
+    # wfdb alone would not see it: a note there is taken for a setting of the file.
+    folder = tree / "training" / WHOLE.number
+    assert "W" not in wfdb.rdann(str(folder / WHOLE.number), "arousal").aux_note
+    cohort = load_cinc2018(tree, subjects=[WHOLE.number])
+    assert cohort.y.tolist() == [0, 0, 3, 3, 4]
+
+
+def test_unknown_stages_count_as_unscored(tree):
+    notes = [(0, "N2"), (30, "lights"), (90, "R")]
+    night = NightOnDisk("tr05-0001", 121, notes, [2, -1, -1, 4])
+    night.write(tree)
+    with pytest.warns(UserWarning, match="cinc2018-tr05-0001: 'lights' is no known stage"):
+        cohort = load_cinc2018(tree, subjects=["tr05-0001"])
+    check_night(cohort, night)
+
+
+# ------------------------------------------------------------ channels and samples
+
+
+def test_each_channel_by_its_label(tmp_path):
+    # Channel i holds 8 i + 1 microvolts, whatever its unit and gain; SaO2 97 %.
+    values = {label: 8.0 * i + 1 for i, label in enumerate(LABELS)} | {"SaO2": 97}
+    units = {"SaO2": "%", "ABD": "mV", "ECG": "mV"}
+    signals = {
+        label: (
+            np.full(70 * 200, value),
+            1000 if label in ("ABD", "ECG") else 5,
+            units.get(label, "uV"),
+        )
+        for label, value in values.items()
+    }
+    write_record(tmp_path / "training" / "tr03-0001", signals, [(0, "N2")])
+    source = ["O2-M1", "SaO2", "C4-M1", "ABD"]
+    target = [label for label in LABELS if label not in source][::-1]
+    cohort = load_cinc2018(tmp_path, channels={"source": source, "target": target})
+    assert cohort.X.ch_names == {"source": source, "target": target}
+    for modality, labels in (("source", source), ("target", target)):
+        expected = np.array([values[label] for label in labels])
+        np.testing.assert_allclose(
+            cohort.X[modality], np.tile(expected[:, None], (2, 1, 6000)), rtol=1e-6
+        )
+    alone = load_cinc2018(tmp_path, channels=["ECG"])
+    assert not alone.X.has_source
+    np.testing.assert_allclose(alone.X["target"], values["ECG"], rtol=1e-6)
+
+
+def test_filter(tmp_path):
+    t = np.arange(130 * 200) / 200
+    signal = 200 + 100 * np.sin(2 * np.pi * 10 * t) + 50 * np.sin(2 * np.pi * 60 * t)
+    signals = {"C3-M2": (signal, 20, "uV"), "ECG": (signal, 10000, "mV")}
+    write_record(tmp_path / "tr03-0001", signals, [(0, "N2")])
+    for options, expected in (
+        ({}, [200, 100, 50]),
+        ({"l_freq": 0.3, "h_freq": 40}, [0, 100, 0]),
+        ({"h_freq": 40}, [200, 100, 0]),
+    ):
+        X = load_cinc2018(tmp_path, **options).X
+        for modality in ("source", "target"):
+            spectrum = np.abs(np.fft.rfft(X[modality][2, 0])) / 3000
+            found = [spectrum[0] / 2, spectrum[300], spectrum[1800]]
+            np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_invalid_samples_are_interpolated(tmp_path):
+    ramp = np.arange(60 * 200) / 10.0
+    holes = ramp.copy()
+    holes[3000:3100] = holes[-1] = -32768 / 20  # the least number means "no sample"
+    signals = {"C3-M2": (holes, 20, "uV"), "ECG": (ramp, 10000, "mV")}
+    write_record(tmp_path / "tr03-0001", signals, [(0, "N2")])
+    with pytest.warns(UserWarning, match="cinc2018-tr03-0001: 101 samples are marked"):
+        X = load_cinc2018(tmp_path).X
+    np.testing.assert_allclose(X["target"].ravel(), ramp, atol=0.06)
+    np.testing.assert_allclose(X["source"].ravel()[:-1], ramp[:-1], atol=0.06)
+    dead = {"C3-M2": (0 * ramp - 32768, 1, "uV"), "ECG": (ramp, 10000, "mV")}
+    write_record(tmp_path / "tr03-0002", dead, [(0, "N2")])
+    with pytest.raises(ValueError, match="tr03-0002 has a channel without a valid sample"):
+        load_cinc2018(tmp_path, subjects=["tr03-0002"])
+
+
+def test_cache_is_written_once_and_mapped(tree, tmp_path, monkeypatch):
+    plain = load_cinc2018(tree)
+    load_cinc2018(tree, cache=tmp_path / "cache")
+    monkeypatch.setattr(mne.io, "RawArray", None)
+    again = load_cinc2018(tree, cache=tmp_path / "cache")
+    assert isinstance(again.X[:3]["source"], np.memmap)
+    for modality in ("source", "target"):
+        np.testing.assert_array_equal(again.X[modality], plain.X[modality])
+    np.testing.assert_array_equal(again.y, plain.y)
+    for options in ({"h_freq": 40}, {"sfreq": 100}, {"channels": ["ECG"]}):
+        with pytest.raises(TypeError):  # another entry
+            load_cinc2018(tree, cache=tmp_path / "cache", **options)
+
+
+# ------------------------------------------------------------ nights that cannot be read
+
+
+def cut(path, n_bytes):
+    path.write_bytes(path.read_bytes()[:-n_bytes])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda stem: cut(stem.with_suffix(".mat"), 4), "0685.mat is damaged or"),
+        (lambda stem: cut(stem.with_suffix(".mat"), 60001), "0685.mat is damaged or"),
+        (lambda stem: stem.with_suffix(".mat").write_bytes(b""), "0685.mat is damaged or"),
+        (lambda stem: stem.with_suffix(".mat").unlink(), "tr12-0685.mat missing"),
+        (lambda stem: stem.with_suffix(".hea").unlink(), "tr12-0685.hea missing"),
+        (lambda stem: stem.with_suffix(".hea").write_text(""), "0685.hea is damaged"),
+        (
+            lambda stem: stem.with_suffix(".hea").write_text("<html>\n</html>\n"),
+            "0685.hea is damaged",
+        ),
+        (lambda stem: stem.with_suffix(".arousal").unlink(), "tr12-0685.arousal missing"),
+        (lambda stem: cut(stem.with_suffix(".arousal"), 5), "0685.arousal is damaged"),
+        (
+            lambda stem: stem.with_suffix(".arousal").write_bytes(b""),
+            "no epoch has a stage",
+        ),
+    ],
+)
+def test_a_damaged_night_is_left_out(tree, damage, reason):
+    damage(tree / "training" / WHOLE.number / WHOLE.number)
+    with pytest.warns(UserWarning, match=f"cinc2018-tr12-0685 is left out: .*{reason}"):
+        cohort = load_cinc2018(tree)
+    assert list(cohort.left_out) == ["cinc2018-tr12-0685"]
+    assert reason in cohort.left_out["cinc2018-tr12-0685"]
+    assert f"Left out: cinc2018-tr12-0685 ({cohort.left_out['cinc2018-tr12-0685']})" in (
+        cohort.DESCR
+    )
+    assert "13 epochs of 2 persons" in cohort.DESCR
+    check_night(cohort, MIXED)
+    check_night(cohort, SHIFTED)
+
+
+def test_nights_without_what_is_needed(tree):
+    signals = SHIFTED.signals()
+    training = tree / "training"
+    events = [(3, "(arousal_rera"), (9, "arousal_rera)")]
+    write_record(training / "tr07-0001", signals, events)
+    write_record(training / "tr07-0002", {"C3-M2": signals["C3-M2"]}, [(0, "W")])
+    pressure = {"C3-M2": signals["C3-M2"], "ECG": (signals["ECG"][0], 1, "mmHg")}
+    write_record(training / "tr07-0003", pressure, [(0, "W")])
+    short = {label: (signal[0][:5000], *signal[1:]) for label, signal in signals.items()}
+    write_record(training / "tr07-0004", short, [(0, "W")])
+    write_record(training / "tr07-0005", signals, [(0, "W"), (200, "N1")])
+    with pytest.warns(UserWarning, match="is left out"):
+        cohort = load_cinc2018(tree)
+    expected = {
+        "cinc2018-tr07-0001": "no epoch has a stage",
+        "cinc2018-tr07-0002": "no channel ECG; it has C3-M2",
+        "cinc2018-tr07-0003": "ECG is in 'mmHg'",
+        "cinc2018-tr07-0004": "promises 25 s, less than an epoch",
+        "cinc2018-tr07-0005": "begins at 200.0 s, but the recording lasts 160.0 s",
+    }
+    assert list(cohort.left_out) == list(expected)
+    for name, reason in expected.items():
+        assert reason in cohort.left_out[name]
+    # A night that nobody scored is still a pair.
+    silent = load_cinc2018(tree, subjects=["cinc2018-tr07-0001"], unscored=True)
+    assert silent.y.tolist() == [-1] * 5
+    assert silent.left_out == {}
+    with (
+        pytest.warns(UserWarning, match="is left out"),
+        pytest.raises(
+            ValueError, match="None of 2 recordings can be read; .*tr07-0001: no"
+        ),
+    ):
+        load_cinc2018(tree, subjects=["tr07-0001", "tr07-0003"])
+
+
+def test_options(tree, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no folder trNN-NNNN"):
+        load_cinc2018(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no recording tr03-0006 in"):
+        load_cinc2018(tree, subjects=["tr03-0005", "tr03-0006"])
+    with pytest.raises(ValueError, match=r"such as \['tr03-0005'\]"):
+        load_cinc2018(tree, subjects="tr03-0005")
+    with pytest.raises(ValueError, match="channels is a list, such as \\['ECG'\\]"):
+        load_cinc2018(tree, channels="ECG")
+    with pytest.raises(ValueError, match="no channel C3-A2; the channels are F3-M2, "):
+        load_cinc2018(tree, channels=["C3-A2"])
+    with pytest.raises(ValueError, match="in hertz; given 0"):
+        load_cinc2018(tree, sfreq=0)
+
+
+# ------------------------------------------------------------ downloading
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if not self.path.endswith(self.server.breaks):
+            return super().do_GET()
+        # A connection that breaks in the middle of a file.
+        body = (self.server.root / self.path.lstrip("/")).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2])
+
+    def log_message(self, *args):
+        pass
+
+
+def write_sums(root):
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(root).as_posix()}"
+        for path in sorted(root.rglob("tr*.*"))
+    ]
+    (root / "SHA256SUMS.txt").write_text("\n".join(["0" * 64 + " LICENSE.txt", *lines]))
+
+
+@pytest.fixture
+def server(tree, monkeypatch):
+    """A local server of the tree, which keeps what it was asked for."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    write_sums(tree)
+    handler = functools.partial(Handler, directory=str(tree))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.root, server.asked, server.breaks = tree, [], "nothing"
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_fetch_downloads_checks_and_loads(server, tree, tmp_path):
+    home = tmp_path / "home"
+    fetch = functools.partial(fetch_cinc2018, home, base_url=server.url)
+    cohort = fetch(["tr03-0005"], sfreq=100)
+    names = [f"/training/tr03-0005/tr03-0005{end}" for end in (".hea", ".mat", ".arousal")]
+    assert server.asked == ["/SHA256SUMS.txt", *names]
+    plain = load_cinc2018(tree, subjects=["tr03-0005"], sfreq=100)
+    np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
+    np.testing.assert_array_equal(cohort.y, plain.y)
+    # What is there is not fetched again.
+    server.asked.clear()
+    fetch(["cinc2018-tr03-0005"])
+    assert server.asked == []
+    # What is not whole is, and what is new.
+    cut(home / names[1][1:], 100)
+    cohort = fetch("all")
+    assert server.asked[0] == names[1]
+    assert len(server.asked) == 1 + 2 * 3
+    assert list(dict.fromkeys(cohort.groups)) == [
+        f"cinc2018-{night.number}" for night in NIGHTS
+    ]
+    assert (home / names[1][1:]).read_bytes() == (tree / names[1][1:]).read_bytes()
+
+
+@pytest.mark.parametrize("accident", ["broken off", "another sum"])
+def test_fetch_leaves_no_part_of_a_file(server, tree, tmp_path, accident):
+    path = tree / "training" / "tr12-0685" / "tr12-0685.mat"
+    whole = path.read_bytes()
+    if accident == "broken off":
+        server.breaks = ".mat"
+    else:
+        path.write_bytes(whole[:-1] + b"x")
+    home = tmp_path / "home"
+    with pytest.raises(OSError, match=r"tr12-0685\.mat could not be downloaded"):
+        fetch_cinc2018(home, ["tr12-0685"], base_url=server.url)
+    assert files_of(home) == ["SHA256SUMS.txt", "tr12-0685.hea"]
+    # It goes on from there.
+    server.breaks = "nothing"
+    path.write_bytes(whole)
+    server.asked.clear()
+    cohort = fetch_cinc2018(home, ["tr12-0685"], base_url=server.url)
+    assert [name.rpartition(".")[2] for name in server.asked] == ["mat", "arousal"]
+    check_night(cohort, WHOLE, atol=1, margin=0.5)
+
+
+def test_fetch_of_what_is_not_there(server, tmp_path):
+    fetch = functools.partial(fetch_cinc2018, tmp_path / "home", base_url=server.url)
+    with pytest.raises(FileNotFoundError, match="no recording tr03-9999 in http"):
+        fetch(["tr03-0005", "tr03-9999"])
+    with pytest.raises(ValueError, match=r"such as \['tr03-0005'\]"):
+        fetch("tr03-0005")
+    assert files_of(tmp_path / "home") == ["SHA256SUMS.txt"]
+
+
+@pytest.mark.parametrize("content", [None, "<html>please sign in</html>"])
+def test_fetch_without_sums(server, tree, tmp_path, content):
+    (tree / "SHA256SUMS.txt").unlink()
+    if content:
+        (tree / "SHA256SUMS.txt").write_text(content)
+    home = tmp_path / "home"
+    with pytest.warns(UserWarning, match="Files will not be checked, for want of sums"):
+        cohort = fetch_cinc2018(home, ["tr14-0001"], base_url=server.url)
+    check_night(cohort, SHIFTED)
+    assert "SHA256SUMS.txt" not in files_of(home)
+    with (
+        pytest.warns(UserWarning, match="not be checked"),
+        pytest.raises(OSError, match=r"tr14-0002\.hea could not be downloaded: 404"),
+    ):
+        fetch_cinc2018(home, ["tr14-0002"], base_url=server.url)
+    with (
+        pytest.warns(UserWarning, match="not be checked"),
+        pytest.raises(OSError, match="which lists the recordings, cannot be had"),
+    ):
+        fetch_cinc2018(home, "all", base_url=server.url)
+
+
+def test_fetch_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        port = server.server_port  # closed again: nobody listens there
+    with (
+        pytest.warns(UserWarning, match="not be checked"),
+        pytest.raises(OSError, match=r"tr03-0005\.hea could not be downloaded"),
+    ):
+        fetch_cinc2018(tmp_path, ["tr03-0005"], base_url=f"http://127.0.0.1:{port}")
+    assert files_of(tmp_path) == []
