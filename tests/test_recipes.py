@@ -8,9 +8,10 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import Pipeline
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.distillation import AttentionTransfer
 from skleepkd.distillation.teachers import final_stager
 from skleepkd.preprocessing import SourceSelector
-from skleepkd.recipes import anandakumar2022
+from skleepkd.recipes import anandakumar2022, joshi2021
 from tests.tiny import TinyNetwork, make_pair
 
 METHODS = ("scalp", "ear", "transfer", "offline", "online")
@@ -33,7 +34,7 @@ def same_weights(a, b):
     )
 
 
-# ---------------------------------------------------------------- the paper's settings
+# ---------------------------------------------------------------- Anandakumar et al.
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,6 +190,176 @@ def test_unknown_names_are_refused():
         anandakumar2022("feet")
     with pytest.raises(ValueError, match="'paper' or 'reference'; given 'ours'"):
         anandakumar2022("ear", variant="ours")
+
+
+# ---------------------------------------------------------------- Joshi et al.
+
+ECG_METHODS = ("eeg", "ecg", "sd+cl", "at+cl", "at+sd+cl")
+DISTILLED = ECG_METHODS[2:]
+
+
+def small(method, n_classes=4, **params):
+    """A U-Time of the paper's depth, two filters a level."""
+    params = {"module__filters": [2] * 6, "max_epochs": 1, "batch_size": 16, **params}
+    return joshi2021(method, n_classes, device="cpu", random_state=0, **params)
+
+
+def ecg_pair(n_classes=4, n_subjects=3, n_epochs=16):
+    return make_pair(n_subjects, n_epochs, n_times=60, n_chans=1, classes=n_classes)
+
+
+@pytest.mark.parametrize("n_classes", [4, 3])
+@pytest.mark.parametrize("method", ECG_METHODS)
+def test_every_ecg_stager_states_the_papers_training(method, n_classes):
+    """Section II.D, and the batch size of the published code."""
+    estimator = joshi2021(method, n_classes)
+    for stager in filter(None, (final_stager(estimator), inner(estimator))):
+        assert stager.optimizer is torch.optim.Adam
+        assert (stager.lr, stager.batch_size, stager.max_epochs) == (1e-3, 256, 150)
+        assert stager.class_weight == "balanced"
+        assert stager.classes == {4: "wldr", 3: "wnr"}[n_classes]
+    if method in DISTILLED:
+        assert estimator.temperature == 1
+        assert estimator.feature_max_epochs is None  # as many as the second step
+
+
+def test_ecg_methods_are_what_they_are_called():
+    made = {method: joshi2021(method) for method in ECG_METHODS}
+    assert isinstance(made["eeg"], Pipeline)
+    assert type(made["eeg"][-1]) is type(made["ecg"]) is SleepStager
+    expected = {
+        "sd+cl": ("offline", None, 0.5),
+        "at+cl": ("two-step", "attention", 0.0),
+        "at+sd+cl": ("two-step", "attention", 0.5),
+    }
+    for method, (strategy, feature_loss, alpha) in expected.items():
+        student = made[method]
+        assert (student.strategy, student.feature_loss) == (strategy, feature_loss)
+        assert student.alpha == alpha
+        assert student.layers is None  # all that the network declares
+        assert (student.module, student.teacher.module) == (None, "UTime")
+
+
+@pytest.mark.parametrize(("n_classes", "n_parameters"), [(4, 4_813_240), (3, 4_813_215)])
+def test_ecg_network_is_the_papers(n_classes, n_parameters):
+    """The numbers of parameters of the published code's networks."""
+    stager = joshi2021("ecg", n_classes, max_epochs=1, batch_size=4, device="cpu")
+    y = np.arange(4) % n_classes
+    stager.fit(np.random.default_rng(0).random((4, 1, 96)), y)
+    assert sum(p.numel() for p in stager.module_.parameters()) == n_parameters
+
+
+@pytest.mark.parametrize("n_classes", [4, 3])
+@pytest.mark.parametrize("method", ECG_METHODS)
+def test_one_call_for_every_ecg_method(method, n_classes):
+    X, y = ecg_pair(n_classes)
+    y[(y == 2) & (X.subject != "s0")] = 1  # one fold has no D (or R), the columns stay
+    answers = cross_val_predict(
+        small(method, n_classes),
+        *(X, y),
+        groups=X.subject,
+        cv=LeaveOneGroupOut(),
+        method="predict_proba",
+    )
+    assert answers.shape == (len(X), n_classes)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_ecg_students_share_a_teacher_of_its_own_seed():
+    X, y = ecg_pair()
+    first, second = (small(method).fit(X, y) for method in ("sd+cl", "at+cl"))
+    assert same_weights(first.teacher_, second.teacher_)
+    assert not same_weights(first.teacher_, small("ecg").fit(X.source_epochs, y))
+    # Class weights reach the teacher and the student: total over classes, by N / (K n).
+    weights = len(y) / (4 * np.bincount(y))
+    for stager in (first, first.teacher_):
+        np.testing.assert_allclose(stager.criterion_.weight.numpy(), weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", DISTILLED)
+def test_clone_and_pickle_of_ecg_students(method):
+    X, y = ecg_pair()
+    for variant in ("paper", "reference"):
+        student = clone(small(method, variant=variant)).fit(X, y)
+        again = pickle.loads(pickle.dumps(student))
+        np.testing.assert_array_equal(again.predict_proba(X), student.predict_proba(X))
+
+
+def test_reference_softmax_term_is_divided_by_the_number_of_classes():
+    """In the ratio that alpha = 0.5 gives: 0.5 CE + 0.5 KL / K."""
+    for n_classes in (4, 3):
+        for method in ("sd+cl", "at+sd+cl"):
+            student = joshi2021(method, n_classes, "reference")
+            assert student.alpha / (1 - student.alpha) == pytest.approx(1 / n_classes)
+            assert student.class_weight is None
+            assert student.teacher.class_weight is None
+    assert joshi2021("at+cl", variant="reference").alpha == 0
+
+
+def published_attention_loss(student, teacher):
+    """Maps by layer, (batch, channels, times): what the published code computes.
+
+    Normalised along the batch, mean absolute difference; means over the pooled encoder
+    and over the decoder; the mean of five groups, one of which is the last decoder map.
+    """
+
+    def difference(name):
+        maps = [(net[name] ** 2).sum(axis=1) for net in (student, teacher)]
+        maps = [m / np.linalg.norm(m, axis=0).clip(1e-12) for m in maps]
+        return np.abs(maps[0] - maps[1]).mean()
+
+    encoder = np.mean([difference(f"pools.{k}") for k in range(5)])
+    decoder = np.mean([difference(f"decoder.{k}") for k in range(5)])
+    groups = encoder, difference("bottom"), decoder, difference("decoder.4")
+    return np.mean([*groups, difference("dense")])
+
+
+def test_reference_attention_is_the_published_codes():
+    X, y = ecg_pair()
+    # One batch, and weights that stay where they begin.
+    student = small(
+        "at+cl", variant="reference", lr=1e-12, batch_size=len(X), validation=None
+    ).fit(X, y)
+    seen = []
+    for stager, epochs in ((student, X), (student.teacher_, X.source_epochs)):
+        network, maps = stager.module_, {}
+        network.train(stager is student)
+        for name in network.feature_layers:
+            network.get_submodule(name).register_forward_hook(
+                lambda _, __, answer, name=name, maps=maps: maps.update({name: answer})
+            )
+        network(torch.from_numpy(epochs["target"]))
+        seen.append(
+            {name: answer.detach().double().numpy() for name, answer in maps.items()}
+        )
+    assert student.history_[0, "train_feature_loss"] == pytest.approx(
+        published_attention_loss(*seen), rel=5e-3
+    )
+
+
+def test_reference_attention_hangs_on_the_batch_and_the_papers_does_not():
+    rng = np.random.default_rng(0)
+    maps = [torch.from_numpy(rng.random((4, 3, 20))) for _ in range(2)]
+
+    def of_halves(student):
+        loss = student.feature_loss
+        loss = AttentionTransfer() if loss == "attention" else loss
+        halves = [loss(*(m[rows] for m in maps)) for rows in (slice(2), slice(2, 4))]
+        return loss(*maps).item(), np.mean(halves).item()
+
+    whole, halves = of_halves(joshi2021("at+cl"))
+    assert whole == pytest.approx(halves)
+    whole, halves = of_halves(joshi2021("at+cl", variant="reference"))
+    assert abs(whole / halves - 1) > 0.1
+
+
+def test_unknown_ecg_recipes_are_refused():
+    with pytest.raises(ValueError, match=r"'kd'.*'eeg', 'ecg'"):
+        joshi2021("kd")
+    with pytest.raises(ValueError, match=r"4 \(W, L, D, R\) or 3.*given 5"):
+        joshi2021("ecg", 5)
+    with pytest.raises(ValueError, match="'paper' or 'reference'; given 'ours'"):
+        joshi2021("ecg", variant="ours")
 
 
 # ---------------------------------------------------------------- the source selector

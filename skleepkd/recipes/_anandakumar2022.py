@@ -1,12 +1,10 @@
-"""The estimators of published experiments, ready configured."""
+"""Anandakumar et al. (2022): ear-EEG from scalp-EEG."""
 
 from sklearn.pipeline import Pipeline
 from torch.optim import Adam
 
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.preprocessing.paired import SourceSelector
-
-__all__ = ["anandakumar2022"]
 
 
 def anandakumar2022(

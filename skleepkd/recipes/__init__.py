@@ -1,0 +1,6 @@
+"""The estimators of published experiments, ready configured."""
+
+from skleepkd.recipes._anandakumar2022 import anandakumar2022
+from skleepkd.recipes._joshi2021 import joshi2021
+
+__all__ = ["anandakumar2022", "joshi2021"]
