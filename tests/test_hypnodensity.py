@@ -6,6 +6,7 @@ from sklearn.frozen import FrozenEstimator
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.networks.build import find_network
 from skleepkd.networks.segment import segment
+from skleepkd.plotting import HypnodensityDisplay
 from tests.tiny import TinyNetwork, make_pair
 
 SFREQ = 2.0  # hertz, so that 30 s are 60 samples
@@ -291,3 +292,111 @@ def test_u_sleep_at_its_full_depth():
         torch.testing.assert_close(
             segment(network, x, 1920), network(x.unflatten(2, (3, 1920)).transpose(1, 2))
         )
+
+
+# ---------------------------------------------------------------- the picture
+
+
+@pytest.fixture
+def _no_screen():
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def areas_of(panel):
+    """Height of each area by label, one value a step, and the steps' edges in seconds."""
+    heights = {patch.get_label(): patch.get_data() for patch in panel.patches}
+    tops = np.array([data.values for data in heights.values()])
+    below = np.vstack([tops[1:], np.zeros_like(tops[:1])])
+    edges = next(iter(heights.values())).edges * 3600
+    return dict(zip(heights, tops - below, strict=True)), edges
+
+
+@pytest.mark.usefixtures("_no_screen")
+def test_display_draws_each_probability_at_its_time():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), size=6)
+    onset = np.array([0, 20, 40, 300, 320, 340])[[2, 0, 1, 5, 4, 3]]
+    display = HypnodensityDisplay.from_predictions(
+        probabilities,
+        resolution=20,
+        onset=onset,
+        y_true=["W", "?", "REM"],
+        y_onset=[0.0, 30.0, 300.0],
+    )
+    display.figure_.canvas.draw()
+    truth, panel = display.ax_
+    areas, edges = areas_of(panel)
+    assert list(areas) == ["W", "REM", "N1", "N2", "N3"]
+    np.testing.assert_allclose(edges, [0, 20, 40, 60, 300, 320, 340, 360])
+    in_time = probabilities[[1, 2, 0, 5, 4, 3]]
+    for column, label in enumerate(("W", "N1", "N2", "N3", "REM")):
+        expected = np.insert(
+            in_time[:, column], 3, np.nan
+        )  # nobody answered for 60 to 300 s
+        np.testing.assert_allclose(areas[label], expected, atol=1e-12)
+    values, edges, _ = truth.patches[0].get_data()
+    np.testing.assert_array_equal(values, [0, np.nan, np.nan, 1])
+    np.testing.assert_allclose(edges * 3600, [0, 30, 60, 300, 330])
+    np.testing.assert_allclose(np.array(panel.get_xlim()) * 3600, [0, 360])
+    legend = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert legend == ["W", "REM", "N1", "N2", "N3"]
+
+
+@pytest.mark.usefixtures("_no_screen")
+@pytest.mark.parametrize(("resolution", "n_answers"), [(1.0, 120), (20.0, 6), (30.0, 4)])
+def test_display_from_estimator(utime, resolution, n_answers):
+    X = night(4, onset=600 + 30.0 * np.arange(4))
+    display = HypnodensityDisplay.from_estimator(
+        utime, X, [0, 1, 2, 4], resolution=resolution
+    )
+    display.figure_.canvas.draw()
+    areas, edges = areas_of(display.ax_[1])
+    np.testing.assert_allclose(edges, 600 + resolution * np.arange(n_answers + 1))
+    np.testing.assert_allclose(
+        areas["REM"], utime.hypnodensity(X, resolution)[:, 4], atol=1e-6
+    )
+    title = f"Hypnodensity, an answer every {resolution:g} s"
+    assert display.ax_[1].get_title(loc="left") == title
+    assert display.plot().figure_ is not None
+
+
+@pytest.mark.usefixtures("_no_screen")
+def test_display_without_scores_and_with_other_classes():
+    X, y = make_pair(n_subjects=1, n_epochs=8, classes=3)
+    names = np.array(["R", "W", "L"])[y]
+    stager = SleepStager(
+        "UTime", module__filters=(2, 4), module__pools=(3,), max_epochs=1, device="cpu"
+    ).fit(X, names)
+    display = HypnodensityDisplay.from_estimator(stager, X["target"], classes="wldr")
+    (panel,) = display.ax_
+    areas, edges = areas_of(panel)
+    assert list(areas) == ["W", "R", "L", "D"]
+    np.testing.assert_array_equal(areas["D"], 0)  # the stager does not know it
+    answers = stager.hypnodensity(X["target"], 1.0)
+    assert stager.classes_.tolist() == ["L", "R", "W"]
+    np.testing.assert_allclose(areas["L"], answers[:, 0], atol=1e-6)
+    np.testing.assert_allclose(edges, np.arange(241))
+
+
+@pytest.mark.usefixtures("_no_screen")
+def test_display_shows_one_recording_and_no_time_twice(utime):
+    X = night(4, recording=["n1", "n1", "n2", "n2"])
+    with pytest.raises(ValueError, match=r"X holds \['n1', 'n2'\]"):
+        HypnodensityDisplay.from_estimator(utime, X)
+    windows = night(4, onset=20.0 * np.arange(4))
+    with pytest.raises(ValueError, match="Steps of 1 s overlap.*resolution of 30 s"):
+        HypnodensityDisplay.from_estimator(utime, windows)
+    display = HypnodensityDisplay.from_estimator(
+        utime, windows, [0, 1, 2, 3], resolution=30
+    )
+    for panel in display.ax_:
+        edges = panel.patches[0].get_data().edges * 3600
+        np.testing.assert_allclose(edges, 5 + 20 * np.arange(5))
+    with pytest.raises(ValueError, match=r"shape \(2, 4\).*one column for each"):
+        HypnodensityDisplay.from_predictions(np.ones((2, 4)), resolution=1)
+    with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
+        HypnodensityDisplay.from_predictions(np.ones((0, 5)), resolution=1)

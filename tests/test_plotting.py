@@ -110,6 +110,41 @@ def test_rows_in_any_order_draw_one_night():
     assert drawn(display.ax_[0])[0] == ["W", "N1", "N2", "REM"]
 
 
+def test_windows_around_20_s_epochs_draw_their_middle():
+    # Epochs of 20 s from 100 s on, one of them missing; each window begins 5 s earlier.
+    epochs = np.array([100, 120, 140, 180, 200])
+    display = HypnogramDisplay.from_predictions(
+        [0, 1, 2, 3, 4], [0, 1, 2, 2, 4], onset=epochs - 5, probabilities=np.eye(5)
+    )
+    assert_draws(display)
+    names, edges = drawn(display.ax_[0])
+    assert names == ["W", "N1", "N2", None, "N3", "REM"]
+    np.testing.assert_allclose(edges, [100, 120, 140, 160, 180, 200, 220])
+    areas = display.ax_[2].patches
+    np.testing.assert_allclose(areas[0].get_data().edges * 3600, edges)
+    # The top of all areas is 1, and the lowest is N3 alone.
+    np.testing.assert_array_equal(areas[0].get_data().values, [1, 1, 1, np.nan, 1, 1])
+    np.testing.assert_array_equal(areas[-1].get_data().values, [0, 0, 0, np.nan, 1, 0])
+    assert drawn(
+        HypnogramDisplay.from_predictions(None, [0, 1, 2], onset=[0, 20, 60]).ax_[0]
+    )[0] == ["W", "N1", None, "N2"]
+
+
+@pytest.mark.parametrize(
+    "onset",
+    [
+        np.repeat(30.0 * np.arange(10), 2),  # two nights
+        np.sort(np.r_[30.0 * np.arange(10), 10 + 30.0 * np.arange(10)]),
+        np.sort(np.r_[20.0 * np.arange(10), 5 + 20.0 * np.arange(10)]),
+        np.r_[30.0 * np.arange(10), 280 + 30.0 * np.arange(10)],
+        np.arange(10.0),  # numbers of epochs, not seconds
+    ],
+)
+def test_epochs_that_overlap_in_other_ways_are_an_error(onset):
+    with pytest.raises(ValueError, match="overlap at these onsets"):
+        HypnogramDisplay.from_predictions(None, np.zeros(len(onset), int), onset=onset)
+
+
 @pytest.mark.parametrize(
     ("classes", "expected"),
     [

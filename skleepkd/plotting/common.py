@@ -114,8 +114,8 @@ class Steps:
             raise ValueError(
                 f"Steps of {seconds:g} s overlap at these onsets, the closest of which are "
                 f"{apart.min():g} s apart. A hypnogram shows one recording, and onset is in "
-                "seconds. (Windows that overlap evenly are drawn as one step each, so their "
-                "probabilities at a resolution of 30 s.)"
+                "seconds. Of 30 s windows around 20 s epochs, draw what has a resolution of "
+                "30 s."
             )
         onset = onset + (seconds - drawn) / 2
         self._holes = 1 + np.flatnonzero(apart > drawn + tolerance)
@@ -151,22 +151,18 @@ def draw_stages(panel, steps, codes, classes, labels, title):
 
 def draw_probabilities(panel, steps, probabilities, classes, labels, title):
     """Draw probabilities as areas one above the other, in the order of a hypnogram."""
-    upwards = _FROM_THE_TOP.get(str(classes), labels)[::-1]
-    areas = steps.fill(probabilities)
-    panel.stackplot(
-        steps.edges,
-        # The last step ends where a further one would begin.
-        np.vstack([areas, areas[-1:]])[:, [labels.index(label) for label in upwards]].T,
-        step="post",
-        labels=upwards,
-        colors=stage_colors(labels, upwards),
-        linewidth=0,
-    )
+    from_the_top = _FROM_THE_TOP.get(str(classes), labels)
+    areas = steps.fill(probabilities)[:, [labels.index(label) for label in from_the_top]]
+    # Each area reaches down to 0 and the next is painted over it: areas that only touch
+    # would let the ground shine through where steps are narrower than a pixel.
+    heights = areas[:, ::-1].cumsum(axis=1)[:, ::-1]
+    colors = stage_colors(labels, from_the_top)
+    for height, label, color in zip(heights.T, from_the_top, colors, strict=True):
+        panel.stairs(height, steps.edges, fill=True, color=color, label=label, linewidth=0)
     panel.set_ylim(0, 1)
     panel.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     panel.set_title(title, loc="left", fontsize="medium")
     panel.legend(
-        *(handles[::-1] for handles in panel.get_legend_handles_labels()),
         loc="center left",
         bbox_to_anchor=(1.005, 0.5),
         frameon=False,
