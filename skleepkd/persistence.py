@@ -291,7 +291,7 @@ def _parameters(stager):
     """Part the parameters of a plain stager into those that JSON holds and the others."""
     defaults = SleepStager(None).get_params(deep=False)
     kept, left_out = {}, []
-    for name, value in sorted(stager.get_params(deep=False).items()):
+    for name, value in sorted(_given(stager).items()):
         component = name.partition("__")[0]
         if name.startswith("_") or component not in defaults or component == "module":
             continue
@@ -302,6 +302,17 @@ def _parameters(stager):
         elif value is not defaults.get(name):
             left_out.append(name)
     return kept, left_out
+
+
+def _given(stager):
+    """Return the parameters, and for a fine-tuned stager those that its source sets."""
+    given = stager.get_params(deep=False)
+    if isinstance(stager, FineTunedSleepStager):
+        given["classes"] = stager.classes_
+        if given.get("sequence_length", 1) is None:
+            source = _given(final_stager(stager.pretrained_))
+            given["sequence_length"] = source["sequence_length"]
+    return given
 
 
 def _is_here(device):
