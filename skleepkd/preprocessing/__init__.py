@@ -18,12 +18,14 @@ from skleepkd.preprocessing.paired import (
     SourceSelector,
 )
 from skleepkd.preprocessing.raw import band_pass
+from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
 __all__ = [
     "EAR_ELECTRODES",
     "PAPER_REJECTIONS",
     "SCALP_DERIVATIONS",
+    "EpochScaler",
     "EpochwiseTransformer",
     "LogSpectrogram",
     "PairedTransformer",

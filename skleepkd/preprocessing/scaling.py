@@ -1,0 +1,134 @@
+"""Scaling of each epoch by what it holds itself."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from skleepkd.epochs import PairedEpochs
+from skleepkd.inputs import as_pair
+
+
+def _min_max(epochs, axis):
+    low = epochs.min(axis=axis, keepdims=True)
+    return low, epochs.max(axis=axis, keepdims=True) - low
+
+
+def _standard(epochs, axis):
+    return epochs.mean(axis=axis, keepdims=True), epochs.std(axis=axis, keepdims=True)
+
+
+#: What is taken off each epoch, and what the rest is then divided by.
+_METHODS = {"min-max": _min_max, "standard": _standard}
+
+
+class EpochScaler(TransformerMixin, BaseEstimator):
+    """Scale each channel of each epoch by its own range, or by its own mean and spread.
+
+    A step of a ``Pipeline`` before a stager. Nothing is learnt in ``fit``, so an epoch is
+    scaled alike wherever it comes from; how large a signal was is lost. Of a pair both
+    modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
+
+    Parameters
+    ----------
+    method : {"min-max", "standard"}, default="min-max"
+        "min-max" takes the smallest value to 0 and the largest to 1, as [1]_ do with
+        windows of 30 s. "standard" takes the mean to 0 and the standard deviation to 1.
+
+    Notes
+    -----
+    A channel that is flat during an epoch becomes 0. In [1]_ windows are scaled at the rate
+    of the recording and resampled afterwards, by which values may overshoot 0 and 1; of
+    epochs that are resampled already, all values lie between the two.
+
+    References
+    ----------
+    .. [1] Joshi, V., Vijayarangan, S., Preejith, S. P. and Sivaprakasam, M. (2021). A
+       deep knowledge distillation framework for EEG assisted enhancement of single-lead
+       ECG based sleep staging.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.preprocessing import EpochScaler
+    >>> EpochScaler().fit_transform(np.array([[[0.0, 50.0, 200.0, 100.0]]]))
+    array([[[0.  , 0.25, 1.  , 0.5 ]]], dtype=float32)
+    """
+
+    def __init__(self, method="min-max"):
+        self.method = method
+
+    def fit(self, X, y=None):
+        """Check the method.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Not used.
+        y : array-like, optional
+            Not used.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown.
+        """
+        self._check_method()
+        return self
+
+    def transform(self, X):
+        """Scale each channel of each epoch.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs, in any unit. A 2-D array is one channel. Of a trailing axis
+            (spectrograms) all values of a channel are scaled together.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
+            Of the kind of ``X``, float32, without a unit.
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown or X holds no epochs of numbers.
+        """
+        self._check_method()
+        pair = as_pair(X)
+        target = self._scaled(pair, "target")
+        if not isinstance(X, PairedEpochs):
+            return target
+        source = self._scaled(pair, "source") if pair.has_source else None
+        return pair.replace(target=target, source=source)
+
+    def _check_method(self):
+        if self.method not in _METHODS:
+            raise ValueError(
+                f"method is one of {', '.join(map(repr, _METHODS))}; given {self.method!r}."
+            )
+
+    def _scaled(self, pair, modality):
+        shape = pair.shape if modality == "target" else pair.source_epochs.shape
+        scaled = np.empty(shape, dtype=np.float32)
+        axis = tuple(range(2, len(shape)))
+        for rows, block in pair.blocks(modality):
+            block = np.asarray(block, dtype=np.float64)
+            offset, scale = _METHODS[self.method](block, axis)
+            # The mean of a flat channel may miss its value by a rounding error, which
+            # would be scaled up: x / inf is 0.
+            scale[np.ptp(block, axis=axis, keepdims=True) == 0] = np.inf
+            scaled[rows] = (block - offset) / scale
+        return scaled
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = False
+        return tags
