@@ -1,6 +1,7 @@
 """Log spectrograms of epochs, standardised for each frequency."""
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 from scipy.signal.windows import hamming
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -10,6 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 from skleepkd.epochs import PairedEpochs
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.stages import EPOCH_SECONDS
+
+#: Epochs whose frames stay in the processor's cache between the steps.
+N_AT_A_TIME = 32
 
 
 class LogSpectrogram(TransformerMixin, BaseEstimator):
@@ -49,6 +53,10 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
     sfreq_ : float
         Sampling rate of the signal in hertz: the pair's, or else what makes an epoch
         last 30 s.
+    window_ : ndarray of shape (n_window_samples,)
+        The Hamming window.
+    hop_, n_fft_ : int
+        Step between windows, and length of the Fourier transform, in samples.
     mean_, scale_ : ndarray of shape (n_channels, n_bins) or None
         Mean and deviation in decibels; None without ``standardize``.
     source_ : LogSpectrogram or None
@@ -105,16 +113,27 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
             infinite values, or looks like volts.
         """
         pair = self._check(X)
-        self.sfreq_ = _sampling_rate(pair)
+        self.epoch_shape_ = pair.shape[1:]
+        self.sfreq_ = pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
+        window, self.hop_ = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
+        if self.hop_ < 1 or not 1 <= window <= pair.shape[2]:
+            raise ValueError(
+                f"Windows of {self.window:g} s every {self.hop:g} s are {window} samples "
+                f"every {self.hop_} at {self.sfreq_:g} Hz; epochs have {pair.shape[2]}."
+            )
+        self.window_ = hamming(window).astype(np.float32)
+        self.n_fft_ = 1 << (window - 1).bit_length() if self.n_fft is None else self.n_fft
+        if self.n_fft_ < window:
+            raise ValueError(
+                f"n_fft is {self.n_fft_}, shorter than a window of {window} samples."
+            )
         self.mean_ = self.scale_ = None
         if self.standardize:
             scaler = StandardScaler()
-            for _, block in pair.blocks("target"):
-                decibels = self._decibels(block)
+            for _, decibels in self._decibels(pair):
+                _, n_channels, _, n_bins = decibels.shape
                 # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
-                frames = decibels.swapaxes(1, 2).reshape(
-                    -1, decibels.shape[1] * decibels.shape[3]
-                )
+                frames = decibels.swapaxes(1, 2).reshape(-1, n_channels * n_bins)
                 scaler.partial_fit(frames)
             self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
             self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
@@ -127,7 +146,7 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts, with the channels and the sampling rate of ``fit``.
+            Epochs in microvolts, with the channels, samples and sampling rate of ``fit``.
 
         Returns
         -------
@@ -139,23 +158,22 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As in ``fit``, or if the channels or the sampling rate are others.
+            As in ``fit``, or if channels, samples or sampling rate are others.
         """
         check_is_fitted(self)
         pair = self._check(X)
-        sfreq = _sampling_rate(pair)
-        if not np.isclose(sfreq, self.sfreq_):
-            raise ValueError(
-                f"Fitted to epochs at {self.sfreq_:g} Hz; given epochs at {sfreq:g} Hz "
-                "(without a sampling rate, an epoch is taken to last 30 s)."
+        sfreq = pair.sfreq["target"] or self.sfreq_
+        if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
+            fitted, given = (
+                f"{n_channels} channel(s) of {n_times} samples at {rate:g} Hz"
+                for (n_channels, n_times), rate in (
+                    (self.epoch_shape_, self.sfreq_),
+                    (pair.shape[1:], sfreq),
+                )
             )
-        if self.standardize and pair.shape[1] != len(self.mean_):
-            raise ValueError(
-                f"Fitted to {len(self.mean_)} channel(s); given {pair.shape[1]}."
-            )
+            raise ValueError(f"Fitted to epochs of {fitted}; given {given}.")
         answers = None
-        for rows, block in pair.blocks("target"):
-            decibels = self._decibels(block)
+        for rows, decibels in self._decibels(pair):
             if self.standardize:
                 # (channels, bins) -> (channels, 1, bins): alike in all frames
                 decibels -= self.mean_[:, None].astype(np.float32)
@@ -186,31 +204,20 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         check_signal(pair, "target")
         return pair
 
-    def _decibels(self, block):
-        """Log spectrograms of a block of epochs, not standardised."""
-        window, hop = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
-        if hop < 1 or not 1 <= window <= block.shape[2]:
-            raise ValueError(
-                f"Windows of {self.window:g} s every {self.hop:g} s are {window} samples "
-                f"every {hop} at {self.sfreq_:g} Hz; epochs have {block.shape[2]} samples."
-            )
-        n_fft = 1 << (window - 1).bit_length() if self.n_fft is None else self.n_fft
-        if n_fft < window:
-            raise ValueError(
-                f"n_fft is {n_fft}, shorter than a window of {window} samples."
-            )
-        frames = np.lib.stride_tricks.sliding_window_view(block, window, axis=2)
-        # (epochs, channels, frames, window)
-        frames = frames[:, :, ::hop] * hamming(window).astype(np.float32)
-        amplitude = np.abs(fft.rfft(frames.astype(np.float32, copy=False), n_fft))
-        np.maximum(amplitude, np.float32(self.floor), out=amplitude)
-        return 20 * np.log10(amplitude, out=amplitude)
+    def _decibels(self, pair):
+        """Log spectrograms, not standardised, of some rows of the target at a time."""
+        for start in range(0, len(pair), N_AT_A_TIME):
+            rows = slice(start, start + N_AT_A_TIME)
+            epochs = pair.read("target", rows).astype(np.float32, copy=False)
+            frames = sliding_window_view(epochs, len(self.window_), axis=2)[
+                :, :, :: self.hop_
+            ]
+            # (epochs, channels, frames, window) -> (epochs, channels, frames, bins)
+            amplitude = np.abs(fft.rfft(frames * self.window_, self.n_fft_))
+            np.maximum(amplitude, np.float32(self.floor), out=amplitude)
+            yield rows, 20 * np.log10(amplitude, out=amplitude)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _sampling_rate(pair):
-    return pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
