@@ -214,3 +214,4 @@ def test_flat_channels_do_not_look_like_volts():
 def test_other_units_pass():
     check(noise(5, 1, 50, spread=1.0))  # standardised
     check(20 * np.log10(np.abs(noise(5, 1, 29, 129))))  # decibels
+    check(1e-4 * noise(5, 1, 29, 129))  # power
