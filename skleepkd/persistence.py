@@ -158,7 +158,7 @@ def load(path, module=None):
         Fitted, answering as the saved one did. A distilled or fine-tuned stager comes back
         as the student that it was, all of whose layers would be trained; ``fitted_on_``
         then includes what its frozen teacher or pretrained stager was fitted on. The
-        optimiser begins anew. A CUDA device that is not here becomes ``"auto"``.
+        optimiser begins anew. A device that is not here becomes ``"auto"``.
 
     Raises
     ------
@@ -308,7 +308,7 @@ def _given(stager):
     """Return the parameters, and for a fine-tuned stager those that its source sets."""
     given = stager.get_params(deep=False)
     if isinstance(stager, FineTunedSleepStager):
-        given["classes"] = stager.classes_
+        given["classes"] = stager.classes_.tolist()
         if given.get("sequence_length", 1) is None:
             source = _given(final_stager(stager.pretrained_))
             given["sequence_length"] = source["sequence_length"]
@@ -319,8 +319,11 @@ def _is_here(device):
     """Whether this machine has a device."""
     if device == "auto":
         return True
-    device = torch.device(device)
-    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # the latter where torch came without CUDA
+        return False
+    return True
 
 
 def _pass(row):

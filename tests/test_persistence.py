@@ -438,7 +438,7 @@ def test_training_goes_on(path, pair, tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:3"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:3", "xla"])
 def test_a_device_that_is_not_here(path, pair, tiny, device):
     save(tiny, path)
     rewrite(path, parameters={**about(path)["parameters"], "device": device})
