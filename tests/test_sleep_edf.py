@@ -366,11 +366,15 @@ def test_units(tmp_path, unit):
     # Nothing of a day above 10 microvolts: the paper takes it for millivolts.
     signals = what_the_signals_say([CODES[stage] for stage in STAGES])
     signals["EEG Fpz-Cz"] /= 10
+    signals["EMG submental"] = np.tile(np.arange(30) / 10, len(STAGES))
     if unit != "mV":
         write_psg(psg, signals, lights_off("SC4011") - 120, units=units)
-        with pytest.warns(UserWarning, match=r"EEG Fpz-Cz stays within 10 microvolts"):
-            source = load_sleep_edf(tmp_path).X["source"]
-        np.testing.assert_allclose(np.diff(source[:2, 0, 0]), 200, rtol=1e-5)
+        channels = {"source": ["EEG Fpz-Cz"], "target": ["EMG submental"]}
+        with pytest.warns(UserWarning, match=r"\.edf: EEG Fpz-Cz stays within 10 micro"):
+            X = load_sleep_edf(tmp_path, channels=channels).X
+        np.testing.assert_allclose(np.diff(X["source"][:2, 0, 0]), 200, rtol=1e-5)
+        # The envelope of the EMG is as small in truth.
+        assert 1 < np.ptp(X["target"]) < 10
 
 
 def test_cache_is_written_once_and_mapped(short, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from skleepkd.preprocessing import band_pass
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
 
-#: A signal of a whole day that stays within so many microvolts is written in millivolts.
+#: An EEG or EOG of a whole day that stays within so many microvolts is written in millivolts.
 _SMALLEST_PEAK = 10.0
 
 _DESCR = """\
@@ -120,8 +120,8 @@ def load_sleep_edf(
     Warns
     -----
     UserWarning
-        If a stage is unknown (its epochs count as unscored), or a signal stays within
-        10 microvolts: it is then taken to be in millivolts, as in the paper.
+        If a stage is unknown (its epochs count as unscored), or an EEG or EOG stays
+        within 10 microvolts: it is then taken to be in millivolts, as in the paper.
 
     Notes
     -----
@@ -265,7 +265,12 @@ def _read_signals(night, out, *, ch_names, units, sfreq, l_freq, h_freq):
         verbose="ERROR",
     )
     peaks = dict(zip(raw.ch_names, 1e6 * np.abs(raw.get_data()).max(axis=1), strict=True))
-    small = [label for label in labels if 0 < peaks[label] <= _SMALLEST_PEAK]
+    small = [
+        label
+        for label in labels
+        # The muscles' signal is an envelope of few microvolts.
+        if label.startswith(("EEG", "EOG")) and 0 < peaks[label] <= _SMALLEST_PEAK
+    ]
     if small:
         warnings.warn(
             f"{night.files[0]}: {', '.join(small)} stays within {_SMALLEST_PEAK:g} "
