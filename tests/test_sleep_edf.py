@@ -464,10 +464,13 @@ def test_annotations_off_the_grid_gaps_and_unknown_stages(tmp_path):
     # Only epochs wholly inside a stage are scored; nothing is said of 180 to 240 s.
     rows = [(0, 140, "Sleep stage W"), (140, 40, "Sleep stage 1"), (150, 5, "Snoring")]
     rows += [(240, 90, "Sleep stage R"), (330, 30, "Sleep stage X"), (360, 90, "Lights on")]
-    with pytest.warns(UserWarning, match=r"Hypnogram\.edf: 'Sleep stage X' is no known"):
+    with pytest.warns(
+        UserWarning, match=r"Hypnogram\.edf: 'Sleep stage X' is no known"
+    ) as seen:
         onset, y = read_rows(tmp_path, rows, unscored=True, crop=None)
     assert onset == [30.0 * k for k in range(20)]
     assert y == [0, 0, 0, 0, -1, 1, -1, -1, 4, 4, 4] + [-1] * 9
+    assert seen[0].filename == __file__  # where the user called
 
 
 @pytest.mark.parametrize(

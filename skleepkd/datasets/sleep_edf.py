@@ -147,12 +147,12 @@ def load_sleep_edf(
     ch_names = check_channels(channels, _CHANNELS)
     if not sfreq > 0:
         raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
-    nights = [
-        read_sleep_edf_night(
+    nights = []
+    for number in find_nights(root, subjects):
+        night = read_sleep_edf_night(
             root, number, crop=crop, sfreq=sfreq, modalities=tuple(ch_names)
         )
-        for number in find_nights(root, subjects)
-    ]
+        nights.append(night)
     units = {night.folder: read_header(night.files[0]).units for night in nights}
     for number, labels in units.items():
         wanted = [name for names in ch_names.values() for name in names]
