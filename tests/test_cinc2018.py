@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import threading
+import warnings
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import mne
@@ -203,7 +204,9 @@ def test_the_first_sample_carries_a_stage(tree):
     # wfdb alone would not see it: a note there is taken for a setting of the file.
     folder = tree / "training" / WHOLE.number
     assert "W" not in wfdb.rdann(str(folder / WHOLE.number), "arousal").aux_note
-    cohort = load_cinc2018(tree, subjects=[WHOLE.number])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # nor is a setting taken for a stage
+        cohort = load_cinc2018(tree, subjects=[WHOLE.number])
     assert cohort.y.tolist() == [0, 0, 3, 3, 4]
 
 
