@@ -43,3 +43,37 @@ def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=
         sfreq=2.0,
     )
     return X, y
+
+
+class TinySequenceNetwork(nn.Module):
+    """Encodes epochs one by one, then looks along the sequence, as SeqSleepNet does."""
+
+    feature_layers = ("sequence_encoder",)
+    parameter_groups = {  # noqa: RUF012
+        "epoch_encoder": ("filters", "norm"),
+        "sequence_encoder": ("sequence_encoder",),
+        "head": ("head",),
+    }
+    encoded = 0  # epochs that passed the encoder in evaluation
+
+    def __init__(self, n_chans, n_times, n_outputs, n_filters=4):
+        super().__init__()
+        self.filters = nn.Conv1d(n_chans, n_filters, 5, padding=2)
+        self.norm = nn.LayerNorm(n_filters)
+        self.sequence_encoder = nn.GRU(n_filters, 3, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(6, n_outputs)
+
+    def encode_epochs(self, x):
+        if not self.training:
+            type(self).encoded += len(x)
+        return self.norm(self.filters(x).square().mean(dim=2).add(1e-3).log())
+
+    def classify_sequence(self, features):
+        seen, _ = self.sequence_encoder(features)
+        return self.head(seen).transpose(1, 2)  # (batch, n_outputs, sequence)
+
+    def forward(self, x):
+        if x.ndim == 3:
+            return self.forward(x[:, None])[..., 0]
+        features = self.encode_epochs(x.flatten(0, 1))  # (batch * sequence, n_filters)
+        return self.classify_sequence(features.unflatten(0, x.shape[:2]))

@@ -115,9 +115,9 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     teacher : estimator
         As :func:`prepared` returns it.
     source : PairedEpochs
-        The source as a pair of its own; unscored rows are left out.
+        The source as a pair of its own.
     y : ndarray of shape (n_epochs,)
-        Labels.
+        Labels. A classifier that is no stager is fitted to the scored rows alone.
     held_out : ndarray
         Subjects that the student holds out. A stager validates on them; another
         classifier is fitted without them.
@@ -129,8 +129,6 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     estimator
         Fitted.
     """
-    scored = ~is_unscored(y)
-    source, y = source[scored], y[scored]
     fit = check_memory(memory).cache(_fit, ignore=["source", "y"])
     rows = (source.subject, source.recording, source.onset, source.sfreq)
     about = joblib.hash((source.fingerprint("target"), y, rows, code_of(teacher)))
@@ -168,7 +166,8 @@ def code_of(teacher):
 def _fit(teacher, about, source, y, held_out):
     """Fit; ``about`` stands for source and labels in the cache's key."""
     if final_stager(teacher) is None:
-        source, y = _without(held_out, source, y)
+        scored = ~is_unscored(y)
+        source, y = _without(held_out, source[scored], y[scored])
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
             options = {"groups": source.subject}

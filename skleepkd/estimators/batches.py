@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from skleepkd.stages import UNSCORED
 
@@ -36,21 +36,195 @@ class EpochDataset(Dataset):
     def __getitems__(self, rows):
         """Read a whole batch; a loader that finds this method asks it for batches."""
         rows = np.asarray(rows)
-        x = {"target": _tensor(self.pair.read("target", rows))}
-        for name, values in self.extras.items():
-            read = (
-                values[rows]
-                if isinstance(values, np.ndarray)
-                else values.read("target", rows)
-            )
-            x[name] = _tensor(read)
+        x = {"target": _read(self.pair, rows)}
+        x |= {name: _read(values, rows) for name, values in self.extras.items()}
         return x, torch.from_numpy(self.y[rows])
 
 
-def _tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+class WindowDataset(Dataset):
+    """Windows of consecutive epochs, with what else belongs to them.
+
+    Parameters
+    ----------
+    pair : PairedEpochs
+        The epochs.
+    windows : ndarray of int, shape (n_windows, length)
+        Rows of each window, -1 behind the last of a shorter one.
+    y, extras
+        As for :class:`EpochDataset`: one entry an epoch. A class axis comes before the
+        axis of the sequence, as in logits.
+    window_extras : dict of array of shape (n_windows, ...), optional
+        What belongs to a window as a whole: a teacher's features.
+    share : bool, default=False
+        Whether epochs that several windows of a batch hold are given once, as
+        :class:`SharedEpochs`.
+    """
+
+    def __init__(
+        self, pair, windows, y=None, extras=None, window_extras=None, *, share=False
+    ):
+        self.pair = pair
+        self.windows = windows
+        self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
+        self.extras = extras or {}
+        self.window_extras = window_extras or {}
+        self.share = share
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, number):
+        x, y = self.__getitems__([number])
+        return {name: tensor[0] for name, tensor in x.items()}, y[0]
+
+    def __getitems__(self, numbers):
+        """Read a batch of windows, which must be equally long."""
+        numbers = np.asarray(numbers)
+        windows = self.windows[numbers]
+        windows = windows[:, windows[0] >= 0]  # (batch, length)
+        rows, places = np.unique(windows, return_inverse=True)
+        places = torch.from_numpy(places.reshape(windows.shape))
+        epochs = SharedEpochs(_read(self.pair, rows), places)
+        x = {"target": epochs if self.share else epochs.apart()}
+        for name, values in self.extras.items():
+            if isinstance(values, np.ndarray):
+                # (batch, length, n_classes) -> (batch, n_classes, length)
+                x[name] = _read(values, windows).movedim(1, -1)
+            else:
+                x[name] = _read(values, rows)[places]
+        x |= {name: _read(array, numbers) for name, array in self.window_extras.items()}
+        return x, torch.from_numpy(self.y[windows])
+
+    def select(self, numbers, share=None):
+        """Return the data set of some of the windows."""
+        extras = {name: Rows(array, numbers) for name, array in self.window_extras.items()}
+        share = self.share if share is None else share
+        return WindowDataset(
+            self.pair, self.windows[numbers], self.y, self.extras, extras, share=share
+        )
+
+
+class Rows:
+    """Some rows of an array, read when they are asked for."""
+
+    def __init__(self, array, rows):
+        self.array, self.rows = array, rows
+
+    def __getitem__(self, which):
+        return self.array[self.rows[which]]
+
+
+class SharedEpochs:
+    """A batch of windows that share epochs, each of which is there once.
+
+    Parameters
+    ----------
+    epochs : torch.Tensor of shape (n_epochs, n_channels, ...)
+        The epochs.
+    windows : torch.Tensor of int, shape (batch, length)
+        Where in ``epochs`` those of each window are.
+    """
+
+    def __init__(self, epochs, windows):
+        self.epochs, self.windows = epochs, windows
+
+    def __len__(self):
+        return len(self.windows)
+
+    def to(self, device, non_blocking=False):
+        """Move the batch to a device."""
+        epochs = self.epochs.to(device, non_blocking=non_blocking)
+        return SharedEpochs(epochs, self.windows.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self):
+        """Pin the batch, which a loader asks for where there is a GPU."""
+        return SharedEpochs(self.epochs.pin_memory(), self.windows.pin_memory())
+
+    def apart(self):
+        """Return the windows one by one, shape (batch, length, n_channels, ...)."""
+        return self.epochs[self.windows]
+
+
+class WindowBatches(Sampler):
+    """Batches of windows for training: shuffled, neighbours together where asked.
+
+    Parameters
+    ----------
+    dataset : WindowDataset
+        The windows.
+    batch_size : int
+        Windows in a batch.
+    together : int, default=1
+        Consecutive windows that stay together; 1 shuffles all of them.
+    """
+
+    def __init__(self, dataset, batch_size, together=1):
+        self.windows = dataset.windows
+        self.batch_size = batch_size
+        self.together = min(together, batch_size)
+
+    def _split(self, offset):
+        """Cut the windows into blocks of neighbours, beginning with a shorter one."""
+        numbers = np.arange(len(self.windows))
+        # The next window begins at the second epoch of this one, or else it is elsewhere.
+        ends = self.windows[1:, 0] != self.windows[:-1, 1] if self.together > 1 else []
+        runs = np.split(numbers, np.flatnonzero(ends) + 1) if len(ends) else [numbers]
+        blocks = []
+        for run in runs:
+            cuts = np.arange(offset or self.together, len(run), self.together)
+            blocks.extend(np.split(run, cuts))
+        return blocks
+
+    def __len__(self):
+        return -(-len(self.windows) // self.batch_size)
+
+    def __iter__(self):
+        if self.together == 1:
+            numbers = torch.randperm(len(self.windows)).numpy()
+        else:
+            offset = int(torch.randint(self.together, ()))
+            blocks = self._split(offset)
+            order = torch.randperm(len(blocks)).tolist()
+            numbers = np.concatenate([blocks[k] for k in order])
+        for start in range(0, len(numbers), self.batch_size):
+            yield numbers[start : start + self.batch_size]
+
+
+def batches_in_order(dataset, batch_size):
+    """Batches of windows that are equally long, in their order.
+
+    Parameters
+    ----------
+    dataset : WindowDataset
+        Where it shares epochs, a batch is a whole run, so that no epoch is in two.
+    batch_size : int
+        Windows in a batch otherwise.
+
+    Returns
+    -------
+    list of ndarray of int
+    """
+    windows = dataset.windows
+    if not len(windows):
+        return []
+    lengths = (windows >= 0).sum(axis=1)
+    if dataset.share:
+        second = windows[:-1, min(1, windows.shape[1] - 1)]
+        ends = (windows[1:, 0] != second) | (np.diff(lengths) != 0)
+        return np.split(np.arange(len(windows)), np.flatnonzero(ends) + 1)
+    batches = []
+    for length in np.unique(lengths):
+        numbers = np.flatnonzero(lengths == length)
+        batches.extend(np.split(numbers, np.arange(batch_size, len(numbers), batch_size)))
+    return batches
+
+
+def _read(values, rows):
+    """Read rows of a pair or of an array as a tensor in single precision."""
+    read = values.read("target", rows) if hasattr(values, "read") else values[rows]
+    return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32))
 
 
 def as_is(batch):
-    """Leave a batch as :class:`EpochDataset` made it."""
+    """Leave a batch as the data set made it."""
     return batch

@@ -253,6 +253,15 @@ class DistilledSleepStager(TaughtStager):
                 f"one; given {type(self.teacher).__name__}. A teacher of another kind gives "
                 "probabilities alone: feature_loss=None, alpha > 0 and a module."
             )
+        length = None if stager is None else stager.sequence_length_
+        window_by_window = self._uses_features or self.strategy == "online"
+        if window_by_window and length != self.sequence_length_:
+            raise ValueError(
+                "Features are compared window by window, and an online teacher sees its "
+                f"student's windows: the teacher's sequence_length is {length}, the student's "
+                f"{self.sequence_length_}. Give both the same, or feature_loss=None and "
+                "alpha > 0."
+            )
         if self.feature_loss is None and not (self.alpha or self.start_from_teacher):
             raise ValueError(
                 "Nothing of the teacher would reach the student: feature_loss is None and "

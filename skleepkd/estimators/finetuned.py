@@ -15,6 +15,7 @@ from skleepkd.distillation.teachers import (
     warn_of_leakage,
 )
 from skleepkd.estimators.labels import find_classes
+from skleepkd.estimators.sequential import check_sequences
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
@@ -36,6 +37,8 @@ class FineTunedSleepStager(SleepStager):
         patterns of parameter names ("encoder.*"). None is direct transfer: nothing is
         trained. Parts of the network of which nothing is trained keep their BatchNorm
         statistics, and dropout inside them rests.
+    sequence_length : int or None, default=None
+        As in :class:`SleepStager`; None for the pretrained stager's.
     memory : None, str or joblib.Memory, default=None
         Where fitted source stagers are kept; see :class:`DistilledSleepStager`.
     classes, class_weight, validation, random_state, device, max_epochs, batch_size, lr
@@ -57,11 +60,13 @@ class FineTunedSleepStager(SleepStager):
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
 
-    def __init__(self, pretrained, *, trainable="all", memory=None, **kwargs):
+    def __init__(
+        self, pretrained, *, trainable="all", sequence_length=None, memory=None, **kwargs
+    ):
         self.pretrained = pretrained
         self.trainable = trainable
         self.memory = memory
-        super().__init__(None, **kwargs)
+        super().__init__(None, sequence_length=sequence_length, **kwargs)
 
     def fit(self, X, y, X_source=None, groups=None):
         """Fit on the source (unless pretrained is frozen), then on the target.
@@ -134,7 +139,15 @@ class FineTunedSleepStager(SleepStager):
             self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
         return super()._learn_from_source(pair, y, seed)
 
+    @property
+    def sequence_length_(self):
+        """Consecutive epochs that the network sees at a time."""
+        if self.sequence_length is None:
+            return final_stager(self.pretrained).sequence_length_
+        return self.sequence_length
+
     def _check_ahead(self, y):
+        check_sequences(self.sequence_length_, self.fusion, self.neighbouring_windows)
         pretrained = final_stager(self.pretrained)
         if is_frozen(self.pretrained):
             check_is_fitted(self.pretrained)

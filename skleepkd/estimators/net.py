@@ -8,7 +8,14 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from torch.utils.data import DataLoader
 
-from skleepkd.estimators.batches import EpochDataset, as_is
+from skleepkd.estimators.batches import (
+    EpochDataset,
+    SharedEpochs,
+    WindowBatches,
+    WindowDataset,
+    as_is,
+    batches_in_order,
+)
 from skleepkd.estimators.callbacks import BestWeights, LossTerms
 
 
@@ -66,7 +73,31 @@ class Net(NeuralNetClassifier):
 
     def infer(self, x, **fit_params):
         """Answer a batch ``{"target": ...}``."""
-        return self.module_(x["target"].to(self.device, non_blocking=True))
+        target = x["target"].to(self.device, non_blocking=True)
+        if isinstance(target, SharedEpochs):
+            # (n_epochs, n_features) -> (batch, sequence, n_features)
+            features = self.module_.encode_epochs(target.epochs)[target.windows]
+            return self.module_.classify_sequence(features)
+        logits = self.module_(target)
+        if self.sequence_length_ > 1:
+            logits = self._as_sequence(logits, target)
+        return logits
+
+    def _as_sequence(self, logits, windows):
+        """Check that a network answers each epoch of its windows."""
+        batch, length = windows.shape[:2]
+        if length == 1 and logits.ndim == 2:
+            logits = logits[..., None]  # (batch, n_classes) -> (batch, n_classes, 1)
+        expected = (batch, len(self.classes_), length)
+        if tuple(logits.shape) != expected:
+            raise ValueError(
+                f"With sequence_length={self.sequence_length_} a network is given windows of "
+                f"shape {tuple(windows.shape)} (batch, sequence, channels, times) and answers "
+                "(batch, classes, sequence); "
+                f"{type(self.module_).__name__} answered {tuple(logits.shape)} instead of "
+                f"{expected}."
+            )
+        return logits
 
     def get_iterator(self, dataset, training=False):
         """Load batches by one indexed read each; training rows are shuffled."""
@@ -80,12 +111,24 @@ class Net(NeuralNetClassifier):
         if options["batch_size"] == -1:
             options["batch_size"] = len(dataset)
         iterator = getattr(self, prefix)
+        if isinstance(dataset, WindowDataset):
+            return self._window_iterator(iterator, dataset, training, options)
         if isinstance(getattr(dataset, "dataset", dataset), EpochDataset):
             options.setdefault("collate_fn", as_is)
             # Batch normalisation cannot learn from a last batch of a single epoch.
             if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
                 options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
         return iterator(dataset, **options)
+
+    def _window_iterator(self, iterator, dataset, training, options):
+        batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
+        options.setdefault("collate_fn", as_is)
+        batches = (
+            WindowBatches(dataset, batch_size, self.neighbouring_windows)
+            if training and shuffle
+            else batches_in_order(dataset, batch_size)
+        )
+        return iterator(dataset, batch_sampler=batches, **options)
 
     # ------------------------------------------------------------ parameters, device
 

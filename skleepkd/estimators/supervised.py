@@ -10,11 +10,18 @@ from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
 from skleepkd.distillation.features import capture_features
-from skleepkd.estimators.batches import EpochDataset
+from skleepkd.estimators.batches import EpochDataset, WindowDataset
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
 from skleepkd.estimators.hypnodensity import hypnodensity
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
 from skleepkd.estimators.net import Net, seeded
+from skleepkd.estimators.sequential import (
+    centred_features,
+    check_sequences,
+    fused_probabilities,
+    predicted_windows,
+    training_windows,
+)
 from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network, find_network
@@ -45,6 +52,19 @@ class SleepStager(Net):
         Labels are never mapped (``skleepkd.stages.to_scheme`` does).
     class_weight : None, "balanced" or dict, default=None
         Weights of the classes in the cross-entropy.
+    sequence_length : int, default=1
+        Consecutive epochs that the network sees at a time. Above 1 it is given windows of
+        shape (batch, sequence, n_channels, n_times) and answers logits of shape (batch,
+        n_classes, sequence); windows are one step apart, within a recording, and end at a
+        gap of ``onset``. ``fit`` then needs recordings (``PairedEpochs``). Unscored epochs
+        are seen, not judged.
+    fusion : {"product", "mean", "centre"}, default="product"
+        How the answers of all windows that hold an epoch become its own; see
+        :class:`skleepkd.sequences.Fusion`.
+    neighbouring_windows : int, default=1
+        Neighbouring windows that a training batch holds together. Above 1 a network that
+        encodes epochs one by one (SeqSleepNet) encodes those that they share once: a
+        faster step on batches that are less mixed.
     validation : "auto", None, int, float or callable, default="auto"
         Subjects held out of the training set; the weights of the pass with the highest
         kappa on them are kept. "auto": 10 % where at least ten subjects are known, else
@@ -115,6 +135,9 @@ class SleepStager(Net):
         *,
         classes=None,
         class_weight=None,
+        sequence_length=1,
+        fusion="product",
+        neighbouring_windows=1,
         validation="auto",
         random_state=None,
         device="auto",
@@ -129,6 +152,9 @@ class SleepStager(Net):
         **kwargs,
     ):
         self.class_weight = class_weight
+        self.sequence_length = sequence_length
+        self.fusion = fusion
+        self.neighbouring_windows = neighbouring_windows
         self.validation = validation
         self.random_state = random_state
         super().__init__(
@@ -186,7 +212,9 @@ class SleepStager(Net):
             Columns in the order of ``classes_``.
         """
         self.check_is_fitted()
-        return super().predict_proba(X)
+        if self.sequence_length_ == 1 or is_dataset(X):
+            return super().predict_proba(X)
+        return fused_probabilities(self, self._check_predicted(X), self._can_share())
 
     def predict(self, X):
         """Stage of each epoch, in the labels that ``fit`` was given.
@@ -237,10 +265,14 @@ class SleepStager(Net):
         Returns
         -------
         ndarray of shape (n_epochs, ...)
+            With a ``sequence_length`` above 1, of each epoch what the window answers in
+            which it is nearest to the middle.
         """
         self.check_is_fitted()
         if layer is None:
             layer = feature_layers(self.module_)[0]
+        if self.sequence_length_ > 1:
+            return centred_features(self, self._check_predicted(X), layer)
         parts = []
         for batch in self.get_iterator(self.get_dataset(X), training=False):
             with capture_features(self.module_, [layer]) as seen:
@@ -314,6 +346,8 @@ class SleepStager(Net):
         y = check_labels(y, len(pair))
         check_signal(pair, "target")
         self._check_ahead(y)
+        if self.sequence_length_ > 1:
+            training_windows(pair, self.sequence_length_)
         go_on = (go_on or self.warm_start) and self.initialized_
         seed, source_seed = self._draw_seeds()
         subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
@@ -327,6 +361,7 @@ class SleepStager(Net):
 
     def _check_ahead(self, y):
         """Find mistakes before a teacher is fitted, which may take hours."""
+        check_sequences(self.sequence_length_, self.fusion, self.neighbouring_windows)
         class_weights(self.class_weight, np.array([], int), self._find_classes(y))
         if isinstance(self.module, str):
             find_network(self.module)
@@ -342,7 +377,7 @@ class SleepStager(Net):
     def _learn_from_source(self, pair, y, seed):
         """Return the rows to train on; here the scored ones of the target."""
         scored = ~is_unscored(y)
-        if not scored.all():
+        if not scored.all() and self.sequence_length_ == 1:
             pair, y = pair[scored], y[scored]
         return pair.target_epochs, y
 
@@ -380,6 +415,15 @@ class SleepStager(Net):
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
         return codes
+
+    @property
+    def sequence_length_(self):
+        """Consecutive epochs that the network sees at a time."""
+        return self.sequence_length
+
+    def _can_share(self):
+        """Whether the network can encode an epoch once for all windows that hold it."""
+        return hasattr(self.module_, "encode_epochs")
 
     def _find_classes(self, y):
         """Find the labels of the network's outputs, in order."""
@@ -430,7 +474,28 @@ class SleepStager(Net):
             return X
         if y is None:
             X = self._check_predicted(X)
-        return EpochDataset(X.target_epochs, y)
+        return self._dataset(X.target_epochs, y)
+
+    #: Whether windows without any scored epoch are left out of the training.
+    _skips_unscored = True
+
+    def _windows(self, pair, y):
+        """Return the windows to train on."""
+        windows = training_windows(pair, self.sequence_length_)
+        if self._skips_unscored:
+            windows = windows[(y[windows] >= 0).any(axis=1)]
+        return windows
+
+    def _dataset(self, pair, y, extras=None, window_extras=None):
+        """Make the data set of epochs, or of windows of them."""
+        if self.sequence_length_ == 1:
+            return EpochDataset(pair, y, extras)
+        if y is None:
+            windows, share = predicted_windows(pair, self.sequence_length_), True
+        else:
+            windows, share = self._windows(pair, y), self.neighbouring_windows > 1
+        share = share and self._can_share()
+        return WindowDataset(pair, windows, y, extras, window_extras, share=share)
 
     def _check_predicted(self, X):
         pair = as_pair(X)
@@ -468,6 +533,13 @@ class SleepStager(Net):
         dataset = self.get_dataset(X, y)
         validates = self._validates(dataset.pair)
         scored = dataset.y >= 0
+        if isinstance(dataset, WindowDataset):
+            validates = validates[dataset.windows[:, 0]]
+            scored = scored[dataset.windows].any(axis=1)
+            return (
+                dataset.select(np.flatnonzero(~validates)),
+                dataset.select(np.flatnonzero(validates & scored), self._can_share()),
+            )
         return (
             Subset(dataset, np.flatnonzero(~validates)),
             Subset(dataset, np.flatnonzero(validates & scored)),

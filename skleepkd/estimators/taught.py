@@ -22,7 +22,7 @@ from skleepkd.distillation.teachers import (
     teacher_features,
     transformed,
 )
-from skleepkd.estimators.batches import EpochDataset
+from skleepkd.estimators.batches import WindowDataset
 from skleepkd.estimators.online import online_step
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.two_step import learn_features
@@ -50,6 +50,9 @@ class TaughtStager(SleepStager):
     #: and then all but the features.
     phase_ = "together"
 
+    #: What nobody scored has the teacher's terms.
+    _skips_unscored = False
+
     @property
     def _uses_features(self):
         return self.feature_loss is not None and self.feature_weight != 0
@@ -58,6 +61,11 @@ class TaughtStager(SleepStager):
     def _compares_features(self):
         """Whether the features are part of the loss now."""
         return self._uses_features and self.phase_ != "stages"
+
+    def _can_share(self):
+        # A teacher's features are those of a window, and so are an online teacher's steps.
+        apart = self._compares_features or self.strategy == "online"
+        return super()._can_share() and not apart
 
     def train(self, X, y):
         """Train; in two steps, the features come first."""
@@ -141,14 +149,13 @@ class TaughtStager(SleepStager):
             return super().get_dataset(X, y)
         source = X.source_epochs
         if self.strategy == "online":
-            return EpochDataset(
-                X.target_epochs, y, {"source": transformed(self.teacher_, source)}
-            )
-        extras = {}
+            seen = transformed(self.teacher_, source)
+            return self._dataset(X.target_epochs, y, {"source": seen})
+        extras, taught = {}, {}
         if self._compares_features:
-            features, answers = self._ask_for_features(source)
-            self._learn_statistics(features, np.flatnonzero(~self._validates(X)))
-            extras.update((f"{_FEATURE}{k}", array) for k, array in enumerate(features))
+            features, answers = self._ask_for_features(source, y)
+            taught = {f"{_FEATURE}{k}": array for k, array in enumerate(features)}
+            self._learn_statistics(X, y, features)
             if self.alpha and self.phase_ == "features":
                 self.answers_ = answers  # for the second step
             elif self.alpha:
@@ -156,20 +163,27 @@ class TaughtStager(SleepStager):
         elif self.alpha:
             answers = self.__dict__.pop("answers_", None)  # of the first of two steps
             extras[_ANSWER] = self.ask_for_answers(source) if answers is None else answers
-        return EpochDataset(X.target_epochs, y, extras)
+        if self.sequence_length_ > 1:
+            return self._dataset(X.target_epochs, y, extras, taught)
+        return self._dataset(X.target_epochs, y, extras | taught)
 
-    def _ask_for_features(self, source):
+    def _ask_for_features(self, source, y):
         """Ask the teacher once for its features and, where they count, its answers."""
         stager = final_stager(self.teacher_)
         layers = [taught for _, taught in self.layers_]
         summaries = [loss.summarise for loss in self.feature_losses_]
+        seen = transformed(self.teacher_, source)
+        if self.sequence_length_ > 1:
+            # Features belong to windows, the answers of all of them to an epoch.
+            windows = WindowDataset(seen.target_epochs, self._windows(source, y))
+            answers = self.ask_for_answers(source) if self.alpha else None
+            return teacher_features(stager, windows, layers, summaries), answers
         if not self.alpha:
-            seen = transformed(self.teacher_, source)
             return teacher_features(stager, seen, layers, summaries), None
         nonlinearity = stager._get_predict_nonlinearity()
         *features, answers = teacher_features(
             stager,
-            transformed(self.teacher_, source),
+            seen,
             [*layers, OUTPUT],
             [*summaries, nonlinearity],
         )
@@ -182,8 +196,12 @@ class TaughtStager(SleepStager):
     def _in_own_columns(self, probabilities):
         return log_probabilities(probabilities, self.teacher_.classes_, self.classes_)
 
-    def _learn_statistics(self, features, rows):
+    def _learn_statistics(self, X, y, features):
         """Show each loss the teacher's features of (some of) the training rows."""
+        validates = self._validates(X)
+        if self.sequence_length_ > 1:
+            validates = validates[self._windows(X, y)[:, 0]]
+        rows = np.flatnonzero(~validates)
         some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
         for loss, array in zip(self.feature_losses_, features, strict=True):
             values = torch.from_numpy(array[some].astype(np.float32))

@@ -1,0 +1,182 @@
+"""Sequences: windows of consecutive epochs, and one answer from all that hold an epoch."""
+
+import numpy as np
+
+from skleepkd.stages import EPOCH_SECONDS
+
+#: How the answers of all windows that hold an epoch become one.
+FUSIONS = ("product", "mean", "centre")
+
+#: Seconds by which a step between onsets may differ from the recording's usual one.
+_TOLERANCE = 0.1
+
+
+def find_runs(recording, onset, n_epochs):
+    """Find runs of consecutive epochs.
+
+    A run lies within one recording and ends at a gap, which is a step of ``onset`` other
+    than the recording's usual one: the median, 30 s at most. It follows ``onset``,
+    whatever the order of the rows.
+
+    Parameters
+    ----------
+    recording : ndarray of shape (n_epochs,) or None
+        The night of each epoch; None if all are of one.
+    onset : ndarray of shape (n_epochs,) or None
+        Seconds from the recording's start; None if rows are in order and have no gap.
+    n_epochs : int
+        Number of rows.
+
+    Returns
+    -------
+    list of ndarray of int
+        The rows of each run, in time order.
+
+    Raises
+    ------
+    ValueError
+        If two epochs of a recording have the same onset.
+    """
+    nights = [np.arange(n_epochs)]
+    if recording is not None:
+        _, codes = np.unique(recording, return_inverse=True)
+        order = np.argsort(codes, kind="stable")
+        nights = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    runs = []
+    for rows in nights:
+        if onset is None or len(rows) < 2:
+            runs.append(rows)
+            continue
+        rows = rows[np.argsort(onset[rows], kind="stable")]
+        steps = np.diff(onset[rows])
+        if np.any(steps <= 0):
+            night = "X" if recording is None else f"recording {recording[rows[0]]!s}"
+            twice = onset[rows[np.argmin(steps)]]
+            raise ValueError(
+                f"Two epochs of {night} begin at {twice:g} s. Give each recording a name of "
+                "its own, or drop what is there twice."
+            )
+        usual = min(np.median(steps), EPOCH_SECONDS)
+        gaps = np.abs(steps - usual) > _TOLERANCE
+        runs.extend(np.split(rows, np.flatnonzero(gaps) + 1))
+    return [run for run in runs if len(run)]
+
+
+def make_windows(runs, length, *, short=False):
+    """Cut runs into windows of consecutive epochs, one step apart.
+
+    Parameters
+    ----------
+    runs : list of ndarray of int
+        Of :func:`find_runs`.
+    length : int
+        Epochs in a window.
+    short : bool, default=False
+        Whether a run that is shorter than a window becomes a window of its own, filled up
+        with -1; otherwise it is left out.
+
+    Returns
+    -------
+    ndarray of int, shape (n_windows, length)
+        Rows of each window, run by run.
+    """
+    windows = [np.empty((0, length), dtype=np.int64)]
+    for run in runs:
+        if len(run) >= length:
+            windows.append(np.lib.stride_tricks.sliding_window_view(run, length))
+        elif short:
+            windows.append(np.pad(run, (0, length - len(run)), constant_values=-1)[None])
+    return np.concatenate(windows)
+
+
+class Fusion:
+    """Gather the answers of overlapping windows, and answer once for each epoch.
+
+    Parameters
+    ----------
+    n_epochs, n_classes : int
+        Shape of the answer.
+    fusion : {"product", "mean", "centre"}, default="product"
+        "product" multiplies the probabilities of all windows that hold the epoch [1]_ and
+        takes the root of their number, which leaves the stage as it is and the
+        probability a probability; "mean" averages them; "centre" takes the window in
+        which the epoch is nearest to the middle (the earlier one of two).
+
+    References
+    ----------
+    .. [1] Phan, H. et al. (2019). Towards more accurate automatic sleep staging via deep
+       transfer learning. arXiv:1907.13177. Section on the fusion of decisions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.sequences import Fusion
+    >>> fused = Fusion(n_epochs=3, n_classes=2, fusion="mean")
+    >>> fused.add(
+    ...     windows=np.array([[0, 1], [1, 2]]),
+    ...     probabilities=np.array([[[0.2, 0.4], [0.8, 0.6]], [[0.8, 0.9], [0.2, 0.1]]]),
+    ... )
+    >>> fused.answer()
+    array([[0.2, 0.8],
+           [0.6, 0.4],
+           [0.9, 0.1]])
+    """
+
+    def __init__(self, n_epochs, n_classes, fusion="product"):
+        if fusion not in FUSIONS:
+            raise ValueError(
+                f"fusion is one of {', '.join(map(repr, FUSIONS))}; given {fusion!r}."
+            )
+        self.fusion = fusion
+        self._total = np.zeros((n_epochs, n_classes))
+        self._votes = np.zeros(n_epochs)
+        self._distance = np.full(n_epochs, np.inf)
+
+    def add(self, windows, probabilities):
+        """Take the answers of some windows of equal length.
+
+        Parameters
+        ----------
+        windows : ndarray of int, shape (n_windows, length)
+            Rows of each window.
+        probabilities : ndarray of shape (n_windows, n_classes, length)
+            What they answer.
+        """
+        # (n_windows, n_classes, length) -> (n_windows * length, n_classes)
+        votes = np.moveaxis(probabilities, 1, 2).reshape(-1, probabilities.shape[1])
+        if self.fusion == "centre":
+            middle = (windows.shape[1] - 1) / 2
+            for position in np.argsort(np.abs(np.arange(windows.shape[1]) - middle)):
+                self._keep_nearer(
+                    windows[:, position], probabilities[..., position], position - middle
+                )
+            return
+        if self.fusion == "product":
+            votes = np.log(np.maximum(votes, np.finfo(np.float32).tiny))
+        rows = windows.ravel()
+        for column, values in enumerate(votes.T):
+            self._total[:, column] += np.bincount(rows, values, len(self._total))
+        self._votes += np.bincount(rows, minlength=len(self._total))
+
+    def _keep_nearer(self, rows, probabilities, offset):
+        """Keep what a window answers for the epoch at one of its positions, if nearest."""
+        # At the same distance the earlier window holds the epoch behind its middle.
+        distance = abs(offset) - (0.25 if offset > 0 else 0.0)
+        nearer = distance < self._distance[rows]
+        self._distance[rows[nearer]] = distance
+        self._total[rows[nearer]] = probabilities[nearer]
+        self._votes[rows[nearer]] = 1
+
+    def answer(self):
+        """Return the probabilities of each epoch, shape (n_epochs, n_classes).
+
+        Returns
+        -------
+        ndarray of float64
+            Rows that no window held are NaN.
+        """
+        with np.errstate(invalid="ignore"):
+            answer = self._total / self._votes[:, None]
+        if self.fusion == "product":
+            answer = np.exp(answer - answer.max(axis=1, keepdims=True))
+        return answer / answer.sum(axis=1, keepdims=True)
