@@ -209,11 +209,10 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         for start in range(0, len(pair), N_AT_A_TIME):
             rows = slice(start, start + N_AT_A_TIME)
             epochs = pair.read("target", rows).astype(np.float32, copy=False)
-            frames = sliding_window_view(epochs, len(self.window_), axis=2)[
-                :, :, :: self.hop_
-            ]
+            windows = sliding_window_view(epochs, len(self.window_), axis=2)
+            frames = windows[:, :, :: self.hop_] * self.window_
             # (epochs, channels, frames, window) -> (epochs, channels, frames, bins)
-            amplitude = np.abs(fft.rfft(frames * self.window_, self.n_fft_))
+            amplitude = np.abs(fft.rfft(frames, self.n_fft_))
             np.maximum(amplitude, np.float32(self.floor), out=amplitude)
             yield rows, 20 * np.log10(amplitude, out=amplitude)
 
