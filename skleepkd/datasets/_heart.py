@@ -14,7 +14,8 @@ slow fluctuations of the heart rate are those of wake and REM sleep and go in de
 (Bunde et al. 2000, Phys Rev Lett 85:3736-3739); an arousal makes the heart fast, then
 slow (Sforza et al. 2000, Clin Neurophysiol 111:1611-1619). Bands are the Task Force's
 (1996, Circulation 93:1043-1065): very low below 0.04 Hz, low to 0.15 Hz, high to 0.4 Hz.
-Every other number is chosen.
+Every other number is chosen; ``benchmarks/simulation_realism.py`` judges what can be
+staged from all of them.
 """
 
 from collections import namedtuple
@@ -37,13 +38,13 @@ _RSA = np.array([0.90, 1.33, 1.33, 1.37, 1.0])
 #: Relative size of the modulation of the heart rate: by breathing in REM sleep (the
 #: amplitude), and by stage those of low and of very low frequency (root mean square).
 _RSA_SIZE = 0.034
-_LOW = np.array([0.024, 0.020, 0.016, 0.010, 0.022])
-_VERY_LOW = np.array([0.040, 0.030, 0.018, 0.009, 0.040])
+_LOW = np.array([0.030, 0.024, 0.014, 0.008, 0.028])
+_VERY_LOW = np.array([0.055, 0.035, 0.015, 0.008, 0.050])
 #: Relative irregularity of the breathing rate and of the depth of breath, by stage.
 _UNEVEN_RATE = np.array([0.15, 0.10, 0.07, 0.04, 0.14])
 _UNEVEN_DEPTH = np.array([0.35, 0.25, 0.18, 0.10, 0.32])
 #: Within a stage each modulation is now stronger, now weaker (log amplitude).
-_MOMENT_SD = 0.35
+_MOMENT_SD = 0.3
 _MOMENT_MEMORY = 0.85  # from one epoch to the next
 
 #: Ectopic beats a minute, and when they come: after this part of the interval.
