@@ -191,12 +191,12 @@ def test_other_resolutions_join_a_recording(name, resolution, request):
 
 
 def test_gaps_and_recordings_end_a_joined_signal(utime):
-    # two nights, the later name first, the second with a gap of one epoch after 60 s
+    # two nights, answered in the order of their names; n1 lacks the epoch at 660 s
     onset = np.array([0, 30, 60, 600, 630, 690, 720, 750])
     recording = np.array(["n2"] * 3 + ["n1"] * 5)
     X = night(8, onset=onset, recording=recording)
     answers, at = utime.hypnodensity(X, 20.0, return_onset=True)
-    runs = {0: (slice(0, 3), 4), 600: (slice(3, 5), 3), 690: (slice(5, 8), 4)}
+    runs = {600: (slice(3, 5), 3), 690: (slice(5, 8), 4), 0: (slice(0, 3), 4)}
     expected = [
         segment_written_out(utime, joined(X, rows), 40) for rows, _ in runs.values()
     ]
@@ -242,6 +242,9 @@ def test_joining_needs_to_know_what_follows_what(utime):
     with pytest.raises(ValueError, match=r"overlap in the recording n1 .*is 20 s"):
         utime.hypnodensity(windows, 20.0)
     assert utime.hypnodensity(windows, 1.0).shape == (180, 5)
+    twice = night(4, onset=30.0 * np.array([0, 1, 1, 2]))
+    with pytest.raises(ValueError, match="Two epochs of recording n1 begin at 30 s"):
+        utime.hypnodensity(twice, 20.0)
 
 
 @pytest.mark.parametrize("resolution", [0, -1, 0.3, 30.1, np.nan, np.inf, "1s", None])
@@ -292,6 +295,19 @@ def test_u_sleep_at_its_full_depth():
         torch.testing.assert_close(
             segment(network, x, 1920), network(x.unflatten(2, (3, 1920)).transpose(1, 2))
         )
+
+
+def test_stagers_of_sequences_join_epochs():
+    stager = fitted(sequence_length=4)
+    X = night(9)
+    np.testing.assert_array_equal(stager.hypnodensity(X), stager.predict_proba(X))
+    for resolution in (1, 10, 20):
+        expected = segment_written_out(stager, joined(X, slice(None)), resolution * 2)
+        answers, onset = stager.hypnodensity(X[::-1], resolution, return_onset=True)
+        np.testing.assert_allclose(answers, expected[: len(answers)], atol=1e-6)
+        np.testing.assert_allclose(onset, resolution * np.arange(270 // resolution))
+    with pytest.raises(ValueError, match="joined, and X does not"):
+        stager.hypnodensity(X["target"], 1)
 
 
 # ---------------------------------------------------------------- the picture

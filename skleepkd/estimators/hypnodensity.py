@@ -9,11 +9,12 @@ import torch
 from skleepkd.estimators.batches import EpochDataset
 from skleepkd.inputs import as_pair
 from skleepkd.networks.segment import segment
+from skleepkd.sequences import find_runs
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Joined epochs that the network reads at a time: the window of the original U-Time.
 JOINED_EPOCHS = 35
-#: Seconds by which an onset may be off and an epoch still follow the one before.
+#: Seconds by which the onsets of joined epochs may be off.
 _TOLERANCE = 0.1
 
 
@@ -46,7 +47,7 @@ def hypnodensity(stager, X, resolution):
     if step == n_times:
         return stager.predict_proba(X), _epoch_onsets(as_pair(X), n_times / sfreq)
     pair = stager._check_predicted(X)
-    alone = n_times % step == 0 and getattr(stager, "sequence_length", 1) == 1
+    alone = n_times % step == 0 and stager.sequence_length_ == 1
     answers = (_each_epoch if alone else _joined_epochs)(stager, pair, step)
     none = np.empty((0, len(stager.classes_)), dtype=np.float32), np.empty(0)
     probabilities, onsets = zip(none, *answers, strict=True)
@@ -125,16 +126,13 @@ def _runs(pair, seconds):
             "network that was trained on single epochs, a resolution that divides "
             f"{EPOCH_SECONDS:g} s."
         )
-    names, first = np.unique(pair.recording, return_index=True)
-    for name in names[np.argsort(first)]:
-        rows = np.flatnonzero(pair.recording == name)
-        rows = rows[np.argsort(pair.onset[rows], kind="stable")]
-        steps = np.diff(pair.onset[rows])
+    for run in find_runs(pair.recording, pair.onset, len(pair)):
+        steps = np.diff(pair.onset[run])
         if (steps < seconds - _TOLERANCE).any():
             raise ValueError(
-                f"Epochs of {seconds:g} s overlap in the recording {name} (the smallest step "
-                f"of their onsets is {steps.min():g} s, as of the windows around 20 s epochs), "
-                "so they cannot be joined to one signal. Give a resolution that divides "
-                f"{EPOCH_SECONDS:g} s, or epochs that do not overlap."
+                f"Epochs of {seconds:g} s overlap in the recording {pair.recording[run[0]]} "
+                f"(the smallest step of their onsets is {steps.min():g} s, as of the windows "
+                "around 20 s epochs), so they cannot be joined to one signal. Give a "
+                f"resolution that divides {EPOCH_SECONDS:g} s, or epochs that do not overlap."
             )
-        yield from np.split(rows, 1 + np.flatnonzero(steps > seconds + _TOLERANCE))
+        yield run

@@ -292,7 +292,7 @@ class SleepStager(Net):
             each epoch is answered by itself, in the order of X. Where it does not (20 s),
             consecutive epochs of a recording are joined: X is a ``PairedEpochs`` that
             knows ``recording`` and ``onset``, and is answered recording by recording in
-            the order of time.
+            the order of their names and of time.
         return_onset : bool, default=False
             Whether to return the onsets too.
 
