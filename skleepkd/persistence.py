@@ -156,9 +156,10 @@ def load(path, module=None):
     -------
     SleepStager
         Fitted, answering as the saved one did. A distilled or fine-tuned stager comes back
-        as the student that it was, all of whose layers would be trained; ``fitted_on_``
-        then includes what its frozen teacher or pretrained stager was fitted on. The
-        optimiser begins anew. A device that is not here becomes ``"auto"``.
+        as the student that it was, and all of its layers can be trained (of layers that
+        were not, torch rounds the last digit of some answers differently then).
+        ``fitted_on_`` includes what its frozen teacher or pretrained stager was fitted on.
+        The optimiser begins anew. A device that is not here becomes ``"auto"``.
 
     Raises
     ------
@@ -309,9 +310,7 @@ def _given(stager):
     given = stager.get_params(deep=False)
     if isinstance(stager, FineTunedSleepStager):
         given["classes"] = stager.classes_.tolist()
-        if given.get("sequence_length", 1) is None:
-            source = _given(final_stager(stager.pretrained_))
-            given["sequence_length"] = source["sequence_length"]
+        given["sequence_length"] = stager.sequence_length_
     return given
 
 

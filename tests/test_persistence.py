@@ -266,6 +266,34 @@ def test_of_a_fine_tuned_stager_the_network_is_kept(path, pair):
     assert again.classes_.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_sequences_come_back(path):
+    rng = np.random.default_rng(0)
+    X = PairedEpochs(
+        rng.standard_normal((12, 1, 29, 129), dtype=np.float32),
+        recording=np.repeat(["night-a", "night-b"], 6),
+        onset=np.tile(30.0 * np.arange(6), 2),
+        sfreq=100.0,
+    )
+    y = np.tile([0, 1, 2, 3, 4, -1], 2)
+    small = {"hidden_size": 4, "n_filters": 4, "attention_size": 4}
+    small = {f"module__{name}": value for name, value in small.items()}
+    stager = SleepStager("SeqSleepNet", sequence_length=3, fusion="mean", **small, **FAST)
+    again = saved_and_loaded(stager.fit(X, y), path)
+    assert (again.sequence_length, again.fusion) == (3, "mean")
+    answer_alike(again, stager, X)
+    # Its windows are as long as the source's.
+    transfer = FineTunedSleepStager(FrozenEstimator(again), trainable=("head",), **FAST)
+    again = saved_and_loaded(transfer.fit(X, y), path)
+    assert again.sequence_length == 3
+    # torch rounds a layer that is not to be trained differently, whatever the mode.
+    np.testing.assert_allclose(
+        again.predict_proba(X), transfer.predict_proba(X), rtol=0, atol=1e-6
+    )
+    for parameter in transfer.module_.parameters():
+        parameter.requires_grad_(True)
+    answer_alike(again, transfer, X)
+
+
 def test_a_network_for_another_rate_is_refused(path, pair):
     X, y = pair
     slow = PairedEpochs(X["target"], sfreq=1.0)
