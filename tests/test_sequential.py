@@ -169,7 +169,7 @@ def test_unscored_epochs_are_seen_and_not_judged():
 
 
 def test_windows_keep_out_of_gaps_and_other_nights():
-    X, y = make_pair(n_subjects=2, n_epochs=10)
+    X, _ = make_pair(n_subjects=2, n_epochs=10)
     kept = np.r_[0:4, 6:20]
     windows = training_windows(X[kept], 3)
     assert len(windows) == 2 + 2 + 8

@@ -47,11 +47,7 @@ class BestWeights(Callback):
         """Count the answers of a validation batch."""
         if training or getattr(net, "phase_", None) == "features":
             return
-        logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
-        y = batch[1].cpu()
-        scored = y >= 0
-        pairs = y * logits.shape[1] + logits.argmax(dim=1).cpu()
-        self.confusion_ += torch.bincount(pairs[scored], minlength=len(self.confusion_))
+        self.confusion_ += count_answers(y_pred, batch[1], len(net.classes_))
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         """Record the kappa, and keep the weights if it is the best so far."""
@@ -67,16 +63,154 @@ class BestWeights(Callback):
         if best:
             self.best_ = score
             net.best_epoch_ = len(net.history)
-            self.weights_ = [
-                copy.deepcopy(module.state_dict()) for module in net.trained_modules()
-            ]
+            self.weights_ = weights_of(net)
 
     def on_train_end(self, net, **kwargs):
         """Put the best weights back."""
         if self.weights_ is not None:
-            for module, weights in zip(net.trained_modules(), self.weights_, strict=True):
-                module.load_state_dict(weights)
+            put_back(net, self.weights_)
         self.weights_ = None
+
+
+class TrainingStopped(Exception):
+    """A callback asks to end the training within a pass.
+
+    Parameters
+    ----------
+    **datasets
+        What ``on_epoch_end`` is told of the pass that ends here.
+    """
+
+    def __init__(self, **datasets):
+        super().__init__("The training was stopped within a pass.")
+        self.datasets = datasets
+
+
+class StepwiseValidation(Callback):
+    """Choose the weights, and stop, by evaluations every few training steps.
+
+    It takes the place of :class:`BestWeights`, which looks once a pass::
+
+        SleepStager(..., callbacks__best_weights=StepwiseValidation())
+
+    The defaults are those of [1]_'s published code: an evaluation every 10 steps, stop
+    after 50 of them without improvement (500 steps; the paper's text says 50 steps), but
+    not before step 1000. Where nobody is held out it does nothing.
+
+    Parameters
+    ----------
+    every : int, default=10
+        Training steps between evaluations on the subjects who are held out.
+    patience : int, default=50
+        Evaluations in a row below the best after which the training stops.
+    min_steps : int, default=1000
+        Steps before which it does not stop.
+    score : {"accuracy", "kappa"}, default="accuracy"
+        Of single windows, not fused. Of equal scores the later is the best.
+
+    Attributes
+    ----------
+    scores_ : list of float
+        One an evaluation; also in the history, at the batch that it followed.
+    best_step_ : int or None
+        The step whose weights were kept.
+
+    References
+    ----------
+    .. [1] Phan, H. et al. (2019). Towards more accurate automatic sleep staging via deep
+       transfer learning. arXiv:1907.13177.
+    """
+
+    def __init__(self, every=10, patience=50, min_steps=1000, score="accuracy"):
+        self.every = every
+        self.patience = patience
+        self.min_steps = min_steps
+        self.score = score
+
+    def on_train_begin(self, net, **kwargs):
+        """Begin anew."""
+        if self.score not in ("accuracy", "kappa"):
+            raise ValueError(f"score is 'accuracy' or 'kappa'; given {self.score!r}.")
+        self.steps_, self.waited_, self.best_step_ = 0, 0, None
+        self.scores_, self.best_, self.weights_ = [], -float("inf"), None
+        net.best_epoch_ = None
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Take the subjects who are held out."""
+        self.datasets_ = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        """Evaluate after every few steps."""
+        if not training or self.datasets_["dataset_valid"] is None:
+            return
+        self.steps_ += 1
+        if self.steps_ % self.every:
+            return
+        score = self._evaluate(net)
+        self.scores_.append(score)
+        net.history.record_batch(f"valid_{self.score}", score)
+        if score >= self.best_:
+            self.best_, self.best_step_, self.waited_ = score, self.steps_, 0
+            net.best_epoch_ = len(net.history)
+            self.weights_ = weights_of(net)
+        else:
+            self.waited_ += 1
+        if self.waited_ >= self.patience and self.steps_ >= self.min_steps:
+            raise TrainingStopped(**self.datasets_)
+
+    def _evaluate(self, net):
+        n_classes = len(net.classes_)
+        confusion = torch.zeros(n_classes * n_classes, dtype=torch.int64)
+        # A loader draws a number when it begins; the training must not notice.
+        with torch.random.fork_rng(devices=[]):
+            for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
+                confusion += count_answers(net.evaluation_step(batch), batch[1], n_classes)
+        if self.score == "kappa":
+            return kappa_of_confusion(confusion)
+        table = confusion.view(n_classes, n_classes)  # (true, predicted)
+        return float(table.trace() / table.sum())
+
+    def on_train_end(self, net, **kwargs):
+        """Put the best weights back."""
+        if self.weights_ is not None:
+            put_back(net, self.weights_)
+        self.weights_ = None
+        self.datasets_ = None
+
+
+def weights_of(net):
+    """Copy the weights of all networks that are kept together."""
+    return [copy.deepcopy(module.state_dict()) for module in net.trained_modules()]
+
+
+def put_back(net, weights):
+    """Load what :func:`weights_of` copied."""
+    for module, own in zip(net.trained_modules(), weights, strict=True):
+        module.load_state_dict(own)
+
+
+def count_answers(y_pred, y, n_classes):
+    """Count the answers of a batch.
+
+    Parameters
+    ----------
+    y_pred : torch.Tensor of shape (batch, n_classes, ...), or a tuple that begins with it
+        Logits.
+    y : torch.Tensor of int, shape (batch, ...)
+        Codes, -1 where unscored.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    torch.Tensor of int, shape (n_classes * n_classes,)
+        A flat confusion matrix, the true class being the slower index.
+    """
+    logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
+    y = y.cpu()
+    scored = y >= 0
+    pairs = y * n_classes + logits.argmax(dim=1).cpu()
+    return torch.bincount(pairs[scored], minlength=n_classes * n_classes)
 
 
 def kappa_of_confusion(confusion):

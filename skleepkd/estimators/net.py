@@ -16,7 +16,7 @@ from skleepkd.estimators.batches import (
     as_is,
     batches_in_order,
 )
-from skleepkd.estimators.callbacks import BestWeights, LossTerms
+from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStopped
 
 
 class Net(NeuralNetClassifier):
@@ -35,7 +35,10 @@ class Net(NeuralNetClassifier):
         with the half-trained network, and cross-validation would score it.
         """
         self.notify("on_train_begin", X=X, y=y)
-        self.fit_loop(X, y)
+        try:
+            self.fit_loop(X, y)
+        except TrainingStopped as stopped:
+            self.notify("on_epoch_end", **stopped.datasets)
         self.notify("on_train_end", X=X, y=y)
         return self
 

@@ -1,0 +1,100 @@
+"""The choice of weights, step by step."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+from skleepkd import SleepStager
+from skleepkd.estimators.callbacks import StepwiseValidation, kappa_of_confusion
+from tests.tiny import TinyNetwork, make_pair
+
+
+class Scripted(StepwiseValidation):
+    """Evaluations that are known beforehand."""
+
+    def __init__(self, script, **kwargs):
+        super().__init__(**kwargs)
+        self.script = script
+
+    def _evaluate(self, net):
+        weights = net.module_.head.weight.detach().clone()
+        self.seen_ = [*getattr(self, "seen_", []), weights] if self.scores_ else [weights]
+        return self.script[len(self.scores_)]
+
+
+def train(callback, passes=100, **params):
+    X, y = make_pair(n_subjects=4)  # 3 people train: 72 epochs, 9 steps a pass
+    stager = SleepStager(
+        TinyNetwork, max_epochs=passes, batch_size=8, validation=1, random_state=0,
+        device="cpu", callbacks__best_weights=callback, **params,
+    ).fit(X, y)  # fmt: skip
+    return stager, dict(stager.callbacks_)["best_weights"]
+
+
+def test_spec_c4_stops_after_fifty_evaluations_below_the_best():
+    """Every 10 steps; best at the tie that comes later; 50 below it, not before 1000."""
+    script = [0.5, 0.7, 0.6, 0.7] + [0.69] * 400
+    stager, chosen = train(Scripted(script), passes=200)
+    assert chosen.best_step_ == 40
+    # The 50th evaluation below is at step 540, before 1000.
+    assert chosen.steps_ == 1000
+    assert len(chosen.scores_) == 100
+    torch.testing.assert_close(stager.module_.head.weight.data, chosen.seen_[3])
+    assert len(stager.history) == -(-1000 // 9)
+
+
+def test_patience_counts_evaluations_in_a_row():
+    script = [0.5, 0.4, 0.4, 0.6] + [0.1] * 50
+    _, chosen = train(Scripted(script, every=2, patience=3, min_steps=0))
+    assert chosen.steps_ == 2 * 7
+    assert chosen.best_step_ == 8
+
+
+def test_training_may_end_before():
+    script = [0.5, 0.6, 0.4]
+    stager, chosen = train(Scripted(script, every=9, patience=9), passes=3)
+    assert len(stager.history) == 3
+    assert chosen.best_step_ == 18
+    assert stager.best_epoch_ == 2
+    torch.testing.assert_close(stager.module_.head.weight.data, chosen.seen_[1])
+
+
+@pytest.mark.parametrize("score", ["accuracy", "kappa"])
+def test_the_score_is_that_of_the_people_held_out(score):
+    """With the whole pass as step, it is what the last weights score there."""
+    stager, chosen = train(StepwiseValidation(every=9, score=score), passes=2, lr=0.01)
+    X, y = make_pair(n_subjects=4)
+    rows = np.isin(X.subject, stager.held_out_)
+
+    expected = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}[score]
+    answer = stager.predict(X[rows])
+    np.testing.assert_allclose(max(chosen.scores_), expected(y[rows], answer), rtol=1e-6)
+    assert stager.history[-1, "batches", 8, f"valid_{score}"] == chosen.scores_[-1]
+
+
+def test_it_changes_nothing_but_the_choice():
+    """The same steps are taken, whatever is looked at between them."""
+    often, _ = train(StepwiseValidation(every=3), passes=3, lr=0.01)
+    rarely, _ = train(StepwiseValidation(every=9), passes=3, lr=0.01)
+    assert often.history[:, "train_loss"] == rarely.history[:, "train_loss"]
+
+
+def test_without_held_out_people_it_does_nothing():
+    X, y = make_pair()
+    stager = SleepStager(
+        TinyNetwork, max_epochs=2, random_state=0, device="cpu",
+        callbacks__best_weights=StepwiseValidation(every=1, patience=1, min_steps=1),
+    )  # fmt: skip
+    assert len(clone(stager).fit(X, y).history) == 2
+
+
+def test_unknown_score():
+    with pytest.raises(ValueError, match="score is 'accuracy' or 'kappa'; given 'f1'"):
+        train(StepwiseValidation(score="f1"))
+
+
+def test_kappa_by_hand():
+    # 20 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
+    assert kappa_of_confusion(torch.tensor([12, 3, 6, 9])) == pytest.approx(0.4)
