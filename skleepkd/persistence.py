@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from skleepkd import networks
-from skleepkd.distillation.teachers import _seen_by, architecture, final_stager
+from skleepkd.distillation.teachers import architecture, seen_by
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.supervised import softmax
@@ -125,7 +125,7 @@ def save(stager, path):
             if hasattr(stager, name)
         },
         "fitted_on": {
-            name: _to_json(_seen_by(stager, name)) for name in ("subject", "recording")
+            name: _to_json(seen_by(stager, name)) for name in ("subject", "recording")
         },
         "history": [_pass(row) for row in stager.history_],
     }
@@ -224,19 +224,6 @@ def _check_answers(stager):
             f"{type(criterion).__name__}, which no file can hold. Set "
             "predict_nonlinearity=None (the network's answers as they are) or leave out both."
         )
-    signal, network = stager.signal_, _network_signal(stager)
-    if signal != network:
-        raise ValueError(
-            f"The network was built for {network} and fine-tuned for {signal}; it would be "
-            "built differently after loading. Give source and target the same sfreq."
-        )
-
-
-def _network_signal(stager):
-    """Return the signal that a network was built for; a fine-tuned one's is its source's."""
-    if isinstance(stager, FineTunedSleepStager):
-        return _network_signal(final_stager(stager.pretrained_))
-    return stager.signal_
 
 
 def _network(stager):

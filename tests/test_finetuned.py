@@ -7,8 +7,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skleepkd import FineTunedSleepStager, SleepStager
+from skleepkd import FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.distillation import LeakageWarning
+from skleepkd.estimators.finetuned import rest_untrained
 from tests.tiny import TinyNetwork, make_pair
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
@@ -176,3 +177,45 @@ def test_parameters(pair, frozen):
         FineTunedSleepStager(frozen).fit(X["target"][:, :1], y)
     with pytest.raises(ValueError, match="must be a SleepStager"):
         FineTunedSleepStager(FunctionTransformer()).fit(X, y)
+
+
+def test_recurrent_layers_at_rest_let_gradients_pass():
+    """In evaluation mode cuDNN sends none through them; without dropout modes are alike."""
+
+    class Part(torch.nn.Module):
+        def __init__(self, dropout):
+            super().__init__()
+            self.rnn = torch.nn.GRU(3, 4, num_layers=2, dropout=dropout)
+            self.norm = torch.nn.BatchNorm1d(4)
+
+    for dropout in (0.0, 0.5):
+        network = torch.nn.ModuleDict({"part": Part(dropout), "rnn": torch.nn.GRU(4, 4)})
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        rest_untrained(network.train())
+        assert network["rnn"].training
+        assert network["part"].rnn.training == (dropout == 0)
+        assert not network["part"].norm.training
+
+
+def test_spectrograms_keep_the_rate_of_their_signal():
+    """A spectrogram's frames say nothing of the sampling rate."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((24, 1, 5, 33)).astype(np.float32)
+    y = np.repeat([0, 1], 12)
+    plain = SleepStager(
+        "SeqSleepNet", max_epochs=1, module__n_filters=4, random_state=0, device="cpu"
+    ).fit(X, y)
+    assert plain.signal_ == {"n_chans": 1, "n_times": 5, "n_outputs": 2, "n_bins": 33}
+    pair = PairedEpochs(X, sfreq=64.0)
+    assert plain.predict(pair).shape == (24,)
+    known = SleepStager(
+        "SeqSleepNet", max_epochs=1, module__n_filters=4, random_state=0, device="cpu"
+    ).fit(pair, y)
+    assert known.signal_["sfreq"] == 64.0
+    other = PairedEpochs(X, sfreq=100.0)
+    with pytest.raises(ValueError, match="fitted to 64 Hz; given epochs at 100 Hz"):
+        known.predict(other)
+    tuned = FineTunedSleepStager(FrozenEstimator(known), max_epochs=1, device="cpu")
+    with pytest.raises(ValueError, match="takes 64 Hz; the target has 100"):
+        tuned.fit(other, y)

@@ -217,14 +217,6 @@ def test_dropout_before_and_after_both_recurrent_networks():
     torch.testing.assert_close(network(x), network.eval()(x), rtol=0, atol=0)
 
 
-def test_gradients_may_pass_a_recurrent_network_at_rest():
-    """cuDNN sends none through one in evaluation mode."""
-    network = SeqSleepNet(1, 29).eval()
-    assert network.epoch_rnn.training
-    assert network.sequence_rnn.training
-    assert not network.dropout.training
-
-
 def test_initial_weights():
     torch.manual_seed(0)
     network = SeqSleepNet(1, 29)

@@ -369,7 +369,7 @@ def warn_of_leakage(X, teacher, student, role):
     if not isinstance(X, PairedEpochs):
         return
     for name in ("subject", "recording"):
-        seen, own = _seen_by(teacher, name), student.fitted_on_[name]
+        seen, own = seen_by(teacher, name), student.fitted_on_[name]
         here = getattr(X, name)
         if seen is None or here is None:
             continue
@@ -388,12 +388,12 @@ def warn_of_leakage(X, teacher, student, role):
             return
 
 
-def _seen_by(stager, name):
+def seen_by(stager, name):
     """People or nights that went into a stager's weights, through frozen ones too."""
     seen = stager.fitted_on_[name]
     inner = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
     if inner is not None and is_frozen(inner) and final_stager(inner) is not None:
-        before = _seen_by(final_stager(inner), name)
+        before = seen_by(final_stager(inner), name)
         if before is not None:
             seen = before if seen is None else np.union1d(seen, before)
     return seen

@@ -5,6 +5,7 @@ import fnmatch
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from skleepkd.distillation.teachers import (
     final_stager,
@@ -165,12 +166,15 @@ class FineTunedSleepStager(SleepStager):
     def _take_data(self, pair, y, go_on=False):
         codes = super()._take_data(pair, y, go_on)
         expected = final_stager(self.pretrained_).signal_
-        for name, what in (("n_chans", "channel(s)"), ("n_times", "samples an epoch")):
-            if self.signal_[name] != expected[name]:
+        names = {"n_chans": "channel(s)", "n_times": "samples an epoch", "sfreq": "Hz"}
+        for name, what in names.items():
+            own, given = expected.get(name), self.signal_.get(name)
+            if own and given and not np.isclose(own, given):
                 raise ValueError(
-                    f"The pretrained network takes {expected[name]} {what}; the target has "
-                    f"{self.signal_[name]}. Give both the same derivations and sampling rate."
+                    f"The pretrained network takes {own:g} {what}; the target has "
+                    f"{given:g}. Give both the same derivations and sampling rate."
                 )
+        self.signal_ = dict(expected)  # what the network was built for
         return codes
 
     def _find_classes(self, y):
@@ -269,10 +273,15 @@ def trained_parameters(module, trainable):
 def rest_untrained(module):
     """Put the parts of a network of which nothing is trained into evaluation mode.
 
-    Parts without any state of their own (activations, dropout) stay as they are.
+    Parts without any state of their own (activations, dropout) stay as they are. So do
+    recurrent layers that answer alike in both modes: on CUDA no gradient passes one in
+    evaluation mode.
     """
     for child in module.children():
         if any(parameter.requires_grad for parameter in child.parameters()):
             rest_untrained(child)
         elif child.state_dict():
             child.eval()
+            for part in child.modules():
+                if isinstance(part, nn.RNNBase) and not part.dropout:
+                    part.train()

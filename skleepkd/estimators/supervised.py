@@ -392,8 +392,14 @@ class SleepStager(Net):
             "n_chans": pair.shape[1],
             "n_times": pair.shape[2],
             "n_outputs": len(classes),
-            "sfreq": pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS,
         }
+        sfreq = pair.sfreq["target"]
+        if len(pair.shape) > 3:
+            signal["n_bins"] = pair.shape[3]  # of a spectrogram
+        elif sfreq is None:
+            sfreq = pair.shape[2] / EPOCH_SECONDS
+        if sfreq is not None:
+            signal["sfreq"] = sfreq
         fitted_on = {
             name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
             for name in ("subject", "recording")
@@ -516,9 +522,10 @@ class SleepStager(Net):
                 stacklevel=3,
             )
         sfreq = pair.sfreq["target"]
-        if sfreq and not np.isclose(sfreq, self.signal_["sfreq"]):
+        own = self.signal_.get("sfreq")
+        if sfreq and own and not np.isclose(sfreq, own):
             raise ValueError(
-                f"This stager was fitted to {self.signal_['sfreq']:g} Hz; given epochs at "
+                f"This stager was fitted to {own:g} Hz; given epochs at "
                 f"{sfreq:g} Hz. Resample them."
             )
         if not len(pair):

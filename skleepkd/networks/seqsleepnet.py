@@ -26,21 +26,6 @@ class _FilterBank(nn.Module):
         return x.flatten(2)  # (epochs, frames, channels * filters)
 
 
-class _BidirectionalGRU(nn.GRU):
-    """Reads a sequence both ways; the answers of both directions lie side by side.
-
-    On CUDA no gradient passes a recurrent layer in evaluation mode, which is where
-    fine-tuning puts a layer that is not trained. This one has no dropout of its own and
-    answers the same in both modes, so it stays in training mode.
-    """
-
-    def __init__(self, input_size, hidden_size):
-        super().__init__(input_size, hidden_size, batch_first=True, bidirectional=True)
-
-    def train(self, mode=True):
-        return super().train(True)
-
-
 class _Attention(nn.Module):
     """Weighted mean of the frames of an epoch, the weights being learned from them."""
 
@@ -181,10 +166,12 @@ class SeqSleepNet(nn.Module):
         width = 2 * hidden_size  # both directions
 
         self.filterbank = _FilterBank(n_chans, n_bins, n_filters, sfreq)
-        self.epoch_rnn = _BidirectionalGRU(n_chans * n_filters, hidden_size)
+        self.epoch_rnn = nn.GRU(
+            n_chans * n_filters, hidden_size, batch_first=True, bidirectional=True
+        )
         self.epoch_projection = nn.Linear(width, width) if projections else nn.Identity()
         self.attention = _Attention(width, attention_size)
-        self.sequence_rnn = _BidirectionalGRU(width, hidden_size)
+        self.sequence_rnn = nn.GRU(width, hidden_size, batch_first=True, bidirectional=True)
         self.sequence_projection = nn.Linear(width, width) if projections else nn.Identity()
         self.head = nn.Linear(width, n_outputs)
         self.dropout = nn.Dropout(drop_prob)
