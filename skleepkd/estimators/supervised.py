@@ -1,25 +1,21 @@
 """A sleep stager: skorch's classifier that knows nights, people and unscored epochs."""
 
-import warnings
-
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch.utils import is_dataset
-from torch.utils.data import Subset
 
 from skleepkd.distillation.features import capture_features
-from skleepkd.estimators.batches import EpochDataset, WindowDataset
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
+from skleepkd.estimators.epoch_net import EpochNet
 from skleepkd.estimators.hypnodensity import hypnodensity
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
-from skleepkd.estimators.net import Net, seeded
+from skleepkd.estimators.net import seeded
 from skleepkd.estimators.sequential import (
     centred_features,
     check_sequences,
     fused_probabilities,
-    predicted_windows,
     training_windows,
 )
 from skleepkd.estimators.validation import draw_held_out
@@ -34,7 +30,7 @@ def softmax(logits):
     return logits.softmax(dim=1)
 
 
-class SleepStager(Net):
+class SleepStager(EpochNet):
     """Stage sleep from one modality with a neural network.
 
     A :class:`skorch.classifier.NeuralNetClassifier`: every parameter of skorch's works
@@ -422,24 +418,9 @@ class SleepStager(Net):
         self.fitted_on_ = fitted_on
         return codes
 
-    @property
-    def sequence_length_(self):
-        """Consecutive epochs that the network sees at a time."""
-        return self.sequence_length
-
-    def _can_share(self):
-        """Whether the network can encode an epoch once for all windows that hold it."""
-        return hasattr(self.module_, "encode_epochs")
-
     def _find_classes(self, y):
         """Find the labels of the network's outputs, in order."""
         return find_classes(self.classes, y)
-
-    def _validates(self, pair):
-        """Mark the rows of the subjects who are held out."""
-        if not len(self.held_out_):
-            return np.zeros(len(pair), dtype=bool)
-        return np.isin(pair.subject, self.held_out_)
 
     # ------------------------------------------------------------ skorch's small methods
 
@@ -473,81 +454,3 @@ class SleepStager(Net):
     def _network(self):
         """Return what to build and the options that were given for it."""
         return self.module, self.get_params_for("module")
-
-    def get_dataset(self, X, y=None):
-        """Make the data set of a batch loader; without ``y``, X is checked first."""
-        if is_dataset(X):
-            return X
-        if y is None:
-            X = self._check_predicted(X)
-        return self._dataset(X.target_epochs, y)
-
-    #: Whether windows without any scored epoch are left out of the training.
-    _skips_unscored = True
-
-    def _windows(self, pair, y):
-        """Return the windows to train on."""
-        windows = training_windows(pair, self.sequence_length_)
-        if self._skips_unscored:
-            windows = windows[(y[windows] >= 0).any(axis=1)]
-        return windows
-
-    def _dataset(self, pair, y, extras=None, window_extras=None):
-        """Make the data set of epochs, or of windows of them."""
-        if self.sequence_length_ == 1:
-            return EpochDataset(pair, y, extras)
-        if y is None:
-            windows, share = predicted_windows(pair, self.sequence_length_), True
-        else:
-            windows, share = self._windows(pair, y), self.neighbouring_windows > 1
-        share = share and self._can_share()
-        return WindowDataset(pair, windows, y, extras, window_extras, share=share)
-
-    def _check_predicted(self, X):
-        pair = as_pair(X)
-        given, fitted = pair.shape[1:], self.epoch_shape_
-        if given != fitted:
-            raise ValueError(
-                f"This stager was fitted to epochs of {fitted[0]} channel(s) and "
-                f"{', '.join(map(str, fitted[1:]))} samples; given {given[0]} channel(s) and "
-                f"{', '.join(map(str, given[1:]))} samples. (A 2-D array is taken for epochs "
-                "of one channel; a single epoch is X[None].)"
-            )
-        names = pair.ch_names["target"]
-        if names and self.ch_names_ and list(names) != list(self.ch_names_):
-            warnings.warn(
-                f"This stager was fitted to the channels {', '.join(self.ch_names_)}; given "
-                f"{', '.join(names)}. Of a pair it takes the target: a teacher is asked "
-                "about X.source_epochs.",
-                stacklevel=3,
-            )
-        sfreq = pair.sfreq["target"]
-        own = self.signal_.get("sfreq")
-        if sfreq and own and not np.isclose(sfreq, own):
-            raise ValueError(
-                f"This stager was fitted to {own:g} Hz; given epochs at "
-                f"{sfreq:g} Hz. Resample them."
-            )
-        if not len(pair):
-            raise ValueError("X holds no epochs.")
-        check_signal(pair, "target")
-        return pair
-
-    def get_split_datasets(self, X, y=None, **fit_params):
-        """Split by subject where subjects are held out, else as ``train_split`` says."""
-        if not len(self.held_out_):
-            return super().get_split_datasets(X, y, **fit_params)
-        dataset = self.get_dataset(X, y)
-        validates = self._validates(dataset.pair)
-        scored = dataset.y >= 0
-        if isinstance(dataset, WindowDataset):
-            validates = validates[dataset.windows[:, 0]]
-            scored = scored[dataset.windows].any(axis=1)
-            return (
-                dataset.select(np.flatnonzero(~validates)),
-                dataset.select(np.flatnonzero(validates & scored), self._can_share()),
-            )
-        return (
-            Subset(dataset, np.flatnonzero(~validates)),
-            Subset(dataset, np.flatnonzero(validates & scored)),
-        )
