@@ -285,6 +285,71 @@ def test_cohort_cuts_the_continuous_night():
         )
 
 
+def test_a_montage_is_of_the_same_people():
+    ears = make_cohort(1, n_epochs=20, unscored=1, random_state=0)
+    cohort = make_cohort(
+        1,
+        source=["C3-O1", "Fpz-Cz"],
+        target=("ECG",),
+        n_epochs=20,
+        unscored=1,
+        random_state=0,
+    )
+    assert cohort.X.ch_names == {"source": ["C3-O1", "Fpz-Cz"], "target": ["ECG"]}
+    assert cohort.X["target"].shape == (40, 1, 1920)
+    np.testing.assert_allclose(cohort.X["source"][:, 0], ears.X["source"][:, 1], atol=1e-3)
+    np.testing.assert_array_equal(cohort.y, ears.y)
+    np.testing.assert_array_equal(cohort.groups, ears.groups)
+    assert "ECG" in cohort.DESCR
+    assert "Fpz-Cz" in cohort.DESCR
+    night = simulate_night(20, derivations=["chin", "ECG"], random_state=0)
+    np.testing.assert_allclose(
+        cohort.X["target"][:20, 0], in_epochs(night, "ECG"), atol=1e-3
+    )
+
+
+def test_target_alone_and_one_derivation_on_both_sides():
+    alone = make_cohort(1, source=None, target=["C4-A1"], n_epochs=4, random_state=1)
+    assert not alone.X.has_source
+    assert alone.X.ch_names["target"] == ["C4-A1"]
+    both = make_cohort(
+        1, source=["EOG", "C4-A1"], target=["C4-A1"], n_epochs=4, random_state=1
+    )
+    np.testing.assert_array_equal(both.X["source"][:, 1:], both.X["target"])
+    np.testing.assert_allclose(both.X["target"], alone.X["target"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "merged"), [("wldr", [0, 1, 1, 2, 3, -1]), ("wnr", [0, 1, 1, 1, 2, -1])]
+)
+def test_stages_are_merged(classes, merged):
+    five, fewer = (
+        make_cohort(2, n_epochs=60, unscored=1, random_state=0, **options).y
+        for options in ({}, {"classes": classes})
+    )
+    assert set(five) == {-1, 0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(fewer, np.array(merged)[five])
+
+
+def test_the_eog_is_the_horizontal_movement_of_the_eyes():
+    night = simulate_night(
+        20, derivations=("EOG", "E1-A2", "E2-A1", "A1-A2"), noise=0, random_state=2
+    )
+    eog, left, right, ears = night.signals
+    # E1 - E2 = (E1 - A2) - (E2 - A1) - (A1 - A2), but for the noise of each amplifier.
+    assert np.corrcoef(eog, left - right - ears)[0, 1] > 0.99
+
+
+def test_midline_derivations_see_what_is_near(nights):
+    night = simulate_night(300, derivations=("Fpz-Cz", "Pz-Oz"), random_state=5)
+    alpha = [power([night], name, W, 8, 12) for name in ("Fpz-Cz", "Pz-Oz")]
+    spindles = [power([night], name, N2, 12, 15) for name in ("Fpz-Cz", "Pz-Oz")]
+    slow = [power([night], "Fpz-Cz", stage, 0.5, 4) for stage in (N2, REM)]
+    assert alpha[1] > alpha[0]
+    assert spindles[0] > spindles[1]
+    assert slow[0] > 1.5 * slow[1]
+
+
 def test_same_seed_same_cohort_whatever_its_size_and_n_jobs():
     two = make_cohort(2, n_epochs=20, random_state=0)
     three = make_cohort(3, n_epochs=20, unscored=1, random_state=0, n_jobs=2)
@@ -321,6 +386,10 @@ def test_unscored_nights_are_other_people():
         ({"sfreq": 0.0}, "sfreq"),
         ({"sfreq": 64.01}, "whole number of samples"),
         ({"noise": -1.0}, "noise"),
+        ({"source": "C4-A1"}, r"source .* such as \['C4-A1'\]"),
+        ({"target": ["ECG", "Fp1"]}, r"target .*'Fp1'.*C4-A1"),
+        ({"target": []}, "target .*no derivation"),
+        ({"classes": "awake"}, "awake.*wldr"),
     ],
 )
 def test_bad_cohorts_are_refused(parameters, match):

@@ -14,8 +14,8 @@ slow fluctuations of the heart rate are those of wake and REM sleep and go in de
 (Bunde et al. 2000, Phys Rev Lett 85:3736-3739); an arousal makes the heart fast, then
 slow (Sforza et al. 2000, Clin Neurophysiol 111:1611-1619). Bands are the Task Force's
 (1996, Circulation 93:1043-1065): very low below 0.04 Hz, low to 0.15 Hz, high to 0.4 Hz.
-Every other number is chosen; ``benchmarks/simulation_realism.py`` judges what can be
-staged from all of them.
+Every other number is chosen, and ``benchmarks/simulation_realism.py`` judges them by what
+can be staged from the ECG.
 """
 
 from collections import namedtuple
@@ -37,14 +37,14 @@ _BREATHS = np.array([1.02, 0.95, 0.95, 0.92, 1.0])
 _RSA = np.array([0.90, 1.33, 1.33, 1.37, 1.0])
 #: Relative size of the modulation of the heart rate: by breathing in REM sleep (the
 #: amplitude), and by stage those of low and of very low frequency (root mean square).
-_RSA_SIZE = 0.034
-_LOW = np.array([0.030, 0.024, 0.014, 0.008, 0.028])
-_VERY_LOW = np.array([0.055, 0.035, 0.015, 0.008, 0.050])
+_RSA_SIZE = 0.042
+_LOW = np.array([0.026, 0.020, 0.012, 0.006, 0.020])
+_VERY_LOW = np.array([0.064, 0.036, 0.014, 0.007, 0.057])
 #: Relative irregularity of the breathing rate and of the depth of breath, by stage.
 _UNEVEN_RATE = np.array([0.15, 0.10, 0.07, 0.04, 0.14])
 _UNEVEN_DEPTH = np.array([0.35, 0.25, 0.18, 0.10, 0.32])
 #: Within a stage each modulation is now stronger, now weaker (log amplitude).
-_MOMENT_SD = 0.3
+_MOMENT_SD = 0.25
 _MOMENT_MEMORY = 0.85  # from one epoch to the next
 
 #: Ectopic beats a minute, and when they come: after this part of the interval.
@@ -167,7 +167,7 @@ def draw_ecg(course, heart, beats, clock, rng):
     clock : Clock
         Where it is sampled. A QRS complex lasts 0.1 s and reaches up to 40 Hz: below
         about 90 Hz a smooth low-pass filter, which ends at half the sampling rate,
-        makes it lower and wider (at 32 Hz R waves keep about half their size).
+        makes it lower and wider: R waves keep 0.86 of their size at 50 Hz, 0.6 at 32.
     rng : numpy.random.Generator
 
     Returns

@@ -64,12 +64,13 @@ def simulate_night(
     scored : bool, default=True
         Whether the person is one of the cohort's scored people or of its unscored ones.
     noise : float, default=1.0
-        Factor of all that the wearable adds: electrode noise, drift, motion and the
-        noise of bad contact.
+        Factor of all that the wearable (ears and ECG) adds: electrode noise, drift,
+        motion and the noise of bad contact.
     derivations : sequence of str, default=DERIVATIONS
         Which of these are wanted: A1-A2, C3-O1, C4-O2, C4-A1, C3-A2, Fpz-Cz, Pz-Oz
         (scalp), L-R, LE, RE (between the ears and within each), E1-A2, E2-A1, EOG (eyes;
-        EOG is horizontal, E1-E2), chin (muscle), ECG (lead II).
+        EOG is horizontal, E1-E2), chin (muscle), ECG (lead II; below about 90 Hz the
+        sampling rate flattens its R waves, at 32 Hz to 0.6 of their size).
     random_state : int, RandomState instance or None, default=None
 
     Returns
