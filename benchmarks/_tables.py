@@ -117,7 +117,29 @@ def table_of_scores(scores, labels, paper, gap):
     return markdown_table(header, rows)
 
 
-def table_of_stages(scores, labels, paper):
+def gain_with_interval(report, baseline, name):
+    """Mean difference of a score from a baseline's, paired by subject, with its interval.
+
+    Parameters
+    ----------
+    report, baseline : Bunch
+        Of :func:`skleepkd.metrics.staging_report`, over the same subjects.
+    name : str
+        A score that is defined for every subject.
+
+    Returns
+    -------
+    gain, low, high : float
+        The mean and the ends of its 95 % bootstrap interval over subjects.
+    """
+    gains = [
+        report.per_subject[subject][name] - scores[name]
+        for subject, scores in baseline.per_subject.items()
+    ]
+    return float(np.mean(gains)), *bootstrap_interval(gains)
+
+
+def table_of_stages(scores, labels, paper, classes="aasm"):
     """F1 of each stage (%), mean over subjects and pooled, below the paper's.
 
     Parameters
@@ -128,13 +150,16 @@ def table_of_stages(scores, labels, paper):
         A name for each method.
     paper : dict of str to sequence of float
         The paper's F1 of each stage, where it has the method.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The stages.
 
     Returns
     -------
     str
         In Markdown.
     """
-    names = [f"f1_{stage}" for stage in STAGES]
+    stages = scheme_names(classes)
+    names = [f"f1_{stage}" for stage in stages]
     rows = []
     for method, by in scores.items():
         if method in paper:
@@ -146,7 +171,7 @@ def table_of_stages(scores, labels, paper):
         rows.append([labels[method], "mean", *means])
         pooled = [number(100 * by[LAST].pooled[name]) for name in names]
         rows.append([labels[method], "pooled", *pooled])
-    return markdown_table(["Method", "", *STAGES], rows)
+    return markdown_table(["Method", "", *stages], rows)
 
 
 def table_of_costs(results, labels, needs):
