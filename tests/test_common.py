@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
@@ -30,10 +31,24 @@ from tests.tiny import TinyNetwork
 
 FAST = {"max_epochs": 2, "device": "cpu", "random_state": 0}
 TEACHER = SleepStager(TinyNetwork, max_epochs=2, device="cpu", classes="aasm")
+
+
+def log_power(X):
+    return np.log(np.asarray(X).var(axis=2))
+
+
+#: Features by hand, then a classifier: a teacher that has no network.
+PLAIN = make_pipeline(FunctionTransformer(log_power), LogisticRegression(max_iter=500))
 STAGERS = {
     "supervised": SleepStager(TinyNetwork, classes="aasm", **FAST),
     "offline": DistilledSleepStager(TEACHER, classes="aasm", **FAST),
     "online": DistilledSleepStager(TEACHER, strategy="online", classes="aasm", **FAST),
+    "two-step": DistilledSleepStager(
+        TEACHER, strategy="two-step", alpha=0.5, classes="aasm", **FAST
+    ),
+    "plain teacher": DistilledSleepStager(
+        PLAIN, TinyNetwork, feature_loss=None, alpha=0.5, classes="aasm", **FAST
+    ),
     "transfer": FineTunedSleepStager(TEACHER, **FAST),
 }
 TAKES_PAIRS = [name for name in STAGERS if name != "supervised"]

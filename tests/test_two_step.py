@@ -176,3 +176,12 @@ def test_unscored_nights_teach_features():
     unscored[48:] = -1
     net = student(feature_max_epochs=2, max_epochs=1).fit(X, unscored)
     assert net.history[0, "batches", :, "train_batch_size"].count(32) == 3
+
+
+def test_what_cannot_be_pickled_cannot_be_remembered(pair, tmp_path):
+    class Local(torch.nn.L1Loss):
+        pass
+
+    net = student(feature_loss=Local()).fit(*pair)
+    with pytest.raises(ValueError, match="parameters that can be pickled"):
+        net.set_params(memory=str(tmp_path)).fit(*pair)

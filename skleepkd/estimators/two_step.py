@@ -1,6 +1,7 @@
 """The first of two steps: a student learns its teacher's features and no stage."""
 
 import copy
+import pickle
 
 import joblib
 import torch
@@ -40,22 +41,11 @@ def learn_features(student, X, y):
     """
     passes = student.feature_max_epochs
     passes = student.max_epochs if passes is None else passes
-    params = student.get_params(deep=False)
-    source = transformed(student.teacher_, X.source_epochs)
-    about = joblib.hash(
-        (
-            {name: value for name, value in params.items() if name not in _LATER},
-            passes,
-            (code_of(student), code_of(student.teacher_)),
-            _numbers(final_stager(student.teacher_).module_),
-            _numbers(student.module_),
-            (X.fingerprint("target"), source.fingerprint("target"), X.subject),
-            (student.held_out_, y >= 0),
-            torch.initial_seed(),
-        )
-    )
-    learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
-    weights, history = learn(about, passes, student=student, X=X, y=y)
+    if student.memory is None:
+        weights, history = _learn(None, passes, student, X, y)
+    else:
+        learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
+        weights, history = learn(_key(student, X, y), passes, student=student, X=X, y=y)
     student.module_.load_state_dict(weights)
     student.history[:] = history
     student.initialize_optimizer()
@@ -63,6 +53,29 @@ def learn_features(student, X, y):
     if student.alpha and not hasattr(student, "answers_"):
         student.answers_ = student.ask_for_answers(X.source_epochs)
     torch.manual_seed(torch.initial_seed() + 1)
+
+
+def _key(student, X, y):
+    """Digest of everything that the first step depends on but its passes."""
+    params = student.get_params(deep=False)
+    source = transformed(student.teacher_, X.source_epochs)
+    parts = (
+        {name: value for name, value in params.items() if name not in _LATER},
+        (code_of(student), code_of(student.teacher_)),
+        _numbers(final_stager(student.teacher_).module_),
+        _numbers(student.module_),
+        (X.fingerprint("target"), source.fingerprint("target"), X.subject),
+        (X.recording, X.onset, student.held_out_, y >= 0),
+        torch.initial_seed(),
+    )
+    try:
+        return joblib.hash(parts)
+    except pickle.PicklingError:
+        raise ValueError(
+            "memory= needs parameters that can be pickled, and one of the student's cannot: "
+            "define networks, losses and callbacks as classes or functions of a module, not "
+            "inside a function."
+        ) from None
 
 
 def _learn(about, passes, student, X, y):
