@@ -25,18 +25,19 @@ def sleep_scorers(classes="aasm"):
     Returns
     -------
     dict of str to callable
-        ``accuracy``, ``kappa`` (Cohen's), ``f1_macro``, ``f1_weighted``, and for each
-        stage, as in ``f1_N1``, its ``f1``, ``sensitivity`` (recall) and ``specificity``
-        (the share of the other stages' epochs that are not taken for it).
+        ``accuracy``, ``kappa`` (Cohen's), ``f1_weighted``, and for each stage, as in
+        ``f1_N1``, its ``f1``, ``sensitivity`` (recall) and ``specificity`` (the share of
+        the other stages' epochs that are not taken for it); their means over the stages
+        are ``f1_macro``, ``sensitivity_macro`` and ``specificity_macro``.
 
     Notes
     -----
-    Where a stage is absent, scores stay defined and silent. Macro F1 is a mean over the
-    stages that occur in the truth or in the prediction. Kappa is 0 where it is
-    undefined, which is where truth and prediction are one and the same constant. A
-    stage's own score is nan where it has no epochs to count: F1 if neither truth nor
-    prediction has the stage, sensitivity if the truth lacks it, specificity if the
-    truth has no other.
+    Where a stage is absent, scores stay defined and silent. A mean over the stages is one
+    over those that have the score: macro F1 over the stages that occur in the truth or in
+    the prediction. Kappa is 0 where it is undefined, which is where truth and prediction
+    are one and the same constant. A stage's own score is nan where it has no epochs to
+    count: F1 if neither truth nor prediction has the stage, sensitivity if the truth lacks
+    it, specificity if the truth has no other.
 
     Scorers raise ValueError if no epoch is scored or a label is not among ``classes``.
 
@@ -50,7 +51,8 @@ def sleep_scorers(classes="aasm"):
     >>> scores["test_accuracy"], scores["test_sensitivity_N2"]
     (array([0.5, 0.5]), array([1., 1.]))
     """
-    names = ["accuracy", "kappa", "f1_macro", "f1_weighted"]
+    names = ["accuracy", "kappa", "f1_weighted"]
+    names += [f"{score}_macro" for score in _BY_STAGE]
     names += [f"{score}_{stage}" for score in _BY_STAGE for stage in stage_labels(classes)]
     return {name: make_scorer(_score, name=name, classes=classes) for name in names}
 
@@ -230,9 +232,9 @@ def _scores(y_true, y_pred, classes):
     scores = {
         "accuracy": agreement,
         "kappa": (agreement - chance) / (1 - chance) if chance < 1 else 0.0,
-        "f1_macro": np.nanmean(by_stage["f1"]),
         "f1_weighted": np.nansum(true * by_stage["f1"]) / n_epochs,
     }
+    scores |= {f"{score}_macro": np.nanmean(by_stage[score]) for score in _BY_STAGE}
     for score, values in by_stage.items():
         scores |= {
             f"{score}_{name}": value for name, value in zip(labels, values, strict=True)

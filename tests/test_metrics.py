@@ -55,6 +55,8 @@ def test_scores_of_a_hand_computed_confusion():
         "kappa": (0.78 - 0.439) / (1 - 0.439),
         "f1_macro": sum(f1.values()) / 3,
         "f1_weighted": 0.6 * f1["W"] + 0.3 * f1["N"] + 0.1 * f1["R"],
+        "sensitivity_macro": (50 / 60 + 20 / 30 + 8 / 10) / 3,
+        "specificity_macro": (35 / 40 + 58 / 70 + 85 / 90) / 3,
         "sensitivity_W": 50 / 60,
         "sensitivity_N": 20 / 30,
         "sensitivity_R": 8 / 10,
@@ -97,6 +99,9 @@ def test_an_absent_stage_leaves_the_other_scores_defined():
     assert scores["f1_N3"] == scores["f1_REM"] == scores["sensitivity_REM"] == 0
     # W 1, N2 2 / (2 + 3), N3 and REM 0: four stages occur.
     assert scores["f1_macro"] == pytest.approx((1 + 2 * 1 / 5) / 4)
+    # W 1, N2 1 / 2, REM 0 are there to be found; two REM are taken for N2, one N2 for N3.
+    assert scores["sensitivity_macro"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert scores["specificity_macro"] == pytest.approx((1 + 1 + 2 / 4 + 5 / 6 + 1) / 5)
 
 
 def test_one_stage_alone():
@@ -155,7 +160,7 @@ def test_report_by_subject():
 def test_scorers_name_what_the_report_names(scheme):
     report = staging_report([0, 1, 2], [0, 1, 2], classes=scheme).pooled
     assert list(sleep_scorers(scheme)) == list(report)
-    assert len(report) == 4 + 3 * len(SCHEMES[scheme])
+    assert len(report) == 6 + 3 * len(SCHEMES[scheme])
 
 
 def test_scorers_in_cross_validate_predict_once():

@@ -302,6 +302,8 @@ def test_training_curves():
     )
     assert_draws(display)
     loss, kappa = display.ax_
+    assert kappa.get_title(loc="left") == "Validation kappa"
+    assert kappa.get_xlabel() == "Pass over the training epochs"
     curves = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
     assert curves == {
         "ear, training": [[1, 3], [2, 2], [3, 1]],
@@ -321,6 +323,24 @@ def test_training_curve_of_one_stager():
     assert loss.lines[0].get_label() == "Trained, training"
     with pytest.raises(ValueError, match="no pass was run"):
         TrainingCurveDisplay.from_estimator(Trained(), name="untrained")
+
+
+def test_training_curves_over_steps_mark_no_best_of_the_test():
+    """The looks at a test subject of Phan et al.'s Fig. 3."""
+    looks = [
+        {"step": 10, "train_loss": 1.5, "test_accuracy": 0.6},
+        {"step": 20, "train_loss": 1.2, "test_accuracy": 0.5},
+    ]
+    histories = {"all": looks, "scratch": looks[:1]}
+    display = TrainingCurveDisplay(histories=histories, score="test_accuracy").plot()
+    assert_draws(display)
+    loss, accuracy = display.ax_
+    assert accuracy.get_title(loc="left") == "Test accuracy"
+    assert loss.get_xlabel() == accuracy.get_xlabel() == "Training step"
+    curves = {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines}
+    assert curves == {"all": [[10, 0.6], [20, 0.5]], "scratch": [[10, 0.6]]}
+    assert loss.lines[0].get_xydata().tolist() == [[10, 1.5], [20, 1.2]]
+    assert all(line.get_marker() != "o" for line in accuracy.lines)
 
 
 def test_confusion_matrix_counts_and_shares():

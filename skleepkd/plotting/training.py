@@ -7,19 +7,23 @@ from skleepkd.plotting.common import make_panels
 
 
 class TrainingCurveDisplay:
-    """Loss and, where it was validated, kappa over the passes of a training.
+    """Loss and, where there is one, a score over the course of a training.
 
     Parameters
     ----------
     histories : dict of str to skorch History
         Of each training, by the name to be shown: a list with a dict for each pass that
-        holds ``train_loss`` and, as far as they were recorded, ``valid_loss`` and
-        ``valid_kappa``.
+        holds ``train_loss`` and, as far as they were recorded, ``valid_loss`` and the
+        score. Where the dicts hold ``step``, the curves go over the steps of the training
+        instead of its passes.
+    score : str, default="valid_kappa"
+        The score to draw. The best of a ``valid_`` score is marked; of another one, such
+        as a look at the test subject, no best is to be chosen.
 
     Attributes
     ----------
     ax_ : ndarray of matplotlib Axes, shape (1,) or (2,)
-        Loss, and kappa where any training has it; a dot marks the best kappa.
+        Loss, and the score where any training has it.
     figure_ : matplotlib Figure
 
     Examples
@@ -30,8 +34,9 @@ class TrainingCurveDisplay:
     (1,)
     """
 
-    def __init__(self, *, histories):
+    def __init__(self, *, histories, score="valid_kappa"):
         self.histories = histories
+        self.score = score
 
     @classmethod
     def from_estimator(cls, estimator, *, name=None, ax=None):
@@ -99,36 +104,41 @@ class TrainingCurveDisplay:
         curves = {
             name: {
                 key: np.array([passed.get(key, np.nan) for passed in history], float)
-                for key in ("train_loss", "valid_loss", "valid_kappa")
+                for key in ("step", "train_loss", "valid_loss", self.score)
             }
             for name, history in self.histories.items()
         }
-        has_kappa = any(np.isfinite(c["valid_kappa"]).any() for c in curves.values())
-        n_panels = 1 + has_kappa
+        has_score = any(np.isfinite(c[self.score]).any() for c in curves.values())
+        has_steps = all(np.isfinite(c["step"]).all() for c in curves.values())
+        n_panels = 1 + has_score
         self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
         self.ax_ = axes[0]
         for number, (name, curve) in enumerate(curves.items()):
             color = f"C{number % 10}"
-            passes = np.arange(1, len(curve["train_loss"]) + 1)
-            # A single pass is a point, which a line would not show.
-            style = {"color": color, "marker": "." if len(passes) == 1 else None}
-            self.ax_[0].plot(
-                passes, curve["train_loss"], label=f"{name}, training", **style
-            )
+            n_points = len(curve["train_loss"])
+            x = curve["step"] if has_steps else np.arange(1, n_points + 1)
+            # A single point would not show as a line.
+            style = {"color": color, "marker": "." if n_points == 1 else None}
+            self.ax_[0].plot(x, curve["train_loss"], label=f"{name}, training", **style)
             if np.isfinite(curve["valid_loss"]).any():
                 self.ax_[0].plot(
-                    passes, curve["valid_loss"], "--", label=f"{name}, validation", **style
+                    x, curve["valid_loss"], "--", label=f"{name}, validation", **style
                 )
-            if np.isfinite(curve["valid_kappa"]).any():
-                best = np.nanargmax(curve["valid_kappa"])
-                kappa = curve["valid_kappa"][best]
-                self.ax_[1].plot(
-                    passes, curve["valid_kappa"], label=f"{name}, best {kappa:.2f}", **style
-                )
-                self.ax_[1].plot(passes[best], kappa, "o", color=color)
-        for panel, title in zip(self.ax_, ("Loss", "Validation kappa"), strict=False):
-            panel.set_title(title, loc="left", fontsize="medium")
-            panel.set_xlabel("Pass over the training epochs")
+            score = curve[self.score]
+            if not np.isfinite(score).any():
+                continue
+            if not self.score.startswith("valid_"):
+                self.ax_[1].plot(x, score, label=name, **style)
+                continue
+            best = np.nanargmax(score)
+            self.ax_[1].plot(x, score, label=f"{name}, best {score[best]:.2f}", **style)
+            self.ax_[1].plot(x[best], score[best], "o", color=color)
+        title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
+        for panel, what in zip(self.ax_, ("Loss", title), strict=False):
+            panel.set_title(what, loc="left", fontsize="medium")
+            panel.set_xlabel(
+                "Training step" if has_steps else "Pass over the training epochs"
+            )
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
             panel.legend(frameon=False, fontsize="small")
