@@ -92,9 +92,8 @@ def simulate_night(
         _entropy(random_state), spawn_key=(0 if scored else 1, subject)
     )
     # A new seed belongs at the end, so that the others stay what they are.
-    person_seed, stage_seed, course_seed, source_seed, device_seed, heart_seed = root.spawn(
-        6
-    )
+    seeds = root.spawn(6)
+    person_seed, stage_seed, course_seed, source_seed, device_seed, heart_seed = seeds
     person = Person(np.random.default_rng(person_seed))
     stage_rng = np.random.default_rng(stage_seed)
     stages = draw_hypnogram(n_epochs, stage_rng)
