@@ -522,3 +522,15 @@ def test_fetch_without_a_network(tmp_path, monkeypatch):
     ):
         fetch_cinc2018(tmp_path, ["tr03-0005"], base_url=f"http://127.0.0.1:{port}")
     assert files_of(tmp_path) == []
+
+
+def test_other_stage_schemes(tree):
+    """Four stages: N1 and N2 are light sleep; three: sleep is REM or not."""
+    five = load_cinc2018(tree, unscored=True).y
+    four = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
+    three = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 1, 4: 2}
+    for classes, codes in (("wldr", four), ("wnr", three)):
+        y = load_cinc2018(tree, unscored=True, classes=classes).y
+        assert y.tolist() == [codes[code] for code in five]
+    with pytest.raises(ValueError, match="wldr"):
+        load_cinc2018(tree, classes="four")

@@ -529,3 +529,15 @@ def test_unknown_rejection(tree):
     with pytest.raises(ValueError, match="True, False or a dict"):
         load_eesm(tree, rejection="loud")
     assert set(EAR_ELECTRODES) == set(LEFT + RIGHT)
+
+
+def test_other_stage_schemes(tree):
+    """Four stages: N1 and N2 are light sleep; three: sleep is REM or not."""
+    five = load_eesm(tree, **PLAIN, unscored=True).y
+    four = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
+    three = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 1, 4: 2}
+    for classes, codes in (("wldr", four), ("wnr", three)):
+        y = load_eesm(tree, **PLAIN, unscored=True, classes=classes).y
+        assert y.tolist() == [codes[code] for code in five]
+    with pytest.raises(ValueError, match="wldr"):
+        load_eesm(tree, **PLAIN, classes="four")

@@ -518,3 +518,15 @@ def test_options(tree):
             load(tree, channels=channels)
     with pytest.raises(ValueError, match="in hertz; given 0"):
         load(tree, sfreq=0)
+
+
+def test_other_stage_schemes(tree):
+    """Four stages: N1 and N2 are light sleep; three: sleep is REM or not."""
+    five = load(tree, unscored=True).y
+    four = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
+    three = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 1, 4: 2}
+    for classes, codes in (("wldr", four), ("wnr", three)):
+        y = load(tree, unscored=True, classes=classes).y
+        assert y.tolist() == [codes[code] for code in five]
+    with pytest.raises(ValueError, match="wldr"):
+        load(tree, classes="four")

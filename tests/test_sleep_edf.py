@@ -602,3 +602,15 @@ def test_folds_of_other_persons():
         folds(PERSONS[2:])
     with pytest.raises(ValueError, match=r"strangers are \['mass-01-01-0001'\]"):
         folds([*PERSONS[1:], "mass-01-01-0001"])
+
+
+def test_other_stage_schemes(short):
+    """Four stages: N1 and N2 are light sleep; three: sleep is REM or not."""
+    five = load_sleep_edf(short, unscored=True).y
+    four = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
+    three = {-1: -1, 0: 0, 1: 1, 2: 1, 3: 1, 4: 2}
+    for classes, codes in (("wldr", four), ("wnr", three)):
+        y = load_sleep_edf(short, unscored=True, classes=classes).y
+        assert y.tolist() == [codes[code] for code in five]
+    with pytest.raises(ValueError, match="wldr"):
+        load_sleep_edf(short, classes="four")

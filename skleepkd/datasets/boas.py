@@ -14,7 +14,7 @@ from skleepkd.datasets._bids import (
     to_stages,
 )
 from skleepkd.datasets._nights import Night, gather, read_epochs
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
 
 SFREQ = 256.0
 _N_TIMES = round(EPOCH_SECONDS * SFREQ)
@@ -48,6 +48,7 @@ def load_boas(
     source=("F3", "F4", "C3", "C4", "O1", "O2"),
     target=("HB_1", "HB_2"),
     on_missing="raise",
+    classes="aasm",
     unscored=False,
     cache=None,
 ):
@@ -69,6 +70,9 @@ def load_boas(
         Channels of the headband.
     on_missing : {"raise", "skip"}, default="raise"
         What to do with a night whose table of channels lacks one of these.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The scheme of ``y``, of five, four or three stages, as
+        :func:`skleepkd.stages.to_scheme` makes it.
     unscored : bool, default=False
         Whether epochs without a stage (disconnected polysomnograph) stay, with y = -1.
     cache : path-like, optional
@@ -117,6 +121,7 @@ def load_boas(
     >>> len(set(cohort.X.recording)), len(set(cohort.groups))       # doctest: +SKIP
     (128, 100)
     """
+    scheme_names(classes)  # a wrong name is found before hours of reading
     if on_missing not in ("raise", "skip"):
         raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
     if isinstance(source, str) or isinstance(target, str):
@@ -160,7 +165,9 @@ def load_boas(
         n_persons=len({night.person for night in nights}),
         skipped=", ".join(skipped) or "none",
     )
-    return Bunch(X=X, y=y, groups=X.subject, skipped=skipped, DESCR=descr)
+    return Bunch(
+        X=X, y=to_scheme(y, classes), groups=X.subject, skipped=skipped, DESCR=descr
+    )
 
 
 def read_boas_night(root, folder):

@@ -19,7 +19,14 @@ from skleepkd.datasets._nights import (
 )
 from skleepkd.datasets._physionet import download, fetch_sums
 from skleepkd.preprocessing import band_pass
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text, stages_at
+from skleepkd.stages import (
+    EPOCH_SECONDS,
+    UNSCORED,
+    from_text,
+    scheme_names,
+    stages_at,
+    to_scheme,
+)
 
 _URL = "https://physionet.org/files/challenge-2018/1.0.0/"
 _RECORD = re.compile(r"tr\d\d-\d{4}")
@@ -57,6 +64,7 @@ def load_cinc2018(
     sfreq=200.0,
     l_freq=None,
     h_freq=None,
+    classes="aasm",
     unscored=False,
     cache=None,
 ):
@@ -85,6 +93,9 @@ def load_cinc2018(
     l_freq, h_freq : float or None, default=None
         Edges of the band-pass filter in hertz, applied before resampling; None leaves
         a side open.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The scheme of ``y``, of five, four or three stages, as
+        :func:`skleepkd.stages.to_scheme` makes it.
     unscored : bool, default=False
         Whether epochs without a stage stay, with y = -1.
     cache : path-like, optional
@@ -143,6 +154,7 @@ def load_cinc2018(
     >>> cohort = load_cinc2018("challenge-2018", cache="cache")   # doctest: +SKIP
     >>> cohort.left_out                                           # doctest: +SKIP
     """
+    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
     unknown = {name for names in ch_names.values() for name in names} - set(_LABELS)
@@ -194,7 +206,9 @@ def load_cinc2018(
         n_subjects=len(nights),
         left_out=f"Left out: {'; '.join(reasons) or 'none'}.",
     )
-    return Bunch(X=X, y=y, groups=X.subject, left_out=left_out, DESCR=descr)
+    return Bunch(
+        X=X, y=to_scheme(y, classes), groups=X.subject, left_out=left_out, DESCR=descr
+    )
 
 
 def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):

@@ -21,7 +21,7 @@ from skleepkd.preprocessing import (
     reject_ear_electrodes,
     scalp_derivations,
 )
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
 
 SFREQ = 200.0
 
@@ -52,6 +52,7 @@ def load_eesm(
     l_freq=0.2,
     h_freq=42.0,
     rejection=True,
+    classes="aasm",
     unscored=False,
     cache=None,
 ):
@@ -79,6 +80,9 @@ def load_eesm(
         (:data:`~skleepkd.preprocessing.PAPER_REJECTIONS` holds the paper's), and a
         folder that it does not name keeps all. ELB1 and ERB1, which were never
         connected, are not used.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The scheme of ``y``, of five, four or three stages, as
+        :func:`skleepkd.stages.to_scheme` makes it.
     unscored : bool, default=False
         Whether epochs without a stage stay, with y = -1.
     cache : path-like, optional
@@ -130,6 +134,7 @@ def load_eesm(
     >>> cohort.X                                            # doctest: +SKIP
     <PairedEpochs: 7410 epochs of 9 subjects, target (3, 6000), source (3, 6000)>
     """
+    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     folders = subject_folders(root, subjects)
     rejection = _check_rejection(rejection)
@@ -154,7 +159,9 @@ def load_eesm(
         n_epochs=len(X),
         n_subjects=len(nights),
     )
-    return Bunch(X=X, y=y, groups=X.subject, rejected=rejected, DESCR=descr)
+    return Bunch(
+        X=X, y=to_scheme(y, classes), groups=X.subject, rejected=rejected, DESCR=descr
+    )
 
 
 def read_eesm_night(root, folder):

@@ -18,7 +18,7 @@ from skleepkd.datasets._nights import (
 )
 from skleepkd.datasets.mass_split import SUBSET_SIZES
 from skleepkd.preprocessing import band_pass, derive
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text, scheme_names, to_scheme
 
 #: What Joshi et al. (2021) teach and what they teach from.
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
@@ -62,6 +62,7 @@ def load_mass(
     sfreq=200.0,
     l_freq=None,
     h_freq=None,
+    classes="aasm",
     unscored=False,
     cache=None,
 ):
@@ -97,6 +98,9 @@ def load_mass(
     l_freq, h_freq : float or None, default=None
         Edges of the band-pass filter in hertz, applied before resampling; None leaves
         a side open.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The scheme of ``y``, of five, four or three stages, as
+        :func:`skleepkd.stages.to_scheme` makes it.
     unscored : bool, default=False
         Whether epochs scored "?" stay, with y = -1.
     cache : path-like, optional
@@ -162,6 +166,7 @@ def load_mass(
     >>> stager = SleepStager("UTime", validation=split)           # doctest: +SKIP
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
+    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
     if not sfreq > 0:
@@ -215,7 +220,9 @@ def load_mass(
         n_epochs=len(X),
         n_subjects=len(nights),
     )
-    return Bunch(X=X, y=y, groups=X.subject, derivations=derivations, DESCR=descr)
+    return Bunch(
+        X=X, y=to_scheme(y, classes), groups=X.subject, derivations=derivations, DESCR=descr
+    )
 
 
 def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target")):

@@ -16,6 +16,7 @@ from skleepkd.datasets._sleep_edf_nights import (
     read_sleep_edf_night,
 )
 from skleepkd.preprocessing import band_pass
+from skleepkd.stages import scheme_names, to_scheme
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -47,6 +48,7 @@ def load_sleep_edf(
     l_freq=None,
     h_freq=None,
     crop="in-bed",
+    classes="aasm",
     unscored=False,
     cache=None,
 ):
@@ -85,6 +87,9 @@ def load_sleep_edf(
         - a number: from so many minutes before the first epoch of sleep to as many
           after the last;
         - None: all of it.
+    classes : {"aasm", "wldr", "wnr"}, default="aasm"
+        The scheme of ``y``, of five, four or three stages, as
+        :func:`skleepkd.stages.to_scheme` makes it.
     unscored : bool, default=False
         Whether movement time and epochs scored "?" stay, with y = -1.
     cache : path-like, optional
@@ -143,6 +148,7 @@ def load_sleep_edf(
     >>> cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups,
     ...                cv=folds)                                         # doctest: +SKIP
     """
+    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
     if not sfreq > 0:
@@ -202,7 +208,7 @@ def load_sleep_edf(
         n_persons=len({night.person for night in nights}),
         n_nights=len(nights),
     )
-    return Bunch(X=X, y=y, groups=X.subject, DESCR=descr)
+    return Bunch(X=X, y=to_scheme(y, classes), groups=X.subject, DESCR=descr)
 
 
 def fetch_sleep_edf(path=None, *, subjects=None, **options):
