@@ -70,6 +70,62 @@ class WatchTestSubject(Callback):
         WatchTestSubject.seconds += time.perf_counter() - started
 
 
+class WatchSteps(Callback):
+    """Look at the test subjects after every few training steps, and change nothing.
+
+    As :class:`WatchTestSubject`, within passes.
+
+    Parameters
+    ----------
+    X : PairedEpochs
+        The test subjects' epochs, as the stager takes them.
+    y : ndarray of shape (n_epochs,)
+        Their stages.
+    every : int, default=10
+        Steps between looks; the first is before any step.
+
+    Attributes
+    ----------
+    looks_ : list of dict
+        ``step``, ``test_accuracy`` and, but for the first, ``train_loss``, the mean over
+        the steps since the look before.
+    steps_ : int
+        Steps of the training.
+    seconds, cpu_seconds : float
+        Time that the looks have taken; no part of a fit.
+    """
+
+    def __init__(self, X, y, every=10):
+        self.X = X
+        self.y = y
+        self.every = every
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget an earlier training, and look at where this one begins."""
+        self.looks_, self.losses_, self.steps_ = [], [], 0
+        self.seconds, self.cpu_seconds = 0.0, 0.0
+        self._look(net)
+
+    def on_batch_end(self, net, training=False, loss=None, **kwargs):
+        """Note the loss, and look after every few steps."""
+        if not training:
+            return
+        self.steps_ += 1
+        self.losses_.append(loss.item())
+        if self.steps_ % self.every == 0:
+            self._look(net, train_loss=sum(self.losses_) / len(self.losses_))
+            self.losses_ = []
+
+    def _look(self, net, **seen):
+        started, cpu_started = time.perf_counter(), time.process_time()
+        with torch.random.fork_rng():
+            answer = net.predict(self.X)
+        accuracy = staging_report(self.y, answer).pooled["accuracy"]
+        self.looks_.append({"step": self.steps_, "test_accuracy": accuracy, **seen})
+        self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu_started
+
+
 def resume(function, tasks, folder, *, n_jobs=1, preload=()):
     """Run tasks, each in a process of its own, unless their results are there.
 
