@@ -1,0 +1,382 @@
+"""The rows of the speed benchmark: each measures a way of ours beside a reference."""
+
+import copy
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _timing import Line, interleave
+from scipy import signal
+from scipy.signal.windows import hamming
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupKFold, cross_validate
+from torch import nn
+
+from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.networks import EpochCrossModalTransformer
+from skleepkd.preprocessing import LogSpectrogram
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from small_network import SmallNetwork
+
+N_CLASSES = 5
+BATCH_SIZE = 32
+#: Consecutive epochs in a window, as in Phan et al. (2019).
+LENGTH = 20
+#: Parameters of all stagers here.
+COMMON = {
+    "batch_size": BATCH_SIZE,
+    "classes": "aasm",
+    "max_epochs": 1,
+    "random_state": 0,
+    "device": "cpu",
+}
+
+
+def measure(fast, seconds, title, reference, ours, theirs, **bounds):
+    """Time two functions, and make a line of them."""
+    options = {"least": 2, "seconds": 0.0} if fast else {"seconds": seconds}
+    if clock := bounds.pop("clock", None):
+        options["clock"] = clock
+    return Line("", title, reference, interleave(ours, theirs, **options), **bounds)
+
+
+def noise(*shape, seed=0):
+    """Make noise of 30 microvolts."""
+    return 30 * np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def stages(n_epochs):
+    """Make random stages."""
+    return np.random.default_rng(1).integers(0, N_CLASSES, n_epochs)
+
+
+def nights(n_nights, n_epochs):
+    """Make spectrograms (noise) of nights, as SeqSleepNet reads them."""
+    n = n_nights * n_epochs
+    night = np.repeat(np.arange(n_nights), n_epochs)
+    epochs = noise(n, 1, 29, 129) / 30
+    return PairedEpochs(epochs, subject=night, recording=night, sfreq=100.0)
+
+
+def sequence_stager(**parameters):
+    """Make a stager of sequences."""
+    return SleepStager("SeqSleepNet", sequence_length=LENGTH, **COMMON, **parameters)
+
+
+def training_pass(stager, X, y):
+    """Fit a stager for one pass; return a function that trains it for another.
+
+    What a fit does once (checks, the teacher's answers) is done before.
+    """
+    dataset = stager.fit(X, y).get_dataset(X, np.asarray(y))
+    return lambda: stager.fit_loop(dataset, epochs=1)
+
+
+def night(fast, seconds):
+    """Stage a night by SeqSleepNet, each epoch being encoded once."""
+    X = nights(1, 60 if fast else 960)
+    stager = sequence_stager().fit(X[:40], stages(40))
+    epochs = torch.from_numpy(X["target"])
+    windows = torch.arange(len(X)).unfold(0, LENGTH, 1)
+
+    @torch.inference_mode()
+    def stage_plainly():
+        module, votes = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
+        for rows in windows.split(BATCH_SIZE):
+            answers = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
+            votes.index_add_(0, rows.flatten(), answers.flatten(0, 1))
+        return votes.argmax(dim=1).numpy()
+
+    np.testing.assert_array_equal(stager.predict(X), stage_plainly())
+    yield measure(
+        fast,
+        seconds,
+        f"SeqSleepNet: a night of {len(X)} epochs staged",
+        "each window encoded anew",
+        lambda: stager.predict(X),
+        stage_plainly,
+        at_least=10,
+    )
+
+
+def neighbours(fast, seconds):
+    """Train SeqSleepNet on windows that share epochs."""
+    X = nights(2, 40) if fast else nights(4, 83)  # 64 windows a night
+    y = stages(len(X))
+    yield measure(
+        fast,
+        seconds,
+        "SeqSleepNet: a training step, neighbouring_windows=8",
+        "shuffled windows, each encoded anew",
+        training_pass(sequence_stager(neighbouring_windows=8), X, y),
+        training_pass(sequence_stager(), X, y),
+        at_least=2.5,
+    )
+
+
+def bare_pass(module, X, y):
+    """Return a function that trains a network for a pass by a plain PyTorch loop."""
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+
+    def train():
+        module.train()
+        total = torch.zeros(())
+        for rows in torch.randperm(len(X)).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(module(X[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        return total.item()
+
+    return train
+
+
+def signals(fast, n_batches):
+    """Make simultaneous epochs of three channels, at 64 Hz unless small."""
+    n = (2 if fast else n_batches) * BATCH_SIZE
+    target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
+    return PairedEpochs(target, source), stages(n)
+
+
+def stager_of(module, **parameters):
+    """Make a stager of single epochs."""
+    return SleepStager(module, **COMMON, **parameters)
+
+
+def u_sleep(fast, seconds):
+    """Train U-Sleep through the stager."""
+    X, y = signals(fast, 8)
+    stager = stager_of("USleep")
+    ours = training_pass(stager, X, y)
+    theirs = bare_pass(copy.deepcopy(stager.module_), X["target"], y)
+    yield measure(
+        fast,
+        seconds,
+        "U-Sleep: a training pass through SleepStager",
+        "a bare PyTorch loop",
+        ours,
+        theirs,
+        at_most=1.10,
+        median_at_most=1.03,
+    )
+
+
+def offline(fast, seconds):
+    """Distil from a frozen teacher, whose answers are there, and ask for these."""
+    X, y = signals(fast, 8)
+    teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
+    supervised = training_pass(stager_of("USleep"), X, y)
+    strategies = {
+        "features": ({}, 1.10),
+        "softmax": ({"feature_loss": None, "alpha": 0.5}, 1.10),
+        "attention": ({"feature_loss": "attention"}, 1.20),
+    }
+    for name, (parameters, bound) in strategies.items():
+        student = DistilledSleepStager(teacher, **parameters, **COMMON)
+        yield measure(
+            fast,
+            seconds,
+            f"U-Sleep: a pass of offline distillation by {name}",
+            "a supervised pass",
+            training_pass(student, X, y),
+            supervised,
+            at_most=bound,
+        )
+    student = DistilledSleepStager(teacher, **COMMON).fit(X, y)
+    yield measure(
+        fast,
+        seconds,
+        "U-Sleep: the teacher asked once for its features",
+        "a supervised pass",
+        lambda: student.get_dataset(X, y),
+        supervised,
+        note="once a fit; asked anew in each pass it would add this to each",
+    )
+
+
+def online(fast, seconds):
+    """Distil online."""
+    X, y = signals(fast, 4)
+    student = DistilledSleepStager(stager_of("USleep"), strategy="online", **COMMON)
+    target_pass = training_pass(stager_of("USleep"), X, y)
+    source_pass = training_pass(stager_of("USleep"), X.source_epochs, y)
+
+    def apart():
+        source_pass()
+        target_pass()
+
+    yield measure(
+        fast,
+        seconds,
+        "U-Sleep: a pass of online distillation",
+        "a pass of each network by itself",
+        training_pass(student, X, y),
+        apart,
+        at_most=1.10,
+    )
+
+
+def prediction(fast, seconds):
+    """Stage epochs by U-Sleep."""
+    X, y = signals(fast, 8)
+    stager = stager_of("USleep").fit(X, y)
+    epochs = torch.from_numpy(X["target"])
+
+    @torch.inference_mode()
+    def forward():
+        module = stager.module_.eval()
+        answers = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
+        return torch.cat(answers).argmax(dim=1).numpy()
+
+    np.testing.assert_array_equal(stager.predict(X), forward())
+    yield measure(
+        fast,
+        seconds,
+        "U-Sleep: prediction through SleepStager",
+        "a bare forward",
+        lambda: stager.predict(X),
+        forward,
+        at_most=1.10,
+    )
+
+
+class AllTokens(EpochCrossModalTransformer):
+    """The same network, computed for all tokens as torch's own layers do it."""
+
+    def forward(self, x):
+        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        streams = zip(x.split(1, dim=1), self.embedding, self.intra_modal, strict=True)
+        class_tokens = [
+            attend_all(attend, embed(channel))[:, 0] for channel, embed, attend in streams
+        ]
+        cross_token = self.cross_token[:, 0].expand(x.shape[0], -1)  # (batch, 256)
+        tokens = torch.stack([cross_token, *class_tokens], dim=1)
+        tokens = attend_all(self.cross_modal, tokens)  # (batch, 1 + n_chans, 256)
+        features = [feed_forward(tokens)[:, 0] for feed_forward in self.feed_forward]
+        return self.head(self.features(torch.cat(features, dim=1)))
+
+
+def attend_all(block, tokens):
+    """Attention, residual and layer normalisation of all tokens."""
+    answer, _ = nn.MultiheadAttention.forward(
+        block.attention, tokens, tokens, tokens, need_weights=False
+    )
+    return block.norm(tokens + block.dropout(answer))
+
+
+def transformer(fast, seconds):
+    """Train the epoch cross-modal transformer."""
+    n_times = 500 if fast else 6000
+    X, y = noise(BATCH_SIZE, 3, n_times) / 30, stages(BATCH_SIZE)
+    first = EpochCrossModalTransformer(3, n_times)
+    every = AllTokens(3, n_times)
+    every.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        answers = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
+    torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)
+    yield measure(
+        fast,
+        seconds,
+        "EpochCrossModalTransformer: a training step",
+        "all tokens computed",
+        bare_pass(first, X, y),
+        bare_pass(every, X, y),
+        at_least=2.5,
+    )
+
+
+def small(fast, seconds):
+    """Train a network whose step takes less than a millisecond."""
+    X, y = signals(fast, 100)
+    X = PairedEpochs(np.ascontiguousarray(X["target"][:, :1, ::4]), sfreq=16.0)
+    stager = stager_of(SmallNetwork)
+    ours = training_pass(stager, X, y)
+    theirs = bare_pass(copy.deepcopy(stager.module_), X["target"], y)
+    yield measure(
+        fast,
+        seconds,
+        "A network of 0.7 ms a step: a training pass through SleepStager",
+        "a bare PyTorch loop",
+        ours,
+        theirs,
+        at_most=1.40,
+    )
+
+
+def folds(fast, seconds):
+    """Cross-validate in two processes."""
+    n = 8 * (16 if fast else 128)
+    X, y = noise(n, 3, 1920), stages(n)
+    groups = np.arange(n) % 8
+    parameters = COMMON | {"max_epochs": 1 if fast else 4}
+
+    def validate(n_jobs):
+        stager = SleepStager(SmallNetwork, **parameters)
+        cross_validate(stager, X, y, groups=groups, cv=GroupKFold(8), n_jobs=n_jobs)
+
+    yield measure(
+        fast,
+        seconds,
+        "Eight folds of a small network, n_jobs=2",
+        "one after another",
+        lambda: validate(2),
+        lambda: validate(1),
+        at_most=0.95,
+        clock=time.perf_counter,
+        note="by the clock on the wall; the processes run before",
+    )
+
+
+def spectrogram(fast, seconds):
+    """Make the log spectrograms of a night."""
+    X = noise(64 if fast else 960, 1, 3000)
+    ours = LogSpectrogram().fit(X)
+    window = hamming(200).astype(np.float32)
+    mean, scale = (
+        values[:, :, None].astype(np.float32) for values in (ours.mean_, ours.scale_)
+    )
+
+    def by_scipy():
+        answers = []
+        for start in range(0, len(X), BATCH_SIZE):
+            batch = X[start : start + BATCH_SIZE]
+            _, _, amplitude = signal.spectrogram(
+                batch, 100.0, window, noverlap=100, nfft=256, detrend=False,
+                scaling="spectrum", mode="magnitude",
+            )  # fmt: skip
+            # scipy divides by the window's sum, and has frequencies before frames.
+            decibels = 20 * np.log10(np.maximum(amplitude * window.sum(), 1e-3))
+            answers.append(((decibels - mean) / scale).swapaxes(2, 3))
+        return np.concatenate(answers)
+
+    np.testing.assert_allclose(ours.transform(X), by_scipy(), atol=1e-2)
+    yield measure(
+        fast,
+        seconds,
+        f"LogSpectrogram of {len(X)} epochs",
+        "scipy, 32 epochs at a time",
+        lambda: ours.transform(X),
+        by_scipy,
+    )
+
+
+#: By name, in the order of the table: a generator of lines, given whether sizes are
+#: small and the seconds for each line.
+ROWS = {
+    "night": night,
+    "neighbours": neighbours,
+    "u-sleep": u_sleep,
+    "offline": offline,
+    "online": online,
+    "prediction": prediction,
+    "transformer": transformer,
+    "small": small,
+    "folds": folds,
+    "spectrogram": spectrogram,
+}
