@@ -22,6 +22,7 @@ from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, Slee
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.supervised import softmax
 from skleepkd.networks.build import find_network
+from skleepkd.networks.declared import uncompiled
 
 #: Files of a later format are refused.
 FORMAT = 1
@@ -132,7 +133,7 @@ def save(stager, path):
     tensors = {
         # A copy, since safetensors refuses tensors that share their memory.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in _plain(stager.module_).state_dict().items()
+        for name, tensor in uncompiled(stager.module_).state_dict().items()
     }
     about = json.dumps(about, separators=(",", ":"), allow_nan=False)
     data = safetensors.torch.save(tensors, {"skleepkd": about})
@@ -194,7 +195,7 @@ def load(path, module=None):
     try:
         with seeded(0, stager.device):
             stager.initialize()
-        network = _plain(stager.module_)
+        network = uncompiled(stager.module_)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if name in tensors:
                 tensor.data = tensor.data.to(tensors[name].dtype)
@@ -215,7 +216,7 @@ def load(path, module=None):
 
 def _check_answers(stager):
     """Refuse a stager whose answers would be others after loading."""
-    criterion = _plain(stager.criterion_)
+    criterion = uncompiled(stager.criterion_)
     own = stager.predict_nonlinearity
     infers = isinstance(own, str) and isinstance(criterion, nn.CrossEntropyLoss)
     if not (own is None or own is softmax or infers):
@@ -319,11 +320,6 @@ def _pass(row):
         for name, value in row.items()
         if name != "batches" and _fits_json(value)
     }
-
-
-def _plain(module):
-    """Return the module inside a compiled one."""
-    return getattr(module, "_orig_mod", module)
 
 
 # ---------------------------------------------------------------- values as JSON

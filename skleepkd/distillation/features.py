@@ -2,6 +2,12 @@
 
 from contextlib import contextmanager
 
+import torch
+
+from skleepkd.networks.declared import uncompiled
+
+_HALF = (torch.bfloat16, torch.float16)
+
 #: The name under which a network's own answer (its logits) can be asked for.
 OUTPUT = "output"
 
@@ -46,7 +52,9 @@ def capture_features(module, layers):
 
     def remember(name):
         def hook(_, __, answer):
-            seen[name] = answer[0] if isinstance(answer, tuple) else answer
+            answer = answer[0] if isinstance(answer, tuple) else answer
+            # Under autocast layers answer in 16 bit; features are compared in 32.
+            seen[name] = answer.float() if answer.dtype in _HALF else answer
 
         return hook
 
@@ -84,7 +92,7 @@ def check_layers(module, layers):
     ValueError
         If a name is unknown.
     """
-    modules = dict(getattr(module, "_orig_mod", module).named_modules())
+    modules = dict(uncompiled(module).named_modules())
     unknown = [name for name in layers if name not in modules and name != OUTPUT]
     if unknown:
         known = ", ".join(name for name in modules if name)

@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
 
-from skleepkd.distillation.features import OUTPUT, capture_features
+from skleepkd.distillation.features import OUTPUT
 from skleepkd.epochs import PairedEpochs
 from skleepkd.stages import is_unscored
 
@@ -284,7 +284,7 @@ def teacher_features(stager, source, layers, summaries):
     """
     arrays, start = [], 0
     for batch in stager.get_iterator(stager.get_dataset(source), training=False):
-        with capture_features(stager.module_, layers) as seen, torch.no_grad():
+        with stager.capture(layers) as seen, torch.no_grad():
             stager.evaluation_step(batch)
             parts = [
                 summarise(seen[name]).cpu().numpy()

@@ -20,7 +20,7 @@ from skleepkd.estimators.sequential import check_sequences
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
-from skleepkd.networks.declared import parameter_groups
+from skleepkd.networks.declared import parameter_groups, uncompiled
 
 
 class FineTunedSleepStager(SleepStager):
@@ -192,7 +192,7 @@ class FineTunedSleepStager(SleepStager):
 
     def initialize_module(self):
         """Copy the pretrained network, and fix what is not to be trained."""
-        self.module_ = copy.deepcopy(final_stager(self.pretrained_).module_)
+        self.module_ = copy.deepcopy(uncompiled(final_stager(self.pretrained_).module_))
         trained = trained_parameters(self.module_, self.trainable)
         for name, parameter in self.module_.named_parameters():
             parameter.requires_grad_(name in trained)

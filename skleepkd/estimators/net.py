@@ -8,6 +8,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from torch.utils.data import DataLoader
 
+from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.batches import (
     EpochDataset,
     SharedEpochs,
@@ -17,6 +18,7 @@ from skleepkd.estimators.batches import (
     batches_in_order,
 )
 from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStopped
+from skleepkd.networks.declared import uncompiled
 
 
 class Net(NeuralNetClassifier):
@@ -50,6 +52,30 @@ class Net(NeuralNetClassifier):
         self.criterion_ = self.initialized_instance(self.criterion, options)
         return self
 
+    @contextmanager
+    def capture(self, layers):
+        """Catch what layers answer in the block.
+
+        A compiled network does not tell, so it answers uncompiled meanwhile.
+
+        Parameters
+        ----------
+        layers : sequence of str
+            Dotted names; "output" is the network's own answer.
+
+        Yields
+        ------
+        dict
+            The layer's name and its tensor.
+        """
+        module = self.module_
+        object.__setattr__(self, "module_", uncompiled(module))
+        try:
+            with capture_features(self.module_, layers) as seen:
+                yield seen
+        finally:
+            object.__setattr__(self, "module_", module)
+
     def trained_modules(self):
         """Networks whose best weights are kept together."""
         return [self.module_]
@@ -77,6 +103,12 @@ class Net(NeuralNetClassifier):
     def infer(self, x, **fit_params):
         """Answer a batch ``{"target": ...}``."""
         target = x["target"].to(self.device, non_blocking=True)
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast):
+            logits = self._ask(target)
+        return logits.float()
+
+    def _ask(self, target):
         if isinstance(target, SharedEpochs):
             # (n_epochs, n_features) -> (batch, sequence, n_features)
             features = self.module_.encode_epochs(target.epochs)[target.windows]

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.net import seeded
 
@@ -71,7 +70,7 @@ def online_step(stager, source, y, layers, training):
     """
     batch = ({"target": source}, y)
     stager.notify("on_batch_begin", batch=batch, training=training)
-    with capture_features(stager.module_, layers) as seen:
+    with stager.capture(layers) as seen:
         step = (stager.train_step if training else stager.validation_step)(batch)
     prefix = "train" if training else "valid"
     stager.history.record_batch(f"{prefix}_loss", step["loss"].item())

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.batches import WindowDataset
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 
@@ -156,7 +155,7 @@ def centred_features(stager, pair, layer):
     axis = sequence_axis(stager, pair, layer)
     nearest = np.full(len(pair), np.inf)
     answer = None
-    with capture_features(stager.module_, [layer]) as seen:
+    with stager.capture([layer]) as seen:
         for _, rows, _ in predict_windows(stager, pair, windows, share=False):
             found = _by_epoch(seen[layer], axis, rows.shape).cpu().numpy()
             if answer is None:
@@ -178,7 +177,7 @@ def sequence_axis(stager, pair, layer):
     shapes = []
     for length in (2, 3):
         epochs = torch.zeros((1, length, *pair.shape[1:]))
-        with capture_features(stager.module_, [layer]) as seen:
+        with stager.capture([layer]) as seen:
             stager.evaluation_step(({"target": epochs}, torch.zeros(1, length)))
         shapes.append(seen[layer].shape)
     differ = [

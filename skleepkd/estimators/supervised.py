@@ -6,7 +6,6 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch.utils import is_dataset
 
-from skleepkd.distillation.features import capture_features
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
 from skleepkd.estimators.epoch_net import EpochNet
 from skleepkd.estimators.hypnodensity import hypnodensity
@@ -71,6 +70,10 @@ class SleepStager(EpochNet):
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a device, else the CPU.
+    autocast : bool, default=False
+        Compute in bfloat16 where ``torch.autocast`` does; weights and losses stay in
+        single precision. ``compile=True`` (skorch's) compiles the network; where features
+        are compared, it answers uncompiled.
     max_epochs : int, default=100
         Passes over the training rows.
     batch_size : int, default=32
@@ -137,6 +140,7 @@ class SleepStager(EpochNet):
         validation="auto",
         random_state=None,
         device="auto",
+        autocast=False,
         max_epochs=100,
         batch_size=32,
         lr=1e-3,
@@ -153,6 +157,7 @@ class SleepStager(EpochNet):
         self.neighbouring_windows = neighbouring_windows
         self.validation = validation
         self.random_state = random_state
+        self.autocast = autocast
         super().__init__(
             module,
             classes=classes,
@@ -271,7 +276,7 @@ class SleepStager(EpochNet):
             return centred_features(self, self._check_predicted(X), layer)
         parts = []
         for batch in self.get_iterator(self.get_dataset(X), training=False):
-            with capture_features(self.module_, [layer]) as seen:
+            with self.capture([layer]) as seen:
                 self.evaluation_step(batch)
             parts.append(seen[layer].cpu().numpy())
         return np.concatenate(parts)

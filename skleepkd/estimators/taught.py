@@ -7,7 +7,7 @@ import torch
 from skorch.utils import is_dataset
 from torch import nn
 
-from skleepkd.distillation.features import OUTPUT, capture_features, check_layers
+from skleepkd.distillation.features import OUTPUT, check_layers
 from skleepkd.distillation.losses import (
     AttentionTransfer,
     FeatureLoss,
@@ -26,7 +26,7 @@ from skleepkd.estimators.batches import WindowDataset
 from skleepkd.estimators.online import online_step
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.two_step import learn_features
-from skleepkd.networks.declared import feature_layers
+from skleepkd.networks.declared import feature_layers, uncompiled
 
 FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
 
@@ -56,6 +56,11 @@ class TaughtStager(SleepStager):
     @property
     def _uses_features(self):
         return self.feature_loss is not None and self.feature_weight != 0
+
+    @property
+    def _layer_losses(self):
+        """The loss of each layer; skorch compiles losses too."""
+        return uncompiled(self.feature_losses_)
 
     @property
     def _compares_features(self):
@@ -92,7 +97,8 @@ class TaughtStager(SleepStager):
         super().initialize_module()
         if self.start_from_teacher:
             self._need_equal_classes("start_from_teacher")
-            copy_weights(final_stager(self.teacher_).module_, self.module_)
+            teacher = uncompiled(final_stager(self.teacher_).module_)
+            copy_weights(teacher, self.module_)
         if self._uses_features:
             self.layers_ = self._paired_layers()
             if any(OUTPUT in pair for pair in self.layers_):
@@ -171,7 +177,7 @@ class TaughtStager(SleepStager):
         """Ask the teacher once for its features and, where they count, its answers."""
         stager = final_stager(self.teacher_)
         layers = [taught for _, taught in self.layers_]
-        summaries = [loss.summarise for loss in self.feature_losses_]
+        summaries = [loss.summarise for loss in self._layer_losses]
         seen = transformed(self.teacher_, source)
         if self.sequence_length_ > 1:
             # Features belong to windows, the answers of all of them to an epoch.
@@ -203,7 +209,7 @@ class TaughtStager(SleepStager):
             validates = validates[self._windows(X, y)[:, 0]]
         rows = np.flatnonzero(~validates)
         some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
-        for loss, array in zip(self.feature_losses_, features, strict=True):
+        for loss, array in zip(self._layer_losses, features, strict=True):
             values = torch.from_numpy(array[some].astype(np.float32))
             loss.learn_statistics(values.to(self.device))
 
@@ -228,7 +234,7 @@ class TaughtStager(SleepStager):
         if self.alpha:
             x[_ANSWER] = logits
         for k, feature in enumerate(features):
-            x[f"{_FEATURE}{k}"] = self.feature_losses_[k].summarise(feature)
+            x[f"{_FEATURE}{k}"] = self._layer_losses[k].summarise(feature)
         return x, y
 
     def infer(self, x, **fit_params):
@@ -236,7 +242,7 @@ class TaughtStager(SleepStager):
         if f"{_FEATURE}0" not in x:
             return super().infer(x)
         names = [student for student, _ in self.layers_]
-        with capture_features(self.module_, names) as seen:
+        with self.capture(names) as seen:
             logits = super().infer(x)
         return logits, [seen[name] for name in names]
 
@@ -263,7 +269,7 @@ class TaughtStager(SleepStager):
     def _feature_term(self, features, X):
         """Average of the feature loss over the layers."""
         total = 0.0
-        for k, (loss, own) in enumerate(zip(self.feature_losses_, features, strict=True)):
+        for k, (loss, own) in enumerate(zip(self._layer_losses, features, strict=True)):
             taught = X[f"{_FEATURE}{k}"].to(self.device)
             total = total + loss.compare(loss.summarise(own), taught)
         return total / len(features)

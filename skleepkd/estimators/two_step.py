@@ -8,6 +8,7 @@ import torch
 from sklearn.utils.validation import check_memory
 
 from skleepkd.distillation.teachers import code_of, final_stager, transformed
+from skleepkd.networks.declared import uncompiled
 
 #: Parameters that the first step knows nothing of; of the teacher its weights tell.
 _LATER = {
@@ -46,7 +47,7 @@ def learn_features(student, X, y):
     else:
         learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
         weights, history = learn(_key(student, X, y), passes, student=student, X=X, y=y)
-    student.module_.load_state_dict(weights)
+    uncompiled(student.module_).load_state_dict(weights)
     student.history[:] = history
     student.initialize_optimizer()
     # Whether this step was run or remembered, the next one begins with the same.
@@ -84,9 +85,12 @@ def _learn(about, passes, student, X, y):
     student.notify("on_train_begin", X=X, y=y)
     student.fit_loop(X, y, epochs=passes)
     student.notify("on_train_end", X=X, y=y)
-    weights = {name: value.cpu() for name, value in student.module_.state_dict().items()}
+    weights = uncompiled(student.module_).state_dict()
+    weights = {name: value.cpu() for name, value in weights.items()}
     return copy.deepcopy(weights), list(student.history)
 
 
 def _numbers(module):
-    return {name: value.cpu().numpy() for name, value in module.state_dict().items()}
+    return {
+        name: value.cpu().numpy() for name, value in uncompiled(module).state_dict().items()
+    }

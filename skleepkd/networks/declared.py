@@ -56,8 +56,24 @@ def parameter_groups(module):
     return dict(_declared(module, "parameter_groups", "trainable="))
 
 
+def uncompiled(module):
+    """Return the network that ``torch.compile`` wraps, or the network itself.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        It may be compiled.
+
+    Returns
+    -------
+    torch.nn.Module
+        With the same parameters, and names without a prefix.
+    """
+    return getattr(module, "_orig_mod", module)
+
+
 def _declared(module, attribute, parameter):
-    module = getattr(module, "_orig_mod", module)
+    module = uncompiled(module)
     declared = getattr(module, attribute, None)
     if declared is not None:
         return declared

@@ -2,6 +2,8 @@
 
 import torch.nn.functional as F
 
+from skleepkd.networks.declared import uncompiled
+
 
 def segment(module, x, step):
     """Compute logits for every ``step`` samples of a signal.
@@ -31,7 +33,7 @@ def segment(module, x, step):
     between them turn it into logits; here the mean is over ``step`` samples. Because of
     that nonlinearity its answers do not average to the longer step's, as U-Time's do.
     """
-    module = getattr(module, "_orig_mod", module)  # a compiled network
+    module = uncompiled(module)
     if hasattr(module, "segment"):
         return module.segment(x, step)
     kind = type(module)
