@@ -1,0 +1,75 @@
+"""Keys under which results are kept: equal for equal contents, in every process."""
+
+import inspect
+import pickle
+from functools import lru_cache
+from importlib.metadata import version
+
+import torch
+from joblib.hashing import NumpyHasher
+from skorch import NeuralNet
+
+from skleepkd.epochs import PairedEpochs
+
+_LIBRARIES = ("skleepkd", "torch", "scikit-learn", "skorch", "numpy")
+
+
+def key_of(*things):
+    """Digest what a result depends on.
+
+    Parameters
+    ----------
+    *things : object
+        Of a pair count the values of its rows and what they carry, of a net (a stager)
+        its parameters and its weights, of classes and functions their own source too. The
+        versions of the libraries are part of every key.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If something has no name under which another process would find it (a lambda, a
+        class inside a function).
+    """
+    versions = [version(name) for name in _LIBRARIES]
+    try:
+        return _Hasher("sha1", coerce_mmap=True).hash((versions, things))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            "What is kept for a later run is found by its parameters, and one of them cannot "
+            "be pickled: define classes and functions in a module, not as a lambda or inside "
+            f"a function. {error.args[0]}"
+        ) from error
+
+
+class _Hasher(NumpyHasher):
+    """joblib's hasher, which lets tensors and fitted nets differ between equal runs."""
+
+    def save(self, obj):
+        if isinstance(obj, torch.Tensor):
+            values = obj.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            obj = (torch.Tensor, str(obj.dtype), tuple(obj.shape), values.numpy())
+        elif isinstance(obj, PairedEpochs):
+            names = ("target", "source") if obj.has_source else ("target",)
+            signals = [obj.fingerprint(name) for name in names]
+            columns = (obj.subject, obj.recording, obj.onset)
+            obj = (PairedEpochs, signals, columns, obj.sfreq, obj.ch_names)
+        elif isinstance(obj, NeuralNet):
+            weights = obj.module_.state_dict() if obj.initialized_ else None
+            classes = getattr(obj, "classes_", None)
+            obj = (type(obj), obj.get_params(deep=False), weights, classes)
+        elif inspect.isclass(obj) or inspect.isfunction(obj):
+            super().save(_source(obj))
+        super().save(obj)
+
+
+@lru_cache
+def _source(thing):
+    """Return the source of a class or a function, if there is one."""
+    try:
+        return inspect.getsource(thing)
+    except (TypeError, OSError):  # built in, or typed at a prompt
+        return None
