@@ -298,8 +298,10 @@ def draw_features(features, rows, y, data):
     """
     ecg, distilled = (np.array(rows[row].predicted) == y for row in ("ecg", "at+sd+cl"))
     cases = {
-        "Case 1: distilled right, ECG baseline wrong": distilled & ~ecg,
-        "Case 2: ECG baseline right, distilled wrong": ecg & ~distilled,
+        "Case 1, the distilled network is right and the ECG baseline wrong": distilled
+        & ~ecg,
+        "Case 2, the ECG baseline is right and the distilled network wrong": ecg
+        & ~distilled,
     }
     # Each network's features have a scale of their own.
     scaled = {
@@ -308,17 +310,16 @@ def draw_features(features, rows, y, data):
         for row, of in features.items()
     }
     figure = Figure(figsize=(10, 8.4), layout="constrained")
-    for ax, (title, case) in zip(figure.subplots(2, 1), cases.items(), strict=True):
-        ax.set_title(f"{title} ({case.sum()} epochs)\n")
+    halves = figure.subfigures(2, 1)
+    for half, (title, case) in zip(halves, cases.items(), strict=True):
+        half.suptitle(f"{title}: {case.sum()} epochs of {data} nights")
         if case.sum() < 3:  # no map of so few
-            ax.set_axis_off()
             continue
         EmbeddingDisplay.from_features(
             {name: of[case] for name, of in scaled.items()},
             y[case],
             classes="wldr",
             color_by="stage",
-            ax=ax,
+            ax=half.subplots(),
         )
-    figure.suptitle(f"Features of the bottleneck, {data} nights")
     return figure

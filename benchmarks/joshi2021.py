@@ -316,9 +316,8 @@ def main(argv=None):
     results, fits, chosen, n_new = {n: {} for n in SCHEMES}, {}, {}, 0
     for rows in STAGES:
         tasks = make_tasks(rows, shared, options.alphas, chosen)
-        done = resume(
-            fit_row, tasks, folder, n_jobs=options.n_jobs, preload=["skleepkd.recipes"]
-        )
+        preload = ["skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes"]
+        done = resume(fit_row, tasks, folder, n_jobs=options.n_jobs, preload=preload)
         for name, result, is_new in progress(done, len(tasks), "Fits"):
             fits[name] = result | {"row": tasks[name]["row"], "alpha": tasks[name]["alpha"]}
             results[tasks[name]["n_classes"]][name] = fits[name]
