@@ -18,6 +18,7 @@ from skleepkd.estimators.finetuned import trained_parameters
 from skleepkd.networks import SeqSleepNet
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
+from tests.tiny import make_spectra
 
 ROWS = ("direct", "softmax", "softmax+arnn", "softmax+seqrnn", "all")
 METHODS = ("scratch", *ROWS)
@@ -36,31 +37,10 @@ SMALL = {"module__n_filters": 4, "module__hidden_size": 3, "module__attention_si
 FAST = {"max_epochs": 1, "batch_size": 8, "lr": 0.01, "device": "cpu", "random_state": 0}
 
 
-def spectra(n_people=4, n_epochs=16, cohort="target", seed=0):
-    """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
-    rng = np.random.default_rng(seed)
-    n = n_people * n_epochs
-    y = rng.integers(0, 5, n)
-    y[:5] = range(5)
-    target, source = rng.standard_normal((2, n, 1, 6, 17)).astype(np.float32)
-    for epochs, gain in ((target, 1.0), (source, 2.0)):
-        epochs[np.arange(n), :, :, 2 + 2 * y] += gain
-    subject = np.repeat([f"{cohort}-{k}" for k in range(n_people)], n_epochs)
-    X = PairedEpochs(
-        target,
-        source,
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_people),
-        sfreq=100.0,
-    )
-    return X, y
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A network that was trained on another cohort, as a file."""
-    X, y = spectra(cohort="source", seed=1)
+    X, y = make_spectra(cohort="source", seed=1)
     path = tmp_path_factory.mktemp("pretrained") / "c4-a1.safetensors"
     stager = phan2019("scratch", validation=None, sequence_length=4, **FAST, **SMALL)
     with pytest.warns(UserWarning, match="callbacks__best_weights"):
@@ -93,7 +73,7 @@ def test_every_stager_states_the_papers_training(method):
 
 
 def test_penalty_spares_the_filters_in_every_row(file):
-    X, y = spectra()
+    X, y = make_spectra()
     for method in METHODS:
         stager = phan2019(method, load(file), **FAST)
         if method == "scratch":
@@ -131,7 +111,7 @@ def test_sizes_of_what_is_trained(method, variant, size):
 
 @pytest.mark.parametrize("method", ROWS)
 def test_each_row_moves_exactly_the_parameters_of_its_groups(file, method):
-    X, y = spectra()
+    X, y = make_spectra()
     pretrained = load(file)
     stager = phan2019(method, pretrained, **FAST).fit(X, y)
     before = load(file).module_.state_dict()
@@ -144,7 +124,7 @@ def test_each_row_moves_exactly_the_parameters_of_its_groups(file, method):
 
 
 def test_reference_leaves_the_last_layer_as_it_was(file):
-    X, y = spectra()
+    X, y = make_spectra()
     before = load(file).module_.state_dict()
     stager = phan2019("softmax+arnn", load(file), "reference", **FAST).fit(X, y)
     after = stager.module_.state_dict()
@@ -153,7 +133,7 @@ def test_reference_leaves_the_last_layer_as_it_was(file):
 
 
 def test_direct_transfer_answers_as_the_pretrained_network(file):
-    X, y = spectra()
+    X, y = make_spectra()
     pretrained = load(file)
     stager = phan2019("direct", pretrained, **FAST).fit(X, y)
     # Layers that cannot be trained are computed in another order: the last digit.
@@ -169,7 +149,7 @@ def test_direct_transfer_answers_as_the_pretrained_network(file):
 
 
 def test_rows_hold_out_the_same_people(file):
-    X, y = spectra(n_people=6)
+    X, y = make_spectra(n_people=6)
     chosen = [
         phan2019(method, load(file), validation=2, **FAST)
         .set_params(**({"sequence_length": 4, **SMALL} if method == "scratch" else {}))
@@ -182,7 +162,7 @@ def test_rows_hold_out_the_same_people(file):
 
 
 def test_pretrained_in_the_fold_by_all_of_its_passes():
-    X, y = spectra(n_people=6)
+    X, y = make_spectra(n_people=6)
     small = {**SMALL, **FAST, "sequence_length": 4, "validation": 2, "max_epochs": 3}
     small["callbacks__best_weights__patience"] = 1
     stager = phan2019("softmax", **small).fit(X, y)
@@ -212,7 +192,7 @@ def test_a_fitted_stager_is_frozen_and_an_unfitted_one_is_not(file):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_clone_and_pickle(method):
-    X, y = spectra()
+    X, y = make_spectra()
     stager = phan2019(method, sequence_length=4, **SMALL, **FAST)
     answer = clone(stager).fit(X, y).predict_proba(X)
     fitted = stager.fit(X, y)
@@ -222,7 +202,7 @@ def test_clone_and_pickle(method):
 
 
 def test_parameters_in_a_grid(file):
-    X, y = spectra(n_people=4)
+    X, y = make_spectra(n_people=4)
     stager = phan2019("all", load(file), **FAST)
     grid = {"lr": [1e-3, 1e-2], "callbacks__best_weights__every": [1]}
     grid["trainable"] = ["all", ("head",)]
@@ -242,7 +222,7 @@ def test_parameters_in_a_grid(file):
 
 
 def test_options_of_the_network_belong_to_the_pretrained(file):
-    X, y = spectra()
+    X, y = make_spectra()
     with pytest.raises(ValueError, match="give hidden_size there"):
         phan2019("all", load(file), module__hidden_size=9, **FAST).fit(X, y)
 
