@@ -253,7 +253,12 @@ def parse(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, metavar="ROOT", help="folder of nights; default: simulate")
+    add(
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="folder of nights, held in memory; default: simulate",
+    )
     add("--set", choices=("mass", "cinc2018"), default="mass", help="what ROOT holds")
     people = "simulated people to train on, to choose on and to test on, default 28 8 22"
     add("--people", type=int, nargs=3, default=[28, 8, 22], help=people)
