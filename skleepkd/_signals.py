@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -21,8 +22,15 @@ class Signal:
     """
 
     def __init__(self, base, rows=None):
-        self.base = base
+        self._base = base
         self.rows = slice(0, len(base)) if rows is None else rows
+
+    @property
+    def base(self):
+        """The base array; a signal that was sent opens its file when first asked."""
+        if self._base is None:
+            self._base = _open(self._file)
+        return self._base
 
     def __len__(self):
         rows = self.rows
@@ -66,9 +74,16 @@ class Signal:
             digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()
 
+    def __sizeof__(self):
+        """Bytes to send; Dask sends what is large to a worker once, not with each task."""
+        n_bytes = object.__sizeof__(self) + getattr(self.rows, "nbytes", 0)
+        if self._base is not None and _map_of(self._base) is None:
+            n_bytes += len(self) * self._base[:1].nbytes
+        return n_bytes
+
     def __getstate__(self):
         """Let a memory map travel as the name of its file, other arrays as they are."""
-        file = _file_of(self.base)
+        file = self._file if self._base is None else _file_of(self._base)
         if file is not None:
             return {"file": file, "rows": self.rows}
         if 2 * len(self) < len(self.base):
@@ -78,12 +93,10 @@ class Signal:
         return {"base": self.base, "rows": self.rows}
 
     def __setstate__(self, state):
+        # A file that is not here is an error of the task that reads it. Raised already
+        # while a task is received, it would leave joblib's Dask backend waiting.
         self.rows = state["rows"]
-        if "file" in state:
-            file = {name: state["file"][name] for name in ("filename", "dtype", "shape")}
-            self.base = np.memmap(**file, offset=state["file"]["offset"], mode="r")
-        else:
-            self.base = state["base"]
+        self._base, self._file = state.get("base"), state.get("file")
 
 
 def numbers_of(values, name):
@@ -146,8 +159,8 @@ def join(signals, create):
     return joined
 
 
-def _file_of(array):
-    """Where in which file an array lies, or None for an array in memory."""
+def _map_of(array):
+    """Return the memory map whose file can stand for an array, or None."""
     mapped, above = None, array
     while isinstance(above, np.ndarray):
         if isinstance(above, np.memmap):
@@ -159,13 +172,46 @@ def _file_of(array):
         return None  # changed in memory alone, or not one piece of the file
     if "joblib_memmapping_folder" in str(mapped.filename):
         return None  # joblib knows how long its temporary files live
+    return mapped
+
+
+def _file_of(array):
+    """Where in which file an array lies, or None for an array in memory."""
+    mapped = _map_of(array)
+    if mapped is None:
+        return None
     # A view begins elsewhere in the file than the map that it views.
     skipped = array.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
-    return {
+    file = {
         "filename": os.fspath(mapped.filename),
         "offset": mapped.offset + skipped,
         "dtype": array.dtype,
         "shape": array.shape,
-        # For joblib.hash, which then sees that a file has been written anew.
-        "modified": os.stat(mapped.filename).st_mtime_ns,
     }
+    with suppress(FileNotFoundError):  # deleted while mapped: who opens it will say so
+        state = os.stat(mapped.filename)
+        file["size"] = state.st_size
+        # For joblib.hash, which then sees that a file has been written anew.
+        file["modified"] = state.st_mtime_ns
+    return file
+
+
+def _open(file):
+    """Map what :func:`_file_of` tells, or say why it is not what was sent."""
+    filename = file["filename"]
+    try:
+        size = os.stat(filename).st_size
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{filename} is not here. A pair over memory maps travels as the names of its "
+            "files: they must be found under the same path on every machine (a shared file "
+            "system). If the pair has been written anew, open it with "
+            "PairedEpochs.from_memmap and send that one."
+        ) from error
+    if size != file.get("size"):
+        raise ValueError(
+            f"{filename} has {size} bytes, not {file.get('size')} as when this pair was "
+            "sent or kept: it has been written anew since. Open it anew and send that pair."
+        )
+    place = {name: file[name] for name in ("filename", "dtype", "shape", "offset")}
+    return np.memmap(**place, mode="r")

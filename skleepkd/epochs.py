@@ -1,5 +1,7 @@
 """The pair: simultaneous epochs of a wearable signal and of polysomnography."""
 
+import sys
+
 import numpy as np
 
 from skleepkd import _builders
@@ -129,6 +131,11 @@ class PairedEpochs:
                 for name, column in self._columns.items()
             },
         )
+
+    def __sizeof__(self):
+        columns = [column for column in self._columns.values() if column is not None]
+        held = [*columns, *self._signals.values()]
+        return object.__sizeof__(self) + sum(map(sys.getsizeof, held))
 
     def __repr__(self):
         parts = [f"{len(self)} epochs"]

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import sys
 
 import joblib
 import numpy as np
@@ -126,12 +127,58 @@ def test_maps_that_no_file_name_can_stand_for(tmp_path):
         check_same(again, values, expected)
 
 
-def test_a_file_that_is_gone(tmp_path):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_is_gone(tmp_path, when):
+    """The error is that of the task that reads, not of the one that takes it."""
     base, _ = written(tmp_path)
-    text = pickle.dumps(PairedEpochs(base))
+    X = PairedEpochs(base)[3:9]
+    text = pickle.dumps(X)
     os.remove(tmp_path / "signal.npy")
-    with pytest.raises(FileNotFoundError, match=r"signal\.npy"):
-        pickle.loads(text)
+    again = pickle.loads(text if when == "before" else pickle.dumps(X))
+    for use in (np.asarray, repr, lambda X: X.shape, lambda X: X[:2]):
+        with pytest.raises(FileNotFoundError, match=r"signal\.npy is not here.*same path"):
+            use(again)
+    assert X["target"].shape == (6, 2, 500)  # what was open stays so
+
+
+def test_a_folder_that_was_written_anew(tmp_path):
+    values = np.ones((20, 2, 500), dtype=np.float32)
+    X = PairedEpochs(values, values).to_memmap(tmp_path)
+    text = pickle.dumps(X[2:5])
+    other = PairedEpochs(-values, -values).to_memmap(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"from_memmap"):
+        pickle.loads(text).read("source")
+    assert pickled(other[2:5])[0]["source"].max() == -1
+
+
+@pytest.mark.parametrize("n_epochs", [2, 50])
+def test_a_file_of_another_size(tmp_path, n_epochs):
+    base, values = written(tmp_path)
+    text = pickle.dumps(PairedEpochs(base)[30:])
+    again = pickle.loads(pickle.dumps(pickle.loads(text)))  # sent on, unopened
+    np.testing.assert_array_equal(again["target"], values[30:])
+    os.remove(tmp_path / "signal.npy")
+    written(tmp_path, n_epochs=n_epochs)
+    with pytest.raises(ValueError, match=f"{128 + n_epochs * 4000} bytes, not 160128"):
+        np.asarray(pickle.loads(text))
+
+
+def test_masks_and_rows_travel_as_numbers(tmp_path):
+    base, values = written(tmp_path, n_epochs=400)
+    mask = np.arange(400) % 3 > 0
+    again, n_bytes = pickled(PairedEpochs(base, base)[mask][::2])
+    assert n_bytes < 8 * 2 * 200 + 2000 < values.nbytes / 200
+    check_same(again, values[mask][::2], values[mask][::2])
+
+
+def test_size_tells_what_is_in_memory(tmp_path):
+    base, values = written(tmp_path)  # 160,000 bytes
+    assert sys.getsizeof(PairedEpochs(values, values)) > 320_000
+    assert 40_000 < sys.getsizeof(PairedEpochs(values)[10:20]) < 41_000
+    assert sys.getsizeof(PairedEpochs(base[:, :1], values)) > 240_000  # no piece of a file
+    mapped = PairedEpochs(base, base)
+    for pair in (mapped, mapped[5:], pickle.loads(pickle.dumps(mapped))):
+        assert sys.getsizeof(pair) < 1000
 
 
 def test_a_view_of_few_rows_leaves_its_base_behind():
