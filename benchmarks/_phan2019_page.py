@@ -245,7 +245,9 @@ def page_of(found, pretrained, settings, run):
         markdown_table(["Setting", "Here", "Paper"], shown),
         "Every row of a fold has the same test people, the same people who choose the step, "
         "optimiser, budget and seed. Spectra are standardised by the fold's training people "
-        "(without those who choose), for direct transfer too.",
+        "(without those who choose), for direct transfer too."
+        + " The command's default settings were chosen on the seed 100."
+        * simulated,
         about_pretraining(found, pretrained),
     ]
     for scenario, title in SCENARIOS.items():
@@ -273,8 +275,8 @@ def page_of(found, pretrained, settings, run):
         "ones from two laboratories do." * simulated,
         "## Fig. 3: accuracy of the test people over training steps",
         f"![Training loss and test accuracy over steps]({FILES[settings['data']]}.png)",
-        "Means over the folds, up to the step that all of them reached. The training knows "
-        "nothing of these looks.",
+        "Means over the folds, up to the step that all of them reached; at step 0, the "
+        "pretrained network or a random one. The training knows nothing of these looks.",
         "## Costs",
         table_of_costs(found),
         "Means over folds of both scenarios, without the looks at the test people. "
