@@ -318,16 +318,25 @@ def main(argv=None):
         X = X.to_memmap(folder / "cohort")
 
     shared = {"settings": settings, "split": split, "X": X, "y": y, "folder": str(folder)}
-    results, fits, chosen, n_new = {n: {} for n in SCHEMES}, {}, {}, 0
-    for rows in STAGES:
-        tasks = make_tasks(rows, shared, options.alphas, chosen)
-        preload = ["skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes"]
-        done = resume(fit_row, tasks, folder, n_jobs=options.n_jobs, preload=preload)
-        for name, result, is_new in progress(done, len(tasks), "Fits"):
-            fits[name] = result | {"row": tasks[name]["row"], "alpha": tasks[name]["alpha"]}
-            results[tasks[name]["n_classes"]][name] = fits[name]
-            n_new += is_new
-        chosen = choose_alphas(results)
+    results, chosen, n_new = {n: {} for n in SCHEMES}, {}, 0
+    preload = ["skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes"]
+    record = folder / "runs.json"
+    runs = json.loads(record.read_text()) if record.exists() else []
+    try:
+        for rows in STAGES:
+            tasks = make_tasks(rows, shared, options.alphas, chosen)
+            done = resume(fit_row, tasks, folder, n_jobs=options.n_jobs, preload=preload)
+            for name, result, is_new in progress(done, len(tasks), "Fits"):
+                task = tasks[name]
+                about = {"row": task["row"], "alpha": task["alpha"]}
+                results[task["n_classes"]][name] = result | about
+                n_new += is_new
+            chosen = choose_alphas(results)
+    finally:
+        if n_new:  # what a run took that did nothing is of no interest
+            seconds = time.perf_counter() - started
+            runs.append({"seconds": seconds, "n_jobs": options.n_jobs})
+            write(record, json.dumps(runs))
 
     test = np.isin(X.subject, split["test"])
     rows = {
@@ -336,15 +345,10 @@ def main(argv=None):
         )
         for n in SCHEMES
     }
-    run = {
-        "command": shlex.join(["python", "benchmarks/joshi2021.py", *argv]),
-        "seconds": time.perf_counter() - started,
-        "n_jobs": options.n_jobs,
-        "n_new": n_new,
-    }
+    command = shlex.join(["python", "benchmarks/joshi2021.py", *argv])
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / f"joshi2021_{settings['data']}.md"
-    page = page_of(rows, results, settings, run)
+    page = page_of(rows, results, settings, command, runs)
     write(file, page)
     write_csv(file.with_suffix(".csv"), rows_of_csv(rows, settings["data"]))
     truth = to_scheme(y, "wldr")[test]

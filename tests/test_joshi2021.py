@@ -52,7 +52,7 @@ def read_page(folder):
 
 
 def fits_of(folder):
-    return {file.stem: file for file in (folder / "cache").glob("*/*.json")}
+    return {file.stem: file for file in (folder / "cache").glob("*/*-[34].json")}
 
 
 def test_every_method_in_both_schemes_for_each_test_person(finished):
@@ -104,7 +104,8 @@ def test_page_says_what_it_is(finished):
     page = read_page(finished[1])
     assert "Every number here is of simulated nights" in page
     assert "python benchmarks/joshi2021.py --fast --alphas 0.5" in page
-    assert f"did {N_FITS} of {N_FITS} fits" in page
+    assert f"{N_FITS} fits took" in page
+    assert "in 1 run(s) with 1 fit(s)" in page
     assert (
         "| people to train on, to choose on, to test on | 2, 1, 2 | 158, 20, 22 |" in page
     )
@@ -116,9 +117,13 @@ def test_page_says_what_it_is(finished):
 def test_run_goes_on_where_it_was(finished):
     arguments, folder = finished
     before = read_csv(folder)
-    fits_of(folder)["at+sd+cl_0.5-3"].unlink()
+    fits = fits_of(folder)
+    fits.pop("at+sd+cl_0.5-3").unlink()
+    written = {file: file.stat().st_mtime_ns for file in fits.values()}
     joshi2021.main(arguments)
-    assert f"did 1 of {N_FITS} fits" in read_page(folder)
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    assert len(fits_of(folder)) == N_FITS
+    assert "in 2 run(s)" in read_page(folder)
     assert read_csv(folder) == before
     # The EEG stager and the attention step were found, not fitted again.
     assert len(list((folder / "cache").rglob("shared/**/output.pkl"))) == 4
