@@ -237,6 +237,28 @@ def test_gain_is_paired_and_said_to_be_shown_where_it_is():
     assert pages.verdict(worse, worse) == "not shown"
 
 
+def test_page_of_real_nights_does_not_call_them_simulated():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], 20)
+    costs = {"seconds": 1.0, "cpu_seconds": 60.0, "peak_mb": 700.0, "import_mb": 500.0}
+    rows, results = {}, {}
+    for n in (4, 3):
+        y, answers = rng.integers(0, n, 60), rng.integers(0, n, (len(joshi2021.ROWS), 60))
+        results[n] = {
+            f"{row}-{n}": fit(row, 0.1, 0.5 if "sd" in row else None, answer) | costs
+            for row, answer in zip(joshi2021.ROWS, answers, strict=True)
+        }
+        rows[n] = pages.report_rows(results[n], pages.choose_alphas(results)[n], y, groups)
+    settings = {**SETTINGS, "data": "mass", "people": [158, 20, 22], "epochs": 60}
+    run = {"seconds": 90.0, "n_jobs": 4}
+    page = pages.page_of(rows, results, settings, "python it", [run, run])
+    assert page.startswith("# Joshi et al. (2021), mass nights")
+    assert "simulated" not in page
+    assert "18 fits took 3.0 minutes, in 2 run(s)" in page
+    assert "processor time is 18.0 minutes" in page
+    assert "overlap (MASS" in page
+
+
 # ---------------------------------------------------------------- real nights
 
 
