@@ -8,8 +8,12 @@ from importlib.metadata import version
 import torch
 from joblib.hashing import NumpyHasher
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 
 from skleepkd.epochs import PairedEpochs
+
+#: Parameters of nets that change nothing of what a training answers.
+_WITHOUT_EFFECT = {"checkpoint", "memory", "verbose"}
 
 _LIBRARIES = ("skleepkd", "torch", "scikit-learn", "skorch", "numpy")
 
@@ -21,8 +25,8 @@ def key_of(*things):
     ----------
     *things : object
         Of a pair count the values of its rows and what they carry, of a net (a stager)
-        its parameters and its weights, of classes and functions their own source too. The
-        versions of the libraries are part of every key.
+        its parameters and its weights, of a callback its parameters, of classes and
+        functions their own source too. The versions of the libraries are part of every key.
 
     Returns
     -------
@@ -60,7 +64,11 @@ class _Hasher(NumpyHasher):
         elif isinstance(obj, NeuralNet):
             weights = obj.module_.state_dict() if obj.initialized_ else None
             classes = getattr(obj, "classes_", None)
-            obj = (type(obj), obj.get_params(deep=False), weights, classes)
+            params = obj.get_params(deep=False)
+            params = {name: params[name] for name in params.keys() - _WITHOUT_EFFECT}
+            obj = (type(obj), params, weights, classes)
+        elif isinstance(obj, Callback):
+            obj = (type(obj), obj.get_params(deep=False))
         elif inspect.isclass(obj) or inspect.isfunction(obj):
             super().save(_source(obj))
         super().save(obj)

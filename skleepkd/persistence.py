@@ -276,13 +276,17 @@ def _find_module(network, module, path):
     return name if network["given"] == "name" else found
 
 
+#: Parameters that a file holds otherwise, or that are of this machine alone.
+_APART = ("module", "checkpoint")
+
+
 def _parameters(stager):
     """Part the parameters of a plain stager into those that JSON holds and the others."""
     defaults = SleepStager(None).get_params(deep=False)
     kept, left_out = {}, []
     for name, value in sorted(_given(stager).items()):
         component = name.partition("__")[0]
-        if name.startswith("_") or component not in defaults or component == "module":
+        if name.startswith("_") or component not in defaults or component in _APART:
             continue
         if component in left_out:  # options of what is not kept
             left_out.append(name)

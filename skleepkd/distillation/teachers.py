@@ -78,7 +78,7 @@ def architecture(stager):
     return module, {**inherited, **options}
 
 
-def prepared(teacher, held_out, seed):
+def prepared(teacher, held_out, seed, checkpoint=None):
     """Clone a teacher, and hand it the student's choices.
 
     Parameters
@@ -89,6 +89,8 @@ def prepared(teacher, held_out, seed):
         The subjects that the student holds out.
     seed : int
         Taken by whatever in the teacher has a ``random_state`` and was given none.
+    checkpoint : path-like, optional
+        The student's folder, for a stager that has none of its own.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def prepared(teacher, held_out, seed):
     stager = final_stager(teacher)
     if stager is not None:
         stager.set_params(validation=held_out)
+        if stager.checkpoint is None:
+            stager.set_params(checkpoint=checkpoint)
     unset = [
         name
         for name, value in teacher.get_params().items()

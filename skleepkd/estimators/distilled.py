@@ -297,7 +297,9 @@ class DistilledSleepStager(TaughtStager):
             check_is_fitted(self.teacher)
             self.teacher_ = self.teacher
             return pair, y
-        teacher = prepared(self.teacher, HeldOut(self.held_out_.tolist()), seed)
+        teacher = prepared(
+            self.teacher, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
+        )
         if self.strategy != "online":
             teacher = fit_teacher(teacher, source, y, self.held_out_, self.memory)
         else:

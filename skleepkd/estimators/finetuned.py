@@ -136,7 +136,9 @@ class FineTunedSleepStager(SleepStager):
         if not is_frozen(self.pretrained):
             source = pair.source_epochs
             check_signal(source, "target", "source")
-            stager = prepared(self.pretrained, HeldOut(self.held_out_.tolist()), seed)
+            stager = prepared(
+                self.pretrained, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
+            )
             self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
         return super()._learn_from_source(pair, y, seed)
 

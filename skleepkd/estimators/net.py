@@ -8,7 +8,9 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from torch.utils.data import DataLoader
 
+from skleepkd._keys import key_of
 from skleepkd.distillation.features import capture_features
+from skleepkd.distillation.teachers import final_stager
 from skleepkd.estimators.batches import (
     EpochDataset,
     SharedEpochs,
@@ -18,6 +20,7 @@ from skleepkd.estimators.batches import (
     batches_in_order,
 )
 from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStopped
+from skleepkd.estimators.checkpoint import Checkpoint
 from skleepkd.networks.declared import uncompiled
 
 
@@ -37,12 +40,53 @@ class Net(NeuralNetClassifier):
         with the half-trained network, and cross-validation would score it.
         """
         self.notify("on_train_begin", X=X, y=y)
-        try:
-            self.fit_loop(X, y)
-        except TrainingStopped as stopped:
-            self.notify("on_epoch_end", **stopped.datasets)
+        self.fit_loop(X, y)
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Pass over the training rows; with a checkpoint, from its last pass on."""
+        epochs = self.max_epochs if epochs is None else epochs
+        if self.checkpoint is None:
+            return self._passes(X, y, epochs, **fit_params)
+        self.checkpoint_ = Checkpoint(
+            self.checkpoint, self._training_key(X, y, epochs), self
+        )
+        try:
+            left = self.checkpoint_.passes_left(epochs)
+            if left:
+                self._passes(X, y, left, **fit_params)
+            if not self.checkpoint_.resume():
+                self.checkpoint_.keep(finished=True)
+        finally:
+            del self.checkpoint_
+        return self
+
+    def _passes(self, X, y, epochs, **fit_params):
+        """Run skorch's loop until its end, or until a callback stops it within a pass."""
+        try:
+            return super().fit_loop(X, y, epochs, **fit_params)
+        except TrainingStopped as stopped:
+            self.notify("on_epoch_end", **stopped.datasets)
+            return self
+
+    def _training_key(self, X, y, epochs):
+        """Tell what a training depends on: weights, data, parameters, random numbers."""
+        taught = final_stager(getattr(self, "teacher_", None))
+        phase = getattr(self, "phase_", None)
+        return key_of(
+            self, taught, X, y, self.held_out_, epochs, phase, torch.initial_seed()
+        )
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Keep the last pass, or put it back."""
+        if hasattr(self, "checkpoint_"):
+            self.checkpoint_.between_passes()
+        super().on_epoch_begin(net, **kwargs)
+
+    def trained_nets(self):
+        """Nets that are trained together."""
+        return [self]
 
     def initialize_criterion(self):
         """Build the criterion with the weights of the classes."""
@@ -78,7 +122,7 @@ class Net(NeuralNetClassifier):
 
     def trained_modules(self):
         """Networks whose best weights are kept together."""
-        return [self.module_]
+        return [net.module_ for net in self.trained_nets()]
 
     @property
     def _default_callbacks(self):

@@ -68,6 +68,10 @@ class SleepStager(EpochNet):
         those to hold out.
     random_state : int, RandomState or None, default=None
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
+    checkpoint : None or path-like, default=None
+        A folder in which the training is kept after every pass, so that ``fit``, called
+        again with the same parameters and data after the program was stopped or killed,
+        goes on from there (see Notes).
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a device, else the CPU.
     autocast : bool, default=False
@@ -109,6 +113,16 @@ class SleepStager(EpochNet):
 
     Notes
     -----
+    With ``checkpoint`` and a seed (``random_state``, an error without), a training that was
+    stopped and resumed ends at the weights of one that was never stopped: networks,
+    optimiser, random numbers of torch, history, best weights and the state of callbacks
+    are kept (of a callback its attributes that end in an underscore, if they are numbers,
+    text, tensors, lists or dicts of those, or have a ``state_dict``; or what its own
+    ``state_dict`` says). Each training has a file of its own, named after its parameters,
+    data and first weights. It is read without running code, and a damaged one leads to a
+    warning and a new training. The file of a training that is finished stays, and is
+    read in its place; delete the folder when it is no longer needed.
+
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
 
@@ -139,6 +153,7 @@ class SleepStager(EpochNet):
         neighbouring_windows=1,
         validation="auto",
         random_state=None,
+        checkpoint=None,
         device="auto",
         autocast=False,
         max_epochs=100,
@@ -157,6 +172,7 @@ class SleepStager(EpochNet):
         self.neighbouring_windows = neighbouring_windows
         self.validation = validation
         self.random_state = random_state
+        self.checkpoint = checkpoint
         self.autocast = autocast
         super().__init__(
             module,
@@ -350,6 +366,11 @@ class SleepStager(EpochNet):
         if self.sequence_length_ > 1:
             training_windows(pair, self.sequence_length_)
         go_on = (go_on or self.warm_start) and self.initialized_
+        if self.checkpoint is not None and self.random_state is None:
+            raise ValueError(
+                "A training that resumes needs a seed, so that it is found again and begins "
+                "alike: give random_state=, or leave checkpoint out."
+            )
         seed, source_seed = self._draw_seeds()
         subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))

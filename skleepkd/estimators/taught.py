@@ -80,11 +80,11 @@ class TaughtStager(SleepStager):
         self.phase_ = "stages" if two_steps else "together"
         return super().train(X, y)
 
-    def trained_modules(self):
-        """Networks whose best weights are kept together: online, the teacher's too."""
+    def trained_nets(self):
+        """Nets that are trained together: online, the teacher too."""
         if self.strategy == "online":
-            return [self.module_, final_stager(self.teacher_).module_]
-        return [self.module_]
+            return [self, final_stager(self.teacher_)]
+        return [self]
 
     def _network(self):
         if self.module is not None:

@@ -20,7 +20,7 @@ _LATER = {
     "max_epochs",
     "memory",
 }
-_LATER |= {"feature_weight", "verbose", "device"}
+_LATER |= {"feature_weight", "verbose", "device", "checkpoint"}
 
 
 def learn_features(student, X, y):
