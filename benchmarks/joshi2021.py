@@ -347,7 +347,8 @@ def main(argv=None):
     }
     command = shlex.join(["python", "benchmarks/joshi2021.py", *argv])
     options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / f"joshi2021_{settings['data']}.md"
+    seed = f"_seed{options.seed}" if options.seed else ""
+    file = options.output / f"joshi2021_{settings['data']}{seed}.md"
     page = page_of(rows, results, settings, command, runs)
     write(file, page)
     write_csv(file.with_suffix(".csv"), rows_of_csv(rows, settings["data"]))
