@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ test: setup lint
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+bench: setup
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/speed.py --output benchmarks/results
 
 clean:
 	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache
