@@ -1,7 +1,8 @@
-"""Cross-validations that are killed, each in a process of its own.
+"""Cross-validations and trainings that are killed, each in a process of its own.
 
-``python -m tests.interrupted FOLDER`` prints JSON: the scores of a run that was never
-stopped, and of each run that was what it fitted, how it ended and what it answered.
+``python -m tests.interrupted folds FOLDER`` and ``... fits FOLDER`` print JSON: the answer
+of runs that were never stopped, and of each run that was what it did, how it ended and
+what it answered.
 """
 
 import hashlib
@@ -9,17 +10,20 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from sklearn.base import clone
 from sklearn.metrics import cohen_kappa_score, make_scorer
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.model_selection import cross_validate as plain_cross_validate
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 
-from skleepkd import SleepStager
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.model_selection import cross_validate
-from tests.tiny import TinyNetwork, make_pair
+from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
 
 #: The event of a run at which it is killed, and how many of them it lives to see. The
 #: second fold of a run is there to show that the first was kept.
@@ -48,8 +52,12 @@ class Told(Callback):
         self.told_ = True
         happens("begin", "+".join(sorted(set(X.subject))))
 
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training:
+            happens("batch")
+
     def on_epoch_end(self, net, **kwargs):
-        happens("pass")
+        happens("pass", f"{type(net).__name__}-{len(net.history)}")
 
     def __getstate__(self):
         if hasattr(self, "told_"):  # pickled with the results, after other parts of them
@@ -57,12 +65,15 @@ class Told(Callback):
         return self.__dict__
 
 
+# ---------------------------------------------------------------- folds
+
+
 def told_kappa(y_true, y_pred):
     happens("score")
     return cohen_kappa_score(y_true, y_pred)
 
 
-def run(folder):
+def folds(memory=None):
     """Cross-validate, and return what does not depend on the clock."""
     X, y = make_pair()
     stager = SleepStager(
@@ -74,10 +85,10 @@ def run(folder):
         "scoring": make_scorer(told_kappa),
         "return_estimator": True,
     }
-    if folder is None:
+    if memory is None:
         scores = plain_cross_validate(stager, X, y, **given)
     else:
-        scores = cross_validate(stager, X, y, memory=folder, **given)
+        scores = cross_validate(stager, X, y, memory=memory, **given)
     weights = [weights_digest(net) for net in scores["estimator"]]
     return {"kappa": scores["test_score"].tolist(), "weights": weights}
 
@@ -90,29 +101,115 @@ def weights_digest(net):
     return digest.hexdigest()
 
 
-def in_child(folder, kill):
-    """Run in a process that is killed, and return its fits, its end and its answer."""
+# ---------------------------------------------------------------- fits
+
+
+def stagers():
+    """One of each kind, whose state is more than weights."""
+    schedule = LRScheduler("StepLR", step_size=1, gamma=0.5, last_epoch=-1)
+    common = {
+        "device": "cpu",
+        "random_state": 0,
+        "max_epochs": 4,
+        "validation": 2,
+        "callbacks": [("told", Told()), ("schedule", schedule)],
+    }
+    teacher = SleepStager(
+        TinyNetwork,
+        module__dropout=0.2,
+        **{**common, "max_epochs": 2, "random_state": None},
+    )
+    steps = StepwiseValidation(every=2, patience=2, min_steps=5)
+    return {
+        "supervised": SleepStager(TinyNetwork, module__dropout=0.2, **common),
+        "offline": DistilledSleepStager(teacher, alpha=0.5, **common),
+        "online": DistilledSleepStager(teacher, strategy="online", **common),
+        "two-step": DistilledSleepStager(
+            teacher, strategy="two-step", alpha=0.5, feature_max_epochs=3, **common
+        ),
+        "fine-tuned": FineTunedSleepStager(teacher, trainable="head", **common),
+        "sequence": SleepStager(
+            TinySequenceNetwork,
+            sequence_length=4,
+            neighbouring_windows=2,
+            callbacks__best_weights=steps,
+            **common,
+        ),
+    }
+
+
+def fit(stager, checkpoint=None):
+    """Fit, and return what does not depend on the clock."""
+    X, y = make_pair()
+    net = clone(stager).set_params(checkpoint=checkpoint).fit(X, y)
+    history = [
+        {name: value for name, value in row.items() if name not in ("dur", "batches")}
+        for row in net.history
+    ]
+    return {"weights": weights_digest(net), "history": history, "best": net.best_epoch_}
+
+
+# ---------------------------------------------------------------- lives
+
+
+def life(run, folder, kill):
+    """Run in a process that is killed, and return its events, its end and its answer."""
     global log, plan
     log, answer = folder / "log", folder / "answer"
     log.unlink(missing_ok=True)
     child = os.fork()
     if not child:
         plan = kill
+        fsync = os.fsync
+        os.fsync = lambda file: (fsync(file), happens("write"))
         answer.write_text(json.dumps(run(folder / "kept")))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     lines = log.read_text().splitlines() if log.exists() else []
+    log = None
+    events = {"begin": [], "pass": []}
+    for line in lines:
+        event, what = line.split(" ")
+        events.setdefault(event, []).append(what)
     return {
         "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
-        "fits": [line.split()[1] for line in lines if line.startswith("begin")],
+        "fits": events["begin"],
+        "passes": events["pass"],
         "kept": len(list((folder / "kept").rglob("output.pkl"))),
         "parts": len(list((folder / "kept").rglob("output.pkl.*"))),
         "answer": json.loads(answer.read_text()) if answer.exists() else None,
     }
 
 
+def killed_folds(folder):
+    """Kill a cross-validation five times, then let it be."""
+    return {
+        "expected": folds(),
+        "runs": [life(folds, folder, kill) for kill in [*KILLS, None, None]],
+    }
+
+
+def killed_fits(folder):
+    """Kill each training in the middle of each pass, and once while it writes."""
+    told = {}
+    for name, stager in stagers().items():
+        place = folder / name
+        place.mkdir()
+        whole = life(lambda _, stager=stager: fit(stager), place, None)
+        (place / "answer").unlink(missing_ok=True)
+        run = partial(fit, stager)
+        # A pass is of three batches (online the teacher's count too), so that a life ends
+        # in the middle of its second pass.
+        kill = ("batch", 9 if name == "online" else 5)
+        runs = [life(run, place, ("write", 1))]
+        while runs[-1]["killed"] and len(runs) < 12:
+            runs.append(life(run, place, kill))
+        runs.append(life(run, place, None))
+        told[name] = {"whole": whole, "runs": runs}
+    return told
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    expected = run(None)
-    runs = [in_child(Path(sys.argv[1]), kill) for kill in [*KILLS, None, None]]
-    print(json.dumps({"expected": expected, "runs": runs}))
+    what = {"folds": killed_folds, "fits": killed_fits}[sys.argv[1]]
+    print(json.dumps(what(Path(sys.argv[2]))))
