@@ -45,7 +45,7 @@ def test_blocks_take_turns_and_each_is_charged_its_own_time():
 def test_interval_of_a_median_follows_the_binomial():
     # A resampled median of an odd number n is at most the k-th value exactly if (n + 1) / 2
     # of the draws are, each with the probability k / n.
-    n = 15
+    n = 17
     ranks = np.arange(1, n + 1)
     at_most = binom.sf((n - 1) / 2, n, ranks / n)
     expected = tuple(ranks[np.searchsorted(at_most, tail)] for tail in (0.025, 0.975))

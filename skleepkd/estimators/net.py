@@ -23,6 +23,9 @@ from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStoppe
 from skleepkd.estimators.checkpoint import Checkpoint
 from skleepkd.networks.declared import uncompiled
 
+#: Epochs, or windows, of a night that a network of sequences answers at a time.
+TOGETHER = 192
+
 
 class Net(NeuralNetClassifier):
     """Batches of epochs, terms of the loss, a device that may be "auto", pickles that travel.
@@ -69,6 +72,34 @@ class Net(NeuralNetClassifier):
         except TrainingStopped as stopped:
             self.notify("on_epoch_end", **stopped.datasets)
             return self
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Loop over batches as skorch does, and wait for the losses when the pass ends."""
+        if iterator is None:
+            return
+        super()._set_training(training)
+        losses = []
+        try:
+            for batch in iterator:
+                self.notify("on_batch_begin", batch=batch, training=training)
+                step = step_fn(batch, **fit_params)
+                losses.append(step["loss"].detach())
+                self.history.record_batch(f"{prefix}_loss", losses[-1])
+                self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
+                self.notify("on_batch_end", batch=batch, training=training, **step)
+        finally:
+            batches = self.history[-1]["batches"]
+            own = [entry for entry in batches if f"{prefix}_loss" in entry]
+            values = torch.stack(losses).tolist() if losses else []
+            for entry, value in zip(own, values, strict=True):
+                entry[f"{prefix}_loss"] = value
+        self.history.record(f"{prefix}_batch_count", len(losses))
+
+    def _set_training(self, training=True):
+        """Set the mode of networks that are in the other one; skorch sets it each batch."""
+        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
+        if any(getattr(part, "training", training) != training for part in parts):
+            super()._set_training(training)
 
     def _training_key(self, X, y, epochs):
         """Tell what a training depends on: weights, data, parameters, random numbers."""
@@ -155,8 +186,16 @@ class Net(NeuralNetClassifier):
     def _ask(self, target):
         if isinstance(target, SharedEpochs):
             # (n_epochs, n_features) -> (batch, sequence, n_features)
-            features = self.module_.encode_epochs(target.epochs)[target.windows]
-            return self.module_.classify_sequence(features)
+            module = self.module_
+            if module.training:
+                return module.classify_sequence(
+                    module.encode_epochs(target.epochs)[target.windows]
+                )
+            # Whole nights, in parts that stay in the processor's cache.
+            parts = [module.encode_epochs(part) for part in target.epochs.split(TOGETHER)]
+            features = torch.cat(parts)
+            parts = target.windows.split(TOGETHER)
+            return torch.cat([module.classify_sequence(features[part]) for part in parts])
         logits = self.module_(target)
         if self.sequence_length_ > 1:
             logits = self._as_sequence(logits, target)

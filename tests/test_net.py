@@ -1,0 +1,95 @@
+"""What every stager does otherwise than skorch, beside skorch's own way."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
+from skleepkd.estimators import net
+from skleepkd.estimators.callbacks import TrainingStopped
+from tests.tiny import TinyNetwork
+
+OPTIONS = {"max_epochs": 2, "random_state": 0, "device": "cpu", "validation": 2}
+
+
+def stagers():
+    teacher = SleepStager(TinyNetwork, module__dropout=0.2, **OPTIONS)
+    return {
+        "supervised": teacher,
+        "offline": DistilledSleepStager(teacher, alpha=0.5, **OPTIONS),
+        "online": DistilledSleepStager(teacher, strategy="online", **OPTIONS),
+        "fine-tuned": FineTunedSleepStager(teacher, trainable=("head",), **OPTIONS),
+    }
+
+
+@pytest.mark.parametrize("name", stagers())
+def test_pass_is_that_of_skorch(pair, monkeypatch, name):
+    X, y = pair
+    ours = stagers()[name].fit(X, y)
+    # Without its own loop and mode, a net has skorch's.
+    monkeypatch.delattr(net.Net, "run_single_epoch")
+    monkeypatch.delattr(net.Net, "_set_training")
+    theirs = stagers()[name].fit(X, y)
+    expected = theirs.module_.state_dict()
+    for key, value in ours.module_.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
+    for own, other in zip(ours.history_, theirs.history_, strict=True):
+        own, other = dict(own), dict(other)
+        del own["dur"], other["dur"]
+        assert own == other
+        assert all(
+            type(batch.get(key, 0.0)) is float
+            for batch in own["batches"]
+            for key in ("train_loss", "valid_loss")
+        )
+
+
+def test_losses_are_numbers_where_a_pass_is_cut_short(pair):
+    class Stop(Callback):
+        def on_batch_end(self, net, training=False, **kwargs):
+            # Within a pass a loss may still be on its way from the device.
+            assert float(net.history[-1, "batches", -1, "train_loss"]) > 0
+            raise TrainingStopped(dataset_train=None, dataset_valid=None)
+
+    X, y = pair
+    stager = SleepStager(TinyNetwork, callbacks=[Stop()], **OPTIONS).fit(X, y)
+    (batch,) = stager.history_[-1, "batches"]
+    assert type(batch["train_loss"]) is float
+
+
+def test_mode_is_set_whatever_happened_in_between(pair):
+    class Look(Callback):
+        def on_batch_begin(self, net, training=False, **kwargs):
+            net.module_.train(not training)
+
+        def on_grad_computed(self, net, **kwargs):
+            self.training_ = [part.training for part in net.module_.modules()]
+
+    X, y = pair
+    look = Look()
+    SleepStager(TinyNetwork, callbacks=[("look", look)], **OPTIONS).fit(X, y)
+    assert all(look.training_)
+
+
+def test_part_of_a_network_that_was_built_in_the_other_mode_is_trained(pair):
+    X, y = pair
+    module = TinyNetwork(X.shape[1], X.shape[2], 5)
+    module.norm.eval()
+    stager = SleepStager(copy.deepcopy(module), **OPTIONS).fit(X, y)
+    assert stager.module_.norm.num_batches_tracked > 0
+
+
+def test_night_in_parts_is_the_night(monkeypatch):
+    epochs = np.random.default_rng(0).standard_normal((20, 1, 29, 129), np.float32)
+    recording = np.repeat(["a", "b"], [12, 8])
+    X = PairedEpochs(epochs, recording=recording, sfreq=100.0)
+    stager = SleepStager(
+        "SeqSleepNet", sequence_length=4, module__hidden_size=8, max_epochs=1, device="cpu"
+    ).fit(X, np.arange(20) % 3)
+    whole = stager.predict_proba(X)
+    monkeypatch.setattr(net, "TOGETHER", 5)
+    np.testing.assert_allclose(stager.predict_proba(X), whole, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(whole[0], whole[1], rtol=1e-5, atol=1e-6)
