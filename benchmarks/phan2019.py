@@ -25,6 +25,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from _phan2019_cohorts import CHANNELS, SOURCES, load_source, load_target, make_folds
 from _phan2019_page import (
     FILES,
     NEIGHBOURS,
@@ -37,13 +38,6 @@ from _runs import WatchSteps, progress, resume, source_digest, write, write_csv
 from sklearn.utils import Bunch
 
 from skleepkd import PairedEpochs, load, save
-from skleepkd.datasets import (
-    SleepEdfFolds,
-    load_cinc2018,
-    load_mass,
-    load_sleep_edf,
-    make_cohort,
-)
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.metrics import staging_report
@@ -69,17 +63,6 @@ SCRATCH = ("scratch", "scratch-twice", "scratch-neighbours")
 
 #: What a process of a fit begins with.
 PRELOAD = ("skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes")
-
-#: The target's channel in each scenario, simulated and as Sleep-EDF names it. In the third
-#: there is no mismatch: the channel of the pretraining, of the people of the target.
-CHANNELS = {
-    "eeg": ("Fpz-Cz", "EEG Fpz-Cz"),
-    "eog": ("EOG", "EOG horizontal"),
-    "same": ("C4-A1", None),
-}
-
-#: How the channel of the pretraining is loaded, by set.
-SOURCES = {"mass": (load_mass, "C4-A1"), "cinc2018": (load_cinc2018, "C4-M1")}
 
 #: Settings of the simulation, and those of the paper.
 SIMULATED = {
@@ -216,78 +199,7 @@ def network_options(settings):
     }
 
 
-# ---------------------------------------------------------------- the cohorts
-
-
-def load_source(options):
-    """Load or simulate the cohort that is pretrained on: one channel, 100 Hz."""
-    if options.source is None:
-        cohort = make_cohort(
-            options.source_people,
-            source=None,
-            target=["C4-A1"],
-            n_epochs=options.epochs,
-            sfreq=100.0,
-            random_state=options.seed + 1000,  # other people
-        )
-    else:
-        read, channel = SOURCES[options.source_set]
-        cohort = read(
-            options.source,
-            channels=[channel],
-            sfreq=100.0,
-            l_freq=0.3,
-            h_freq=40.0,
-            cache=options.cache / f"{options.source_set}-100",
-        )
-    return cohort.X, cohort.y
-
-
-def load_target(options, scenario):
-    """Load or simulate the cohort of a scenario: one channel, 100 Hz, not filtered."""
-    simulated, channel = CHANNELS[scenario]
-    if options.data is None:
-        cohort = make_cohort(
-            options.people,
-            source=None,
-            target=[simulated],
-            n_epochs=options.epochs,
-            sfreq=100.0,
-            random_state=options.seed,
-        )
-    else:
-        cohort = load_sleep_edf(
-            options.data,
-            channels=[channel],
-            crop="phan2019",
-            cache=options.cache / f"sleep-edf-{scenario}",
-        )
-    return cohort.X, cohort.y
-
-
-def make_folds(options, people):
-    """Divide people into folds, each with those who test and those who validate.
-
-    Sleep-EDF has the paper's twenty folds, or, where not all twenty people are there, one
-    for each; simulated people are divided into as many as asked for.
-
-    Returns
-    -------
-    list of tuple of (list of str, list of str)
-    """
-    people = np.unique(people)
-    n_folds = len(people) if options.data else options.folds
-    split = SleepEdfFolds()
-    folds = []
-    for test in np.array_split(people, n_folds):
-        rest = np.setdiff1d(people, test)
-        if options.data and len(people) == 20:
-            held_out = split(rest)
-        else:
-            drawn = np.random.RandomState(options.seed).permutation(rest)
-            held_out = sorted(drawn[: options.validation].tolist())
-        folds.append((test.tolist(), held_out))
-    return folds[: options.folds]
+# ---------------------------------------------------------------- all fits
 
 
 def describe(options, cohorts, pretraining):
@@ -422,6 +334,18 @@ def parse(argv):
     return options
 
 
+def check_network(options, file):
+    """Refuse a pretrained network of another size than the one from scratch."""
+    stager = load(file)
+    found = stager.sequence_length, stager.module_.sequence_rnn.hidden_size
+    if found != (options.sequence_length, options.hidden):
+        raise SystemExit(
+            f"{file} reads {found[0]} epochs at a time with recurrent networks of width "
+            f"{found[1]}: give --sequence-length and --hidden as there, so that the network "
+            "from scratch is the same."
+        )
+
+
 def main(argv=None):
     """Run the experiment, print the tables and write them."""
     argv = sys.argv[1:] if argv is None else argv
@@ -445,6 +369,7 @@ def main(argv=None):
         first[f"{place}/fit"] = {"function": pretrain, "arguments": arguments}
         pretraining["people"] = len(np.unique(X.subject))
     else:
+        check_network(options, file)
         pretraining = {"file": hashlib.sha256(file.read_bytes()).hexdigest()}
     settings = describe(options, cohorts, pretraining)
     tasks = make_tasks(settings, cohorts, folds, file, options.cache)

@@ -192,6 +192,8 @@ def test_a_network_that_was_saved_before_is_taken_again(finished, monkeypatch, t
     assert len(asked) == 2 * (2 * len(phan2019.ROWS) + 1)
     assert {task["function"] for task in asked.values()} == {phan2019.fit_fold}
     assert {task["arguments"]["pretrained"] for task in asked.values()} == {file}
+    with pytest.raises(SystemExit, match="width 4: give --sequence-length and --hidden"):
+        phan2019.main(["--fast", "--pretrained", str(file), "--hidden", "5"])
     seen = load(file).fitted_on_["subject"].tolist()
     assert seen == ["simulated-1000-s000", "simulated-1000-s001"]
 
