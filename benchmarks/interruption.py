@@ -1,26 +1,29 @@
-"""A cross-validation that is killed fifty times.
+"""A cross-validation that is killed fifty times, and one training that is killed ten times.
 
 Folds of simulated nights are fitted and scored by ``skleepkd.model_selection``, each run
 in a process of its own that gets SIGKILL at a random moment, until it has been killed as
 often as asked; then it may finish. Reported are folds that were kept and lost, folds that
 were kept and fitted again, and whether scores and weights equal those of a run that was
-never stopped, bit by bit.
+never stopped, bit by bit. Then a single training with ``checkpoint=`` is killed likewise.
 
 Run it with ``python benchmarks/interruption.py``; it writes ``results/interruption.md``.
+Linux and macOS only (it forks).
 """
 
 import argparse
 import hashlib
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
 from sklearn import model_selection
+from sklearn.base import clone
 from sklearn.model_selection import GroupShuffleSplit
 from skorch.callbacks import Callback
 
@@ -36,15 +39,74 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Told(Callback):
-    """Write down which people a fit trains on."""
+    """Write down each training and each pass."""
 
     def __init__(self, log):
         self.log = log
 
     def on_train_begin(self, net, X=None, **kwargs):
+        """Note which people are trained on."""
+        self.write(people(X.subject))
+
+    def on_epoch_end(self, net, **kwargs):
+        """Note the number of the pass."""
+        self.write(f"pass {len(net.history)}")
+
+    def write(self, line):
         """Add a line to the log."""
         with Path(self.log).open("a") as file:
-            file.write(people(X.subject) + "\n")
+            file.write(f"{line}\n")
+
+
+class Place:
+    """A folder with nights, and what is done there."""
+
+    def __init__(self, folder, n_folds):
+        self.folder, self.n_folds = folder, n_folds
+        self.log, self.kept, self.answer = (folder / n for n in ("log", "kept", "answer"))
+        cohort = make_cohort(n_subjects=12, n_epochs=30, random_state=0)
+        cohort.X.to_memmap(folder / "nights")
+        self.X, self.y = PairedEpochs.from_memmap(folder / "nights"), cohort.y
+        common = {"lr": 3e-3, "classes": "aasm", "device": "cpu"}
+        self.student = DistilledSleepStager(
+            SleepStager(SmallNetwork, **common),
+            strategy="online",
+            max_epochs=2,
+            random_state=0,
+            callbacks=[Told(str(self.log))],
+            **common,
+        )
+
+    def validate(self, function, **kept):
+        """Cross-validate, and write a digest of scores and weights."""
+        scores = function(
+            self.student,
+            self.X,
+            self.y,
+            groups=self.X.subject,
+            cv=GroupShuffleSplit(self.n_folds, test_size=2, random_state=0),
+            scoring=sleep_scorers(),
+            return_estimator=True,
+            **kept,
+        )
+        tests = [scores[name] for name in sorted(scores) if name.startswith("test_")]
+        self.answer.write_text(digest(tests, scores["estimator"]))
+
+    def train(self, n_passes, checkpoint):
+        """Train once, and write a digest of the weights."""
+        student = clone(self.student).set_params(max_epochs=n_passes, checkpoint=checkpoint)
+        self.answer.write_text(digest([], [student.fit(self.X, self.y)]))
+
+    def lines(self):
+        """Return what was logged since the last time."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+    def kept_folds(self):
+        """Name the folds that are on the disk, whole."""
+        fits = (joblib.load(file)["estimator"][0] for file in self.kept.rglob("output.pkl"))
+        return {people(net.fitted_on_["subject"]) for net in fits}
 
 
 def people(subject):
@@ -52,142 +114,149 @@ def people(subject):
     return "+".join(map(str, np.unique(subject)))
 
 
-def cross_validation(folder, n_folds):
-    """Make what is run: the student, the nights and the folds."""
-    X = PairedEpochs.from_memmap(folder / "nights")
-    teacher = SleepStager(SmallNetwork, max_epochs=1, lr=3e-3, classes="aasm")
-    student = DistilledSleepStager(
-        teacher,
-        strategy="online",
-        max_epochs=2,
-        lr=3e-3,
-        classes="aasm",
-        random_state=0,
-        device="cpu",
-        callbacks=[Told(str(folder / "log"))],
-    )
-    folds = GroupShuffleSplit(n_folds, test_size=2, random_state=0)
-    given = {"groups": X.subject, "cv": folds, "scoring": sleep_scorers()}
-    return student, X, np.load(folder / "y.npy"), {**given, "return_estimator": True}
-
-
-def digest(scores):
-    """Digest scores and weights, but not the clock's."""
+def digest(arrays, nets):
+    """Digest arrays and weights, bit by bit."""
     digest = hashlib.sha256()
-    for name in sorted(scores):
-        if name.startswith("test_"):
-            digest.update(np.asarray(scores[name]).tobytes())
-    for net in scores["estimator"]:
+    for array in arrays:
+        digest.update(np.asarray(array).tobytes())
+    for net in nets:
         for value in net.module_.state_dict().values():
             digest.update(value.numpy().tobytes())
     return digest.hexdigest()
 
 
-def child(folder, n_folds):
-    """Run, in a process that is going to be killed."""
-    student, X, y, given = cross_validation(folder, n_folds)
-    print("ready", flush=True)
-    scores = cross_validate(student, X, y, memory=folder / "kept", **given)
-    (folder / "answer").write_text(digest(scores))
+def live(run, seconds=None):
+    """Run in a process, kill it after some seconds, and tell whether it was killed."""
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(seconds)
+    killed = process.is_alive()
+    process.kill()
+    process.join()
+    if not killed and process.exitcode:
+        raise RuntimeError("A run has failed by itself.")
+    return killed
 
 
-def kept_folds(folder):
-    """Name the folds that are on the disk, whole."""
-    files = (folder / "kept").rglob("output.pkl")
-    fits = (joblib.load(file)["estimator"][0] for file in files)
-    return {people(net.fitted_on_["subject"]) for net in fits}
+def uninterrupted(place, run):
+    """Run once in this process, and return the seconds and the answer."""
+    began = time.perf_counter()
+    run()
+    place.lines()
+    return time.perf_counter() - began, place.answer.read_text()
 
 
-def live(folder, n_folds, seconds):
-    """Start a run, kill it after some seconds, and tell whether it was killed."""
-    command = [sys.executable, __file__, "--child", str(folder), "--folds", str(n_folds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()  # imports and opening of the nights are over
-    try:
-        return process.wait(timeout=seconds) != 0
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-
-
-def measure(n_kills, n_folds, seed):
-    """Kill and resume; return the lines of a table."""
-    rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        cohort = make_cohort(n_subjects=12, n_epochs=30, random_state=0)
-        cohort.X.to_memmap(folder / "nights")
-        np.save(folder / "y.npy", cohort.y)
-        student, X, y, given = cross_validation(folder, n_folds)
-        began = time.perf_counter()
-        expected = digest(model_selection.cross_validate(student, X, y, **given))
-        per_fold = (time.perf_counter() - began) / n_folds
-        log = folder / "log"
-        log.unlink()
-        kills = begun = lost = again = 0
-        kept = set()
-        while kills < n_kills:
-            if not live(folder, n_folds, rng.uniform(0, 1 + 4 * per_fold)):
-                raise RuntimeError(f"Finished after {kills} kills; give more --folds.")
-            kills += 1
-            now = kept_folds(folder)
-            fitted = log.read_text().splitlines() if log.exists() else []
-            log.unlink(missing_ok=True)
-            begun += len(fitted)
-            lost += len(kept - now)
-            again += len(kept & set(fitted))
-            kept = now
-        began = time.perf_counter()
-        if live(folder, n_folds, None):
-            raise RuntimeError("The last run, which nobody killed, has failed.")
-        fitted = log.read_text().splitlines()
+def kill_folds(place, n_kills, rng):
+    """Kill a cross-validation; return the lines of a table."""
+    plain = partial(place.validate, model_selection.cross_validate)
+    seconds, expected = uninterrupted(place, plain)
+    run = partial(place.validate, cross_validate, memory=place.kept)
+    per_fold = seconds / place.n_folds
+    kept, begun, lost, again = set(), 0, 0, 0
+    for kill in range(n_kills):
+        if not live(run, rng.uniform(0, 0.5 + 4 * per_fold)):
+            raise RuntimeError(f"Finished after {kill} kills; give more --folds.")
+        fitted = [line for line in place.lines() if not line.startswith("pass")]
+        now = place.kept_folds()
+        begun += len(fitted)
+        lost += len(kept - now)
         again += len(kept & set(fitted))
-        parts = len(list((folder / "kept").rglob("output.pkl.*")))
-        equal = (folder / "answer").read_text() == expected
+        kept = now
+    place.answer.unlink()
+    live(run)
+    again += len(kept & set(place.lines()))
     return [
-        ("folds", n_folds),
+        ("folds", place.n_folds),
         ("a fold, uninterrupted", f"{per_fold:.2f} s"),
-        ("SIGKILLs", kills),
+        ("SIGKILLs", n_kills),
         ("folds kept when the last one came", len(kept)),
         ("folds begun until then, and not finished", begun - len(kept)),
-        ("files that a kill left half written (never read)", parts),
-        ("folds that were kept and lost", lost),
-        ("folds that were kept and fitted again", again),
-        ("scores and weights equal an uninterrupted run's, bit by bit", equal),
+        ("files half written by a kill (never read)", parts(place.kept, "output.pkl.*")),
+        ("**folds that were kept and lost**", lost),
+        ("**folds that were kept and fitted again**", again),
+        ("scores and weights equal, bit by bit", verdict(place, expected)),
     ]
+
+
+def kill_fit(place, n_kills, n_passes, rng):
+    """Kill a single training; return the lines of a table."""
+    seconds, expected = uninterrupted(place, partial(place.train, n_passes, None))
+    folder = place.folder / "checkpoint"
+    run = partial(place.train, n_passes, folder)
+    done = []
+    for kill in range(n_kills):
+        if not live(run, rng.uniform(0, 0.5 + 1.5 * seconds / n_kills)):
+            raise RuntimeError(f"Finished after {kill} kills; give more --passes.")
+        done += [line for line in place.lines() if line.startswith("pass")]
+    before = len(done)
+    place.answer.unlink()
+    live(run)
+    done += [line for line in place.lines() if line.startswith("pass")]
+    return [
+        ("passes", n_passes),
+        ("a pass, uninterrupted", f"{1000 * seconds / n_passes:.0f} ms"),
+        ("SIGKILLs", n_kills),
+        ("passes finished when the last one came", before),
+        ("passes finished twice (killed before they were kept)", len(done) - n_passes),
+        ("files half written by a kill (never read)", len(list(folder.iterdir())) - 1),
+        ("weights equal, bit by bit", verdict(place, expected)),
+    ]
+
+
+def parts(folder, pattern):
+    """Count files."""
+    return len(list(folder.rglob(pattern)))
+
+
+def verdict(place, expected):
+    """Tell whether the answer is that of the run that nobody stopped."""
+    return "yes" if place.answer.read_text() == expected else "**no**"
+
+
+def table(rows):
+    """Write rows as a table."""
+    lines = [f"| {what} | {value} |" for what, value in rows]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
 
 
 def main():
     """Measure, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs (50)")
+    parser.add_argument("--kills", type=int, default=50, help="of the folds (50)")
     parser.add_argument("--folds", type=int, default=120, help="folds (120)")
+    parser.add_argument("--fit-kills", type=int, default=10, help="of one training (10)")
+    parser.add_argument("--passes", type=int, default=60, help="of one training (60)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the page")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.child:
-        child(options.child, options.folds)
-        return
     began = time.perf_counter()
-    rows = measure(options.kills, options.folds, options.seed)
+    rng = np.random.default_rng(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder), options.folds)
+        of_folds = table(kill_folds(place, options.kills, rng))
+        of_fit = table(kill_fit(place, options.fit_kills, options.passes, rng))
     minutes = (time.perf_counter() - began) / 60
     command = " ".join(["python benchmarks/interruption.py", *sys.argv[1:]])
-    table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     text = f"""# Killed and resumed, simulated nights
 
 `{command}`, {minutes:.1f} minutes on one core.
 
-A cross-validation by `skleepkd.model_selection.cross_validate` (online distillation of the
-`SmallNetwork` of `examples/small_network.py` on simulated nights of twelve people, folds
-drawn by person), killed by SIGKILL after a time drawn evenly between nothing and one
-second more than four folds take, each run a new process.
+Online distillation with the `SmallNetwork` of `examples/small_network.py` on simulated
+nights of twelve people. Each run is a process that gets SIGKILL after a time drawn evenly;
+the last one is let be. "Equal" compares with a run that was never stopped.
 
-| | |
-| --- | --- |
-{table}
+## A cross-validation
+
+By `skleepkd.model_selection.cross_validate(..., memory=folder)`, folds drawn by person.
+
+{of_folds}
+
+## One training
+
+With `checkpoint=folder`.
+
+{of_fit}
 """
     print(text)
     (options.out / "interruption.md").write_text(text)
