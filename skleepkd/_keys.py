@@ -65,7 +65,12 @@ class _Hasher(NumpyHasher):
             weights = obj.module_.state_dict() if obj.initialized_ else None
             classes = getattr(obj, "classes_", None)
             params = obj.get_params(deep=False)
-            params = {name: params[name] for name in params.keys() - _WITHOUT_EFFECT}
+            # Private ones are notes of scikit-learn on who is fitting.
+            params = {
+                name: params[name]
+                for name in params.keys() - _WITHOUT_EFFECT
+                if not name.startswith("_")
+            }
             obj = (type(obj), params, weights, classes)
         elif isinstance(obj, Callback):
             obj = (type(obj), obj.get_params(deep=False))

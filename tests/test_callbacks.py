@@ -6,7 +6,7 @@ import torch
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-from skleepkd import SleepStager
+from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation, kappa_of_confusion
 from tests.tiny import TinyNetwork, make_pair
 
@@ -21,7 +21,7 @@ class Scripted(StepwiseValidation):
     def _evaluate(self, net):
         weights = net.module_.head.weight.detach().clone()
         self.seen_ = [*getattr(self, "seen_", []), weights] if self.scores_ else [weights]
-        return self.script[len(self.scores_)]
+        return "valid_accuracy", self.script[len(self.scores_)]
 
 
 def train(callback, passes=100, **params):
@@ -98,3 +98,27 @@ def test_unknown_score():
 def test_kappa_by_hand():
     # 20 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
     assert kappa_of_confusion(torch.tensor([12, 3, 6, 9])) == pytest.approx(0.4)
+
+
+def test_features_alone_are_judged_by_their_loss():
+    """In the first of two steps no label, and no untrained head, decides."""
+    X, y = make_pair(n_subjects=4)
+    net = DistilledSleepStager(
+        SleepStager(TinyNetwork, max_epochs=1, device="cpu"), strategy="two-step",
+        feature_max_epochs=3, max_epochs=0, batch_size=8, validation=1, random_state=0,
+        device="cpu", lr=1.0, callbacks__best_weights=StepwiseValidation(every=9),
+    ).fit(X, y)  # fmt: skip
+    seen = [
+        batch["valid_feature_loss"]
+        for row in net.history
+        for batch in row["batches"]
+        if "valid_feature_loss" in batch
+    ]
+    np.testing.assert_allclose(seen, [row["valid_feature_loss"] for row in net.history])
+    assert np.argmin(seen) < 2, "the test needs a best evaluation before the last"
+    rows = np.isin(X.subject, net.held_out_)
+    own, taught = (
+        torch.from_numpy(stager.extract_features(signal[rows]))
+        for stager, signal in ((net, X), (net.teacher_, X.source_epochs))
+    )
+    np.testing.assert_allclose((own - taught).square().mean(), min(seen), rtol=1e-2)

@@ -416,3 +416,18 @@ def test_display_shows_one_recording_and_no_time_twice(utime):
         HypnodensityDisplay.from_predictions(np.ones((2, 4)), resolution=1)
     with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
         HypnodensityDisplay.from_predictions(np.ones((0, 5)), resolution=1)
+
+
+def test_spectrograms_are_answered_every_epoch_and_not_finer():
+    rng = np.random.default_rng(0)
+    Z, y = rng.standard_normal((24, 1, 5, 33)).astype(np.float32), np.repeat([0, 1], 12)
+    for X in (
+        Z,
+        PairedEpochs(Z, sfreq=64.0, recording="night", onset=30.0 * np.arange(24)),
+    ):
+        stager = SleepStager(
+            "SeqSleepNet", max_epochs=1, module__n_filters=4, random_state=0, device="cpu"
+        ).fit(X, y)
+        np.testing.assert_array_equal(stager.hypnodensity(X), stager.predict_proba(X))
+        with pytest.raises(ValueError, match="spectrograms answers whole epochs"):
+            stager.hypnodensity(X, resolution=1.0)

@@ -235,8 +235,10 @@ def test_features_are_the_sequence_encoders_answer():
     with capture_features(network, network.feature_layers) as seen:
         answer = network(x)
     (features,) = seen.values()
-    assert features.shape == (2, 3, 6)
-    torch.testing.assert_close(network.head(features).transpose(1, 2), answer)
+    assert features.shape == (2, 6, 3)  # time last, as losses expect it
+    torch.testing.assert_close(
+        network.head(features.transpose(1, 2)), answer.transpose(1, 2)
+    )
 
 
 # ---------------------------------------------------------------- its place

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
+from skorch.dataset import ValidSplit
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.distillation import capture_features
+from skleepkd.distillation import FeatureMSE, capture_features
 from skleepkd.estimators.batches import WindowBatches, WindowDataset, batches_in_order
 from skleepkd.estimators.sequential import training_windows
 from skleepkd.metrics import sleep_scorers
@@ -380,3 +381,64 @@ def test_context_helps_where_stages_last():
         for length in (1, 10)
     ]
     assert scores[1] > scores[0] + 0.08
+
+
+# ---------------------------------------------------------------- what once went wrong
+
+
+def test_a_recording_belongs_to_one_person():
+    X, y = make_pair(n_subjects=4, n_epochs=12)
+    onset = X.onset + 400 * np.repeat(np.arange(4), 12)
+    same = PairedEpochs(
+        X["target"], subject=X.subject, recording=np.full(48, "night1"), onset=onset
+    )
+    with pytest.raises(ValueError, match="The recording night1 is of several people"):
+        stager_of("tiny").fit(same, y)
+    stager = stager_of("tiny").fit(X, y)
+    with pytest.raises(ValueError, match="The recording night1 is of several people"):
+        stager.predict(same)
+
+
+@pytest.mark.parametrize("who", ["held out", "to train on"])
+def test_too_short_runs_on_one_side(who):
+    X, y = make_pair(n_subjects=3, n_epochs=12)
+    broken = (X.subject == "s0") if who == "held out" else (X.subject != "s0")
+    rows = ~broken | (np.arange(36) % 3 > 0)  # every third epoch is missing
+    stager = stager_of("tiny", validation=lambda people: ["s0"])
+    with pytest.raises(ValueError, match=f"No 3 consecutive epochs .* {who}"):
+        stager.fit(X[rows], y[rows])
+
+
+def test_windows_are_not_split_by_rows(pair):
+    with pytest.raises(ValueError, match="train_split parts rows"):
+        stager_of("tiny", train_split=ValidSplit(3)).fit(*pair)
+
+
+def test_a_distilled_student_predicts_with_each_epoch_encoded_once(pair):
+    X, y = pair
+    net = DistilledSleepStager(stager_of("tiny"), sequence_length=3, **FAST).fit(X, y)
+    TinySequenceNetwork.encoded = 0
+    net.predict(X)
+    assert TinySequenceNetwork.encoded == len(X)
+
+
+@pytest.mark.parametrize("loss", ["attention", FeatureMSE(standardize=True)])
+def test_losses_take_the_features_of_seqsleepnet(loss):
+    """Units before time: one mean a unit, a map over the epochs of a window."""
+    rng = np.random.default_rng(0)
+    X, y = make_pair(n_subjects=3, n_epochs=12)
+    X = X.replace(
+        target=rng.standard_normal((36, 1, 4, 17)).astype(np.float32),
+        source=rng.standard_normal((36, 1, 4, 17)).astype(np.float32),
+    )
+    options = {f"module__{k}": v for k, v in {"n_filters": 3, "hidden_size": 4}.items()}
+    params = {**FAST, **options, "sequence_length": 5, "max_epochs": 1}
+    teacher = SleepStager("SeqSleepNet", **params)
+    net = DistilledSleepStager(
+        teacher, "SeqSleepNet", feature_loss=loss, **params
+    ).fit(X, y)  # fmt: skip
+    if loss == "attention":
+        maps = net.feature_losses_[0].summarise(torch.zeros(2, 8, 5))
+        assert maps.shape == (2, 5)
+    else:
+        assert net.feature_losses_[0].mean.shape == (1, 8, 1)

@@ -7,10 +7,13 @@ from joblib import Memory
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from skorch.callbacks import Callback, LRScheduler
 
 from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd.preprocessing import PairedTransformer
 from tests.tiny import TinyNetwork, make_pair
 
 TEACHER = SleepStager(TinyNetwork, max_epochs=2, device="cpu", classes="aasm")
@@ -183,5 +186,36 @@ def test_what_cannot_be_pickled_cannot_be_remembered(pair, tmp_path):
         pass
 
     net = student(feature_loss=Local()).fit(*pair)
-    with pytest.raises(ValueError, match="parameters that can be pickled"):
+    with pytest.raises(ValueError, match="cannot be pickled"):
         net.set_params(memory=str(tmp_path)).fit(*pair)
+
+
+def test_schedules_begin_anew_with_the_second_step(pair):
+    X, y = pair
+    seen = []
+
+    class Watch(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            seen.append(net.optimizer_.param_groups[0]["lr"])
+
+    schedule = LRScheduler("CosineAnnealingLR", T_max=3)
+    net = student(feature_max_epochs=2, callbacks=[schedule, Watch()]).fit(X, y)
+    expected = [0.5e-3 * (1 + np.cos(np.pi * k / 3)) for k in range(3)]
+    np.testing.assert_allclose(seen, expected[:2] + expected)
+    assert [row["epoch"] for row in net.history] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("inside", ["a pipeline", "a grid"])
+def test_the_first_step_is_shared_inside(pair, inside, tmp_path):
+    X, y = pair
+    net = student(memory=str(tmp_path))
+    if inside == "a grid":
+        grid = {"alpha": [0.0, 0.5, 0.9]}
+        GridSearchCV(net, grid, cv=GroupKFold(2), refit=False).fit(X, y, groups=X.subject)
+        folds = 2
+    else:
+        steps = make_pipeline(PairedTransformer(), net)
+        for _ in range(2):
+            steps.fit(X, y)
+        folds = 1
+    assert len(list(tmp_path.rglob("two_step/_learn/*/output.pkl"))) == folds

@@ -106,7 +106,8 @@ class StepwiseValidation(Callback):
     min_steps : int, default=1000
         Steps before which it does not stop.
     score : {"accuracy", "kappa"}, default="accuracy"
-        Of single windows, not fused. Of equal scores the later is the best.
+        Of single windows, not fused. Of equal scores the later is the best. While a
+        student learns features alone, it is its loss, and the lowest is the best.
 
     Attributes
     ----------
@@ -146,9 +147,9 @@ class StepwiseValidation(Callback):
         self.steps_ += 1
         if self.steps_ % self.every:
             return
-        score = self._evaluate(net)
+        name, score = self._evaluate(net)
         self.scores_.append(score)
-        net.history.record_batch(f"valid_{self.score}", score)
+        net.history.record_batch(name, abs(score))
         if score >= self.best_:
             self.best_, self.best_step_, self.waited_ = score, self.steps_, 0
             net.best_epoch_ = len(net.history)
@@ -159,6 +160,21 @@ class StepwiseValidation(Callback):
             raise TrainingStopped(**self.datasets_)
 
     def _evaluate(self, net):
+        """Return a name and a score, the higher the better."""
+        if getattr(net, "phase_", None) == "features":
+            return "valid_feature_loss", -self._feature_loss(net)
+        return f"valid_{self.score}", self._agreement(net)
+
+    def _feature_loss(self, net):
+        terms, losses, sizes = dict(net.terms_), [], []
+        with torch.random.fork_rng(devices=[]):
+            for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
+                losses.append(float(net.validation_step(batch)["loss"]) * len(batch[1]))
+                sizes.append(len(batch[1]))
+        net.terms_ = terms  # the means of the pass are those of its end
+        return sum(losses) / sum(sizes)
+
+    def _agreement(self, net):
         n_classes = len(net.classes_)
         confusion = torch.zeros(n_classes * n_classes, dtype=torch.int64)
         # A loader draws a number when it begins; the training must not notice.

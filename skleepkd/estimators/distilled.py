@@ -71,9 +71,9 @@ class DistilledSleepStager(TaughtStager):
         Where fitted teachers are kept: one with the same parameters, rows, labels and
         held-out subjects is not fitted again. So is the first of two steps, which
         students share that differ in ``alpha``, ``class_weight`` or ``max_epochs`` alone.
-    classes, class_weight, validation, random_state, device, max_epochs, batch_size, lr
+    classes, class_weight, validation, random_state, checkpoint, device, max_epochs, batch_size, lr
         As in :class:`SleepStager`. The teacher holds out the same subjects and, where it
-        has none, takes the student's ``random_state``.
+        has none, takes the student's ``random_state`` and ``checkpoint``.
     **kwargs
         Further parameters of :class:`SleepStager` and of skorch.
 
@@ -289,7 +289,7 @@ class DistilledSleepStager(TaughtStager):
         super()._check_ahead(y)
         SoftmaxDistillation(self.temperature)
 
-    def _learn_from_source(self, pair, y, seed):
+    def _learn_from_source(self, pair, y, seed, go_on):
         """Fit the teacher, unless it is frozen or trained together with the student."""
         source = pair.source_epochs
         check_signal(source, "target", "source")

@@ -8,8 +8,13 @@ from torch.utils.data import Subset
 
 from skleepkd.estimators.batches import EpochDataset, WindowDataset
 from skleepkd.estimators.net import Net
-from skleepkd.estimators.sequential import predicted_windows, training_windows
+from skleepkd.estimators.sequential import (
+    check_sequences,
+    predicted_windows,
+    training_windows,
+)
 from skleepkd.inputs import as_pair, check_signal
+from skleepkd.stages import is_unscored
 
 
 class EpochNet(Net):
@@ -30,6 +35,35 @@ class EpochNet(Net):
     def _can_share(self):
         """Whether the network can encode an epoch once for all windows that hold it."""
         return hasattr(self.module_, "encode_epochs")
+
+    def _trains_shared(self):
+        """Whether it may do so while it is trained and validated."""
+        return self._can_share()
+
+    def _check_sequences(self):
+        """Refuse parameters of sequences that mean nothing."""
+        check_sequences(self.sequence_length_, self.fusion, self.neighbouring_windows)
+        if self.sequence_length_ > 1 and self.train_split is not None:
+            raise ValueError(
+                "train_split parts rows, and the windows of sequences overlap: give "
+                "validation= (subjects) with a sequence_length above 1."
+            )
+
+    def _check_windows(self, pair, y):
+        """Refuse sequences where nothing is left to train on, or to validate with."""
+        windows = training_windows(pair, self.sequence_length_)
+        windows = windows[(~is_unscored(y))[windows].any(axis=1)]
+        validates = self._validates(pair)[windows[:, 0]]
+        sides = {"to train on": ~validates}
+        if len(self.held_out_):
+            sides[f"of those held out ({', '.join(map(str, self.held_out_))})"] = validates
+        for who, rows in sides.items():
+            if not rows.any():
+                raise ValueError(
+                    f"No {self.sequence_length_} consecutive epochs (sequence_length), one of "
+                    f"them scored, are there in the subjects {who}. Give whole nights, a "
+                    "smaller sequence_length or another validation=."
+                )
 
     def _validates(self, pair):
         """Mark the rows of the subjects who are held out."""
@@ -57,10 +91,11 @@ class EpochNet(Net):
         if self.sequence_length_ == 1:
             return EpochDataset(pair, y, extras)
         if y is None:
-            windows, share = predicted_windows(pair, self.sequence_length_), True
+            windows = predicted_windows(pair, self.sequence_length_)
+            share = self._can_share()
         else:
-            windows, share = self._windows(pair, y), self.neighbouring_windows > 1
-        share = share and self._can_share()
+            windows = self._windows(pair, y)
+            share = self.neighbouring_windows > 1 and self._trains_shared()
         return WindowDataset(pair, windows, y, extras, window_extras, share=share)
 
     def _check_predicted(self, X):
@@ -105,7 +140,7 @@ class EpochNet(Net):
             scored = scored[dataset.windows].any(axis=1)
             return (
                 dataset.select(np.flatnonzero(~validates)),
-                dataset.select(np.flatnonzero(validates & scored), self._can_share()),
+                dataset.select(np.flatnonzero(validates & scored), self._trains_shared()),
             )
         return (
             Subset(dataset, np.flatnonzero(~validates)),

@@ -16,7 +16,6 @@ from skleepkd.distillation.teachers import (
     warn_of_leakage,
 )
 from skleepkd.estimators.labels import find_classes
-from skleepkd.estimators.sequential import check_sequences
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
@@ -37,12 +36,12 @@ class FineTunedSleepStager(SleepStager):
         What is trained: names of the network's parameter groups ("head", ...) or
         patterns of parameter names ("encoder.*"). None is direct transfer: nothing is
         trained. Parts of the network of which nothing is trained keep their BatchNorm
-        statistics, and dropout inside them rests.
+        statistics, and dropout inside them rests (a layer of dropout beside them does not).
     sequence_length : int or None, default=None
         As in :class:`SleepStager`; None for the pretrained stager's.
     memory : None, str or joblib.Memory, default=None
         Where fitted source stagers are kept; see :class:`DistilledSleepStager`.
-    classes, class_weight, validation, random_state, device, max_epochs, batch_size, lr
+    classes, class_weight, validation, random_state, checkpoint, device, max_epochs, batch_size, lr
         As in :class:`SleepStager`; ``classes`` are the pretrained stager's by default.
     **kwargs
         Further parameters of :class:`SleepStager` and of skorch. There is no ``module``.
@@ -130,8 +129,10 @@ class FineTunedSleepStager(SleepStager):
             warn_of_leakage(X, final_stager(self.pretrained_), self, "pretrained stager")
         return super().predict_proba(X)
 
-    def _learn_from_source(self, pair, y, seed):
+    def _learn_from_source(self, pair, y, seed, go_on):
         """Fit the source stager, unless it is frozen; the target's scored rows follow."""
+        if go_on:
+            return super()._learn_from_source(pair, y, seed, go_on)
         self.pretrained_ = self.pretrained
         if not is_frozen(self.pretrained):
             source = pair.source_epochs
@@ -140,7 +141,7 @@ class FineTunedSleepStager(SleepStager):
                 self.pretrained, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
             )
             self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
-        return super()._learn_from_source(pair, y, seed)
+        return super()._learn_from_source(pair, y, seed, go_on)
 
     @property
     def sequence_length_(self):
@@ -150,7 +151,7 @@ class FineTunedSleepStager(SleepStager):
         return self.sequence_length
 
     def _check_ahead(self, y):
-        check_sequences(self.sequence_length_, self.fusion, self.neighbouring_windows)
+        self._check_sequences()
         pretrained = final_stager(self.pretrained)
         if is_frozen(self.pretrained):
             check_is_fitted(self.pretrained)

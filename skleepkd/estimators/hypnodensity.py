@@ -42,6 +42,13 @@ def hypnodensity(stager, X, resolution):
         As described by :meth:`skleepkd.SleepStager.hypnodensity`.
     """
     stager.check_is_fitted()
+    if len(stager.epoch_shape_) > 2:  # spectrograms
+        if resolution != EPOCH_SECONDS:
+            raise ValueError(
+                f"A stager of spectrograms answers whole epochs, every {EPOCH_SECONDS:g} s; "
+                f"given resolution={resolution!r}."
+            )
+        return stager.predict_proba(X), _epoch_onsets(as_pair(X), EPOCH_SECONDS)
     sfreq, n_times = stager.signal_["sfreq"], stager.signal_["n_times"]
     step = _samples(resolution, sfreq)
     if step == n_times:

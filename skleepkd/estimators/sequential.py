@@ -26,6 +26,22 @@ def check_sequences(length, fusion, neighbours):
         )
 
 
+def _runs(pair):
+    """Find the runs of consecutive epochs of a pair, each of one person."""
+    if pair.recording is not None and pair.subject is not None:
+        nights, codes = np.unique(pair.recording, return_inverse=True)
+        _, people = np.unique(pair.subject, return_inverse=True)
+        shared = np.flatnonzero(
+            [len(np.unique(people[codes == k])) > 1 for k in range(len(nights))]
+        )
+        if len(shared):
+            raise ValueError(
+                f"The recording {nights[shared[0]]!s} is of several people. Give each "
+                "recording a name of its own, or sequences would run from one to another."
+            )
+    return find_runs(pair.recording, pair.onset, len(pair))
+
+
 def training_windows(pair, length):
     """Windows of a pair that a network can be trained on.
 
@@ -50,7 +66,7 @@ def training_windows(pair, length):
             f"sequence_length={length} needs to know which epochs follow one another: give "
             "a PairedEpochs with recording= (and onset=, which tells of gaps)."
         )
-    runs = find_runs(pair.recording, pair.onset, len(pair))
+    runs = _runs(pair)
     windows = make_windows(runs, length)
     if not len(windows):
         longest = max(map(len, runs))
@@ -82,9 +98,7 @@ def predicted_windows(pair, length):
             "X holds several people and no recordings, so it is not known which epochs "
             "follow one another. Give a PairedEpochs with recording=, or one night at a time."
         )
-    return make_windows(
-        find_runs(pair.recording, pair.onset, len(pair)), length, short=True
-    )
+    return make_windows(_runs(pair), length, short=True)
 
 
 def predict_windows(stager, pair, windows, share):

@@ -13,9 +13,7 @@ from skleepkd.estimators.labels import check_labels, class_weights, encode, find
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.sequential import (
     centred_features,
-    check_sequences,
     fused_probabilities,
-    training_windows,
 )
 from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
@@ -363,8 +361,6 @@ class SleepStager(EpochNet):
         y = check_labels(y, len(pair))
         check_signal(pair, "target")
         self._check_ahead(y)
-        if self.sequence_length_ > 1:
-            training_windows(pair, self.sequence_length_)
         go_on = (go_on or self.warm_start) and self.initialized_
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError(
@@ -374,7 +370,9 @@ class SleepStager(EpochNet):
         seed, source_seed = self._draw_seeds()
         subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
-        pair, y = self._learn_from_source(pair, y, source_seed)
+        if self.sequence_length_ > 1:
+            self._check_windows(pair, y)
+        pair, y = self._learn_from_source(pair, y, source_seed, go_on)
         codes = self._take_data(pair, y, go_on)
         with seeded(seed, self.device):
             if not go_on:
@@ -383,7 +381,7 @@ class SleepStager(EpochNet):
 
     def _check_ahead(self, y):
         """Find mistakes before a teacher is fitted, which may take hours."""
-        check_sequences(self.sequence_length_, self.fusion, self.neighbouring_windows)
+        self._check_sequences()
         class_weights(self.class_weight, np.array([], int), self._find_classes(y))
         if isinstance(self.module, str):
             find_network(self.module)
@@ -396,7 +394,7 @@ class SleepStager(EpochNet):
         random_state = check_random_state(self.random_state)
         return random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
 
-    def _learn_from_source(self, pair, y, seed):
+    def _learn_from_source(self, pair, y, seed, go_on):
         """Return the rows to train on; here the scored ones of the target."""
         scored = ~is_unscored(y)
         if not scored.all() and self.sequence_length_ == 1:

@@ -67,18 +67,28 @@ class TaughtStager(SleepStager):
         """Whether the features are part of the loss now."""
         return self._uses_features and self.phase_ != "stages"
 
-    def _can_share(self):
+    def _trains_shared(self):
         # A teacher's features are those of a window, and so are an online teacher's steps.
         apart = self._compares_features or self.strategy == "online"
-        return super()._can_share() and not apart
+        return super()._trains_shared() and not apart
 
     def train(self, X, y):
         """Train; in two steps, the features come first."""
         two_steps = self.strategy == "two-step"
-        if two_steps and not self.history:
-            learn_features(self, X, y)
+        first = learn_features(self, X, y) if two_steps and not self.history else []
         self.phase_ = "stages" if two_steps else "together"
-        return super().train(X, y)
+        try:
+            return super().train(X, y)
+        finally:
+            self._put_before(first)
+
+    def _put_before(self, first):
+        """Put the history of the first step before that of the second."""
+        for row in self.history:
+            row["epoch"] += len(first)
+        self.history[:0] = first
+        if self.best_epoch_ is not None:
+            self.best_epoch_ += len(first)
 
     def trained_nets(self):
         """Nets that are trained together: online, the teacher too."""

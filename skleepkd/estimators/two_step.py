@@ -1,12 +1,11 @@
 """The first of two steps: a student learns its teacher's features and no stage."""
 
 import copy
-import pickle
 
-import joblib
 import torch
 from sklearn.utils.validation import check_memory
 
+from skleepkd._keys import key_of
 from skleepkd.distillation.teachers import code_of, final_stager, transformed
 from skleepkd.networks.declared import uncompiled
 
@@ -29,7 +28,7 @@ def learn_features(student, X, y):
     Its weights become those of the pass with the lowest loss on the subjects who are held
     out (the last pass where there are none). No label takes part, so students that differ
     in what comes after share this step through ``memory``. The optimiser is fresh
-    afterwards.
+    afterwards, and the history empty, so that schedules of the learning rate begin anew.
 
     Parameters
     ----------
@@ -39,6 +38,11 @@ def learn_features(student, X, y):
         The pair.
     y : ndarray of int64, shape (n_epochs,)
         Codes of the stages. They say which of the subjects held out are scored.
+
+    Returns
+    -------
+    list of dict
+        The history of this step.
     """
     passes = student.feature_max_epochs
     passes = student.max_epochs if passes is None else passes
@@ -48,35 +52,32 @@ def learn_features(student, X, y):
         learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
         weights, history = learn(_key(student, X, y), passes, student=student, X=X, y=y)
     uncompiled(student.module_).load_state_dict(weights)
-    student.history[:] = history
+    student.history.clear()
     student.initialize_optimizer()
     # Whether this step was run or remembered, the next one begins with the same.
     if student.alpha and not hasattr(student, "answers_"):
         student.answers_ = student.ask_for_answers(X.source_epochs)
     torch.manual_seed(torch.initial_seed() + 1)
+    return history
 
 
 def _key(student, X, y):
     """Digest of everything that the first step depends on but its passes."""
     params = student.get_params(deep=False)
     source = transformed(student.teacher_, X.source_epochs)
-    parts = (
-        {name: value for name, value in params.items() if name not in _LATER},
+    own = {
+        name: value
+        for name, value in params.items()
+        if name not in _LATER and not name.startswith("_")
+    }
+    return key_of(
+        own,
         (code_of(student), code_of(student.teacher_)),
-        _numbers(final_stager(student.teacher_).module_),
-        _numbers(student.module_),
-        (X.fingerprint("target"), source.fingerprint("target"), X.subject),
-        (X.recording, X.onset, student.held_out_, y >= 0),
+        uncompiled(final_stager(student.teacher_).module_).state_dict(),
+        uncompiled(student.module_).state_dict(),
+        (X.target_epochs, source.target_epochs, student.held_out_, y >= 0),
         torch.initial_seed(),
     )
-    try:
-        return joblib.hash(parts)
-    except pickle.PicklingError:
-        raise ValueError(
-            "memory= needs parameters that can be pickled, and one of the student's cannot: "
-            "define networks, losses and callbacks as classes or functions of a module, not "
-            "inside a function."
-        ) from None
 
 
 def _learn(about, passes, student, X, y):
@@ -88,9 +89,3 @@ def _learn(about, passes, student, X, y):
     weights = uncompiled(student.module_).state_dict()
     weights = {name: value.cpu() for name, value in weights.items()}
     return copy.deepcopy(weights), list(student.history)
-
-
-def _numbers(module):
-    return {
-        name: value.cpu().numpy() for name, value in uncompiled(module).state_dict().items()
-    }

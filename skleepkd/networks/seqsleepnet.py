@@ -84,9 +84,9 @@ class SeqSleepNet(nn.Module):
 
     Attributes
     ----------
-    sequence_rnn : nn.GRU
-        Its first answer is what distillation compares by default, shape
-        ``(batch, sequence, 2 * hidden_size)``.
+    sequence_features : nn.Identity
+        What distillation compares by default, the answers of the sequence encoder, shape
+        ``(batch, 2 * hidden_size, sequence)``.
     feature_layers : tuple of str
         Names of the layers to distil from.
     parameter_groups : dict of str to tuple of str
@@ -138,7 +138,7 @@ class SeqSleepNet(nn.Module):
     torch.Size([2, 5])
     """
 
-    feature_layers = ("sequence_rnn",)
+    feature_layers = ("sequence_features",)
     parameter_groups = {  # noqa: RUF012
         "epoch_encoder": ("filterbank", "epoch_rnn", "epoch_projection", "attention"),
         "sequence_encoder": ("sequence_rnn", "sequence_projection"),
@@ -172,6 +172,7 @@ class SeqSleepNet(nn.Module):
         self.epoch_projection = nn.Linear(width, width) if projections else nn.Identity()
         self.attention = _Attention(width, attention_size)
         self.sequence_rnn = nn.GRU(width, hidden_size, batch_first=True, bidirectional=True)
+        self.sequence_features = nn.Identity()
         self.sequence_projection = nn.Linear(width, width) if projections else nn.Identity()
         self.head = nn.Linear(width, n_outputs)
         self.dropout = nn.Dropout(drop_prob)
@@ -230,6 +231,8 @@ class SeqSleepNet(nn.Module):
         Tensor of shape (batch, n_outputs, sequence)
         """
         epochs, _ = self.sequence_rnn(self.dropout(features))
+        # (batch, sequence, units) -> (batch, units, sequence), as losses expect features
+        self.sequence_features(epochs.transpose(1, 2))
         logits = self.head(self.sequence_projection(self.dropout(epochs)))
         return logits.transpose(1, 2)
 
