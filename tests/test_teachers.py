@@ -172,3 +172,17 @@ def test_memory_refuses_what_cannot_be_pickled(pair, tmp_path):
     student = DistilledSleepStager(teacher, TinyNetwork, memory=str(tmp_path), **FAST)
     with pytest.raises(ValueError, match="cannot be pickled"):
         student.fit(X, y)
+
+
+def test_memory_takes_a_teacher_that_begins_at_frozen_weights(pair, tmp_path):
+    """It counts by its weights: the optimiser and the clock's notes are left aside."""
+    X, y = pair
+    seen = X.subject == "s0"
+    for seed, n_kept in ((0, 1), (0, 1), (1, 2)):
+        stager = SleepStager(TinyNetwork, **{**FAST, "random_state": seed}, classes="aasm")
+        frozen = FrozenEstimator(stager.fit(X.source_epochs[seen], y[seen]))
+        teacher = FineTunedSleepStager(frozen, **FAST)
+        student = DistilledSleepStager(teacher, memory=str(tmp_path), **FAST)
+        student.fit(X[~seen], y[~seen])
+        kept = list(tmp_path.rglob("output.pkl"))
+        assert len(kept) == n_kept

@@ -1,12 +1,10 @@
 """Teachers: fitted in the fold or frozen, asked once, and kept from what they must not see."""
 
 import inspect
-import pickle
 import tempfile
 import warnings
 from importlib.metadata import version
 
-import joblib
 import numpy as np
 import torch
 from sklearn.base import clone
@@ -14,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
 
+from skleepkd._keys import key_of
 from skleepkd.distillation.features import OUTPUT
 from skleepkd.epochs import PairedEpochs
 from skleepkd.stages import is_unscored
@@ -133,16 +132,10 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     estimator
         Fitted.
     """
-    fit = check_memory(memory).cache(_fit, ignore=["source", "y"])
-    rows = (source.subject, source.recording, source.onset, source.sfreq)
-    about = joblib.hash((source.fingerprint("target"), y, rows, code_of(teacher)))
-    try:
-        return fit(teacher, about, source=source, y=y, held_out=held_out)
-    except pickle.PicklingError as error:
-        raise ValueError(
-            "memory= keeps teachers as pickles, and this one cannot be pickled: define its "
-            f"network as a class or function of a module, not as a lambda. {error}"
-        ) from error
+    if memory is None:
+        return _fit(None, teacher, source, y, held_out)
+    fit = check_memory(memory).cache(_fit, ignore=["teacher", "source", "y", "held_out"])
+    return fit(key_of(teacher, source, y, held_out), teacher, source, y, held_out)
 
 
 def code_of(teacher):
@@ -167,8 +160,8 @@ def code_of(teacher):
         return versions, None
 
 
-def _fit(teacher, about, source, y, held_out):
-    """Fit; ``about`` stands for source and labels in the cache's key."""
+def _fit(key, teacher, source, y, held_out):
+    """Fit; ``key`` stands for all else in the cache's key."""
     if final_stager(teacher) is None:
         scored = ~is_unscored(y)
         source, y = _without(held_out, source[scored], y[scored])
