@@ -104,8 +104,8 @@ class Fusion:
 
     References
     ----------
-    .. [1] Phan, H. et al. (2019). Towards more accurate automatic sleep staging via deep
-       transfer learning. arXiv:1907.13177. Section on the fusion of decisions.
+    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel
+       automatic sleep staging with channel mismatch.
 
     Examples
     --------

@@ -5,12 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.estimators import net
 from skleepkd.estimators.callbacks import TrainingStopped
-from tests.tiny import TinyNetwork
+from tests.tiny import TinyNetwork, TinySequenceNetwork
 
 OPTIONS = {"max_epochs": 2, "random_state": 0, "device": "cpu", "validation": 2}
 
@@ -93,3 +94,49 @@ def test_night_in_parts_is_the_night(monkeypatch):
     monkeypatch.setattr(net, "TOGETHER", 5)
     np.testing.assert_allclose(stager.predict_proba(X), whole, rtol=1e-5, atol=1e-6)
     assert not np.allclose(whole[0], whole[1], rtol=1e-5, atol=1e-6)
+
+
+def test_early_stopping_ends_the_training_and_nothing_else(pair):
+    """skorch's EarlyStopping ends a training by an interrupt, which is no Ctrl-C."""
+    stop = EarlyStopping(monitor="train_loss", patience=2, threshold=10.0)
+    fitted = SleepStager(
+        TinyNetwork, callbacks=[stop], max_epochs=9, random_state=0, device="cpu"
+    ).fit(*pair)
+    assert len(fitted.history) == 3
+    assert fitted.predict(pair[0]).shape == pair[1].shape
+
+
+class StopsInThePass(Callback):
+    def on_train_begin(self, net, **kwargs):
+        self.steps = 0
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        self.steps += training
+        if training and self.steps == 4:
+            raise TrainingStopped(**self.datasets)
+
+
+def test_a_pass_that_is_cut_short_is_validated_all_the_same(pair):
+    """Callbacks that read the validation loss find it."""
+    schedule = LRScheduler(ReduceLROnPlateau, monitor="valid_loss")
+    fitted = SleepStager(
+        TinyNetwork, callbacks=[StopsInThePass(), schedule, EarlyStopping()],
+        max_epochs=9, batch_size=32, validation=2, random_state=0, device="cpu",
+    ).fit(*pair)  # fmt: skip
+    assert len(fitted.history) == 2  # 96 rows are 3 steps a pass
+    assert np.isfinite(fitted.history[:, "valid_loss"]).all()
+    assert np.isfinite(fitted.history[:, "valid_kappa"]).all()
+
+
+def test_neighbours_stay_together_only_where_they_share(pair):
+    X, y = pair
+    options = {"sequence_length": 3, "neighbouring_windows": 8, **OPTIONS}
+    shares = SleepStager(TinySequenceNetwork, **options).fit(X, y)
+    apart = SleepStager("UTime", module__filters=(2, 2), module__pools=(2,), **options)
+    apart.fit(X, y)
+    for stager, together in ((shares, 8), (apart, 1)):
+        loader = stager.get_iterator(stager.get_dataset(X, y), training=True)
+        assert loader.batch_sampler.together == together

@@ -118,8 +118,8 @@ class StepwiseValidation(Callback):
 
     References
     ----------
-    .. [1] Phan, H. et al. (2019). Towards more accurate automatic sleep staging via deep
-       transfer learning. arXiv:1907.13177.
+    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel
+       automatic sleep staging with channel mismatch.
     """
 
     def __init__(self, every=10, patience=50, min_steps=1000, score="accuracy"):

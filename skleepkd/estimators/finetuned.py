@@ -54,8 +54,8 @@ class FineTunedSleepStager(SleepStager):
     References
     ----------
     Anandakumar et al. (2022), section 2.3 (all of the network is trained); Phan et al.
-    (2019), Towards more accurate automatic sleep staging via deep transfer learning
-    (parts of it are).
+    (2019), Deep transfer learning for single-channel automatic sleep staging with
+    channel mismatch (parts of it are).
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012

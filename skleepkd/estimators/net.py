@@ -1,11 +1,12 @@
 """skorch's classifier, with the small methods that every stager overrides."""
 
 import inspect
+import traceback
 from contextlib import contextmanager
 
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
+from skorch.callbacks import EarlyStopping, EpochTimer, PassthroughScoring, PrintLog
 from torch.utils.data import DataLoader
 
 from skleepkd._keys import key_of
@@ -70,8 +71,16 @@ class Net(NeuralNetClassifier):
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
         except TrainingStopped as stopped:
+            # Callbacks that hear of the end expect the pass to have been validated.
+            valid = stopped.datasets["dataset_valid"]
+            iterator = None if valid is None else self.get_iterator(valid, training=False)
+            self.run_single_epoch(iterator, False, "valid", self.validation_step)
             self.notify("on_epoch_end", **stopped.datasets)
             return self
+        except KeyboardInterrupt as interrupt:
+            if _is_early_stopping(interrupt):
+                return self
+            raise
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
@@ -242,7 +251,9 @@ class Net(NeuralNetClassifier):
         batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
         options.setdefault("collate_fn", as_is)
         batches = (
-            WindowBatches(dataset, batch_size, self.neighbouring_windows)
+            WindowBatches(
+                dataset, batch_size, self.neighbouring_windows if dataset.share else 1
+            )
             if training and shuffle
             else batches_in_order(dataset, batch_size)
         )
@@ -303,6 +314,12 @@ class Net(NeuralNetClassifier):
         self.__dict__["device"] = wanted
         for name in self._modules + self._criteria:
             getattr(self, f"{name}_").to(self.device)
+
+
+def _is_early_stopping(interrupt):
+    """Tell skorch's ``EarlyStopping``, which ends the training so, from a user's Ctrl-C."""
+    *_, (frame, _) = traceback.walk_tb(interrupt.__traceback__)
+    return isinstance(frame.f_locals.get("self"), EarlyStopping)
 
 
 @contextmanager
