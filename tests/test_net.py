@@ -140,3 +140,49 @@ def test_neighbours_stay_together_only_where_they_share(pair):
     for stager, together in ((shares, 8), (apart, 1)):
         loader = stager.get_iterator(stager.get_dataset(X, y), training=True)
         assert loader.batch_sampler.together == together
+
+
+class NeverTrained(TinyNetwork):
+    """Stands for a teacher whose training takes hours."""
+
+    def forward(self, x):
+        raise AssertionError("The teacher was trained before the mistake was found.")
+
+
+NEVER = SleepStager(NeverTrained, classes="aasm", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("stager", "message"),
+    [
+        (DistilledSleepStager(NEVER, layers=["featurse"]), "no layer 'featurse'"),
+        (
+            DistilledSleepStager(NEVER, module__n_filters=5, start_from_teacher=True),
+            "cannot begin at the teacher's weights",
+        ),
+        (FineTunedSleepStager(NEVER, trainable=("haed",)), "trainable names 'haed'"),
+        (FineTunedSleepStager(NEVER, class_weight="blanced"), "given 'blanced'"),
+        (FineTunedSleepStager(NEVER, classes=[0, 1]), "Unknown stage 2, 3, 4"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(pair, stager, message):
+    with pytest.raises(ValueError, match=message):
+        stager.set_params(device="cpu", random_state=0).fit(*pair)
+
+
+def test_other_channels_are_found_before_the_source_is_learned(pair):
+    X, y = pair
+    fewer = X.replace(target=X["target"][:, :1])
+    with pytest.raises(ValueError, match=r"takes 2 channel\(s\); the target has 1"):
+        FineTunedSleepStager(NEVER, device="cpu").fit(fewer, y)
+
+
+def test_fine_tuning_goes_on_without_its_source(pair):
+    X, y = pair
+    tuned = FineTunedSleepStager(
+        SleepStager(TinyNetwork, **OPTIONS), **{**OPTIONS, "validation": None}
+    ).fit(X, y)
+    source = tuned.pretrained_
+    tuned.partial_fit(X.target_epochs, y)
+    assert tuned.pretrained_ is source
+    assert len(tuned.history) == 4

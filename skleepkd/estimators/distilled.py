@@ -1,9 +1,11 @@
 """A student that learns from the wearable what its teacher knows from polysomnography."""
 
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.teachers import (
+    architecture,
     final_stager,
     fit_teacher,
     fit_transformers,
@@ -13,10 +15,13 @@ from skleepkd.distillation.teachers import (
     transformed,
     warn_of_leakage,
 )
+from skleepkd.estimators.epoch_net import signal_of
 from skleepkd.estimators.online import begin_online
-from skleepkd.estimators.taught import FEATURE_LOSSES, TaughtStager
+from skleepkd.estimators.supervised import SleepStager
+from skleepkd.estimators.taught import FEATURE_LOSSES, TaughtStager, copy_weights
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
+from skleepkd.networks.build import build_network
 
 STRATEGIES = ("offline", "online", "two-step")
 
@@ -288,6 +293,28 @@ class DistilledSleepStager(TaughtStager):
     def _check_ahead(self, y):
         super()._check_ahead(y)
         SoftmaxDistillation(self.temperature)
+
+    def _check_networks(self, pair, y):
+        """Build both networks and compare them, before hours are spent on the teacher."""
+        teacher = self.teacher
+        if not (self._uses_features or self.start_from_teacher) or not isinstance(
+            teacher, SleepStager
+        ):
+            return  # a frozen one costs nothing, what a Pipeline makes is not known yet
+        n_outputs = len(self._find_classes(y))
+        module, options = architecture(teacher)
+        with torch.random.fork_rng():
+            taught = build_network(
+                module, signal_of(pair.source_epochs, n_outputs), options
+            )
+            if self.module is not None:
+                module, options = self.module, {}
+            options = {**options, **self.get_params_for("module")}
+            own = build_network(module, signal_of(pair, n_outputs), options)
+        if self.start_from_teacher:
+            copy_weights(taught, own)
+        if self._uses_features:
+            self._paired_layers(own, taught)
 
     def _learn_from_source(self, pair, y, seed, go_on):
         """Fit the teacher, unless it is frozen or trained together with the student."""

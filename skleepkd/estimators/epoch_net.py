@@ -14,7 +14,7 @@ from skleepkd.estimators.sequential import (
     training_windows,
 )
 from skleepkd.inputs import as_pair, check_signal
-from skleepkd.stages import is_unscored
+from skleepkd.stages import EPOCH_SECONDS, is_unscored
 
 
 class EpochNet(Net):
@@ -146,3 +146,30 @@ class EpochNet(Net):
             Subset(dataset, np.flatnonzero(~validates)),
             Subset(dataset, np.flatnonzero(validates & scored)),
         )
+
+
+def signal_of(pair, n_outputs):
+    """Tell a network what it is built for.
+
+    Parameters
+    ----------
+    pair : PairedEpochs
+        Its target is what the network sees.
+    n_outputs : int
+        Number of classes.
+
+    Returns
+    -------
+    dict
+        ``n_chans``, ``n_times``, ``n_outputs`` and ``sfreq`` in hertz (of a spectrogram,
+        whose frames do not tell, only where it is known; and its ``n_bins``).
+    """
+    signal = {"n_chans": pair.shape[1], "n_times": pair.shape[2], "n_outputs": n_outputs}
+    sfreq = pair.sfreq["target"]
+    if len(pair.shape) > 3:
+        signal["n_bins"] = pair.shape[3]
+    elif sfreq is None:
+        sfreq = pair.shape[2] / EPOCH_SECONDS
+    if sfreq is not None:
+        signal["sfreq"] = sfreq
+    return signal

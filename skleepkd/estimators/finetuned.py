@@ -4,10 +4,12 @@ import copy
 import fnmatch
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skleepkd.distillation.teachers import (
+    architecture,
     final_stager,
     fit_teacher,
     is_frozen,
@@ -15,10 +17,12 @@ from skleepkd.distillation.teachers import (
     split_params,
     warn_of_leakage,
 )
-from skleepkd.estimators.labels import find_classes
+from skleepkd.estimators.epoch_net import signal_of
+from skleepkd.estimators.labels import class_weights, find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.inputs import as_pair, check_signal
+from skleepkd.networks.build import build_network
 from skleepkd.networks.declared import parameter_groups, uncompiled
 
 
@@ -159,6 +163,9 @@ class FineTunedSleepStager(SleepStager):
             pretrained._check_ahead(y)
         if self.classes is not None:
             find_classes(self.classes, y)
+        frozen = is_frozen(self.pretrained)
+        classes = pretrained.classes_ if frozen else find_classes(pretrained.classes, y)
+        class_weights(self.class_weight, np.array([], int), classes)
         options = self.get_params_for("module")
         if options:
             raise ValueError(
@@ -166,17 +173,33 @@ class FineTunedSleepStager(SleepStager):
                 "as pretrained__module__..."
             )
 
+    def _check_networks(self, pair, y):
+        """Compare the source with the target, and find what is trained, ahead of a fit."""
+        stager = self.pretrained
+        if not (isinstance(stager, SleepStager) and pair.has_source):
+            return  # a frozen one costs nothing, what a Pipeline makes is not known yet
+        n_outputs = len(find_classes(stager.classes, y))
+        signal = signal_of(pair.source_epochs, n_outputs)
+        self._check_alike(signal, signal_of(pair, n_outputs))
+        module, options = architecture(stager)
+        with torch.random.fork_rng():
+            trained_parameters(build_network(module, signal, options), self.trainable)
+
+    def _check_alike(self, expected, given):
+        """Refuse a target that the pretrained network was not built for."""
+        names = {"n_chans": "channel(s)", "n_times": "samples an epoch", "sfreq": "Hz"}
+        for name, what in names.items():
+            own, other = expected.get(name), given.get(name)
+            if own and other and not np.isclose(own, other):
+                raise ValueError(
+                    f"The pretrained network takes {own:g} {what}; the target has "
+                    f"{other:g}. Give both the same derivations and sampling rate."
+                )
+
     def _take_data(self, pair, y, go_on=False):
         codes = super()._take_data(pair, y, go_on)
         expected = final_stager(self.pretrained_).signal_
-        names = {"n_chans": "channel(s)", "n_times": "samples an epoch", "sfreq": "Hz"}
-        for name, what in names.items():
-            own, given = expected.get(name), self.signal_.get(name)
-            if own and given and not np.isclose(own, given):
-                raise ValueError(
-                    f"The pretrained network takes {own:g} {what}; the target has "
-                    f"{given:g}. Give both the same derivations and sampling rate."
-                )
+        self._check_alike(expected, self.signal_)
         self.signal_ = dict(expected)  # what the network was built for
         return codes
 

@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 from skorch.utils import is_dataset
 
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
-from skleepkd.estimators.epoch_net import EpochNet
+from skleepkd.estimators.epoch_net import EpochNet, signal_of
 from skleepkd.estimators.hypnodensity import hypnodensity
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
 from skleepkd.estimators.net import seeded
@@ -19,7 +19,7 @@ from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network, find_network
 from skleepkd.networks.declared import feature_layers
-from skleepkd.stages import EPOCH_SECONDS, is_unscored
+from skleepkd.stages import is_unscored
 
 
 def softmax(logits):
@@ -361,6 +361,7 @@ class SleepStager(EpochNet):
         y = check_labels(y, len(pair))
         check_signal(pair, "target")
         self._check_ahead(y)
+        self._check_networks(pair, y)
         go_on = (go_on or self.warm_start) and self.initialized_
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError(
@@ -386,6 +387,9 @@ class SleepStager(EpochNet):
         if isinstance(self.module, str):
             find_network(self.module)
 
+    def _check_networks(self, pair, y):
+        """Find mistakes that show when networks are built; here there is nothing to lose."""
+
     def _draw_seeds(self):
         """Draw a seed for this network, and one for a network that learns from the source.
 
@@ -408,18 +412,7 @@ class SleepStager(EpochNet):
         training = ~self._validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        signal = {
-            "n_chans": pair.shape[1],
-            "n_times": pair.shape[2],
-            "n_outputs": len(classes),
-        }
-        sfreq = pair.sfreq["target"]
-        if len(pair.shape) > 3:
-            signal["n_bins"] = pair.shape[3]  # of a spectrogram
-        elif sfreq is None:
-            sfreq = pair.shape[2] / EPOCH_SECONDS
-        if sfreq is not None:
-            signal["sfreq"] = sfreq
+        signal = signal_of(pair, len(classes))
         fitted_on = {
             name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
             for name in ("subject", "recording")

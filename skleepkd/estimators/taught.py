@@ -110,7 +110,8 @@ class TaughtStager(SleepStager):
             teacher = uncompiled(final_stager(self.teacher_).module_)
             copy_weights(teacher, self.module_)
         if self._uses_features:
-            self.layers_ = self._paired_layers()
+            teacher = final_stager(self.teacher_).module_
+            self.layers_ = self._paired_layers(self.module_, teacher)
             if any(OUTPUT in pair for pair in self.layers_):
                 self._need_equal_classes("layers='output'")
         return self
@@ -124,11 +125,10 @@ class TaughtStager(SleepStager):
                 "same classes=."
             )
 
-    def _paired_layers(self):
+    def _paired_layers(self, student, teacher):
         """Pairs of the names of a student's and a teacher's layer."""
-        teacher = final_stager(self.teacher_).module_
         if self.layers is None:
-            own, taught = feature_layers(self.module_), feature_layers(teacher)
+            own, taught = feature_layers(student), feature_layers(teacher)
             if len(own) != len(taught):
                 raise ValueError(
                     f"The student declares the feature layers {own} and the teacher {taught}; "
@@ -142,7 +142,7 @@ class TaughtStager(SleepStager):
             ]
         if not pairs:
             raise ValueError("layers is empty; name a layer, or give feature_loss=None.")
-        check_layers(self.module_, [own for own, _ in pairs])
+        check_layers(student, [own for own, _ in pairs])
         check_layers(teacher, [taught for _, taught in pairs])
         return pairs
 
