@@ -148,7 +148,7 @@ def bare_pass(module, X, y):
 
 def signals(fast, n_batches):
     """Make simultaneous epochs of three channels, at 64 Hz unless small."""
-    n = (2 if fast else n_batches) * BATCH_SIZE
+    n = BATCH_SIZE * (1 if fast else n_batches)
     target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
     return PairedEpochs(target, source), stages(n)
 
@@ -310,7 +310,7 @@ class Perceptron(nn.Sequential):
 
 def small(fast, seconds):
     """Train a network whose step takes less than a millisecond."""
-    n = (2 if fast else 200) * BATCH_SIZE
+    n = BATCH_SIZE * (1 if fast else 200)
     X, y = PairedEpochs(noise(n, 1, 1920)), stages(n)
     stager = stager_of(Perceptron)
     ours = training_pass(stager, X, y)

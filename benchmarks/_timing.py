@@ -148,8 +148,8 @@ class Line:
         return [
             self.title,
             self.reference,
-            f"{self.median:.3g}",
-            f"[{low:.3g}, {high:.3g}]",
+            f"{self.median:#.3g}",
+            f"[{low:#.3g}, {high:#.3g}]",
             self.bound,
             self.verdict,
             str(len(self.times)),
@@ -163,7 +163,7 @@ class Line:
         verdict = f": {self.verdict}" if self.verdict else ""
         note = f" ({self.note})" if self.note else ""
         return (
-            f"{self.title} | {self.reference} | {self.median:.3g} [{low:.3g}, {high:.3g}]"
+            f"{self.title} | {self.reference} | {self.median:#.3g} [{low:#.3g}, {high:#.3g}]"
             f"{unit} | {self.bound}{verdict}{note}"
         )
 

@@ -18,8 +18,6 @@ block, ``speed.csv``.
 import argparse
 import os
 import platform
-import shlex
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -32,14 +30,13 @@ from _timing import HEADER
 
 def main(arguments=None):
     """Measure the rows, print a line for each, and write the page."""
-    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--fast", action="store_true", help="small sizes, two pairs a row")
     parser.add_argument("--seconds", type=float, default=20.0, help="for a line (20)")
     parser.add_argument("--output", type=Path, help="folder of speed.md and speed.csv")
     parser.add_argument("--note", default="", help="what the page says of the machine")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     load, began, lines = os.getloadavg()[0], time.perf_counter(), []
     print(" | ".join(HEADER[:4]), flush=True)
@@ -52,9 +49,19 @@ def main(arguments=None):
     print(f"{len(lines)} lines in {minutes:.1f} minutes")
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        page = page_of(lines, shlex.join(given), minutes, load, options.note)
+        page = page_of(lines, command_of(options, parser), minutes, load, options.note)
         write(options.output / "speed.md", page)
         write_csv(options.output / "speed.csv", list(blocks_of(lines)))
+
+
+def command_of(options, parser):
+    """Tell what was asked for, but not where it was written."""
+    words = ["python", "benchmarks/speed.py"]
+    if options.rows != parser.get_default("rows"):
+        words += ["--rows", *options.rows]
+    if options.seconds != parser.get_default("seconds"):
+        words += ["--seconds", f"{options.seconds:g}"]
+    return " ".join(words + ["--fast"] * options.fast)
 
 
 def page_of(lines, command, minutes, load, note):
@@ -63,14 +70,13 @@ def page_of(lines, command, minutes, load, note):
     note = f"\n{note}\n" if note else ""
     return f"""# Speed
 
-`{f"python benchmarks/speed.py {command}".strip()}`
+`{command}`
 
 {time.strftime("%Y-%m-%d")}, {minutes:.1f} minutes, on {os.cpu_count()} processor(s) of a
 {platform.machine()} machine with a load of {load:.1f} before the run; torch
 {torch.__version__} on one thread.
 {note}
-{" ".join(__doc__.split("The signals")[0].split())} The signals are noise and the stages
-random.
+{__doc__[: __doc__.index("Run it")].replace("``", "`").strip()}
 
 {table}
 """
