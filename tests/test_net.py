@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.estimators import net
+from skleepkd.estimators import batches, net
 from skleepkd.estimators.callbacks import TrainingStopped
 from tests.tiny import TinyNetwork, TinySequenceNetwork
 
@@ -186,3 +187,39 @@ def test_fine_tuning_goes_on_without_its_source(pair):
     tuned.partial_fit(X.target_epochs, y)
     assert tuned.pretrained_ is source
     assert len(tuned.history) == 4
+
+
+@pytest.mark.parametrize("name", [*stagers(), "sequences", "taught sequences"])
+def test_training_sets_held_on_the_device_give_the_same_weights(pair, monkeypatch, name):
+    """On a GPU with room for them they are; here the processor stands for it."""
+    X, y = pair
+    sequences = SleepStager(
+        TinySequenceNetwork, sequence_length=3, neighbouring_windows=4, **OPTIONS
+    )
+    more = {
+        "sequences": sequences,
+        "taught sequences": DistilledSleepStager(
+            sequences, sequence_length=3, alpha=0.5, **OPTIONS
+        ),
+    }
+    stager = {**stagers(), **more}[name]
+    expected = clone(stager).fit(X, y).module_.state_dict()
+    held = []
+    monkeypatch.setattr(net, "room_on", lambda device: 2**40)
+    hold = batches.WindowDataset.hold if "seq" in name else batches.EpochDataset.hold
+    kind = batches.WindowDataset if "seq" in name else batches.EpochDataset
+    monkeypatch.setattr(kind, "hold", lambda self, d: (held.append(d), hold(self, d)))
+    fitted = clone(stager).fit(X, y)
+    assert held
+    for key, value in fitted.module_.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
+
+
+def test_bytes_of_a_training_set(pair):
+    X, _ = pair
+    features = np.zeros((len(X), 7), np.float16)
+    dataset = batches.EpochDataset(X, extras={"features": features, "source": X})
+    assert dataset.n_bytes() == 2 * X["target"].nbytes + features.nbytes
+    dataset.hold("cpu")
+    assert dataset.extras["features"].dtype == torch.float16
+    assert net.room_on("cpu") == 0

@@ -7,7 +7,21 @@ from torch.utils.data import Dataset, Sampler
 from skleepkd.stages import UNSCORED
 
 
-class EpochDataset(Dataset):
+class _HeldDataset(Dataset):
+    """A data set that may hold what it reads on a device."""
+
+    def n_bytes(self):
+        """Bytes of the epochs, in single precision, and of what has an entry for each."""
+        parts = [self.pair, *self.extras.values()]
+        return sum(_n_bytes(part) for part in parts)
+
+    def hold(self, device):
+        """Hold the epochs on a device, so that a batch is an indexed read there."""
+        self.signal = _held(self.pair, device)
+        self.extras = {name: _held(part, device) for name, part in self.extras.items()}
+
+
+class EpochDataset(_HeldDataset):
     """Epochs of a pair, with what else belongs to their rows.
 
     Parameters
@@ -22,7 +36,7 @@ class EpochDataset(Dataset):
     """
 
     def __init__(self, pair, y=None, extras=None):
-        self.pair = pair
+        self.pair = self.signal = pair
         self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
         self.extras = extras or {}
 
@@ -36,12 +50,12 @@ class EpochDataset(Dataset):
     def __getitems__(self, rows):
         """Read a whole batch; a loader that finds this method asks it for batches."""
         rows = np.asarray(rows)
-        x = {"target": _read(self.pair, rows)}
+        x = {"target": _read(self.signal, rows)}
         x |= {name: _read(values, rows) for name, values in self.extras.items()}
         return x, torch.from_numpy(self.y[rows])
 
 
-class WindowDataset(Dataset):
+class WindowDataset(_HeldDataset):
     """Windows of consecutive epochs, with what else belongs to them.
 
     Parameters
@@ -63,7 +77,7 @@ class WindowDataset(Dataset):
     def __init__(
         self, pair, windows, y=None, extras=None, window_extras=None, *, share=False
     ):
-        self.pair = pair
+        self.pair = self.signal = pair
         self.windows = windows
         self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
         self.extras = extras or {}
@@ -84,10 +98,10 @@ class WindowDataset(Dataset):
         windows = windows[:, windows[0] >= 0]  # (batch, length)
         rows, places = np.unique(windows, return_inverse=True)
         places = torch.from_numpy(places.reshape(windows.shape))
-        epochs = SharedEpochs(_read(self.pair, rows), places)
+        epochs = SharedEpochs(_read(self.signal, rows), places)
         x = {"target": epochs if self.share else epochs.apart()}
         for name, values in self.extras.items():
-            if isinstance(values, np.ndarray):
+            if len(values.shape) == 2:  # of each epoch, by class
                 # (batch, length, n_classes) -> (batch, n_classes, length)
                 x[name] = _read(values, windows).movedim(1, -1)
             else:
@@ -220,9 +234,23 @@ def batches_in_order(dataset, batch_size):
 
 
 def _read(values, rows):
-    """Read rows of a pair or of an array as a tensor in single precision."""
+    """Read rows of a pair, an array or a held tensor, in single precision."""
+    if isinstance(values, torch.Tensor):
+        return values[torch.from_numpy(rows).to(values.device)].float()
     read = values.read("target", rows) if hasattr(values, "read") else values[rows]
     return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32))
+
+
+def _n_bytes(values):
+    size = 4 if hasattr(values, "read") else values.dtype.itemsize
+    return size * int(np.prod(values.shape))
+
+
+def _held(values, device):
+    """Move all of a pair or of an array to a device; an array keeps its precision."""
+    if hasattr(values, "read"):
+        return _read(values, np.arange(len(values))).to(device)
+    return torch.as_tensor(np.asarray(values)).to(device)
 
 
 def as_is(batch):

@@ -36,7 +36,6 @@ class StageCrossEntropy(nn.CrossEntropyLoss):
         )
         scored = y != self.ignore_index
         if self.weight is None:
-            count = scored.sum()
-        else:
-            count = torch.where(scored, self.weight[y.clamp(min=0)], 0.0).sum()
+            return total / scored.sum().clamp(min=1)
+        count = torch.where(scored, self.weight[y.clamp(min=0)], 0.0).sum()
         return total / torch.where(count > 0, count, torch.ones_like(count))

@@ -238,14 +238,28 @@ class Net(NeuralNetClassifier):
         if options["batch_size"] == -1:
             options["batch_size"] = len(dataset)
         iterator = getattr(self, prefix)
+        base = getattr(dataset, "dataset", dataset)
+        if isinstance(base, EpochDataset | WindowDataset) and self._holds(
+            base, training, options
+        ):
+            options["pin_memory"] = False
         if isinstance(dataset, WindowDataset):
             return self._window_iterator(iterator, dataset, training, options)
-        if isinstance(getattr(dataset, "dataset", dataset), EpochDataset):
+        if isinstance(base, EpochDataset):
             options.setdefault("collate_fn", as_is)
             # Batch normalisation cannot learn from a last batch of a single epoch.
             if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
                 options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
         return iterator(dataset, **options)
+
+    def _holds(self, dataset, training, options):
+        """Hold a training set on the GPU where it fits, and tell whether it is there."""
+        held = dataset.signal is not dataset.pair
+        if training and not held and not options.get("num_workers"):
+            held = dataset.n_bytes() <= room_on(self.device)
+            if held:
+                dataset.hold(self.device)
+        return held
 
     def _window_iterator(self, iterator, dataset, training, options):
         batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
@@ -314,6 +328,13 @@ class Net(NeuralNetClassifier):
         self.__dict__["device"] = wanted
         for name in self._modules + self._criteria:
             getattr(self, f"{name}_").to(self.device)
+
+
+def room_on(device):
+    """Bytes of a GPU that a training set may take, half of what is free; 0 on the CPU."""
+    if torch.device(device).type != "cuda":
+        return 0
+    return torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _is_early_stopping(interrupt):
