@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from skleepkd.distillation import AttentionTransfer, FeatureMSE, SoftmaxDistillation
+from skleepkd.estimators.cross_entropy import StageCrossEntropy
 
 
 def random_features(shape=(4, 3, 5), seed=0):
@@ -166,3 +167,52 @@ def test_softmax_distillation_of_a_class_that_the_teacher_lacks():
 def test_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---------------------------------------------------------------- batches and sequences
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        FeatureMSE(),
+        FeatureMSE(reduction="sum"),
+        AttentionTransfer(),
+        SoftmaxDistillation(3.0),
+    ],
+    ids=["mse", "sum", "attention", "softmax"],
+)
+def test_a_samples_loss_does_not_depend_on_the_others(loss, batch):
+    """The loss of a batch is the mean of those of its samples."""
+    student, teacher = random_features((batch, 4, 5))
+    alone = [loss(s[None], t[None]).item() for s, t in zip(student, teacher, strict=True)]
+    assert loss(student, teacher).item() == pytest.approx(np.mean(alone))
+    # Other samples beside it change nothing of what the first one adds.
+    stretched = student.clone(), teacher.clone()
+    for x in stretched:
+        x[1:] *= 100
+    more = loss(*stretched).item() * batch
+    rest = sum(
+        loss(s[None], t[None]).item()
+        for s, t in zip(stretched[0][1:], stretched[1][1:], strict=True)
+    )
+    assert more - rest == pytest.approx(alone[0], rel=1e-6)
+
+
+def test_answers_of_sequences_are_averaged_over_batch_and_epochs():
+    """Logits (batch, classes, epochs) cost what they cost epoch by epoch."""
+    student, teacher = random_features((3, 5, 4))
+    flat = [x.movedim(1, 2).reshape(12, 5) for x in (student, teacher)]
+    loss = SoftmaxDistillation(2.0)
+    assert loss(student, teacher).item() == pytest.approx(loss(*flat).item())
+    y = torch.tensor([[0, 4, -1, 2], [1, 1, 3, -1], [-1, -1, -1, -1]])
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+    scored = y >= 0
+    losses = (
+        -student.log_softmax(1).movedim(1, 2)[scored].gather(1, y[scored][:, None])[:, 0]
+    )
+    expected = (losses * weight[y[scored]]).sum() / weight[y[scored]].sum()
+    assert StageCrossEntropy(weight)(student, y).item() == pytest.approx(expected.item())
+    assert StageCrossEntropy()(student, y).item() == pytest.approx(losses.mean().item())
+    assert StageCrossEntropy()(student[2:], y[2:]).item() == 0
