@@ -8,59 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _timing import Line, interleave
-from scipy import signal
-from scipy.signal.windows import hamming
+from _speed_setup import (
+    BATCH_SIZE,
+    COMMON,
+    N_CLASSES,
+    measure,
+    noise,
+    stager_of,
+    stages,
+    training_pass,
+)
+from _speed_signals import memmap, recording, spectrogram
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
 from skleepkd.networks import EpochCrossModalTransformer
-from skleepkd.preprocessing import LogSpectrogram
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from small_network import SmallNetwork
 
-N_CLASSES = 5
-BATCH_SIZE = 32
 #: Consecutive epochs in a window, as in Phan et al. (2019).
 LENGTH = 20
-#: Parameters of all stagers here.
-COMMON = {
-    "batch_size": BATCH_SIZE,
-    "classes": "aasm",
-    "max_epochs": 1,
-    "random_state": 0,
-    "device": "cpu",
-}
-
-
-def measure(
-    fast,
-    seconds,
-    title,
-    reference,
-    ours,
-    theirs,
-    least=6,
-    clock=time.process_time,
-    **bounds,
-):
-    """Time two functions, and make a line of them."""
-    how = {"least": least, "seconds": seconds, "clock": clock}
-    how |= {"least": 2, "seconds": 0.0} if fast else {}
-    return Line("", title, reference, interleave(ours, theirs, **how), **bounds)
-
-
-def noise(*shape, seed=0):
-    """Make noise of 30 microvolts."""
-    return 30 * np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def stages(n_epochs):
-    """Make random stages."""
-    return np.random.default_rng(1).integers(0, N_CLASSES, n_epochs)
 
 
 def nights(n_nights, n_epochs):
@@ -74,15 +44,6 @@ def nights(n_nights, n_epochs):
 def sequence_stager(**parameters):
     """Make a stager of sequences."""
     return SleepStager("SeqSleepNet", sequence_length=LENGTH, **COMMON, **parameters)
-
-
-def training_pass(stager, X, y):
-    """Fit a stager for one pass; return a function that trains it for another.
-
-    What a fit does once (checks, the teacher's answers) is done before.
-    """
-    dataset = stager.fit(X, y).get_dataset(X, np.asarray(y))
-    return lambda: stager.fit_loop(dataset, epochs=1)
 
 
 def night(fast, seconds):
@@ -151,11 +112,6 @@ def signals(fast, n_batches):
     n = BATCH_SIZE * (1 if fast else n_batches)
     target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
     return PairedEpochs(target, source), stages(n)
-
-
-def stager_of(module, **parameters):
-    """Make a stager of single epochs."""
-    return SleepStager(module, **COMMON, **parameters)
 
 
 def u_sleep(fast, seconds):
@@ -351,39 +307,6 @@ def folds(fast, seconds):
     )
 
 
-def spectrogram(fast, seconds):
-    """Make the log spectrograms of a night."""
-    X = noise(64 if fast else 960, 1, 3000)
-    ours = LogSpectrogram().fit(X)
-    window = hamming(200).astype(np.float32)
-    mean, scale = (
-        values[:, :, None].astype(np.float32) for values in (ours.mean_, ours.scale_)
-    )
-
-    def by_scipy():
-        answers = []
-        for start in range(0, len(X), BATCH_SIZE):
-            batch = X[start : start + BATCH_SIZE]
-            _, _, amplitude = signal.spectrogram(
-                batch, 100.0, window, noverlap=100, nfft=256, detrend=False,
-                scaling="spectrum", mode="magnitude",
-            )  # fmt: skip
-            # scipy divides by the window's sum, and has frequencies before frames.
-            decibels = 20 * np.log10(np.maximum(amplitude * window.sum(), 1e-3))
-            answers.append(((decibels - mean) / scale).swapaxes(2, 3))
-        return np.concatenate(answers)
-
-    np.testing.assert_allclose(ours.transform(X), by_scipy(), atol=1e-2)
-    yield measure(
-        fast,
-        seconds,
-        f"LogSpectrogram of {len(X)} epochs",
-        "scipy, 32 epochs at a time",
-        lambda: ours.transform(X),
-        by_scipy,
-    )
-
-
 #: By name, in the order of the table: a generator of lines, given whether sizes are
 #: small and the seconds for each line.
 ROWS = {
@@ -396,5 +319,7 @@ ROWS = {
     "transformer": transformer,
     "small": small,
     "folds": folds,
+    "recording": recording,
     "spectrogram": spectrogram,
+    "memmap": memmap,
 }
