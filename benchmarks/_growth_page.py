@@ -87,7 +87,7 @@ are in memory (16 bit, 192 bytes an epoch here), above that in a temporary memor
 
 
 def of_network(signals, network):
-    """What was measured of a network, by the number of epochs, in order."""
+    """Pick what was measured of a network, by the number of epochs, in order."""
     sizes = sorted(n for name, n in signals if name == network)
     return {n: signals[network, n] for n in sizes}
 
@@ -189,7 +189,7 @@ Where it stops being practical:
 
 
 def of(found, name):
-    """Seconds of all sizes."""
+    """List the seconds of all sizes."""
     return [one["seconds"][name] for one in found.values()]
 
 
