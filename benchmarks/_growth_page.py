@@ -177,11 +177,12 @@ linearly and is not: signals, and features above that.
 
 Where it stops being practical:
 
-- **Time.** On one core, first of all: {days[0]:,.0f} days for {PASSES} passes of even the small network,
-  {days[1]:,.0f} of U-Sleep. But one pass over {n // NIGHT:,} nights is {steps:,.0f} steps, as many as
-  {PASSES} passes over {n // NIGHT // PASSES:,} nights: so many nights are for a few passes, or for a GPU.
-- **Memory.** About {in_16_gb:,.0f} nights fit into 16 GB, history of {PASSES} passes included;
-  beyond that, numbers as names and fewer passes.
+- **Time.** On one core, first of all: {days[0]:.3g} days for {PASSES} passes of the small network,
+  {days[1]:.3g} of U-Sleep, and as many for a student's teacher. But one pass over {n // NIGHT:,}
+  nights is {steps:,.0f} steps, as many as {PASSES} passes over {n // NIGHT // PASSES:,} nights: so many nights are
+  for a few passes, or for a GPU.
+- **Memory.** {history / 1e3:.2g} of the {memory[0]:.3g} GB are the history of {PASSES} passes. About {in_16_gb:,.0f}
+  nights fit into 16 GB with it; beyond that, numbers as names and fewer passes.
 - **Disk.** {map_gb:,.0f} GB for the map. U-Sleep's features, {1e6 * features[1] / n:.0f} kB an epoch, need
   another {features[1]:,.0f} GB in the folder of temporary files (`TMPDIR`); distillation by
   softmax (`feature_loss=None, alpha=...`) or online needs none.

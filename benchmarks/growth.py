@@ -186,7 +186,7 @@ def main(arguments=None):
     began, load = time.perf_counter(), os.getloadavg()[0]
     key = joblib.hash((source_digest(), torch.__version__))[:8]
     cache = options.cache / f"growth_{key}"
-    signals, rows = {}, {}
+    signals, rows, n_new = {}, {}, 0
     with tempfile.TemporaryDirectory() as folder:
         n = max(options.sizes)
         X = PairedEpochs(
@@ -202,22 +202,22 @@ def main(arguments=None):
         tasks["U-Sleep", n] = {"folder": folder, "n_epochs": n, "network": "U-Sleep"}
         named = {f"{network}_{n}": task for (network, n), task in tasks.items()}
         done = resume(with_signals, named, cache, preload=["growth"])
-        for name, found, _ in progress(done, len(named), "Sizes, noise"):
+        for name, found, is_new in progress(done, len(named), "Sizes, noise"):
             network, n = name.split("_")
-            signals[network, int(n)] = found
+            signals[network, int(n)], n_new = found, n_new + is_new
     named = {f"rows_{n * NIGHT}": {"n_epochs": n * NIGHT} for n in options.nights}
     done = resume(rows_alone, named, cache, preload=["growth"])
-    for name, found, _ in progress(done, len(named), "Rows alone"):
-        rows[int(name.removeprefix("rows_"))] = found
+    for name, found, is_new in progress(done, len(named), "Rows alone"):
+        rows[int(name.removeprefix("rows_"))], n_new = found, n_new + is_new
 
     head = f"""\
 # Growth
 
 `{shlex.join(["python", "benchmarks/growth.py", *arguments])}`
 
-{time.strftime("%Y-%m-%d")}, {(time.perf_counter() - began) / 60:.1f} minutes, one process at
-a time on {os.cpu_count()} processor(s) of a {platform.machine()} machine with a load of
-{load:.1f} before the run; torch {torch.__version__} on one thread.
+{time.strftime("%Y-%m-%d")}: {n_new} of {len(signals) + len(rows)} sizes were measured in this run, which took
+{(time.perf_counter() - began) / 60:.1f} minutes, one process at a time, on {os.cpu_count()} processor(s) of a
+{platform.machine()} machine with a load of {load:.1f} before the run; torch {torch.__version__}.
 
 **All signals are noise and all stages random**, neither of which changes time or memory.
 
