@@ -53,9 +53,9 @@ def recording(fast, seconds):
             by_default,
             at_most=0.35,
             note="0.3 to 40 Hz, 256 to 100 Hz, noise with an EEG's slope; they differ by "
-            f"{off:.2g} of a standard deviation (root mean square), by {most:.2g} at most "
-            "but in the first and the last epoch; bound 0.01: "
-            f"{'holds' if off <= 0.01 else 'does not hold'}",
+            f"{off:.2g} of a standard deviation (root mean square, bound 0.01: "
+            f"{'holds' if off <= 0.01 else 'does not hold'}), by {most:.3g} at most but in "
+            "the first and the last epoch",
         )
     yield line
 
