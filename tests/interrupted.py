@@ -195,6 +195,7 @@ def killed_fits(folder):
     for name, stager in stagers().items():
         place = folder / name
         place.mkdir()
+        fit(stager, place / "warm")  # imports what a fit needs, once for all lives
         whole = life(lambda _, stager=stager: fit(stager), place, None)
         (place / "answer").unlink(missing_ok=True)
         run = partial(fit, stager)
