@@ -105,9 +105,11 @@ def save(stager, path):
     stager.check_is_fitted()
     _check_answers(stager)
     parameters, left_out = _parameters(stager)
-    if left_out:
+    # A recipe's own way to choose the weights is no news to its user.
+    news = [name for name in left_out if name != "callbacks__best_weights"]
+    if news:
         warnings.warn(
-            f"Not kept in the file, as JSON cannot hold them: {', '.join(left_out)}. The "
+            f"Not kept in the file, as JSON cannot hold them: {', '.join(news)}. The "
             "answers do not depend on them; where training is to go on after load, set "
             "them again.",
             stacklevel=2,

@@ -223,3 +223,29 @@ def test_bytes_of_a_training_set(pair):
     dataset.hold("cpu")
     assert dataset.extras["features"].dtype == torch.float16
     assert net.room_on("cpu") == 0
+
+
+def test_a_training_that_diverges_stops_and_says_so(pair):
+    stager = SleepStager(
+        TinyNetwork, optimizer=torch.optim.SGD, lr=1e30, max_epochs=9, device="cpu"
+    )
+    with pytest.raises(FloatingPointError, match="diverged.*lr is 1e\\+30"):
+        stager.fit(*pair)
+    assert len(stager.history) < 9
+
+
+def test_codes_of_other_schemes_are_not_mixed(pair):
+    X, y = pair
+    teacher = SleepStager(TinyNetwork, classes="aasm", device="cpu")
+    student = DistilledSleepStager(
+        teacher, alpha=0.5, feature_loss=None, classes="wldr", device="cpu"
+    )
+    with pytest.raises(ValueError, match="'aasm', the student's 'wldr'"):
+        student.fit(X, np.minimum(y, 3))
+
+
+def test_nothing_trainable_is_direct_transfer(pair):
+    tuned = FineTunedSleepStager(
+        SleepStager(TinyNetwork, **OPTIONS), trainable=(), device="cpu", random_state=0
+    ).fit(*pair)
+    assert len(tuned.history) == 0

@@ -2,6 +2,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.history import History
@@ -356,3 +357,17 @@ def test_confusion_matrix_counts_and_shares():
     assert labels == ["W\n(4)", "N1\n(0)", "N2\n(1)", "N3\n(0)", "REM\n(1)"]
     with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
         plot_confusion_matrix([-1, -1], [0, 1])
+
+
+def test_the_stagers_own_scheme_is_drawn():
+    """Light sleep is not N1."""
+
+    class Stager(DummyClassifier):
+        classes = "wldr"
+
+    X, y = np.zeros((8, 1)), np.arange(8) % 4
+    stager = Stager().fit(X, y)
+    for estimator in (stager, make_pipeline(FunctionTransformer(), stager)):
+        display = HypnogramDisplay.from_estimator(estimator, X, y)
+        names = [label.get_text() for label in display.ax_[0].get_yticklabels()]
+        assert names == ["W", "R", "L", "D"]

@@ -259,6 +259,16 @@ class DistilledSleepStager(TaughtStager):
                 "probabilities alone: feature_loss=None, alpha > 0 and a module."
             )
         length = None if stager is None else stager.sequence_length_
+        if (
+            stager is not None
+            and isinstance(stager.classes, str)
+            and isinstance(self.classes, str)
+            and stager.classes != self.classes
+        ):
+            raise ValueError(
+                f"The teacher's classes are {stager.classes!r}, the student's "
+                f"{self.classes!r}: their codes mean other stages. Give both the same scheme."
+            )
         window_by_window = self._uses_features or self.strategy == "online"
         if window_by_window and length != self.sequence_length_:
             raise ValueError(

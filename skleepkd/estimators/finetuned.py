@@ -226,7 +226,7 @@ class FineTunedSleepStager(SleepStager):
 
     def fit_loop(self, X, y=None, epochs=None, **kwargs):
         """Pass over the training rows, unless nothing is trained."""
-        if self.trainable is None:
+        if self.trainable is None or not len(self.trainable):
             return self
         return super().fit_loop(X, y, epochs, **kwargs)
 

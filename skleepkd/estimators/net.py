@@ -4,6 +4,7 @@ import inspect
 import traceback
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping, EpochTimer, PassthroughScoring, PrintLog
@@ -103,6 +104,12 @@ class Net(NeuralNetClassifier):
             for entry, value in zip(own, values, strict=True):
                 entry[f"{prefix}_loss"] = value
         self.history.record(f"{prefix}_batch_count", len(losses))
+        if training and not np.isfinite(values).all():
+            raise FloatingPointError(
+                f"The training diverged: the loss is NaN or infinite in pass "
+                f"{len(self.history)}. Lower the learning rate (lr is {self.lr!r}), or look "
+                "for extreme values in the signal."
+            )
 
     def _set_training(self, training=True):
         """Set the mode of networks that are in the other one; skorch sets it each batch."""

@@ -243,7 +243,8 @@ class SleepStager(EpochNet):
         -------
         ndarray of shape (n_epochs,)
         """
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        stages = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[stages]
 
     def score(self, X, y, sample_weight=None):
         """Accuracy over the scored epochs.

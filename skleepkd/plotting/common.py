@@ -1,6 +1,7 @@
 """What the displays share: panels, time, stage codes and stage colours."""
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes
 
@@ -23,6 +24,16 @@ _FROM_THE_TOP = {
     "wnr": ("W", "R", "N"),
 }
 _REM = ("REM", "R")
+
+
+def classes_of(estimator, classes):
+    """Stages to draw: what was given, else the scheme of a stager, else the five."""
+    if classes is not None:
+        return classes
+    if isinstance(estimator, Pipeline):
+        estimator = estimator[-1]
+    scheme = getattr(estimator, "classes", None)
+    return scheme if isinstance(scheme, str) else "aasm"
 
 
 def make_panels(ax, n_rows, n_columns, *, figsize, sharex=False, sharey=False):

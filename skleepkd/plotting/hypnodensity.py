@@ -6,6 +6,7 @@ from sklearn.utils import check_consistent_length
 from skleepkd.plotting.common import (
     Steps,
     check_one_recording,
+    classes_of,
     codes_with_gaps,
     columns_of_labels,
     draw_probabilities,
@@ -79,9 +80,7 @@ class HypnodensityDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimator(
-        cls, estimator, X, y=None, *, resolution=1.0, classes="aasm", ax=None
-    ):
+    def from_estimator(cls, estimator, X, y=None, *, resolution=1.0, classes=None, ax=None):
         """Ask for a night's hypnodensity and draw it.
 
         Parameters
@@ -94,8 +93,8 @@ class HypnodensityDisplay:
             The scored stages.
         resolution : float, default=1.0
             Seconds for each answer.
-        classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-            The stages.
+        classes : {"aasm", "wldr", "wnr"} or list, optional
+            The stages; by default the scheme that the stager was given.
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
 
@@ -110,6 +109,7 @@ class HypnodensityDisplay:
             resolution.
         """
         check_one_recording(X)
+        classes = classes_of(estimator, classes)
         probabilities, onset = estimator.hypnodensity(X, resolution, return_onset=True)
         labels = stage_labels(classes)
         return cls.from_predictions(

@@ -7,6 +7,7 @@ from skleepkd.metrics import staging_report
 from skleepkd.plotting.common import (
     Steps,
     check_one_recording,
+    classes_of,
     codes_with_gaps,
     columns_of_labels,
     draw_probabilities,
@@ -61,7 +62,7 @@ class HypnogramDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y=None, *, probabilities=True, classes="aasm", ax=None
+        cls, estimator, X, y=None, *, probabilities=True, classes=None, ax=None
     ):
         """Predict a night and draw it.
 
@@ -75,8 +76,8 @@ class HypnogramDisplay:
             The scored stages.
         probabilities : bool, default=True
             Draw the predicted probabilities.
-        classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-            The stages.
+        classes : {"aasm", "wldr", "wnr"} or list, optional
+            The stages; by default the scheme that the stager was given.
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
 
@@ -90,6 +91,7 @@ class HypnogramDisplay:
             If ``X`` holds more than one recording.
         """
         check_one_recording(X)
+        classes = classes_of(estimator, classes)
         areas = None
         if probabilities:
             areas = columns_of_labels(
