@@ -33,7 +33,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--fast", action="store_true", help="small sizes, two pairs a row")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for a line (20)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for a line (10)")
     parser.add_argument("--output", type=Path, help="folder of speed.md and speed.csv")
     parser.add_argument("--note", default="", help="what the page says of the machine")
     options = parser.parse_args(arguments)
