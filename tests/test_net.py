@@ -249,3 +249,11 @@ def test_nothing_trainable_is_direct_transfer(pair):
         SleepStager(TinyNetwork, **OPTIONS), trainable=(), device="cpu", random_state=0
     ).fit(*pair)
     assert len(tuned.history) == 0
+
+
+def test_missing_labels_as_text_are_no_stage(pair):
+    X, y = pair
+    names = np.array(["W", "N1", "N2", "N3", "REM"])[y].astype(object)
+    names[3] = np.nan
+    with pytest.raises(ValueError, match="missing values as text"):
+        SleepStager(TinyNetwork, device="cpu").fit(X, names.astype(str))

@@ -442,3 +442,10 @@ def test_losses_take_the_features_of_seqsleepnet(loss):
         assert maps.shape == (2, 5)
     else:
         assert net.feature_losses_[0].mean.shape == (1, 8, 1)
+
+
+def test_nights_that_are_too_short_are_named():
+    X, y = make_pair(n_subjects=3, n_epochs=12)
+    rows = (X.subject != "s1") | (X.onset < 60)
+    with pytest.warns(UserWarning, match="1 of 3 recordings have no 3 consecutive"):
+        stager_of("tiny").fit(X[rows], y[rows])

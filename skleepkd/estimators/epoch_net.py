@@ -52,6 +52,14 @@ class EpochNet(Net):
     def _check_windows(self, pair, y):
         """Refuse sequences where nothing is left to train on, or to validate with."""
         windows = training_windows(pair, self.sequence_length_)
+        known = len(np.unique(pair.recording))
+        left = known - len(np.unique(pair.recording[windows]))
+        if left:
+            warnings.warn(
+                f"{left} of {known} recordings have no {self.sequence_length_} consecutive "
+                "epochs (sequence_length), and are not learned from.",
+                stacklevel=4,
+            )
         windows = windows[(~is_unscored(y))[windows].any(axis=1)]
         validates = self._validates(pair)[windows[:, 0]]
         sides = {"to train on": ~validates}

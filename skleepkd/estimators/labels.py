@@ -33,6 +33,11 @@ def check_labels(y, n_epochs):
         y = _of_one_kind(y)
     if y.dtype.kind == "S":
         y = y.astype(str)
+    if y.dtype.kind == "U" and np.isin(y, ["nan", "None"]).any():
+        raise ValueError(
+            'y holds missing values as text ("nan"); an unscored epoch is "?", or -1 among '
+            "codes."
+        )
     if y.shape != (n_epochs,):
         raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
     if y.dtype.kind == "f":
