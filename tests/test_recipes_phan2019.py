@@ -43,8 +43,7 @@ def file(tmp_path_factory):
     X, y = make_spectra(cohort="source", seed=1)
     path = tmp_path_factory.mktemp("pretrained") / "c4-a1.safetensors"
     stager = phan2019("scratch", validation=None, sequence_length=4, **FAST, **SMALL)
-    with pytest.warns(UserWarning, match="callbacks__best_weights"):
-        save(stager.fit(X.source_epochs, y), path)
+    save(stager.fit(X.source_epochs, y), path)
     return path
 
 
