@@ -330,6 +330,8 @@ def test_ctrl_c_ends_the_program():
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell's background job ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
