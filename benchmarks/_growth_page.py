@@ -117,7 +117,8 @@ def estimate(signals, rows):
     features = [n * found["features_mb"] / found["epochs"] / 1e3 for found in last]
     base = [max(found["memory_mb"] for found in of.values()) for of in (small, u_sleep)]
     row = rows[n]
-    history = PASSES * row["history_mb"]
+    # A student keeps its teacher, and so the history of both.
+    history = 2 * PASSES * row["history_mb"]
     memory = [(row["memory_mb"] + constant + history) / 1e3 for constant in base]
     map_gb = n * last[0]["map_mb"] / last[0]["epochs"] / 1e3
     epoch_kb = map_gb / n * 1e6 / 2
@@ -140,7 +141,7 @@ def estimate(signals, rows):
             line("prediction, hours", hours["prediction"]),
             line("disk: the map of both sides, GB", [map_gb, map_gb], "{:,.0f}"),
             line("disk: the features' temporary map, GB", features),
-            line(f"private memory, {PASSES} passes' history with it, GB", memory),
+            line(f"private memory, the history of {PASSES} passes of both with it, GB", memory),
             line("epochs that a pass asks the disk for in a second", rates, "{:,.0f}"),
             line("MB that it asks for in a second", [rate * epoch_kb / 1e3 for rate in rates]),
         ],
@@ -168,7 +169,7 @@ What is assumed:
   while the map is shared.
 - Private memory is that of the rows, which was measured, that of the network and its
   batches, the most of any size above, and skorch's history of every batch of
-  every pass ({row["history_mb"] / steps * 1e6:.0f} bytes a batch of 32).
+  every pass ({row["history_mb"] / steps * 1e6:.0f} bytes a batch of 32), which teacher and student keep.
 
 What grows linearly and is held in memory: two columns of names ({row["name_bytes"]} bytes each for
 a name of {row["name_bytes"] // 4} letters; numbers as names take 8), onsets, stages, the row numbers of a
@@ -181,8 +182,8 @@ Where it stops being practical:
   {days[1]:.3g} of U-Sleep, and as many for a student's teacher. But one pass over {n // NIGHT:,}
   nights is {steps:,.0f} steps, as many as {PASSES} passes over {n // NIGHT // PASSES:,} nights: so many nights are
   for a few passes, or for a GPU.
-- **Memory.** {history / 1e3:.2g} of the {memory[0]:.3g} GB are the history of {PASSES} passes. About {in_16_gb:,.0f}
-  nights fit into 16 GB with it; beyond that, numbers as names and fewer passes.
+- **Memory.** {history / 1e3:.3g} of the {memory[0]:.3g} GB are the history of {PASSES} passes. About {in_16_gb:,.0f}
+  nights fit into 16 GB with it; beyond that, fewer passes, and numbers as names.
 - **Disk.** {map_gb:,.0f} GB for the map. U-Sleep's features, {1e6 * features[1] / n:.0f} kB an epoch, need
   another {features[1]:,.0f} GB in the folder of temporary files (`TMPDIR`); distillation by
   softmax (`feature_loss=None, alpha=...`) or online needs none.
