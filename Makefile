@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint docs bench fuzz clean
 
 setup: $(VENV)/.ready
 
@@ -23,8 +23,18 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(PYTHON) -m pip install --quiet --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/.ready-docs
+	OMP_NUM_THREADS=1 $(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
+
 bench: setup
 	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/speed.py --output benchmarks/results
 
+fuzz: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz
+
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo_output docs/_build docs/auto_examples docs/api/generated .pytest_cache .ruff_cache
