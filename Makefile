@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: setup
-	$(PYTHON) examples/plot_01_ear_eeg.py
+	$(PYTHON) examples/demo_ear_eeg.py
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
