@@ -75,13 +75,13 @@ class _Hasher(NumpyHasher):
         elif isinstance(obj, Callback):
             obj = (type(obj), obj.get_params(deep=False))
         elif inspect.isclass(obj) or inspect.isfunction(obj):
-            super().save(_source(obj))
+            super().save(source_of(obj))
         super().save(obj)
 
 
 @lru_cache
-def _source(thing):
-    """Return the source of a class or a function, if there is one."""
+def source_of(thing):
+    """Return the source of a class or a function; None where there is none."""
     try:
         return inspect.getsource(thing)
     except (TypeError, OSError):  # built in, or typed at a prompt

@@ -1,9 +1,7 @@
 """Teachers: fitted in the fold or frozen, asked once, and kept from what they must not see."""
 
-import inspect
 import tempfile
 import warnings
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -136,28 +134,6 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
         return _fit(None, teacher, source, y, held_out)
     fit = check_memory(memory).cache(_fit, ignore=["teacher", "source", "y", "held_out"])
     return fit(key_of(teacher, source, y, held_out), teacher, source, y, held_out)
-
-
-def code_of(teacher):
-    """Tell what an estimator is made of and its parameters do not say.
-
-    Parameters
-    ----------
-    teacher : estimator
-        A teacher, or a student.
-
-    Returns
-    -------
-    tuple
-        Versions of the libraries, and the source of its network where there is one.
-    """
-    versions = [version(name) for name in ("skleepkd", "torch", "scikit-learn")]
-    stager = final_stager(teacher)
-    module = None if stager is None else architecture(stager)[0]
-    try:
-        return versions, inspect.getsource(module)
-    except (TypeError, OSError):  # a name, a built-in, or a class typed at a prompt
-        return versions, None
 
 
 def _fit(key, teacher, source, y, held_out):

@@ -5,8 +5,8 @@ import copy
 import torch
 from sklearn.utils.validation import check_memory
 
-from skleepkd._keys import key_of
-from skleepkd.distillation.teachers import code_of, final_stager, transformed
+from skleepkd._keys import key_of, source_of
+from skleepkd.distillation.teachers import architecture, final_stager, transformed
 from skleepkd.networks.declared import uncompiled
 
 #: Parameters that the first step knows nothing of; of the teacher its weights tell.
@@ -18,8 +18,11 @@ _LATER = {
     "classes",
     "max_epochs",
     "memory",
+    "feature_weight",
+    "verbose",
+    "device",
+    "checkpoint",
 }
-_LATER |= {"feature_weight", "verbose", "device", "checkpoint"}
 
 
 def learn_features(student, X, y):
@@ -64,6 +67,7 @@ def learn_features(student, X, y):
 def _key(student, X, y):
     """Digest of everything that the first step depends on but its passes."""
     params = student.get_params(deep=False)
+    teacher = final_stager(student.teacher_)
     source = transformed(student.teacher_, X.source_epochs)
     own = {
         name: value
@@ -72,8 +76,8 @@ def _key(student, X, y):
     }
     return key_of(
         own,
-        (code_of(student), code_of(student.teacher_)),
-        uncompiled(final_stager(student.teacher_).module_).state_dict(),
+        [source_of(architecture(stager)[0]) for stager in (student, teacher)],
+        uncompiled(teacher.module_).state_dict(),
         uncompiled(student.module_).state_dict(),
         (X.target_epochs, source.target_epochs, student.held_out_, y >= 0),
         torch.initial_seed(),
