@@ -7,8 +7,17 @@ from torch.utils.data import Dataset, Sampler
 from skleepkd.stages import UNSCORED
 
 
-class _HeldDataset(Dataset):
-    """A data set that may hold what it reads on a device."""
+class _PairDataset(Dataset):
+    """Epochs of a pair and what belongs to them, read by batches; a device may hold them."""
+
+    def __init__(self, pair, y=None, extras=None):
+        self.pair = self.signal = pair
+        self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
+        self.extras = extras or {}
+
+    def __getitem__(self, number):
+        x, y = self.__getitems__([number])
+        return {name: tensor[0] for name, tensor in x.items()}, y[0]
 
     def n_bytes(self):
         """Bytes of the epochs, in single precision, and of what has an entry for each."""
@@ -21,7 +30,7 @@ class _HeldDataset(Dataset):
         self.extras = {name: _held(part, device) for name, part in self.extras.items()}
 
 
-class EpochDataset(_HeldDataset):
+class EpochDataset(_PairDataset):
     """Epochs of a pair, with what else belongs to their rows.
 
     Parameters
@@ -35,17 +44,8 @@ class EpochDataset(_HeldDataset):
         as another pair, a frozen teacher's answers as arrays.
     """
 
-    def __init__(self, pair, y=None, extras=None):
-        self.pair = self.signal = pair
-        self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
-        self.extras = extras or {}
-
     def __len__(self):
         return len(self.pair)
-
-    def __getitem__(self, row):
-        x, y = self.__getitems__([row])
-        return {name: tensor[0] for name, tensor in x.items()}, y[0]
 
     def __getitems__(self, rows):
         """Read a whole batch; a loader that finds this method asks it for batches."""
@@ -55,7 +55,7 @@ class EpochDataset(_HeldDataset):
         return x, torch.from_numpy(self.y[rows])
 
 
-class WindowDataset(_HeldDataset):
+class WindowDataset(_PairDataset):
     """Windows of consecutive epochs, with what else belongs to them.
 
     Parameters
@@ -77,19 +77,13 @@ class WindowDataset(_HeldDataset):
     def __init__(
         self, pair, windows, y=None, extras=None, window_extras=None, *, share=False
     ):
-        self.pair = self.signal = pair
+        super().__init__(pair, y, extras)
         self.windows = windows
-        self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
-        self.extras = extras or {}
         self.window_extras = window_extras or {}
         self.share = share
 
     def __len__(self):
         return len(self.windows)
-
-    def __getitem__(self, number):
-        x, y = self.__getitems__([number])
-        return {name: tensor[0] for name, tensor in x.items()}, y[0]
 
     def __getitems__(self, numbers):
         """Read a batch of windows, which must be equally long."""
@@ -181,10 +175,9 @@ class WindowBatches(Sampler):
         """Cut the windows into blocks of neighbours, beginning with a shorter one."""
         numbers = np.arange(len(self.windows))
         # The next window begins at the second epoch of this one, or else it is elsewhere.
-        ends = self.windows[1:, 0] != self.windows[:-1, 1] if self.together > 1 else []
-        runs = np.split(numbers, np.flatnonzero(ends) + 1) if len(ends) else [numbers]
+        ends = self.windows[1:, 0] != self.windows[:-1, 1]
         blocks = []
-        for run in runs:
+        for run in np.split(numbers, np.flatnonzero(ends) + 1):
             cuts = np.arange(offset or self.together, len(run), self.together)
             blocks.extend(np.split(run, cuts))
         return blocks
