@@ -29,15 +29,14 @@ def check_sequences(length, fusion, neighbours):
 def _runs(pair):
     """Find the runs of consecutive epochs of a pair, each of one person."""
     if pair.recording is not None and pair.subject is not None:
-        nights, codes = np.unique(pair.recording, return_inverse=True)
-        _, people = np.unique(pair.subject, return_inverse=True)
-        shared = np.flatnonzero(
-            [len(np.unique(people[codes == k])) > 1 for k in range(len(nights))]
+        nights, first, codes = np.unique(
+            pair.recording, return_index=True, return_inverse=True
         )
-        if len(shared):
+        others = pair.subject != pair.subject[first[codes]]
+        if others.any():
             raise ValueError(
-                f"The recording {nights[shared[0]]!s} is of several people. Give each "
-                "recording a name of its own, or sequences would run from one to another."
+                f"The recording {nights[codes[others].min()]!s} is of several people. Give "
+                "each recording a name of its own, or sequences would run from one to another."
             )
     return find_runs(pair.recording, pair.onset, len(pair))
 
