@@ -8,7 +8,7 @@ from skleepkd.stages import EPOCH_SECONDS
 FUSIONS = ("product", "mean", "centre")
 
 #: Seconds by which a step between onsets may differ from the recording's usual one.
-_TOLERANCE = 0.1
+ONSET_TOLERANCE = 0.1
 
 
 def find_runs(recording, onset, n_epochs):
@@ -57,7 +57,7 @@ def find_runs(recording, onset, n_epochs):
                 "its own, or drop what is there twice."
             )
         usual = min(np.median(steps), EPOCH_SECONDS)
-        gaps = np.abs(steps - usual) > _TOLERANCE
+        gaps = np.abs(steps - usual) > ONSET_TOLERANCE
         runs.extend(np.split(rows, np.flatnonzero(gaps) + 1))
     return [run for run in runs if len(run)]
 

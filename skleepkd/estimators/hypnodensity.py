@@ -9,13 +9,11 @@ import torch
 from skleepkd.estimators.batches import EpochDataset
 from skleepkd.inputs import as_pair
 from skleepkd.networks.segment import segment
-from skleepkd.sequences import find_runs
+from skleepkd.sequences import ONSET_TOLERANCE, find_runs
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Joined epochs that the network reads at a time: the window of the original U-Time.
 JOINED_EPOCHS = 35
-#: Seconds by which the onsets of joined epochs may be off.
-_TOLERANCE = 0.1
 
 
 def hypnodensity(stager, X, resolution):
@@ -135,7 +133,7 @@ def _runs(pair, seconds):
         )
     for run in find_runs(pair.recording, pair.onset, len(pair)):
         steps = np.diff(pair.onset[run])
-        if (steps < seconds - _TOLERANCE).any():
+        if (steps < seconds - ONSET_TOLERANCE).any():
             raise ValueError(
                 f"Epochs of {seconds:g} s overlap in the recording {pair.recording[run[0]]} "
                 f"(the smallest step of their onsets is {steps.min():g} s, as of the windows "
