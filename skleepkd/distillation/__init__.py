@@ -1,5 +1,6 @@
 """What a student learns from its teacher, and how the teacher is kept honest."""
 
+from skleepkd.distillation.adapters import Projection
 from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.losses import (
     AttentionTransfer,
@@ -14,6 +15,7 @@ __all__ = [
     "FeatureLoss",
     "FeatureMSE",
     "LeakageWarning",
+    "Projection",
     "SoftmaxDistillation",
     "capture_features",
 ]

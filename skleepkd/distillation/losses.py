@@ -120,7 +120,8 @@ class FeatureMSE(FeatureLoss):
             raise ValueError(
                 f"The student's features have shape {tuple(student.shape[1:])} and the "
                 f"teacher's {tuple(teacher.shape[1:])}; FeatureMSE compares equal shapes. "
-                "Name layers of equal shape, or give a feature_loss of your own."
+                "Name layers of equal shape, or let an adapter project the student's "
+                'features: DistilledSleepStager(..., adapter="linear").'
             )
         if self.standardize:
             mean, std = (self.mean, self.std)
@@ -185,7 +186,8 @@ class AttentionTransfer(FeatureLoss):
             raise ValueError(
                 f"The student's features have {student.shape[1]} moments and the teacher's "
                 f"{teacher.shape[1]}; attention maps need equally many. Give both networks "
-                "epochs of the same number of samples, or name layers that match."
+                "epochs of the same number of samples, name layers that match, or let an "
+                'adapter resample: DistilledSleepStager(..., adapter="linear").'
             )
         return torch.linalg.vector_norm(student - teacher, dim=1).mean()
 
