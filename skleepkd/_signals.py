@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 
 import numpy as np
+from scipy.sparse import issparse
 
 #: Bytes that checks and copies read at a time.
 BLOCK_BYTES = 16 * 2**20
@@ -105,10 +106,29 @@ def numbers_of(values, name):
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except ValueError:  # a ragged list
         array = np.empty(0, dtype=object)
+    if issparse(values):
+        raise TypeError(
+            f"The {name} is a sparse matrix; epochs are dense arrays: give X.toarray()."
+        )
+    wrong = (
+        f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
+        f"n_times); given {type(values).__name__} with other things in it."
+    )
+    if array.dtype.kind == "c":
+        raise ValueError(f"{wrong} Complex data not supported.")
+    if array.dtype == object and array.ndim > 1:
+        if any(item is None or isinstance(item, str) for item in array.flat):
+            raise ValueError(wrong)
+        try:
+            array = array.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{wrong} {error}") from error
     if array.dtype.kind not in "fiu":
+        raise ValueError(wrong)
+    if 0 in array.shape[1:]:
         raise ValueError(
-            f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
-            f"n_times); given {type(values).__name__} with other things in it."
+            f"The epochs of the {name} hold nothing: 0 feature(s) (shape={array.shape}) "
+            "while a minimum of 1 is required."
         )
     return array
 
@@ -119,7 +139,7 @@ def signal_of(values, name):
     if array.ndim < 3:
         raise ValueError(
             f"The {name} must have the shape (n_epochs, n_channels, n_times); given "
-            f"{array.shape}."
+            f"{array.shape}. Reshape your data; a single epoch is X[None]."
         )
     return Signal(array)
 

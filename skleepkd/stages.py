@@ -99,6 +99,26 @@ def is_unscored(y):
     return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
 
 
+def left_unscored(y):
+    """Mark the labels of a training set that nobody scored.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_epochs,)
+        Codes or names.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_epochs,)
+        As :func:`is_unscored` marks them; but where -1 and 1 are all the labels, these are
+        two classes in scikit-learn's old codes, and nothing is marked.
+    """
+    y = np.asarray(y)
+    if y.dtype.kind in "if" and np.array_equal(np.unique(y), [UNSCORED, 1]):
+        return np.zeros(len(y), dtype=bool)
+    return is_unscored(y)
+
+
 def stage_labels(classes):
     """Labels of a scheme, or of a list, in the order of their codes.
 

@@ -14,7 +14,7 @@ from skleepkd.estimators.sequential import (
     training_windows,
 )
 from skleepkd.inputs import as_pair, check_signal
-from skleepkd.stages import EPOCH_SECONDS, is_unscored
+from skleepkd.stages import EPOCH_SECONDS, left_unscored
 
 
 class EpochNet(Net):
@@ -60,7 +60,7 @@ class EpochNet(Net):
                 "epochs (sequence_length), and are not learned from.",
                 stacklevel=4,
             )
-        windows = windows[(~is_unscored(y))[windows].any(axis=1)]
+        windows = windows[(~left_unscored(y))[windows].any(axis=1)]
         validates = self._validates(pair)[windows[:, 0]]
         sides = {"to train on": ~validates}
         if len(self.held_out_):

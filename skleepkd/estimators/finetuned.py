@@ -245,7 +245,8 @@ class FineTunedSleepStager(SleepStager):
         """Set parameters; ``pretrained__*`` are the pretrained stager's."""
         inner, own = split_params(params, "pretrained", self.pretrained)
         super().set_params(**own)
-        self.pretrained.set_params(**inner)
+        if inner:
+            self.pretrained.set_params(**inner)
         return self
 
 

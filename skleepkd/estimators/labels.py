@@ -1,8 +1,11 @@
 """Labels of the user and codes of the network."""
 
-import numpy as np
+import warnings
 
-from skleepkd.stages import SCHEMES, UNSCORED, is_unscored, scheme_names
+import numpy as np
+from sklearn.utils import column_or_1d
+
+from skleepkd.stages import SCHEMES, UNSCORED, is_unscored, left_unscored, scheme_names
 
 
 def check_labels(y, n_epochs):
@@ -26,9 +29,12 @@ def check_labels(y, n_epochs):
     """
     if y is None:
         raise ValueError(
-            "y is None; give the stage of each epoch, -1 or '?' where unscored."
+            "A stager requires y to be passed, but the target y is None; give the stage of "
+            "each epoch, -1 or '?' where unscored."
         )
     y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
     if y.dtype == object:
         y = _of_one_kind(y)
     if y.dtype.kind == "S":
@@ -43,14 +49,15 @@ def check_labels(y, n_epochs):
     if y.dtype.kind == "f":
         if not np.array_equal(y, np.floor(y)):
             raise ValueError(
-                "y holds stages (whole codes or names); given fractions or NaN."
+                "Unknown label type: continuous. y holds stages (whole codes or names); "
+                "given fractions or NaN."
             )
         y = y.astype(np.int64)
     if y.dtype.kind in "iu" and np.any(y < UNSCORED):
         raise ValueError(
             f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
         )
-    if is_unscored(y).all():
+    if left_unscored(y).all():
         raise ValueError(
             f"None of the {n_epochs} epochs is scored; at least two stages are needed to fit."
         )
@@ -77,9 +84,15 @@ def find_classes(classes, y):
     ValueError
         If ``y`` holds a label that is no class, or there are fewer than two classes.
     """
-    seen = np.unique(y[~is_unscored(y)])
+    seen = np.unique(y[~left_unscored(y)])
     if classes is None:
         found = seen
+        if UNSCORED in found.tolist():
+            warnings.warn(
+                "The labels -1 and 1 are taken for two classes. Where -1 means unscored, "
+                "only stage 1 is in y: name the stages, classes='aasm'.",
+                stacklevel=2,
+            )
     elif isinstance(classes, str):
         names = scheme_names(classes)
         found = np.array(names) if y.dtype.kind in "US" else np.arange(len(names))
@@ -92,12 +105,12 @@ def find_classes(classes, y):
             f"{', '.join(map(str, found))}. Merge stages with skleepkd.stages.to_scheme, or "
             f"name another scheme ({', '.join(SCHEMES)})."
         )
-    if len(np.unique(found)) < len(found) or is_unscored(found).any():
+    if len(np.unique(found)) < len(found) or left_unscored(found).any():
         raise ValueError(f"classes names each stage once; given {found.tolist()}.")
     if len(found) < 2:
         raise ValueError(
-            f"Only the stage {', '.join(map(str, found))} is in y; a stager needs at least "
-            "two. Is this fold empty of the others? classes='aasm' fixes five columns."
+            f"Only the stage {', '.join(map(str, found))} is in y, one class; a stager needs "
+            "at least two. Is this fold empty of the others? classes='aasm' fixes five columns."
         )
     return found
 
@@ -116,14 +129,15 @@ def encode(y, classes):
     -------
     ndarray of int64, shape (n_epochs,)
     """
-    unknown = ~(np.isin(y, classes) | is_unscored(y))
+    known = np.isin(y, classes)
+    unknown = ~(known | is_unscored(y))
     if unknown.any():
         raise ValueError(
             f"Unknown stage {y[unknown][0]}; the classes are {classes.tolist()}."
         )
     order = np.argsort(classes)
     codes = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
-    codes[is_unscored(y)] = UNSCORED
+    codes[~known] = UNSCORED
     return codes
 
 

@@ -194,10 +194,14 @@ class Net(NeuralNetClassifier):
     def infer(self, x, **fit_params):
         """Answer a batch ``{"target": ...}``."""
         target = x["target"].to(self.device, non_blocking=True)
-        kind = torch.device(self.device).type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast):
+        with self.autocasting():
             logits = self._ask(target)
         return logits.float()
+
+    def autocasting(self):
+        """Compute in bfloat16 in the block, if ``autocast`` says so."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
 
     def _ask(self, target):
         if isinstance(target, SharedEpochs):
@@ -297,7 +301,9 @@ class Net(NeuralNetClassifier):
     def get_params(self, deep=True, **kwargs):
         """Return the parameters as they were set."""
         params = super().get_params(deep=deep, **kwargs)
-        return {**params, "device": self.__dict__["device"]}
+        params["device"] = self.__dict__["device"]
+        # skorch lists a book of its own among them, "_params_to_validate".
+        return {name: value for name, value in params.items() if name[0] != "_"}
 
     def __setattr__(self, name, value):
         if not name.endswith("_") and "__" not in name:

@@ -19,7 +19,7 @@ from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network, find_network
 from skleepkd.networks.declared import feature_layers
-from skleepkd.stages import is_unscored
+from skleepkd.stages import is_unscored, left_unscored
 
 
 def softmax(logits):
@@ -263,7 +263,7 @@ class SleepStager(EpochNet):
         float
         """
         y = np.asarray(y)
-        scored = ~is_unscored(y)
+        scored = ~is_unscored(y) | np.isin(y, self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], self.predict(X)[scored], sample_weight=weight)
 
@@ -370,7 +370,7 @@ class SleepStager(EpochNet):
                 "alike: give random_state=, or leave checkpoint out."
             )
         seed, source_seed = self._draw_seeds()
-        subjects = None if pair.subject is None else pair.subject[~is_unscored(y)]
+        subjects = None if pair.subject is None else pair.subject[~left_unscored(y)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
         if self.sequence_length_ > 1:
             self._check_windows(pair, y)
@@ -401,7 +401,7 @@ class SleepStager(EpochNet):
 
     def _learn_from_source(self, pair, y, seed, go_on):
         """Return the rows to train on; here the scored ones of the target."""
-        scored = ~is_unscored(y)
+        scored = ~left_unscored(y)
         if not scored.all() and self.sequence_length_ == 1:
             pair, y = pair[scored], y[scored]
         return pair.target_epochs, y
