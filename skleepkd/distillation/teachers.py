@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_memory, has_fit_parameter
 from skleepkd._keys import key_of
 from skleepkd.distillation.features import OUTPUT
 from skleepkd.epochs import PairedEpochs
-from skleepkd.stages import is_unscored
+from skleepkd.stages import left_unscored
 
 #: Bytes of a frozen teacher's answers that are kept in memory, for each array of them;
 #: what is larger goes to a temporary memory map.
@@ -139,7 +139,7 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
 def _fit(key, teacher, source, y, held_out):
     """Fit; ``key`` stands for all else in the cache's key."""
     if final_stager(teacher) is None:
-        scored = ~is_unscored(y)
+        scored = ~left_unscored(y)
         source, y = _without(held_out, source[scored], y[scored])
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
@@ -173,7 +173,7 @@ def fit_transformers(teacher, source, y, held_out):
         Subjects who are left out too.
     """
     if isinstance(teacher, Pipeline) and len(teacher) > 1:
-        scored = ~is_unscored(y)
+        scored = ~left_unscored(y)
         teacher[:-1].fit(*_without(held_out, source[scored], y[scored]))
 
 
