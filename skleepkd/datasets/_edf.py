@@ -1,4 +1,4 @@
-"""Headers of EDF files, read without their signals."""
+"""EDF files: what their headers say, and their signals."""
 
 from collections import namedtuple
 from functools import partial
@@ -48,6 +48,30 @@ def read_header(path):
         )
     units = dict(zip(column(0, 16), column(96, 8), strict=True))
     return Header(n_records * record_seconds, units)
+
+
+def open_edf(path, labels):
+    """Open some channels of an EDF file, which are microvolts where it names no unit.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    labels : list of str
+        The channels.
+
+    Returns
+    -------
+    mne.io.Raw
+        Unread.
+    """
+    import mne
+
+    units = read_header(path).units
+    unnamed = [label for label in labels if not units[label]]
+    return mne.io.read_raw_edf(
+        path, include=labels, units=dict.fromkeys(unnamed, "uV"), verbose="ERROR"
+    )
 
 
 def _column(text, n_channels, before, width):

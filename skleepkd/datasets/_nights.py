@@ -5,13 +5,15 @@ import json
 import os
 import shutil
 import uuid
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 
 from skleepkd.epochs import PairedEpochs
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+from skleepkd.preprocessing import band_pass
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text
 
 #: What the tables say of one night, before any signal is read: its folder, its name,
 #: its person, the epochs' onsets (seconds) and stages, their first samples and the
@@ -120,6 +122,59 @@ def read_epochs(raw, channels, first, out):
             picks=channels, start=first[row], stop=first[row] + n_times
         )
     return n_covered
+
+
+def read_filtered(raw, night, out, *, ch_names, sfreq, l_freq, h_freq):
+    """Filter and resample a recording in place, and cut its epochs out.
+
+    Parameters
+    ----------
+    raw : mne.io.Raw
+        The recording, in volts.
+    night : Night
+        It tells where the epochs begin.
+    out : dict of ndarray of shape (n_epochs, n_channels, n_times)
+        Where they go, by modality, in microvolts.
+    ch_names : dict of list of str
+        Channels by modality.
+    sfreq : float
+        Sampling rate in hertz.
+    l_freq, h_freq : float or None
+        Edges of the band-pass filter in hertz.
+
+    Returns
+    -------
+    dict
+        ``n_covered``, as :func:`gather` wants it.
+    """
+    if l_freq is not None or h_freq is not None:
+        band_pass(raw, l_freq, h_freq, verbose="ERROR")
+    if raw.info["sfreq"] != sfreq:
+        raw.resample(sfreq, verbose="ERROR")
+    n_covered = [
+        read_epochs(raw, names, night.first[modality], out[modality])
+        for modality, names in ch_names.items()
+    ]
+    return {"n_covered": min(n_covered)}
+
+
+def warn_of_unknown(texts, where):
+    """Warn of texts that are no known stage; a loader's own reader of stages calls it.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        What stands for stages.
+    where : str or pathlib.Path
+        Where they were found.
+    """
+    unknown = sorted({str(text) for text in texts if from_text(text) is None})
+    if unknown:
+        warnings.warn(
+            f"{where}: {', '.join(map(repr, unknown))} is no known stage; such epochs count "
+            "as unscored.",
+            stacklevel=5,
+        )
 
 
 def gather(nights, read_night, *, name, sfreq, ch_names, unscored, cache, options):

@@ -3,7 +3,6 @@
 import csv
 import math
 import numbers
-import warnings
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from skleepkd.datasets._edf import read_header
-from skleepkd.datasets._nights import Night
+from skleepkd.datasets._nights import Night, warn_of_unknown
 from skleepkd.stages import EPOCH_SECONDS, from_text, stages_at
 
 #: The subjects of Phan et al. (2019), by their numbers in the file names.
@@ -148,21 +147,9 @@ def _read_stages(path, duration):
     import mne
 
     annotations = mne.read_annotations(path, encoding="latin1")
-    known = np.array([from_text(t) is not None for t in annotations.description], bool)
-    unknown = sorted(
-        {
-            str(text)
-            for text in annotations.description[~known]
-            if text.casefold().startswith("sleep stage")
-        }
-    )
-    if unknown:
-        warnings.warn(
-            f"{path}: {', '.join(map(repr, unknown))} is no known stage; such epochs count "
-            "as unscored.",
-            stacklevel=4,
-        )
-    annotations = annotations[known]
+    texts = annotations.description
+    warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
+    annotations = annotations[np.array([from_text(t) is not None for t in texts], bool)]
     if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
     ends = annotations.onset + annotations.duration

@@ -15,14 +15,13 @@ from skleepkd.datasets._nights import (
     check_channels,
     choose_recordings,
     gather,
-    read_epochs,
+    read_filtered,
+    warn_of_unknown,
 )
 from skleepkd.datasets._physionet import download, fetch_sums
-from skleepkd.preprocessing import band_pass
 from skleepkd.stages import (
     EPOCH_SECONDS,
     UNSCORED,
-    from_text,
     scheme_names,
     stages_at,
     to_scheme,
@@ -359,13 +358,7 @@ def _read_stages(number, notes, sfreq, duration):
             f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s: "
             "do its files belong together?"
         )
-    unknown = sorted({text for text in texts if from_text(text) is None})
-    if unknown:
-        warnings.warn(
-            f"cinc2018-{number}: {', '.join(map(repr, unknown))} is no known stage; "
-            "such epochs count as unscored.",
-            stacklevel=4,
-        )
+    warn_of_unknown(texts, f"cinc2018-{number}")
     # Each holds until the next, the last to the recording's end.
     holds = np.diff([*onset, max([duration, *onset])])
     stages = mne.Annotations(onset, holds, texts)
@@ -395,7 +388,7 @@ def _read_notes(record):
     return [note for note in first if not note[1].startswith("## ")] + later
 
 
-def _read_signals(night, out, *, ch_names, sfreq, l_freq, h_freq):
+def _read_signals(night, out, *, ch_names, **options):
     """Fill the epochs of a night."""
     import mne
     import wfdb
@@ -406,15 +399,7 @@ def _read_signals(night, out, *, ch_names, sfreq, l_freq, h_freq):
     data = _fill_invalid(record.p_signal.T * np.array(scale)[:, np.newaxis], night)
     info = mne.create_info(record.sig_name, record.fs, "eeg")
     raw = mne.io.RawArray(data, info, verbose="ERROR")
-    if l_freq is not None or h_freq is not None:
-        band_pass(raw, l_freq, h_freq, verbose="ERROR")
-    if raw.info["sfreq"] != sfreq:
-        raw.resample(sfreq, verbose="ERROR")
-    n_covered = [
-        read_epochs(raw, names, night.first[modality], out[modality])
-        for modality, names in ch_names.items()
-    ]
-    return {"n_covered": min(n_covered)}
+    return read_filtered(raw, night, out, ch_names=ch_names, **options)
 
 
 def _fill_invalid(data, night):

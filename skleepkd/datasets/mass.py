@@ -1,6 +1,5 @@
 """Montreal Archive of Sleep Studies: EEG and ECG of 200 nights in five subsets."""
 
-import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -8,16 +7,17 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets._edf import read_header
+from skleepkd.datasets._edf import open_edf, read_header
 from skleepkd.datasets._nights import (
     Night,
     check_channels,
     choose_recordings,
     gather,
-    read_epochs,
+    read_filtered,
+    warn_of_unknown,
 )
 from skleepkd.datasets.mass_split import SUBSET_SIZES
-from skleepkd.preprocessing import band_pass, derive
+from skleepkd.preprocessing import derive
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text, scheme_names, to_scheme
 
 #: What Joshi et al. (2021) teach and what they teach from.
@@ -171,34 +171,22 @@ def load_mass(
     ch_names = check_channels(channels, _CHANNELS)
     if not sfreq > 0:
         raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
-    nights, weights, units = [], {}, {}
+    nights, weights = [], {}
     for number in _find_recordings(root, subsets, subjects):
         night = read_mass_night(root, number, sfreq=sfreq, modalities=tuple(ch_names))
-        units[number] = read_header(night.files[0]).units
-        weights[number] = _find_derivations(number, units[number], ch_names)
+        labels = read_header(night.files[0]).units
+        weights[number] = _find_derivations(number, labels, ch_names)
         nights.append(night)
+    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
     X, y, _ = gather(
         nights,
-        partial(
-            _read_signals,
-            ch_names=ch_names,
-            weights=weights,
-            units=units,
-            sfreq=sfreq,
-            l_freq=l_freq,
-            h_freq=h_freq,
-        ),
+        partial(_read_signals, weights=weights, ch_names=ch_names, **options),
         name="mass",
         sfreq=sfreq,
         ch_names=ch_names,
         unscored=unscored,
         cache=cache,
-        options={
-            "channels": ch_names,
-            "sfreq": float(sfreq),
-            "l_freq": l_freq,
-            "h_freq": h_freq,
-        },
+        options={"channels": ch_names, **options},
     )
     derivations = {
         f"mass-{number}": {name: _formula(parts) for name, parts in named.items()}
@@ -213,9 +201,7 @@ def load_mass(
             ]
             lines.append(f"{modality.capitalize()} {name}: {', '.join(parts)}.")
     descr = _DESCR.format(
-        sfreq=sfreq,
-        l_freq=l_freq,
-        h_freq=h_freq,
+        **options,
         channels="\n".join(lines),
         n_epochs=len(X),
         n_subjects=len(nights),
@@ -334,13 +320,7 @@ def _read_stages(path):
         n_epochs = int((duration + _TOLERANCE) // epoch) if duration > 0 else 1
         onset += [start + epoch * number for number in range(n_epochs)]
         y += [from_text(text)] * n_epochs
-    unknown = sorted({text for text in texts if from_text(text) is None})
-    if unknown:
-        warnings.warn(
-            f"{path}: {', '.join(map(repr, unknown))} is no known stage; such epochs count "
-            "as unscored.",
-            stacklevel=4,
-        )
+    warn_of_unknown(texts, path)
     onset = np.array(onset)
     overlap = np.flatnonzero(np.diff(onset) < epoch - _TOLERANCE)
     if len(overlap):
@@ -383,26 +363,8 @@ def _formula(parts):
     return text.removeprefix("+ ")
 
 
-def _read_signals(night, out, *, ch_names, weights, units, sfreq, l_freq, h_freq):
+def _read_signals(night, out, *, weights, **options):
     """Fill the windows of a night."""
-    import mne
-
     labels = sorted({label for parts in weights[night.folder].values() for label in parts})
-    # Signals are microvolts where the header names no unit.
-    unnamed = [label for label in labels if not units[night.folder][label]]
-    raw = mne.io.read_raw_edf(
-        night.files[0],
-        include=labels,
-        units=dict.fromkeys(unnamed, "uV"),
-        verbose="ERROR",
-    )
-    derived = derive(raw, weights[night.folder])
-    if l_freq is not None or h_freq is not None:
-        band_pass(derived, l_freq, h_freq, verbose="ERROR")
-    if derived.info["sfreq"] != sfreq:
-        derived.resample(sfreq, verbose="ERROR")
-    n_covered = [
-        read_epochs(derived, names, night.first[modality], out[modality])
-        for modality, names in ch_names.items()
-    ]
-    return {"n_covered": min(n_covered)}
+    derived = derive(open_edf(night.files[0], labels), weights[night.folder])
+    return read_filtered(derived, night, out, **options)

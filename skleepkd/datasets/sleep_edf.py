@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets._edf import read_header
-from skleepkd.datasets._nights import check_channels, gather, read_epochs
+from skleepkd.datasets._edf import open_edf, read_header
+from skleepkd.datasets._nights import check_channels, gather, read_filtered
 from skleepkd.datasets._sleep_edf_nights import (
     SUBJECTS,
     check_subjects,
     find_nights,
     read_sleep_edf_night,
 )
-from skleepkd.preprocessing import band_pass
 from skleepkd.stages import scheme_names, to_scheme
 
 #: What Phan et al. (2019) read.
@@ -159,36 +158,25 @@ def load_sleep_edf(
             root, number, crop=crop, sfreq=sfreq, modalities=tuple(ch_names)
         )
         nights.append(night)
-    units = {night.folder: read_header(night.files[0]).units for night in nights}
-    for number, labels in units.items():
-        wanted = [name for names in ch_names.values() for name in names]
+    wanted = [name for names in ch_names.values() for name in names]
+    for night in nights:
+        labels = read_header(night.files[0]).units
         missing = [name for name in wanted if name not in labels]
         if missing:
             raise ValueError(
-                f"sleep-edf-{number} has no channel {', '.join(missing)}. It has "
+                f"{night.recording} has no channel {', '.join(missing)}. It has "
                 f"{', '.join(labels)}."
             )
+    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
     X, y, _ = gather(
         nights,
-        partial(
-            _read_signals,
-            ch_names=ch_names,
-            units=units,
-            sfreq=sfreq,
-            l_freq=l_freq,
-            h_freq=h_freq,
-        ),
+        partial(_read_signals, ch_names=ch_names, **options),
         name="sleep-edf",
         sfreq=sfreq,
         ch_names=ch_names,
         unscored=unscored,
         cache=cache,
-        options={
-            "channels": ch_names,
-            "sfreq": float(sfreq),
-            "l_freq": l_freq,
-            "h_freq": h_freq,
-        },
+        options={"channels": ch_names, **options},
     )
     parts = {
         "in-bed": "in bed, lights off to 30 epochs after sleep",
@@ -196,9 +184,7 @@ def load_sleep_edf(
         None: "all of it",
     }
     descr = _DESCR.format(
-        sfreq=sfreq,
-        l_freq=l_freq,
-        h_freq=h_freq,
+        **options,
         channels="\n".join(
             f"{modality.capitalize()}: {', '.join(names)}."
             for modality, names in ch_names.items()
@@ -256,20 +242,10 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     return load_sleep_edf(Path(files[0][0]).parent, subjects=subjects, **options)
 
 
-def _read_signals(night, out, *, ch_names, units, sfreq, l_freq, h_freq):
+def _read_signals(night, out, *, ch_names, **options):
     """Fill the epochs of a night."""
-    import mne
-
     labels = sorted({name for names in ch_names.values() for name in names})
-    # Signals are microvolts where the header names no unit.
-    unnamed = [label for label in labels if not units[night.folder][label]]
-    raw = mne.io.read_raw_edf(
-        night.files[0],
-        include=labels,
-        units=dict.fromkeys(unnamed, "uV"),
-        preload=True,
-        verbose="ERROR",
-    )
+    raw = open_edf(night.files[0], labels).load_data(verbose="ERROR")
     peaks = dict(zip(raw.ch_names, 1e6 * np.abs(raw.get_data()).max(axis=1), strict=True))
     small = [
         label
@@ -285,12 +261,4 @@ def _read_signals(night, out, *, ch_names, units, sfreq, l_freq, h_freq):
         )
         raw.apply_function(lambda signal: 1000 * signal, picks=small)
     raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
-    if l_freq is not None or h_freq is not None:
-        band_pass(raw, l_freq, h_freq, verbose="ERROR")
-    if raw.info["sfreq"] != sfreq:
-        raw.resample(sfreq, verbose="ERROR")
-    n_covered = [
-        read_epochs(raw, names, night.first[modality], out[modality])
-        for modality, names in ch_names.items()
-    ]
-    return {"n_covered": min(n_covered)}
+    return read_filtered(raw, night, out, ch_names=ch_names, **options)
