@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import warnings
 
@@ -5,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import (
     cohen_kappa_score,
     f1_score,
+    make_scorer,
     multilabel_confusion_matrix,
     recall_score,
 )
@@ -15,7 +18,9 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 
 from skleepkd.metrics import (
     bootstrap_interval,
+    expected_calibration_error,
     gap_closed,
+    paired_test,
     sleep_scorers,
     staging_report,
 )
@@ -153,7 +158,32 @@ def test_report_by_subject():
     assert report.per_subject["a"]["accuracy"] == 0.75
     assert report.per_subject["b"]["accuracy"] == 0
     assert report.pooled["accuracy"] == pytest.approx(3 / 5)
-    assert staging_report(y_true, y_pred).per_subject == {}
+    alone = staging_report(y_true, y_pred)
+    assert alone.per_subject == alone.mean == alone.interval == {}
+
+
+def test_report_over_subjects_comes_first():
+    rng = np.random.default_rng(5)
+    y_true, groups = rng.integers(0, 3, 120), np.repeat(list("abcd"), [60, 30, 20, 10])
+    y_true[groups == "b"] %= 2  # no third stage
+    y_true[groups != "a"] += 1
+    y_pred = np.where(rng.random(120) < 0.7, y_true, 2)
+    report = staging_report(y_true, y_pred, groups)
+    assert list(report) == ["mean", "interval", "per_subject", "pooled"]
+    kappas = [
+        cohen_kappa_score(y_true[groups == who], y_pred[groups == who]) for who in "abcd"
+    ]
+    assert report.mean["kappa"] == pytest.approx(np.mean(kappas))
+    assert report.mean["kappa"] != pytest.approx(report.pooled["kappa"], abs=1e-3)
+    assert report.interval["kappa"] == pytest.approx(bootstrap_interval(kappas))
+    # N3 is scored in c and d alone, wake in a alone, REM in nobody.
+    n3 = [report.per_subject[who]["sensitivity_N3"] for who in "cd"]
+    assert report.mean["sensitivity_N3"] == pytest.approx(np.mean(n3))
+    assert report.interval["sensitivity_N3"] == pytest.approx(bootstrap_interval(n3))
+    w = report.per_subject["a"]["sensitivity_W"]
+    assert report.mean["sensitivity_W"] == pytest.approx(w)
+    assert np.isnan(report.interval["sensitivity_W"]).all()
+    assert np.isnan(report.mean["sensitivity_REM"])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -260,3 +290,157 @@ def test_subjects_must_match():
         bootstrap_interval([0.5])
     with pytest.raises(ValueError, match="nan or infinite"):
         bootstrap_interval([0.5, np.nan])
+
+
+# ---------------------------------------------------------------- a test between methods
+
+
+def p_value_by_all_flips(difference):
+    """Share of all sign flips whose sum is as far from 0."""
+    flips = np.array(list(itertools.product([-1, 1], repeat=len(difference))))
+    sums = np.abs(flips @ difference)
+    return np.mean(sums >= abs(np.sum(difference)) - 1e-12)
+
+
+def test_paired_test_counts_all_flips():
+    difference = np.random.default_rng(6).normal(0.03, 0.05, 8)
+    baseline = np.linspace(0.4, 0.7, 8)
+    test = paired_test(baseline + difference, baseline)
+    assert test.difference == pytest.approx(difference.mean())
+    assert test.interval == pytest.approx(bootstrap_interval(difference))
+    assert test.n_subjects == 8
+    assert 0.01 < test.pvalue < 1
+    assert test.pvalue == pytest.approx(p_value_by_all_flips(difference))
+    other = paired_test(baseline, baseline + difference)
+    assert other.difference == pytest.approx(-test.difference)
+    assert other.pvalue == pytest.approx(test.pvalue)
+
+
+def test_paired_test_in_closed_form():
+    # All of n subjects gain: of 2**n flips two are as far from 0.
+    for n in (2, 5, 6):
+        gain = np.linspace(0.1, 0.2, n)
+        assert paired_test(gain, np.zeros(n)).pvalue == pytest.approx(2 / 2**n)
+    # Equal gains and one loss: sums of +-1 over four are as large as 2 in 10 of 16 ways.
+    assert paired_test([1, 1, 1, 0], [0, 0, 0, 1]).pvalue == pytest.approx(10 / 16)
+    assert paired_test([0.5, 0.6, 0.7], [0.5, 0.6, 0.7]).pvalue == 1
+
+
+def test_paired_test_of_many_subjects_draws():
+    difference = np.random.default_rng(7).normal(0.02, 0.05, 30)
+    test = paired_test(difference, np.zeros(30), random_state=1)
+    assert test == paired_test(difference, np.zeros(30), random_state=1)
+    # So many subjects: close to Student's test.
+    assert test.pvalue == pytest.approx(stats.ttest_1samp(difference, 0).pvalue, abs=0.02)
+    certain = paired_test(np.ones(30), np.zeros(30), n_resamples=99)
+    assert certain.pvalue == pytest.approx(2 / 100)  # drawn ones are never 0
+
+
+def test_paired_test_needs_the_same_subjects():
+    with pytest.raises(ValueError, match="same two or more subjects"):
+        paired_test([0.5, 0.6], [0.4, 0.5, 0.6])
+    with pytest.raises(ValueError, match="nan or infinite"):
+        paired_test([0.5, np.nan], [0.4, 0.5])
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def sure(confidence, stage, n_classes=5):
+    """Probabilities with this one for the stage, the rest shared by the others."""
+    confidence = np.broadcast_to(confidence, len(stage))
+    proba = np.repeat((1 - confidence)[:, None] / (n_classes - 1), n_classes, axis=1)
+    proba[np.arange(len(stage)), stage] = confidence
+    return proba
+
+
+def test_calibration_error_in_closed_form():
+    # Two bins: 10 epochs at 0.9 of which 8 are right, 10 at 0.55 of which 8 are right.
+    stages = np.full(20, 2)
+    y_true = np.where(np.arange(20) % 10 < 8, 2, 0)
+    proba = sure(np.repeat([0.9, 0.55], 10), stages)
+    error = expected_calibration_error(y_true, proba)
+    assert error == pytest.approx(0.5 * 0.1 + 0.5 * 0.25)
+    # In one bin, over- and underconfidence cancel.
+    assert expected_calibration_error(y_true, proba, n_bins=1) == pytest.approx(0.075)
+    assert isinstance(error, float)
+
+
+def test_calibration_error_at_its_ends():
+    y_true = np.array([0, 1, 2, 3, 4])
+    assert expected_calibration_error(y_true, np.eye(5)) == 0
+    assert expected_calibration_error(y_true, np.eye(5)[(y_true + 1) % 5]) == 1
+    # Always 0.2 of five equal stages, and right in one of five.
+    assert expected_calibration_error(y_true, np.full((5, 5), 0.2)) == pytest.approx(0)
+
+
+def test_the_upper_end_belongs_to_a_bin():
+    # At 0.5 (wrong) and 0.6 (right): one bin of (0.4, 0.6] beside (0.5, 0.75].
+    proba = np.array([[0.5, 0.25, 0.25], [0.6, 0.2, 0.2]])
+    y_true = ["N", "W"]
+    apart = (0.5 + 0.4) / 2
+    together = abs(1 / 2 - 1.1 / 2)
+    for n_bins, expected in ((5, together), (4, apart), (2, apart)):
+        error = expected_calibration_error(y_true, proba, classes="wnr", n_bins=n_bins)
+        assert error == pytest.approx(expected)
+
+
+def test_calibration_error_agrees_with_a_loop():
+    rng = np.random.default_rng(8)
+    proba, y_true = rng.dirichlet(np.ones(5), 400), rng.integers(0, 5, 400)
+    expected = 0.0
+    for upper in np.arange(1, 16) / 15:
+        inside = (proba.max(axis=1) > upper - 1 / 15) & (proba.max(axis=1) <= upper)
+        if inside.any():
+            accuracy = np.mean(proba.argmax(axis=1)[inside] == y_true[inside])
+            expected += inside.mean() * abs(accuracy - proba.max(axis=1)[inside].mean())
+    assert expected_calibration_error(y_true, proba) == pytest.approx(expected)
+    # 32-bit answers of a network, labels as names.
+    names = np.array(AASM)[y_true]
+    error = expected_calibration_error(names, proba.astype(np.float32), classes=AASM)
+    assert error == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_over_subjects():
+    y_true = np.array([2, 2, 0, 0, -1, 2, -1])
+    proba = sure(1.0, [2, 2, 2, 2, 2, 2, 2])
+    proba[[4, 6]] = np.nan  # nobody scored them
+    groups = list("aabbbc") + ["nobody scored"]
+    report = expected_calibration_error(y_true, proba, groups=groups)
+    assert report.per_subject == {"a": 0, "b": 1, "c": 0}
+    assert report.mean == pytest.approx(1 / 3)
+    assert report.interval == bootstrap_interval([0, 1, 0])
+    assert report.pooled == pytest.approx(2 / 5)
+
+
+def test_calibration_error_as_a_scorer():
+    X, y = np.zeros((12, 1)), np.array([0, 2, 2, 2, 3, 4] * 2)
+    scorer = make_scorer(
+        expected_calibration_error,
+        response_method="predict_proba",
+        greater_is_better=False,
+        classes=[0, 2, 3, 4],
+    )
+    scores = cross_validate(DummyClassifier(), X, y, cv=2, scoring=scorer)
+    # The prior says N2 with 0.5, and half are N2.
+    np.testing.assert_allclose(scores["test_score"], 0, atol=1e-12)
+    sure = DummyClassifier(strategy="most_frequent")
+    scores = cross_validate(sure, X, y, cv=2, scoring=scorer)
+    np.testing.assert_allclose(scores["test_score"], -0.5)
+
+
+def test_bad_probabilities_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 4\); \(2, 5\) is expected"):
+        expected_calibration_error([0, 1], np.full((2, 4), 0.25))
+    for value in (np.nan, 2.0, -0.5):
+        proba = np.full((2, 5), 0.2)
+        proba[1, 0] = value
+        with pytest.raises(ValueError, match="must be probabilities"):
+            expected_calibration_error([0, 1], proba)
+        assert expected_calibration_error([0, -1], proba) == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
+        expected_calibration_error([-1, -1], np.full((2, 5), 0.2))
+    with pytest.raises(ValueError, match=r"y_true holds \[7\]"):
+        expected_calibration_error([0, 7], np.full((2, 5), 0.2))
+    with pytest.raises(ValueError, match="n_bins"):
+        expected_calibration_error([0, 1], np.full((2, 5), 0.2), n_bins=0)

@@ -1,12 +1,10 @@
-"""Scores of sleep staging, for each subject and pooled, and the gap that a method closes.
-
-Every function skips unscored epochs (-1, or "?" among names) and takes codes or names.
-"""
+"""Scores of stages: for ``cross_validate``, for each subject, over subjects, pooled."""
 
 import numpy as np
 from sklearn.metrics import confusion_matrix, make_scorer
-from sklearn.utils import Bunch, check_consistent_length, check_random_state
+from sklearn.utils import Bunch, check_consistent_length
 
+from skleepkd.metrics.subjects import over_subjects
 from skleepkd.stages import is_unscored, stage_codes, stage_labels
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
@@ -58,7 +56,7 @@ def sleep_scorers(classes="aasm"):
 
 
 def staging_report(y_true, y_pred, groups=None, classes="aasm"):
-    """Score predictions over all epochs and for each subject.
+    """Score predictions over subjects, for each of them, and over all epochs.
 
     Parameters
     ----------
@@ -74,24 +72,34 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
     Returns
     -------
     Bunch
-        ``pooled``, a dict with the scores of :func:`sleep_scorers` over all epochs, and
-        ``per_subject``, such a dict for each subject who has scored epochs (empty
-        without ``groups``).
+        ``mean``, a dict with the scores of :func:`sleep_scorers`, each the mean over the
+        subjects for whom it is defined; ``interval``, such a dict of the means' 95 %
+        bootstrap intervals (nan where fewer than two subjects have the score);
+        ``per_subject``, such a dict for each subject who has scored epochs; all three
+        empty without ``groups``. And ``pooled``, such a dict over all epochs.
 
     Raises
     ------
     ValueError
         If the lengths differ, no epoch is scored or a label is not among ``classes``.
 
+    Notes
+    -----
+    Epochs of one night are alike, so an interval over epochs is far too narrow, and a
+    pooled score weighs people by the length of their nights. Report the mean over
+    subjects with its interval; ``pooled`` is there to compare with papers that pool.
+
     Examples
     --------
     >>> from skleepkd.metrics import staging_report
     >>> y_true, y_pred = [0, 2, 2, 4, -1, 0], [0, 2, 3, 4, 2, 2]
     >>> report = staging_report(y_true, y_pred, groups=["a"] * 4 + ["b"] * 2)
-    >>> report.pooled["accuracy"]
-    0.6
+    >>> report.mean["accuracy"], report.interval["accuracy"]
+    (0.375, (0.0, 0.75))
     >>> {subject: scores["accuracy"] for subject, scores in report.per_subject.items()}
     {'a': 0.75, 'b': 0.0}
+    >>> report.pooled["accuracy"]
+    0.6
     """
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
     pooled = _scores(y_true, y_pred, classes)
@@ -102,107 +110,11 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
         for subject in np.unique(groups[~is_unscored(y_true)]).tolist():
             rows = groups == subject
             per_subject[subject] = _scores(y_true[rows], y_pred[rows], classes)
-    return Bunch(pooled=pooled, per_subject=per_subject)
-
-
-def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_state=0):
-    """Percentile bootstrap interval of a mean over subjects.
-
-    Parameters
-    ----------
-    values : array-like of shape (n_subjects,)
-        One score for each subject.
-    confidence : float, default=0.95
-        Coverage of the interval.
-    n_resamples : int, default=10000
-        How many times the subjects are drawn with replacement.
-    random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two subjects, or a value is not finite.
-
-    References
-    ----------
-    Efron, B. and Tibshirani, R. J. (1993). An introduction to the bootstrap, chapter 13.
-
-    Examples
-    --------
-    >>> from skleepkd.metrics import bootstrap_interval
-    >>> bootstrap_interval([0.5, 0.5, 0.5])
-    (0.5, 0.5)
-    """
-    values = _check_subjects(values=values)
-    means = _resampled_means(values, n_resamples, random_state)[0]
-    return _percentiles(means, confidence)
-
-
-def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, random_state=0):
-    """Share of the gap between scalp and ear that a method closes.
-
-    The share is ``mean(method - ear) / mean(scalp - ear)`` over subjects: 0 for the
-    ear's own score, 1 for the scalp's, below 0 for a method that does harm. Its
-    interval is a percentile bootstrap that draws subjects, each with all three scores.
-
-    Parameters
-    ----------
-    scalp, ear, method : array-like of shape (n_subjects,)
-        One score for each subject, the subjects in the same order.
-    confidence : float, default=0.95
-        Coverage of the intervals.
-    n_resamples : int, default=10000
-        How many times the subjects are drawn with replacement.
-    random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
-
-    Returns
-    -------
-    Bunch
-        ``gap`` and ``gap_interval``, the mean of ``scalp - ear``; ``has_gap``, whether
-        that interval lies above 0; ``share`` and ``share_interval``, nan where there is
-        no gap to close. The few draws without a gap do not enter ``share_interval``.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, there are fewer than two subjects, or a value is not
-        finite.
-
-    Examples
-    --------
-    >>> from skleepkd.metrics import gap_closed
-    >>> closed = gap_closed(scalp=[0.7, 0.8], ear=[0.4, 0.5], method=[0.5, 0.6])
-    >>> closed.has_gap, f"{closed.share:.0%} of {closed.gap:.2f}"
-    (True, '33% of 0.30')
-    >>> gap_closed(scalp=[0.7, 0.4], ear=[0.4, 0.5], method=[0.5, 0.6]).has_gap
-    False
-    """
-    scores = _check_subjects(scalp=scalp, ear=ear, method=method)
-    gap, gain = scores[0] - scores[1], scores[2] - scores[1]
-    drawn_gap, drawn_gain = _resampled_means(
-        np.stack([gap, gain]), n_resamples, random_state
-    )
-    gap_interval = _percentiles(drawn_gap, confidence)
-    has_gap = gap_interval[0] > 0
-    share, share_interval = np.nan, (np.nan, np.nan)
-    if has_gap:
-        share = gain.mean() / gap.mean()
-        shares = drawn_gain[drawn_gap > 0] / drawn_gap[drawn_gap > 0]
-        share_interval = _percentiles(shares, confidence)
-    return Bunch(
-        gap=float(gap.mean()),
-        gap_interval=gap_interval,
-        has_gap=has_gap,
-        share=float(share),
-        share_interval=share_interval,
-    )
+    mean, interval = {}, {}
+    for name in pooled if per_subject else ():
+        values = [scores[name] for scores in per_subject.values()]
+        mean[name], interval[name] = over_subjects(values)
+    return Bunch(mean=mean, interval=interval, per_subject=per_subject, pooled=pooled)
 
 
 def _scores(y_true, y_pred, classes):
@@ -244,35 +156,3 @@ def _scores(y_true, y_pred, classes):
 
 def _score(y_true, y_pred, *, name, classes):
     return _scores(y_true, y_pred, classes)[name]
-
-
-def _check_subjects(**scores):
-    """Stack scores of the same subjects, shape (n_scores, n_subjects)."""
-    scores = {name: np.asarray(values, dtype=float) for name, values in scores.items()}
-    shapes = {values.shape for values in scores.values()}
-    shape = shapes.pop()
-    if shapes or len(shape) != 1 or shape[0] < 2:
-        given = ", ".join(f"{name} {values.shape}" for name, values in scores.items())
-        raise ValueError(
-            f"One score is needed for each of the same two or more subjects; given {given}."
-        )
-    stacked = np.stack(list(scores.values()))
-    if not np.isfinite(stacked).all():
-        raise ValueError(
-            "A score is nan or infinite; leave out the subjects for whom it is undefined."
-        )
-    return stacked
-
-
-def _resampled_means(scores, n_resamples, random_state):
-    """Means over drawn subjects, shape (n_scores, n_resamples)."""
-    n_subjects = scores.shape[1]
-    drawn = check_random_state(random_state).randint(
-        n_subjects, size=(n_resamples, n_subjects)
-    )
-    return scores[:, drawn].mean(axis=2)
-
-
-def _percentiles(draws, confidence):
-    ends = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return tuple(ends.tolist())

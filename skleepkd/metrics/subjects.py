@@ -1,0 +1,247 @@
+"""Statistics over subjects: intervals, the gap that a method closes, a paired test."""
+
+import numpy as np
+from scipy import stats
+from sklearn.utils import Bunch, check_random_state
+
+
+def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_state=0):
+    """Percentile bootstrap interval of a mean over subjects.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_subjects,)
+        One score for each subject.
+    confidence : float, default=0.95
+        Coverage of the interval.
+    n_resamples : int, default=10000
+        How many times the subjects are drawn with replacement.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the draws.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two subjects, or a value is not finite.
+
+    References
+    ----------
+    Efron, B. and Tibshirani, R. J. (1993). An introduction to the bootstrap, chapter 13.
+
+    Examples
+    --------
+    >>> from skleepkd.metrics import bootstrap_interval
+    >>> bootstrap_interval([0.5, 0.5, 0.5])
+    (0.5, 0.5)
+
+    Where each fold leaves one subject out, the scores of ``cross_validate`` are such
+    values:
+
+    >>> scores = {"test_kappa": [0.61, 0.70, 0.48, 0.66, 0.57]}
+    >>> low, high = bootstrap_interval(scores["test_kappa"])
+    >>> f"{low:.2f} to {high:.2f}"
+    '0.53 to 0.67'
+    """
+    values = _check_subjects(values=values)
+    means = _resampled_means(values, n_resamples, random_state)[0]
+    return _percentiles(means, confidence)
+
+
+def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, random_state=0):
+    """Share of the gap between scalp and ear that a method closes.
+
+    The share is ``mean(method - ear) / mean(scalp - ear)`` over subjects: 0 for the
+    ear's own score, 1 for the scalp's, below 0 for a method that does harm. Its
+    interval is a percentile bootstrap that draws subjects, each with all three scores.
+
+    Parameters
+    ----------
+    scalp, ear, method : array-like of shape (n_subjects,)
+        One score for each subject, the subjects in the same order.
+    confidence : float, default=0.95
+        Coverage of the intervals.
+    n_resamples : int, default=10000
+        How many times the subjects are drawn with replacement.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the draws.
+
+    Returns
+    -------
+    Bunch
+        ``gap`` and ``gap_interval``, the mean of ``scalp - ear``; ``has_gap``, whether
+        that interval lies above 0; ``share`` and ``share_interval``, nan where there is
+        no gap to close. The few draws without a gap do not enter ``share_interval``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, there are fewer than two subjects, or a value is not
+        finite.
+
+    Examples
+    --------
+    >>> from skleepkd.metrics import gap_closed
+    >>> closed = gap_closed(scalp=[0.7, 0.8], ear=[0.4, 0.5], method=[0.5, 0.6])
+    >>> closed.has_gap, f"{closed.share:.0%} of {closed.gap:.2f}"
+    (True, '33% of 0.30')
+    >>> gap_closed(scalp=[0.7, 0.4], ear=[0.4, 0.5], method=[0.5, 0.6]).has_gap
+    False
+    """
+    scores = _check_subjects(scalp=scalp, ear=ear, method=method)
+    gap, gain = scores[0] - scores[1], scores[2] - scores[1]
+    drawn_gap, drawn_gain = _resampled_means(
+        np.stack([gap, gain]), n_resamples, random_state
+    )
+    gap_interval = _percentiles(drawn_gap, confidence)
+    has_gap = gap_interval[0] > 0
+    share, share_interval = np.nan, (np.nan, np.nan)
+    if has_gap:
+        share = gain.mean() / gap.mean()
+        shares = drawn_gain[drawn_gap > 0] / drawn_gap[drawn_gap > 0]
+        share_interval = _percentiles(shares, confidence)
+    return Bunch(
+        gap=float(gap.mean()),
+        gap_interval=gap_interval,
+        has_gap=has_gap,
+        share=float(share),
+        share_interval=share_interval,
+    )
+
+
+def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
+    """Test whether two methods differ over the same subjects.
+
+    A sign-flip permutation test of the mean difference ``mean(a - b)``. If the methods
+    were alike, each subject's two scores could as well be exchanged, which flips the
+    sign of the difference. The p-value is the share of all ways to do so in which the
+    mean is as far from 0 as the one that was found, or farther (two-sided).
+
+    Parameters
+    ----------
+    a, b : array-like of shape (n_subjects,)
+        One score for each subject and method, the subjects in the same order: those
+        from ``cross_validate`` that leaves one subject out in each fold, or of
+        ``staging_report(...).per_subject``.
+    confidence : float, default=0.95
+        Coverage of the interval.
+    n_resamples : int, default=10000
+        Where there are no more ways than these (up to 13 subjects), all of them are
+        counted and the p-value is exact; else so many are drawn. Also the draws of the
+        interval.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the draws.
+
+    Returns
+    -------
+    Bunch
+        ``difference``, the mean of ``a - b``; ``interval``, its bootstrap interval over
+        subjects (:func:`bootstrap_interval`); ``pvalue``; ``n_subjects``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, there are fewer than two subjects, or a value is not
+        finite.
+
+    Notes
+    -----
+    The subjects must be independent of each other: one value for a person, not for a
+    night or an epoch. It is assumed that, were the methods alike, the differences would
+    lie symmetrically around 0, not that they are normal. The test takes the two
+    methods as they were trained here: the chance in a training (its seed) is not part
+    of it, and neither is that the folds share training people. A p-value is one for one
+    comparison that was planned; of many comparisons some are small by chance
+    (``scipy.stats.false_discovery_control``). With ``n`` subjects it is never below
+    ``2 / 2**n``: five of them cannot reach 0.05. A large one does not show that two
+    methods are equal; the interval says how large a difference may be.
+
+    References
+    ----------
+    Fisher, R. A. (1935). The design of experiments, section 21. For the p-value of drawn
+    permutations: Phipson, B. and Smyth, G. K. (2010). Permutation p-values should never
+    be zero. Computed by :func:`scipy.stats.permutation_test`.
+
+    Examples
+    --------
+    >>> from skleepkd.metrics import paired_test
+    >>> student = [0.61, 0.70, 0.48, 0.66, 0.57, 0.72]
+    >>> baseline = [0.55, 0.66, 0.45, 0.67, 0.50, 0.69]
+    >>> test = paired_test(student, baseline)
+    >>> f"{test.difference:.3f}, p = {test.pvalue:.4f} with {test.n_subjects} subjects"
+    '0.037, p = 0.0625 with 6 subjects'
+    """
+    a, b = _check_subjects(a=a, b=b)
+    result = stats.permutation_test(
+        (a - b,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=n_resamples,
+        random_state=random_state,
+    )
+    interval = bootstrap_interval(
+        a - b, confidence=confidence, n_resamples=n_resamples, random_state=random_state
+    )
+    return Bunch(
+        difference=float(np.mean(a - b)),
+        interval=interval,
+        pvalue=float(result.pvalue),
+        n_subjects=len(a),
+    )
+
+
+def over_subjects(values):
+    """Mean and bootstrap interval over the subjects who have a score.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_subjects,)
+        One score for each subject, nan where it is undefined.
+
+    Returns
+    -------
+    mean : float
+        nan where nobody has the score.
+    interval : tuple of float
+        At 95 %; nan where fewer than two have the score.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    mean = float(values.mean()) if len(values) else np.nan
+    return mean, bootstrap_interval(values) if len(values) > 1 else (np.nan, np.nan)
+
+
+def _check_subjects(**scores):
+    """Stack scores of the same subjects, shape (n_scores, n_subjects)."""
+    scores = {name: np.asarray(values, dtype=float) for name, values in scores.items()}
+    shapes = {values.shape for values in scores.values()}
+    shape = shapes.pop()
+    if shapes or len(shape) != 1 or shape[0] < 2:
+        given = ", ".join(f"{name} {values.shape}" for name, values in scores.items())
+        raise ValueError(
+            f"One score is needed for each of the same two or more subjects; given {given}."
+        )
+    stacked = np.stack(list(scores.values()))
+    if not np.isfinite(stacked).all():
+        raise ValueError(
+            "A score is nan or infinite; leave out the subjects for whom it is undefined."
+        )
+    return stacked
+
+
+def _resampled_means(scores, n_resamples, random_state):
+    """Means over drawn subjects, shape (n_scores, n_resamples)."""
+    n_subjects = scores.shape[1]
+    drawn = check_random_state(random_state).randint(
+        n_subjects, size=(n_resamples, n_subjects)
+    )
+    return scores[:, drawn].mean(axis=2)
+
+
+def _percentiles(draws, confidence):
+    ends = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return tuple(ends.tolist())
