@@ -3,7 +3,13 @@
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes
+from skleepkd.stages import (
+    EPOCH_SECONDS,
+    UNSCORED,
+    is_unscored,
+    stage_codes,
+    stage_labels,
+)
 
 #: Amber for wake, red for REM, blues that darken with the depth of sleep.
 STAGE_COLORS = {
@@ -26,13 +32,16 @@ _FROM_THE_TOP = {
 _REM = ("REM", "R")
 
 
+def final_step(estimator):
+    """Return the last step of a pipeline, or the estimator that is none."""
+    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
+
+
 def classes_of(estimator, classes):
     """Stages to draw: what was given, else the scheme of a stager, else the five."""
     if classes is not None:
         return classes
-    if isinstance(estimator, Pipeline):
-        estimator = estimator[-1]
-    scheme = getattr(estimator, "classes", None)
+    scheme = getattr(final_step(estimator), "classes", None)
     return scheme if isinstance(scheme, str) else "aasm"
 
 
@@ -139,9 +148,15 @@ class Steps:
         return np.insert(values, self._holes, np.nan, axis=0)
 
 
-def draw_stages(panel, steps, codes, classes, labels, title):
+def _order_of(classes):
+    """Labels in the order of their codes, and from the top of a hypnogram."""
+    labels = stage_labels(classes)
+    return labels, _FROM_THE_TOP.get(str(classes), labels)
+
+
+def draw_stages(panel, steps, codes, classes, title):
     """Draw a hypnogram: a line that is broken where unscored, and REM as bars."""
-    from_the_top = _FROM_THE_TOP.get(str(classes), labels)
+    labels, from_the_top = _order_of(classes)
     # UNSCORED is -1: the last entry, which is nan
     level = np.array([from_the_top.index(label) for label in labels] + [np.nan])[codes]
     rem = np.array([label in _REM for label in labels] + [False])[codes]
@@ -160,9 +175,9 @@ def draw_stages(panel, steps, codes, classes, labels, title):
     panel.set_title(title, loc="left", fontsize="medium")
 
 
-def draw_probabilities(panel, steps, probabilities, classes, labels, title):
+def draw_probabilities(panel, steps, probabilities, classes, title):
     """Draw probabilities as areas one above the other, in the order of a hypnogram."""
-    from_the_top = _FROM_THE_TOP.get(str(classes), labels)
+    labels, from_the_top = _order_of(classes)
     areas = steps.fill(probabilities)[:, [labels.index(label) for label in from_the_top]]
     # Each area reaches down to 0 and the next is painted over it: areas that only touch
     # would let the ground shine through where steps are narrower than a pixel.

@@ -203,12 +203,10 @@ class HypnodensityDisplay:
                 y_onset = np.min(onset) + EPOCH_SECONDS * np.arange(len(codes))
             check_consistent_length(codes, y_onset)
             epochs = Steps(y_onset)
-            draw_stages(self.ax_[0], epochs, codes, self.classes, labels, "Truth")
+            draw_stages(self.ax_[0], epochs, codes, self.classes, "Truth")
             start, stop = min(start, epochs.edges[0]), max(stop, epochs.edges[-1])
         title = f"Hypnodensity, an answer every {self.resolution:g} s"
-        draw_probabilities(
-            self.ax_[-1], answers, probabilities, self.classes, labels, title
-        )
+        draw_probabilities(self.ax_[-1], answers, probabilities, self.classes, title)
         self.ax_[0].set_xlim(start, stop)
         self.ax_[-1].set_xlabel("Time (h)")
         return self

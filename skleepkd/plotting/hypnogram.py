@@ -172,12 +172,10 @@ class HypnogramDisplay:
         self.ax_ = axes[:, 0]
 
         for panel, (title, codes) in zip(self.ax_, stages.items(), strict=False):
-            draw_stages(panel, steps, codes, self.classes, labels, title)
+            draw_stages(panel, steps, codes, self.classes, title)
         if self.probabilities is not None:
             title = "Predicted probability"
-            draw_probabilities(
-                self.ax_[-1], steps, self.probabilities, self.classes, labels, title
-            )
+            draw_probabilities(self.ax_[-1], steps, self.probabilities, self.classes, title)
         self.ax_[0].set_xlim(steps.edges[0], steps.edges[-1])
         self.ax_[-1].set_xlabel("Time (h)")
         return self

@@ -1,9 +1,8 @@
 """The course of a training."""
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
-from skleepkd.plotting.common import make_panels
+from skleepkd.plotting.common import final_step, make_panels
 
 
 class TrainingCurveDisplay:
@@ -56,7 +55,7 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         if name is None:
-            name = type(_final_step(estimator)).__name__
+            name = type(final_step(estimator)).__name__
         return cls.from_estimators({name: estimator}, ax=ax)
 
     @classmethod
@@ -75,7 +74,7 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         histories = {
-            name: _final_step(estimator).history for name, estimator in estimators.items()
+            name: final_step(estimator).history for name, estimator in estimators.items()
         }
         return cls(histories=histories).plot(ax=ax)
 
@@ -143,7 +142,3 @@ class TrainingCurveDisplay:
             panel.grid(alpha=0.25)
             panel.legend(frameon=False, fontsize="small")
         return self
-
-
-def _final_step(estimator):
-    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
