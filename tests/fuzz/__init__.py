@@ -1,0 +1,6 @@
+"""Damaged files for every reader of the library: ``python -m tests.fuzz``.
+
+Valid files of each kind (``seeds``) are damaged (``mutations``, ``forgeries``) and read in
+a child process under limits (``child``). Each is read, or refused with a ValueError or
+OSError that names the file; all else is a fault (``campaign``).
+"""
