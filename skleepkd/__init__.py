@@ -3,6 +3,7 @@
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.persistence import load, save
+from skleepkd.recording import RecordingStager
 
 __version__ = "0.1.0.dev0"
 
@@ -10,6 +11,7 @@ __all__ = [
     "DistilledSleepStager",
     "FineTunedSleepStager",
     "PairedEpochs",
+    "RecordingStager",
     "SleepStager",
     "load",
     "save",
