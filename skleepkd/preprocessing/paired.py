@@ -9,6 +9,19 @@ from skleepkd.epochs import PairedEpochs
 from skleepkd.inputs import as_pair
 
 
+class StatelessTransformer(TransformerMixin, BaseEstimator):
+    """A transformer of epochs that learns nothing, so that it need not be fitted."""
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = False
+        return tags
+
+
 class PairedTransformer(TransformerMixin, BaseEstimator):
     """Preprocess the two modalities of a pair, each in its own way.
 
@@ -112,7 +125,7 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         return tags
 
 
-class EpochwiseTransformer(TransformerMixin, BaseEstimator):
+class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
 
     Many array functions take one epoch at a time, such as braindecode's
@@ -188,12 +201,7 @@ class EpochwiseTransformer(TransformerMixin, BaseEstimator):
         ValueError
             If there is no epoch, or the function's answers differ in shape.
         """
-        pair = as_pair(X)
-        target = self._apply(pair, "target")
-        if not isinstance(X, PairedEpochs):
-            return target
-        source = self._apply(pair, "source") if pair.has_source else None
-        return pair.replace(target=target, source=source)
+        return of_each_modality(X, self._apply)
 
     def _apply(self, pair, modality):
         if not len(pair):
@@ -212,17 +220,8 @@ class EpochwiseTransformer(TransformerMixin, BaseEstimator):
                 answers[row] = answer
         return answers
 
-    def __sklearn_is_fitted__(self):
-        return True
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
-
-
-class SourceSelector(TransformerMixin, BaseEstimator):
+class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
 
     The first step of a ``Pipeline`` that is trained on, and predicts from, the teacher's
@@ -274,14 +273,28 @@ class SourceSelector(TransformerMixin, BaseEstimator):
         """
         return as_pair(X).source_epochs
 
-    def __sklearn_is_fitted__(self):
-        return True
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
+def of_each_modality(X, apply):
+    """Transform epochs, or both modalities of a pair, alike.
+
+    Parameters
+    ----------
+    X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+        What ``transform`` was given.
+    apply : callable
+        ``apply(pair, modality)`` returns the array that takes a modality's place.
+
+    Returns
+    -------
+    PairedEpochs or ndarray
+        Of the kind of ``X``.
+    """
+    pair = as_pair(X)
+    target = apply(pair, "target")
+    if not isinstance(X, PairedEpochs):
+        return target
+    source = apply(pair, "source") if pair.has_source else None
+    return pair.replace(target=target, source=source)
 
 
 def _transformer(transformer):

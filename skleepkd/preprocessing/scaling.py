@@ -1,10 +1,8 @@
 """Scaling of each epoch by what it holds itself."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 
-from skleepkd.epochs import PairedEpochs
-from skleepkd.inputs import as_pair
+from skleepkd.preprocessing.paired import StatelessTransformer, of_each_modality
 
 
 def _min_max(epochs, axis):
@@ -20,7 +18,7 @@ def _standard(epochs, axis):
 _METHODS = {"min-max": _min_max, "standard": _standard}
 
 
-class EpochScaler(TransformerMixin, BaseEstimator):
+class EpochScaler(StatelessTransformer):
     """Scale each channel of each epoch by its own range, or by its own mean and spread.
 
     A step of a ``Pipeline`` before a stager. Nothing is learnt in ``fit``, so an epoch is
@@ -98,12 +96,7 @@ class EpochScaler(TransformerMixin, BaseEstimator):
             If the method is unknown or X holds no epochs of numbers.
         """
         self._check_method()
-        pair = as_pair(X)
-        target = self._scaled(pair, "target")
-        if not isinstance(X, PairedEpochs):
-            return target
-        source = self._scaled(pair, "source") if pair.has_source else None
-        return pair.replace(target=target, source=source)
+        return of_each_modality(X, self._scaled)
 
     def _check_method(self):
         if self.method not in _METHODS:
@@ -123,12 +116,3 @@ class EpochScaler(TransformerMixin, BaseEstimator):
             scale[np.ptp(block, axis=axis, keepdims=True) == 0] = np.inf
             scaled[rows] = (block - offset) / scale
         return scaled
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
