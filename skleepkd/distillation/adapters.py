@@ -112,13 +112,35 @@ def _resampled(x, axis, length):
 ADAPTERS = {"linear": Projection}
 
 
+def check_adapter(adapter):
+    """Refuse what makes no adapters.
+
+    Parameters
+    ----------
+    adapter : object
+        As a stager was given it.
+
+    Raises
+    ------
+    ValueError
+        If it is neither None nor a known name, nor a class or function.
+    """
+    known = adapter in ADAPTERS if isinstance(adapter, str) else callable(adapter)
+    if not (adapter is None or known) or isinstance(adapter, nn.Module):
+        raise ValueError(
+            f"adapter is None, {', '.join(map(repr, ADAPTERS))} or a callable that is given "
+            "the student's and the teacher's shape and returns a module; given "
+            f"{adapter!r}."
+        )
+
+
 def make_adapters(adapter, student_shapes, teacher_shapes):
     """Make the adapter of each layer.
 
     Parameters
     ----------
-    adapter : None, "linear" or callable
-        None: features are compared as they are.
+    adapter : {"linear"} or callable
+        A known name, or what is given two shapes and returns a module.
     student_shapes, teacher_shapes : sequence of tuple of int
         Shapes of the features of a layer, without the axis of the batch.
 
@@ -136,7 +158,7 @@ def feature_shapes(module, layers, shape):
     Parameters
     ----------
     module : torch.nn.Module
-        A network; it is left in evaluation mode.
+        A network; it answers once, in evaluation mode.
     layers : sequence of str
         Dotted names of its layers.
     shape : tuple of int
@@ -147,7 +169,8 @@ def feature_shapes(module, layers, shape):
     list of tuple of int
         One a layer, without the axis of the batch.
     """
-    weight = next(module.parameters())
+    device, mode = next(module.parameters()).device, module.training
     with capture_features(module.eval(), layers) as seen, torch.no_grad():
-        module(torch.zeros(2, *shape, device=weight.device))
+        module(torch.zeros(2, *shape, device=device))
+    module.train(mode)
     return [tuple(seen[name].shape[1:]) for name in layers]

@@ -3,6 +3,7 @@
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from skleepkd.distillation.adapters import check_adapter
 from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.teachers import (
     architecture,
@@ -64,6 +65,13 @@ class DistilledSleepStager(TaughtStager):
     layers : sequence of str or of (student, teacher) pairs, or None, default=None
         Layers that are compared, the average over several; None for what the networks
         declare, "output" (as a name) for the logits.
+    adapter : None, "linear" or callable, default=None
+        What projects the student's features to the shape of the teacher's, so that a
+        small network may follow a large one: None compares them as they are, "linear" is
+        a :class:`~skleepkd.distillation.Projection` for each layer, a callable is given
+        the student's and the teacher's shape (without the batch) and returns a module.
+        Adapters are trained by the student's optimiser and are no part of what it
+        predicts with, saves or exports.
     alpha : float, default=0.0
         Share of the softmax term, from 0 to 1.
     temperature : float, default=1.0
@@ -86,6 +94,8 @@ class DistilledSleepStager(TaughtStager):
     ----------
     teacher_ : estimator
         The fitted teacher; it is asked about ``X.source_epochs``.
+    adapters_ : torch.nn.ModuleList
+        One a layer.
     history_ : skorch.history.History
         With ``train_cross_entropy``, ``train_feature_loss``, ``train_softmax_loss`` and,
         online, ``train_teacher_loss`` of each pass. In two steps the passes of the first
@@ -108,7 +118,8 @@ class DistilledSleepStager(TaughtStager):
     and online feature distillation, equations 1 and 2); Joshi et al. (2021), A deep
     knowledge distillation framework for EEG assisted enhancement of single-lead ECG
     based sleep staging (attention transfer, equation 3); Hinton et al. (2015), Distilling
-    the knowledge in a neural network (the softmax term).
+    the knowledge in a neural network (the softmax term); Romero et al. (2015), FitNets:
+    hints for thin deep nets (adapters).
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
@@ -122,6 +133,7 @@ class DistilledSleepStager(TaughtStager):
         feature_loss="mse",
         feature_weight=1.0,
         layers=None,
+        adapter=None,
         alpha=0.0,
         temperature=1.0,
         feature_max_epochs=None,
@@ -134,6 +146,7 @@ class DistilledSleepStager(TaughtStager):
         self.feature_loss = feature_loss
         self.feature_weight = feature_weight
         self.layers = layers
+        self.adapter = adapter
         self.alpha = alpha
         self.temperature = temperature
         self.feature_max_epochs = feature_max_epochs
@@ -238,6 +251,12 @@ class DistilledSleepStager(TaughtStager):
                 f"Unknown feature_loss {self.feature_loss!r}; name one of "
                 f"{', '.join(map(repr, FEATURE_LOSSES))}, or give None or an nn.Module."
             )
+        check_adapter(self.adapter)
+        if self.adapter is not None and self.feature_loss is None:
+            raise ValueError(
+                f"adapter={self.adapter!r} projects features for a feature_loss, which is "
+                'None. Give feature_loss="mse", or leave adapter out.'
+            )
         if isinstance(self.teacher, str):
             raise ValueError(
                 f"teacher is an estimator; given the name {self.teacher!r}. Write "
@@ -324,7 +343,9 @@ class DistilledSleepStager(TaughtStager):
         if self.start_from_teacher:
             copy_weights(taught, own)
         if self._uses_features:
-            self._paired_layers(own, taught)
+            layers = self._paired_layers(own, taught)
+            epochs = (pair.shape[1:], pair.source_epochs.shape[1:])
+            self._make_adapters(layers, (own, taught), epochs)
 
     def _learn_from_source(self, pair, y, seed, go_on):
         """Fit the teacher, unless it is frozen or trained together with the student."""
@@ -353,5 +374,6 @@ class DistilledSleepStager(TaughtStager):
         """Set parameters; ``teacher__*`` are the teacher's."""
         inner, own = split_params(params, "teacher", self.teacher)
         super().set_params(**own)
-        self.teacher.set_params(**inner)
+        if inner:
+            self.teacher.set_params(**inner)
         return self

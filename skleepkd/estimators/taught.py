@@ -7,6 +7,7 @@ import torch
 from skorch.utils import is_dataset
 from torch import nn
 
+from skleepkd.distillation.adapters import feature_shapes, make_adapters
 from skleepkd.distillation.features import OUTPUT, check_layers
 from skleepkd.distillation.losses import (
     AttentionTransfer,
@@ -42,8 +43,8 @@ class TaughtStager(SleepStager):
     """The small methods of skorch that a distilled stager overrides.
 
     A subclass has the parameters ``strategy``, ``feature_loss``, ``feature_weight``,
-    ``layers``, ``alpha``, ``temperature``, ``feature_max_epochs``, ``memory`` and
-    ``start_from_teacher``, and sets ``teacher_`` before the network is initialised.
+    ``layers``, ``adapter``, ``alpha``, ``temperature``, ``feature_max_epochs``, ``memory``
+    and ``start_from_teacher``, and sets ``teacher_`` before the network is initialised.
     """
 
     #: What is learned: all terms of the loss at once or, in two steps, features alone
@@ -157,7 +158,30 @@ class TaughtStager(SleepStager):
                 loss = PlainFeatureLoss(loss)
             # One for each layer, since each may learn statistics of its own.
             self.feature_losses_ = nn.ModuleList(copy.deepcopy(loss) for _ in self.layers_)
+        # Beside the losses they are trained by the student's optimiser and resumed, and
+        # are no part of the network.
+        self.adapters_ = nn.ModuleList()
+        if self._uses_features:
+            nets = (self, final_stager(self.teacher_))
+            networks = [uncompiled(net.module_) for net in nets]
+            epochs = [net.epoch_shape_ for net in nets]
+            self.adapters_ = self._make_adapters(self.layers_, networks, epochs)
         return self
+
+    def _make_adapters(self, layers, networks, epochs):
+        """Make an adapter for each pair of layers, of networks that see such epochs."""
+        if self.adapter is None:
+            return nn.ModuleList(nn.Identity() for _ in layers)
+        window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
+        sides = zip(networks, zip(*layers, strict=True), epochs, strict=True)
+        # Drawn apart, so that the batches are those of a student without adapters.
+        with torch.random.fork_rng(devices=[]):
+            shapes = [feature_shapes(net, own, window + epoch) for net, own, epoch in sides]
+            return make_adapters(self.adapter, *shapes)
+
+    def trained_modules(self):
+        """Networks whose best weights are kept together, and the adapters."""
+        return [*super().trained_modules(), self.adapters_]
 
     def get_dataset(self, X, y=None):
         """Make the data set of a batch loader; with ``y``, the teacher's part is in it."""
@@ -254,7 +278,12 @@ class TaughtStager(SleepStager):
         names = [student for student, _ in self.layers_]
         with self.capture(names) as seen:
             logits = super().infer(x)
-        return logits, [seen[name] for name in names]
+        with self.autocasting():
+            features = [
+                adapter(seen[name])
+                for adapter, name in zip(uncompiled(self.adapters_), names, strict=True)
+            ]
+        return logits, [feature.float() for feature in features]
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return cross-entropy and the teacher's terms, weighted."""

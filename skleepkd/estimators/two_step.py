@@ -54,7 +54,8 @@ def learn_features(student, X, y):
     else:
         learn = check_memory(student.memory).cache(_learn, ignore=["student", "X", "y"])
         weights, history = learn(_key(student, X, y), passes, student=student, X=X, y=y)
-    uncompiled(student.module_).load_state_dict(weights)
+    for module, own in zip(student.trained_modules(), weights, strict=True):
+        uncompiled(module).load_state_dict(own)
     student.history.clear()
     student.initialize_optimizer()
     # Whether this step was run or remembered, the next one begins with the same.
@@ -90,6 +91,8 @@ def _learn(about, passes, student, X, y):
     student.notify("on_train_begin", X=X, y=y)
     student.fit_loop(X, y, epochs=passes)
     student.notify("on_train_end", X=X, y=y)
-    weights = uncompiled(student.module_).state_dict()
-    weights = {name: value.cpu() for name, value in weights.items()}
+    weights = [
+        {name: value.cpu() for name, value in uncompiled(module).state_dict().items()}
+        for module in student.trained_modules()
+    ]
     return copy.deepcopy(weights), list(student.history)
