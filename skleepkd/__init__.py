@@ -2,6 +2,7 @@
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.export import export_onnx
 from skleepkd.persistence import load, save
 from skleepkd.recording import RecordingStager
 
@@ -13,6 +14,7 @@ __all__ = [
     "PairedEpochs",
     "RecordingStager",
     "SleepStager",
+    "export_onnx",
     "load",
     "save",
 ]

@@ -1,0 +1,319 @@
+import builtins
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+from skleepkd import (
+    DistilledSleepStager,
+    FineTunedSleepStager,
+    PairedEpochs,
+    SleepStager,
+    export_onnx,
+)
+from skleepkd.preprocessing import EpochScaler, LogSpectrogram
+from skleepkd.sequences import Fusion
+from tests.tiny import TinyNetwork, TinySequenceNetwork
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
+SMALL_SEQSLEEPNET = {
+    "module__hidden_size": 4,
+    "module__n_filters": 4,
+    "module__attention_size": 4,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "stager.onnx"
+
+
+def nights(*shape, sfreq):
+    """Epochs of two people."""
+    X = PairedEpochs(
+        30 * np.random.default_rng(0).standard_normal((18, *shape), dtype=np.float32),
+        subject=np.repeat(["a", "b"], 9),
+        recording=np.repeat(["night-a", "night-b"], 9),
+        onset=np.tile(30.0 * np.arange(9), 2),
+        sfreq=sfreq,
+    )
+    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
+
+
+def run(path, epochs):
+    """Ask ONNX Runtime, with its own defaults."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"epochs": np.asarray(epochs, dtype=np.float32)})
+    return answer
+
+
+def metadata(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "shape", "sfreq"),
+    [
+        ("UTime", SMALL_UTIME, (2, 61), 2.0),
+        ("EpochCrossModalTransformer", {"module__num_heads": 2}, (2, 307), 100.0),
+        ("USleep", {"module__depth": 3}, (1, 601), 200.0),
+        ("SeqSleepNet", SMALL_SEQSLEEPNET, (2, 7, 129), 100.0),
+        ("EEGNet", {}, (2, 300), 100.0),  # its weights are constrained
+        ("DeepSleepNet", {}, (1, 3000), 100.0),  # an LSTM
+    ],
+)
+def test_networks_answer_as_torch_does(path, module, options, shape, sfreq):
+    if module in ("USleep", "EEGNet", "DeepSleepNet"):
+        pytest.importorskip("braindecode")
+    X, y = nights(*shape, sfreq=sfreq)
+    stager = SleepStager(module, **options, **FAST).fit(X, y)
+    report = export_onnx(stager, path)
+    onnx.checker.check_model(str(path))
+    epochs = X["target"]
+    for rows in (slice(0, 1), slice(0, 18), slice(3, 10)):
+        found = run(path, epochs[rows])
+        np.testing.assert_allclose(
+            found, stager.predict_proba(epochs[rows]), rtol=0, atol=1e-4
+        )
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert report.max_difference <= 1e-4
+    assert report.n_bytes == path.stat().st_size
+    assert report.n_parameters == sum(p.numel() for p in stager.module_.parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "shape", "sfreq"),
+    [
+        ("SeqSleepNet", SMALL_SEQSLEEPNET, (1, 7, 129), 100.0),
+        ("UTime", SMALL_UTIME, (1, 61), 2.0),
+        ("USleep", {"module__depth": 3}, (1, 600), 200.0),
+        (TinySequenceNetwork, {}, (2, 60), 2.0),
+    ],
+)
+def test_windows_of_consecutive_epochs(path, module, options, shape, sfreq):
+    if module == "USleep":
+        pytest.importorskip("braindecode")
+    X, y = nights(*shape, sfreq=sfreq)
+    stager = SleepStager(module, sequence_length=3, **options, **FAST).fit(X, y)
+    export_onnx(stager, path)
+    night = X[:9]
+    rows = np.arange(7)[:, None] + np.arange(3)  # all windows of three of nine epochs
+    found = run(path, night["target"][rows])
+    assert found.shape == (7, 5, 3)
+    assert run(path, night["target"][rows[:1]]).shape == (1, 5, 3)
+    # The votes of windows are taken together outside of the file.
+    fusion = Fusion(9, 5, "product")
+    fusion.add(rows, found)
+    np.testing.assert_allclose(fusion.answer(), stager.predict_proba(night), atol=1e-4)
+    said = metadata(path)
+    assert json.loads(said["sequence_length"]) == 3
+    assert said["fusion"] == "product"
+
+
+def test_extreme_epochs(path, pair):
+    X, y = pair
+    stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(X, y)
+    export_onnx(stager, path)
+    stager.module_.eval()
+    rng = np.random.default_rng(1)
+    for scale in (0.0, 1e-3, 3000.0, 32767.0):
+        epochs = (scale * rng.choice([-1, 1], (4, 2, 60))).astype(np.float32)
+        # The stager itself refuses what looks like volts; its network does not.
+        with torch.no_grad():
+            expected = stager.module_(torch.from_numpy(epochs)).softmax(dim=1).numpy()
+        np.testing.assert_allclose(run(path, epochs), expected, rtol=0, atol=1e-4)
+
+
+def test_of_distilled_and_fine_tuned_stagers(path, pair):
+    X, y = pair
+    teacher = SleepStager("UTime", **SMALL_UTIME, **FAST)
+    student = DistilledSleepStager(
+        teacher, TinyNetwork, feature_loss=None, alpha=0.5, **FAST
+    )
+    transfer = FineTunedSleepStager(teacher, trainable=("head",), **FAST)
+    for stager in (student.fit(X, y), transfer.fit(X, y)):
+        for given in (stager, FrozenEstimator(stager)):
+            report = export_onnx(given, path)
+            np.testing.assert_allclose(
+                run(path, X["target"]), stager.predict_proba(X), rtol=0, atol=1e-4
+            )
+        # Nothing of the teacher is in the file.
+        assert report.n_parameters == sum(p.numel() for p in stager.module_.parameters())
+
+
+def test_answers_of_an_own_nonlinearity(path, pair):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, predict_nonlinearity=None, **FAST).fit(X, y)
+    export_onnx(stager, path)
+    found = run(path, X["target"])
+    np.testing.assert_allclose(found, stager.predict_proba(X), rtol=1e-4, atol=1e-4)
+    assert found.min() < 0  # logits, as asked for
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def test_the_file_says_what_it_takes_and_answers(path):
+    X, y = nights(2, 60, sfreq=2.0)
+    X = PairedEpochs(
+        X["target"],
+        subject=X.subject,
+        recording=X.recording,
+        sfreq=2.0,
+        ch_names=["LE", "RE"],
+    )
+    names = np.array(["W", "N1", "N2", "N3", "REM"])
+    stager = SleepStager(TinyNetwork, classes="aasm", **FAST).fit(X, names[y])
+    report = export_onnx(stager, str(path))
+    model = onnx.load(path)
+    (taken,), (answered,) = model.graph.input, model.graph.output
+    assert (taken.name, answered.name) == ("epochs", "probabilities")
+    shape = [d.dim_param or d.dim_value for d in taken.type.tensor_type.shape.dim]
+    assert shape == ["batch", 2, 60]
+    said = metadata(path)
+    assert said["network"] == "TinyNetwork"
+    assert said["unit"] == "microvolts"
+    assert json.loads(said["classes"]) == stager.classes_.tolist()
+    assert json.loads(said["ch_names"]) == ["LE", "RE"]
+    assert (json.loads(said["sfreq"]), json.loads(said["n_times"])) == (2.0, 60)
+    assert json.loads(said["sequence_length"]) == 1
+    assert json.loads(said["steps_before"]) == {}
+    assert "night-a" not in path.read_bytes().decode("latin1")
+    # A line to print.
+    line = str(report)
+    assert line == repr(report)
+    assert "\n" not in line
+    for part in (str(path), "MB", f"{report.n_parameters:,} parameters", "ms per epoch"):
+        assert part in line
+    assert report.milliseconds > 0
+
+
+def test_steps_before_the_network_are_named(path):
+    X, y = nights(1, 3000, sfreq=100.0)
+    stager = SleepStager("SeqSleepNet", **SMALL_SEQSLEEPNET, **FAST)
+    pipeline = make_pipeline(
+        "passthrough", EpochScaler("standard"), LogSpectrogram(), stager
+    )
+    pipeline.fit(X, y)
+    with pytest.warns(UserWarning, match="epochscaler, logspectrogram") as record:
+        report = export_onnx(pipeline, path)
+    assert record[0].filename == __file__
+    assert report.steps_before == ["epochscaler", "logspectrogram"]
+    assert "epochscaler, logspectrogram" in str(report)
+    said = metadata(path)
+    assert list(json.loads(said["steps_before"])) == ["epochscaler", "logspectrogram"]
+    assert said["unit"] != "microvolts"
+    found = run(path, pipeline[:-1].transform(X)["target"])
+    np.testing.assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+class Branching(TinyNetwork):
+    """Answers loud epochs otherwise, which neither way of writing sees."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.flip(1) if float(x.detach().abs().max()) > 1000 else logits
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(path, pair):
+    stager = SleepStager(Branching, **FAST).fit(*pair)
+    path.write_bytes(b"what was there before")
+    with pytest.raises(RuntimeError, match=r"cannot write Branching as ONNX.*differ"):
+        export_onnx(stager, path)
+    assert path.read_bytes() == b"what was there before"
+    assert os.listdir(path.parent) == [path.name]
+
+
+class Spectral(TinyNetwork):
+    """Uses an operator that ONNX has no word for."""
+
+    def forward(self, x):
+        singular = torch.linalg.eigvals(x @ x.transpose(1, 2)).real  # (batch, n_chans)
+        return super().forward(x) + singular.sum(dim=1, keepdim=True).log1p()
+
+
+def test_a_network_that_torch_cannot_write_is_named(path, pair):
+    stager = SleepStager(Spectral, **FAST).fit(*pair)
+    with pytest.raises(RuntimeError, match="cannot write Spectral as ONNX") as caught:
+        export_onnx(stager, path)
+    assert "linalg_eigvals" in str(caught.value.__cause__)
+    assert not path.exists()
+
+
+def test_a_disk_that_is_full(path, pair, monkeypatch):
+    stager = SleepStager(TinyNetwork, **FAST).fit(*pair)
+    export_onnx(stager, path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_onnx(stager, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_cannot_be_exported(path):
+    with pytest.raises(NotFittedError):
+        export_onnx(SleepStager(TinyNetwork), path)
+    for other in (LogisticRegression(), nn.Linear(2, 2), make_pipeline(EpochScaler())):
+        with pytest.raises(TypeError, match=f"given {type(other).__name__}"):
+            export_onnx(other, path)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_the_extra_is_named(path, monkeypatch, missing):
+    imported = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == missing:
+            raise ImportError(f"No module named {name!r}")
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'skleepkd\[onnx\]'"):
+        export_onnx(SleepStager(TinyNetwork), path)
+
+
+def test_the_stager_stays_as_it_was(path, pair):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, **FAST).fit(X, y)
+    stager.module_.train()
+    before = {name: value.clone() for name, value in stager.module_.state_dict().items()}
+    state = torch.random.get_rng_state()
+    export_onnx(stager, path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert stager.module_.training
+    for name, value in stager.module_.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_from_the_gpu(path, pair):
+    X, y = pair
+    stager = SleepStager(TinyNetwork, max_epochs=1, random_state=0, device="cuda").fit(X, y)
+    export_onnx(stager, path)
+    assert next(stager.module_.parameters()).is_cuda
+    np.testing.assert_allclose(
+        run(path, X["target"]), stager.predict_proba(X), rtol=0, atol=1e-3
+    )
