@@ -1,0 +1,87 @@
+"""The documentation's pages: their code runs, and nothing public is missing."""
+
+import doctest
+import importlib
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+#: Pages whose Python is run elsewhere (tests/test_clusters.py), or takes hours.
+ELSEWHERE = {"clusters.md", "index.md"}
+PAGES = sorted(
+    path.relative_to(DOCS).as_posix()
+    for folder in (DOCS, DOCS / "guide", DOCS / "papers")
+    for path in folder.glob("*.md")
+)
+PACKAGES = (
+    "skleepkd",
+    *("skleepkd.distillation", "skleepkd.networks", "skleepkd.preprocessing"),
+    *("skleepkd.datasets", "skleepkd.metrics", "skleepkd.model_selection"),
+    *("skleepkd.plotting", "skleepkd.recipes", "skleepkd.sequences", "skleepkd.stages"),
+)
+
+
+def blocks(page):
+    """Kind, line and text of the blocks of Python of a page, in their order."""
+    text = (DOCS / page).read_text()
+    for found in re.finditer(
+        r"^```(python|pycon)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    ):
+        yield found[1], text[: found.start()].count("\n") + 1, found[2]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in ELSEWHERE and any(blocks(page))]
+)
+def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if page == "edf_to_student.md":
+        runpy.run_path(str(DOCS / "simulated_edf.py"), run_name="files")["main"]()
+    here = {"__name__": "__main__"}
+    runner = doctest.DocTestRunner(
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
+    for kind, line, text in blocks(page):
+        if kind == "python":
+            exec(compile("\n" * line + text, str(DOCS / page), "exec"), here)
+            continue
+        test = doctest.DocTestParser().get_doctest(text, here, page, str(DOCS / page), line)
+        runner.run(test, clear_globs=False)
+        here = test.globs
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def public_names(package):
+    """Names in ``__all__`` or, without one, what a module defines itself."""
+    module = importlib.import_module(package)
+    if hasattr(module, "__all__"):
+        return module.__all__
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == package
+    ]
+
+
+def listed_names():
+    """Names that the page of the API lists, by their package."""
+    listed, package = {}, None
+    for line in (DOCS / "api" / "index.rst").read_text().splitlines():
+        if line.startswith(".. currentmodule::"):
+            package = line.split()[-1]
+        elif re.fullmatch(r"   \w+", line):
+            listed.setdefault(package, []).append(line.strip())
+    return listed
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_page(package):
+    listed = listed_names()[package]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(public_names(package))
