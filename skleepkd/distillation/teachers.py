@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
+from skorch import NeuralNet
 
 from skleepkd._keys import key_of
 from skleepkd.distillation.features import OUTPUT
@@ -108,6 +109,14 @@ def prepared(teacher, held_out, seed, checkpoint=None):
     return teacher.set_params(**dict.fromkeys(unset, seed))
 
 
+def as_it_takes(teacher, source):
+    """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
+    last = teacher.estimator if is_frozen(teacher) else teacher
+    last = last.steps[-1][1] if isinstance(last, Pipeline) else last
+    plain = isinstance(last, NeuralNet) and final_stager(last) is None
+    return source["target"] if plain else source
+
+
 def fit_teacher(teacher, source, y, held_out, memory=None):
     """Fit a teacher on the source of the training rows.
 
@@ -144,7 +153,7 @@ def _fit(key, teacher, source, y, held_out):
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
             options = {"groups": source.subject}
-        return teacher.fit(source, y, **options)
+        return teacher.fit(as_it_takes(teacher, source), y, **options)
     fit_transformers(teacher, source, y, held_out)
     final_stager(teacher).fit(transformed(teacher, source), y)
     return teacher

@@ -1,6 +1,7 @@
 """A student that learns from the wearable what its teacher knows from polysomnography."""
 
 import torch
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.distillation.adapters import check_adapter
@@ -25,6 +26,13 @@ from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network
 
 STRATEGIES = ("offline", "online", "two-step")
+
+
+def _goes_on(student):
+    """Whether a training can go on, as ``available_if`` asks."""
+    if student.strategy == "online":
+        raise AttributeError("An online teacher begins anew; partial_fit needs 'offline'.")
+    return True
 
 
 class DistilledSleepStager(TaughtStager):
@@ -187,6 +195,7 @@ class DistilledSleepStager(TaughtStager):
             )
         return self._fit(pair, y)
 
+    @available_if(_goes_on)
     def partial_fit(self, X, y, classes=None, groups=None):
         """Train the student on; a teacher that is not frozen is fitted anew to these rows.
 
@@ -204,11 +213,9 @@ class DistilledSleepStager(TaughtStager):
 
         Raises
         ------
-        ValueError
+        AttributeError
             If the strategy is "online", whose teacher begins together with its student.
         """
-        if self.strategy == "online":
-            raise ValueError("An online teacher begins anew; partial_fit needs 'offline'.")
         return super().partial_fit(X, y, classes, groups)
 
     def predict_proba(self, X):

@@ -18,6 +18,7 @@ from skleepkd.distillation.losses import (
 )
 from skleepkd.distillation.teachers import (
     architecture,
+    as_it_takes,
     final_stager,
     log_probabilities,
     teacher_features,
@@ -231,7 +232,8 @@ class TaughtStager(SleepStager):
 
     def ask_for_answers(self, source):
         """Ask the teacher for the logarithms of its probabilities, by own classes."""
-        return self._in_own_columns(self.teacher_.predict_proba(source))
+        answers = self.teacher_.predict_proba(as_it_takes(self.teacher_, source))
+        return self._in_own_columns(answers)
 
     def _in_own_columns(self, probabilities):
         return log_probabilities(probabilities, self.teacher_.classes_, self.classes_)
