@@ -9,10 +9,12 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import joblib
 import torch
 from skorch.callbacks import Callback
 
 import skleepkd
+from skleepkd import PairedEpochs
 from skleepkd.metrics import staging_report
 
 
@@ -22,6 +24,35 @@ def source_digest():
     for file in sorted(Path(skleepkd.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def digest_of(X, y):
+    """Digest of a cohort."""
+    names = ("source", "target") if X.has_source else ("target",)
+    return joblib.hash((*map(X.fingerprint, names), y, X.subject))
+
+
+def key_of(settings):
+    """Name for a folder that belongs to settings."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def mapped(X, folder):
+    """Write a cohort to files, once, which all processes map."""
+    try:  # the very files that kept teachers were fitted with
+        return PairedEpochs.from_memmap(folder)
+    except FileNotFoundError:
+        return X.to_memmap(folder)
+
+
+def add_run_options(parser, fast):
+    """Add what every command of fits that resume understands; ``fast`` is what it sets."""
+    here, add = Path(__file__).parent, parser.add_argument
+    add("--n-jobs", type=int, default=1, help="fits at a time, default 1")
+    add("--fast", action="store_true", help=f"a run of seconds: {fast}")
+    add("--output", type=Path, default=here / "results", help="folder of the tables")
+    add("--cache", type=Path, default=here / "cache", help="folder of finished fits")
 
 
 class WatchTestSubject(Callback):

@@ -11,8 +11,6 @@ run that was stopped goes on where it was.
 """
 
 import argparse
-import hashlib
-import json
 import platform
 import shlex
 import sys
@@ -26,6 +24,10 @@ import numpy as np
 import torch
 from _runs import (
     WatchTestSubject,
+    add_run_options,
+    digest_of,
+    key_of,
+    mapped,
     markdown_table,
     progress,
     resume,
@@ -42,7 +44,6 @@ from _tables import (
 )
 from skorch.callbacks import LRScheduler
 
-from skleepkd import PairedEpochs
 from skleepkd.datasets import load_eesm, make_cohort
 from skleepkd.distillation.teachers import final_stager
 from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
@@ -187,12 +188,11 @@ def describe(options, X, y):
     """Return everything that a result depends on."""
     depth = options.depth if options.network == "USleep" else None
     data = "EESM17" if options.data else f"simulated, noise x{options.noise:g}"
-    digest = joblib.hash((X.fingerprint("source"), X.fingerprint("target"), y, X.subject))
     return {
         "network": options.network,
         "depth": depth,
         "data": data,
-        "digest": digest,
+        "digest": digest_of(X, y),
         "people": len(np.unique(X.subject)),
         "epochs": len(X),
         "sfreq": X.sfreq["target"],
@@ -326,10 +326,7 @@ def parse(argv):
     add("--folds", type=int, help="test the first FOLDS people only, 2 at least")
     add("--depth", type=int, default=12, help="levels of U-Sleep, default 12")
     add("--validation", type=int, metavar="N", help="training people who choose the pass")
-    add("--n-jobs", type=int, default=1, help="fits at a time, default 1")
-    add("--fast", action="store_true", help=f"a run of seconds: {FAST}")
-    add("--output", type=Path, default=HERE / "results", help="folder of the tables")
-    add("--cache", type=Path, default=HERE / "cache", help="folder of finished fits")
+    add_run_options(parser, FAST)
     if parser.parse_args(argv).fast:
         parser.set_defaults(**FAST)  # what is given on the command line still counts
     options = parser.parse_args(argv)
@@ -347,13 +344,9 @@ def main(argv=None):
     started = time.perf_counter()
     X, y, rejected = load_cohort(options)
     settings = describe(options, X, y)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    folder = options.cache / f"anandakumar2022-{options.network}-{key}"
+    folder = options.cache / f"anandakumar2022-{options.network}-{key_of(settings)}"
     if rejected is None:
-        try:  # the very files that kept teachers were fitted with
-            X = PairedEpochs.from_memmap(folder / "cohort")
-        except FileNotFoundError:
-            X = X.to_memmap(folder / "cohort")
+        X = mapped(X, folder / "cohort")
 
     subjects = np.unique(X.subject).tolist()[: options.folds]
     shared = {"settings": settings, "X": X, "y": y, "memory": str(folder / "teachers")}

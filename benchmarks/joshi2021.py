@@ -14,7 +14,6 @@ The default settings were chosen on the seed 100.
 """
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -32,19 +31,27 @@ from _joshi2021_page import (
     report_rows,
     rows_of_csv,
 )
-from _runs import progress, resume, source_digest, write, write_csv
+from _runs import (
+    add_run_options,
+    digest_of,
+    key_of,
+    mapped,
+    progress,
+    resume,
+    source_digest,
+    write,
+    write_csv,
+)
 from skorch.callbacks import LRScheduler
 from torch.optim.lr_scheduler import OneCycleLR
 
-from skleepkd import FineTunedSleepStager, PairedEpochs
+from skleepkd import FineTunedSleepStager
 from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
 from skleepkd.stages import to_scheme
-
-HERE = Path(__file__).parent
 
 #: What each row of the tables is: a recipe, what is set on it, and its budget in passes,
 #: or in passes over the same number of epochs where it reads sequences.
@@ -230,11 +237,10 @@ def split_people(options, people):
 
 def describe(options, X, y, split):
     """Return everything that a result depends on."""
-    digest = joblib.hash((X.fingerprint("source"), X.fingerprint("target"), y, X.subject))
     names = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length", "seed")
     return {
         "data": options.set if options.data else "simulated",
-        "digest": digest,
+        "digest": digest_of(X, y),
         "people": [len(part) for part in split.values()],
         "split": joblib.hash(split),
         "epochs": len(X),
@@ -272,10 +278,7 @@ def parse(argv):
     add("--alphas", type=float, nargs="+", default=[0.1, 0.5, 0.9], help="grid of alpha")
     add("--sequence-length", type=int, default=5, help="of the rows with sequences")
     add("--seed", type=int, default=0, help="of simulation and training, default 0")
-    add("--n-jobs", type=int, default=1, help="fits at a time, default 1")
-    add("--fast", action="store_true", help=f"a run of seconds: {FAST}")
-    add("--output", type=Path, default=HERE / "results", help="folder of the tables")
-    add("--cache", type=Path, default=HERE / "cache", help="folder of finished fits")
+    add_run_options(parser, FAST)
     given = parser.parse_args(argv)
     defaults = PAPER if given.data else SIMULATED
     # What is given on the command line still counts.
@@ -310,12 +313,8 @@ def main(argv=None):
     X, y = load_cohort(options)
     split = split_people(options, X.subject)
     settings = describe(options, X, y, split)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    folder = options.cache / f"joshi2021-{key}"
-    try:  # the very files that kept teachers were fitted with
-        X = PairedEpochs.from_memmap(folder / "cohort")
-    except FileNotFoundError:
-        X = X.to_memmap(folder / "cohort")
+    folder = options.cache / f"joshi2021-{key_of(settings)}"
+    X = mapped(X, folder / "cohort")
 
     shared = {"settings": settings, "split": split, "X": X, "y": y, "folder": str(folder)}
     results, chosen, n_new = {n: {} for n in SCHEMES}, {}, 0

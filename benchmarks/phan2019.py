@@ -16,14 +16,12 @@ The default settings were chosen on the seed 100.
 
 import argparse
 import hashlib
-import json
 import shlex
 import sys
 import time
 from itertools import chain
 from pathlib import Path
 
-import joblib
 import numpy as np
 from _phan2019_cohorts import CHANNELS, SOURCES, load_source, load_target, make_folds
 from _phan2019_page import (
@@ -34,17 +32,26 @@ from _phan2019_page import (
     page_of,
     rows_of_csv,
 )
-from _runs import WatchSteps, progress, resume, source_digest, write, write_csv
+from _runs import (
+    WatchSteps,
+    add_run_options,
+    digest_of,
+    key_of,
+    mapped,
+    progress,
+    resume,
+    source_digest,
+    write,
+    write_csv,
+)
 from sklearn.utils import Bunch
 
-from skleepkd import PairedEpochs, load, save
+from skleepkd import load, save
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.estimators.validation import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
-
-HERE = Path(__file__).parent
 
 #: What each row of the tables is: a recipe, what is set on it, its budget in passes.
 ROWS = {
@@ -219,25 +226,6 @@ def describe(options, cohorts, pretraining):
     }
 
 
-def digest_of(X, y):
-    """Digest of a cohort."""
-    return joblib.hash((X.fingerprint("target"), y, X.subject))
-
-
-def key_of(settings):
-    """Name for a folder that belongs to settings."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def mapped(X, folder):
-    """Write a cohort to files, once, which all processes map."""
-    try:
-        return PairedEpochs.from_memmap(folder)
-    except FileNotFoundError:
-        return X.to_memmap(folder)
-
-
 def make_tasks(settings, cohorts, folds, file, cache):
     """Name the fits of all scenarios, rows and folds; a name is a place in the cache."""
     place = f"phan2019-{key_of(settings)}"
@@ -316,10 +304,7 @@ def parse(argv):
     add("--min-steps", type=int, help="steps before which there is no end")
     add("--validation", type=int, metavar="N", help="training people who choose the step")
     add("--seed", type=int, default=0, help="of simulation and training, default 0")
-    add("--n-jobs", type=int, default=1, help="fits at a time, default 1")
-    add("--fast", action="store_true", help=f"a run of seconds: {FAST}")
-    add("--output", type=Path, default=HERE / "results", help="folder of the tables")
-    add("--cache", type=Path, default=HERE / "cache", help="folder of finished fits")
+    add_run_options(parser, FAST)
     given = parser.parse_args(argv)
     defaults = PAPER if given.data else {**SIMULATED, "folds": 4}
     # What is given on the command line still counts.
