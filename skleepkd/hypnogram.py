@@ -196,8 +196,11 @@ class Hypnogram:
             )
         # The description first: a table is never without it.
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-        replace_file(path.with_suffix(".json"), text.encode())
-        replace_file(path, table.getvalue().encode())
+        try:
+            replace_file(path.with_suffix(".json"), text.encode())
+            replace_file(path, table.getvalue().encode())
+        except OSError as error:  # of the table, not of a file that became part of it
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def to_yasa(self):
         """Return YASA's hypnogram, for its sleep statistics and pictures.

@@ -135,12 +135,12 @@ class RecordingStager(BaseEstimator):
             onset, first = _cut(raw, prepared, start)
             epochs = _epochs(prepared, names, first)
             epochs *= _scale(epochs, names, onset, raw)
-        stem = Path(str(raw.filenames[0])).stem if raw.filenames[0] else "recording"
+        file = next(iter(raw.filenames), None)
         takes_source = any(isinstance(step, SourceSelector) for step in steps)
         X = PairedEpochs(
             epochs,
             source=epochs if takes_source else None,
-            recording=stem,
+            recording=Path(file).stem if file else "recording",
             onset=onset,
             sfreq=sfreq,
             ch_names={"target": names, "source": names if takes_source else None},
@@ -276,14 +276,16 @@ def _read(raw):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            raw = mne.io.read_raw(path, preload=False)
-        except OSError:
-            raise
+            raw = mne.io.read_raw(path)
+            # A file that was cut short may open, and fail only where it ends.
+            raw.get_data(start=raw.n_times - 1)
         except Exception as error:  # readers of damaged files raise anything
+            if isinstance(error, OSError) and error.errno:
+                raise  # not the file's fault
             raise ValueError(
                 f"{path} cannot be read as a recording ({type(error).__name__}: {error}). "
-                "If it is of a kind that mne.io.read_raw does not know by its name, read "
-                "it with MNE and give the Raw."
+                "It is damaged, or of a kind that mne.io.read_raw does not know by its name: "
+                "then read it with MNE and give the Raw."
             ) from error
     for warning in said:
         if "does not match the file size" in str(warning.message):
@@ -344,8 +346,9 @@ def _scale(epochs, names, onset, raw):
     if not np.isfinite(spread).all():
         row, channel = np.argwhere(~np.isfinite(spread))[0]
         raise ValueError(
-            f"Channel {names[channel]} holds NaN or infinite values, first in the epoch at "
-            f"{onset[row]:g} s. Crop or repair the recording (raw.interpolate_bads)."
+            f"Channel {names[channel]} holds NaN or infinite values after preprocessing, "
+            f"first in the epoch at {onset[row]:g} s (a filter spreads them). Crop or repair "
+            "the recording."
         )
     flat = spread < _FLAT_VOLTS
     if flat.all(axis=0).any():

@@ -1,0 +1,267 @@
+"""What other programs read of a hypnogram, held against what was written by hand."""
+
+import builtins
+import json
+from datetime import UTC, datetime
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+
+from skleepkd import PairedEpochs
+from skleepkd.hypnogram import Hypnogram
+from skleepkd.stages import SCHEMES, stages_at
+from tests.edf import write_edf
+
+AASM = SCHEMES["aasm"]
+#: Sleep begins with the third epoch and ends with the ninth.
+NIGHT = ["W", "W", "N1", "N2", "N2", "N3", "W", "N2", "REM", "W"]
+TEN_PM = datetime(2020, 3, 1, 22, 0, 0, tzinfo=UTC)
+
+
+def night_of(stages, classes=AASM, **options):
+    """A hypnogram whose likeliest stages are these, each with probability 0.7."""
+    codes = np.array([list(classes).index(stage) for stage in stages])
+    probabilities = np.full((len(codes), len(classes)), 0.3 / (len(classes) - 1))
+    probabilities[np.arange(len(codes)), codes] = 0.7
+    return Hypnogram(probabilities.astype(np.float32), classes, **options)
+
+
+def silent_raw(seconds=400, first_samp=0, meas_date=TEN_PM):
+    info = mne.create_info(["Cz"], 10.0, "eeg")
+    raw = mne.io.RawArray(
+        np.zeros((1, 10 * seconds)), info, first_samp=first_samp, verbose=False
+    )
+    return raw.set_meas_date(meas_date)
+
+
+def test_stages_are_the_likeliest_ones():
+    night = Hypnogram([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9]], ["W", "N2"], onset=[5, 35, 65])
+    assert night.stages.tolist() == ["N2", "W", "N2"]
+    assert len(night) == 3
+    assert repr(night) == "<Hypnogram: 3 epochs of 30 s from 5 s, W 1, N2 2>"
+    assert night_of(NIGHT).onset.tolist() == [30.0 * k for k in range(10)]
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(1, 2\) for the 5 classes"):
+        Hypnogram([[0.5, 0.5]], AASM)
+    with pytest.raises(ValueError, match=r"1 epochs and onsets of the shape \(2,\)"):
+        Hypnogram([[0.5, 0.5]], ["W", "N2"], onset=[0, 30])
+
+
+# ---------------------------------------------------------------- annotations
+
+
+@pytest.mark.parametrize("meas_date", [TEN_PM, None])
+@pytest.mark.parametrize("first_samp", [0, 125])
+def test_annotations_lie_on_the_samples_of_their_epochs(meas_date, first_samp):
+    raw = silent_raw(first_samp=first_samp, meas_date=meas_date)
+    # What the date of a hypnogram is: that of the first sample, not of sample number 0.
+    began = meas_date and meas_date + pd.Timedelta(seconds=first_samp / 10).to_pytimedelta()
+    onset = 7.0 + 30 * np.arange(10)
+    night = night_of(NIGHT, onset=onset, meas_date=began)
+    raw.set_annotations(night.to_annotations())
+    codes = {f"Sleep stage {end}": k for k, end in enumerate(["W", "1", "2", "3", "R"])}
+    events, _ = mne.events_from_annotations(raw, event_id=codes, verbose=False)
+    np.testing.assert_array_equal(events[:, 0] - first_samp, 70 + 300 * np.arange(10))
+    assert events[:, 2].tolist() == [AASM.index(stage) for stage in NIGHT]
+    assert set(raw.annotations.duration) == {30.0}
+
+
+@pytest.mark.filterwarnings("ignore:Omitted|Limited")  # those before the crop
+def test_annotations_find_their_place_in_a_recording_cropped_since():
+    raw = silent_raw().crop(tmin=100)
+    raw.set_annotations(night_of(NIGHT, meas_date=TEN_PM).to_annotations())
+    events, names = mne.events_from_annotations(raw, verbose=False)
+    texts = {code: text for text, code in names.items()}
+    # The fourth epoch has begun; the fifth begins at 120 s, 200 samples after the crop.
+    assert (events[1:, 0] - raw.first_samp).tolist() == [200, 500, 800, 1100, 1400, 1700]
+    ends = [texts[code].removeprefix("Sleep stage ") for code in events[:, 2]]
+    assert ends == ["2", "2", "3", "W", "2", "R", "W"]
+
+
+def test_the_pair_is_cut_and_labelled_by_the_annotations():
+    """Our own builder reads back what was written, as it reads a scorer's."""
+    raw = silent_raw()
+    pair = PairedEpochs.from_raws(raw, raw, night_of(NIGHT).to_annotations())
+    y = stages_at(night_of(NIGHT).to_annotations(), pair.onset)
+    assert y.tolist() == [AASM.index(stage) for stage in NIGHT]
+
+
+def test_texts_are_read_back_from_an_edf_plus_file(tmp_path):
+    given = night_of(NIGHT).to_annotations()
+    payload = b"+0\x14\x14\x00" + b"".join(
+        f"+{onset:g}\x15{duration:g}\x14{text}\x14\x00".encode()
+        for onset, duration, text in zip(
+            given.onset, given.duration, given.description, strict=True
+        )
+    )
+    payload += bytes(len(payload) % 2)
+    path = tmp_path / "night.edf"
+    names, samples = ["EDF Annotations"], [len(payload) // 2]
+    write_edf(path, names, payload, 0, samples, [""], reserved="EDF+C")
+    found = mne.read_annotations(path)
+    assert found.description.tolist() == given.description.tolist()
+    assert found.onset.tolist() == given.onset.tolist()
+    assert found.duration.tolist() == given.duration.tolist()
+
+
+@pytest.mark.parametrize(
+    ("classes", "texts"),
+    [
+        (("W", "L", "D", "R"), ["W", "L", "D", "R"]),
+        (("W", "N", "R"), ["W", "N", "R"]),
+        (("R", "W", "N2"), ["R", "W", "2"]),
+        (("wake", "n1", "S2", "N3", "rem"), ["W", "1", "2", "3", "R"]),
+        (("quiet", "active"), ["quiet", "active"]),
+    ],
+)
+def test_texts_of_other_schemes_and_names(classes, texts):
+    found = night_of(classes, classes).to_annotations().description.tolist()
+    assert found == [f"Sleep stage {text}" for text in texts]
+
+
+# ---------------------------------------------------------------- BIDS
+
+
+def test_events_are_a_table_with_its_description(tmp_path):
+    path = tmp_path / "sub-01_task-sleep_events.tsv"
+    night = night_of(NIGHT, onset=12.125 + 30 * np.arange(10))
+    night.to_events(path)
+    table = pd.read_csv(path, sep="\t")
+    probabilities = ["probability_" + name for name in ("w", "n1", "n2", "n3", "rem")]
+    assert table.columns.tolist() == ["onset", "duration", "trial_type", *probabilities]
+    assert table["onset"].tolist() == [12.125 + 30 * k for k in range(10)]
+    assert set(table["duration"]) == {30}
+    assert table["trial_type"].tolist() == NIGHT
+    np.testing.assert_allclose(table[probabilities], night.probabilities, atol=1e-6)
+    about = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert list(about) == table.columns.tolist()
+    assert about["onset"]["Units"] == "s"
+    assert list(about["trial_type"]["Levels"]) == list(AASM)
+    assert about["trial_type"]["Levels"]["N2"] == "stage N2"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "sub-01_task-sleep_events.json",
+        "sub-01_task-sleep_events.tsv",
+    ]
+
+
+def test_events_replace_those_of_before(tmp_path):
+    path = tmp_path / "night_events.tsv"
+    night_of(NIGHT).to_events(path)
+    night_of(["W", "R"], ("W", "N", "R")).to_events(path)
+    assert pd.read_csv(path, sep="\t")["trial_type"].tolist() == ["W", "R"]
+    levels = json.loads(path.with_suffix(".json").read_text())["trial_type"]["Levels"]
+    assert levels["N"] == "non-REM sleep (N1, N2, N3)"
+
+
+def test_events_go_to_a_tsv_file(tmp_path):
+    with pytest.raises(ValueError, match=r"_events\.tsv; given .*night\.csv"):
+        night_of(NIGHT).to_events(tmp_path / "night.csv")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "absent" / "night_events.tsv"
+    with pytest.raises(FileNotFoundError, match=r"absent.night_events\.tsv'$"):
+        night_of(NIGHT).to_events(path)
+
+    def read_only(file, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(builtins, "open", read_only)
+    with pytest.raises(PermissionError, match=r"night_events\.tsv'$"):
+        night_of(NIGHT).to_events(tmp_path / "night_events.tsv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_the_table_of_before(tmp_path, monkeypatch):
+    path = tmp_path / "night_events.tsv"
+    night_of(NIGHT).to_events(path)
+    before = path.read_bytes()
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device.*night_events"):
+        night_of(["W"]).to_events(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# ---------------------------------------------------------------- YASA
+
+
+def test_yasa_counts_what_was_counted_by_hand():
+    night = night_of(NIGHT, onset=60 + 30 * np.arange(10), meas_date=TEN_PM)
+    hypnogram = night.to_yasa()
+    statistics = hypnogram.sleep_statistics()
+    by_hand = {
+        "TIB": 5.0,  # ten epochs, in minutes
+        "SPT": 3.5,  # from the third to the ninth
+        "WASO": 0.5,
+        "TST": 3.0,
+        "SE": 60.0,
+        "SOL": 1.0,
+        "Lat_REM": 4.0,  # eight epochs after the start
+        "N1": 0.5,
+        "N2": 1.5,
+        "N3": 0.5,
+        "REM": 0.5,
+        "%N2": 50.0,
+    }
+    assert {name: float(statistics[name]) for name in by_hand} == by_hand
+    assert pd.Timestamp(hypnogram.start) == pd.Timestamp("2020-03-01 22:01:00")
+    assert hypnogram.proba.columns.tolist() == ["WAKE", "N1", "N2", "N3", "REM"]
+    np.testing.assert_array_equal(hypnogram.proba, night.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        (("W", "L", "D", "R"), ["WAKE", "LIGHT", "DEEP", "REM"]),
+        (("W", "N", "R"), ["WAKE", "NREM", "REM"]),
+        (("N2", "W"), ["N2", "WAKE"]),
+    ],
+)
+def test_yasa_gets_the_stages_of_other_schemes(classes, names):
+    night = night_of(classes, classes)
+    hypnogram = night.to_yasa()
+    n_stages = 5 if "N2" in classes else len(classes)
+    assert (hypnogram.n_stages, hypnogram.start) == (n_stages, None)
+    assert hypnogram.hypno.tolist() == names
+    np.testing.assert_array_equal(hypnogram.proba[names], night.probabilities)
+
+
+def test_yasa_is_refused_what_it_has_no_words_for(monkeypatch):
+    with pytest.raises(ValueError, match=r"these classes are \['quiet', 'active'\]"):
+        night_of(["quiet"], ("quiet", "active")).to_yasa()
+    with pytest.raises(ValueError, match="has no gaps"):
+        night_of(["W", "N2"], onset=[0, 90]).to_yasa()
+    monkeypatch.setitem(__import__("sys").modules, "yasa", None)
+    with pytest.raises(ImportError, match="pip install yasa"):
+        night_of(NIGHT).to_yasa()
+
+
+def test_codes_of_no_known_scheme_are_not_guessed(tmp_path):
+    night = Hypnogram(np.eye(4), [0, 1, 2, 3])
+    assert night.stages.tolist() == [0, 1, 2, 3]
+    for convert in (
+        night.to_annotations,
+        night.to_yasa,
+        lambda: night.to_events(tmp_path / "night_events.tsv"),
+    ):
+        with pytest.raises(ValueError, match=r"set_params\(classes='wldr'\)"):
+            convert()
+
+
+def test_plot_shows_the_scheme_from_the_top():
+    import matplotlib.pyplot as plt
+
+    display = night_of(NIGHT).plot()
+    ticks = [label.get_text() for label in display.ax_[0].get_yticklabels()]
+    assert ticks == ["W", "REM", "N1", "N2", "N3"]
+    assert len(display.ax_) == 2
+    plt.close(display.figure_)

@@ -1,0 +1,451 @@
+"""Recordings of known loudness, staged by a network that answers in closed form."""
+
+import pickle
+import shutil
+
+import mne
+import numpy as np
+import pytest
+import torch
+from braindecode.preprocessing import Preprocessor
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+from skleepkd import PairedEpochs, RecordingStager, SleepStager
+from skleepkd.preprocessing import (
+    EpochScaler,
+    LogSpectrogram,
+    PairedTransformer,
+    SourceSelector,
+    derive,
+)
+from skleepkd.stages import SCHEMES
+from tests.edf import write_edf
+from tests.tiny import TinyNetwork, TinySequenceNetwork
+
+SFREQ = 40.0
+NAMES = np.array(SCHEMES["aasm"])
+#: 5, 10, 20, 40 and 80 microvolts are W, N1, N2, N3 and REM.
+CODES = np.array([0, 1, 2, 3, 4, 2, 0, 3])
+
+
+class Loudness(nn.Module):
+    """The stage is the nearest loudness of the first channel; the others are not heard."""
+
+    def __init__(self, n_chans, n_times, n_outputs):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+        self.register_buffer("octave", torch.arange(n_outputs, dtype=torch.float))
+
+    def forward(self, x):
+        octave = torch.log2(self.gain * x[:, 0].std(dim=1) / 5)
+        return -10 * (octave[:, None] - self.octave) ** 2
+
+
+def stager_of(n_chans=1, ch_names=None, sfreq=SFREQ, network=Loudness, y=None, **options):
+    """A stager whose weights are what they were: the learning rate is 0."""
+    rng = np.random.default_rng(0)
+    X = PairedEpochs(
+        20 * rng.standard_normal((10, n_chans, round(30 * sfreq))).astype(np.float32),
+        sfreq=sfreq,
+        ch_names=ch_names,
+        recording="another",
+    )
+    options = {"classes": "aasm", "max_epochs": 1, "lr": 0.0, "random_state": 0} | options
+    return SleepStager(network, **options).fit(X, np.tile([0, 2], 5) if y is None else y)
+
+
+def signals(sfreq=SFREQ, codes=CODES, rest=0.0):
+    """Volts: a tone of 4 Hz as loud as each stage, noise, and the same tone the other way."""
+    times = np.arange(round((30 * len(codes) + rest) * sfreq)) / sfreq
+    loudness = 5e-6 * 2.0**codes
+    epoch = np.minimum(times // 30, len(codes) - 1).astype(int)
+    tone = np.sqrt(2) * np.sin(2 * np.pi * 4 * times)
+    noise = 1e-5 * np.random.default_rng(1).standard_normal(len(times))
+    return np.array([tone * loudness[epoch], noise, tone * loudness[::-1][epoch]])
+
+
+def raw_of(data=None, sfreq=SFREQ, names=("C3", "EOG", "C4"), kinds="eeg", **options):
+    info = mne.create_info(list(names), sfreq, kinds)
+    data = signals(sfreq) if data is None else data
+    return mne.io.RawArray(data, info, verbose=False, **options)
+
+
+def cut(raw, names):
+    """Epochs in microvolts, by reshaping: what the stager should have been given."""
+    data = 1e6 * raw.get_data(names)
+    n_times = round(30 * raw.info["sfreq"])
+    n_epochs = data.shape[1] // n_times
+    epochs = data[:, : n_epochs * n_times].reshape(len(names), n_epochs, n_times)
+    return epochs.swapaxes(0, 1).astype(np.float32)
+
+
+# ---------------------------------------------------------------- what is answered
+
+
+def test_stages_times_and_probabilities_of_a_recording():
+    stager = stager_of(ch_names=["C3"])
+    raw = raw_of(signals(rest=17.0))  # what is no whole epoch is left out
+    raw.set_meas_date(1e9)
+    before = raw.get_data()
+    night = RecordingStager(stager).stage(raw)
+    assert night.stages.tolist() == NAMES[CODES].tolist()
+    assert night.onset.tolist() == [30.0 * k for k in range(8)]
+    assert night.classes.tolist() == NAMES.tolist()
+    assert (night.ch_names, night.meas_date) == (["C3"], raw.info["meas_date"])
+    # By the definition of the network: squared distances in octaves, a softmax.
+    logits = -10.0 * (CODES[:, None] - np.arange(5)) ** 2
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(night.probabilities, expected, atol=1e-3)
+    np.testing.assert_array_equal(
+        night.probabilities, stager.predict_proba(cut(raw, ["C3"]))
+    )
+    np.testing.assert_array_equal(raw.get_data(), before)
+
+
+def test_preprocessing_is_mnes_and_leaves_the_recording_as_it_was():
+    stager = stager_of(2, ["C4", "C3"], network=TinyNetwork)
+    raw = raw_of(signals(100.0) + 1e-4, sfreq=100.0)
+    before = raw.get_data()
+    steps = [
+        Preprocessor("set_eeg_reference", ref_channels=["EOG"], verbose=False),
+        Preprocessor("filter", l_freq=0.3, h_freq=15),
+        Preprocessor("resample", sfreq=SFREQ),
+    ]
+    night = RecordingStager(stager, steps).stage(raw)
+    by_hand, _ = mne.set_eeg_reference(raw.copy(), ["EOG"], verbose=False)
+    by_hand.filter(0.3, 15, verbose=False).resample(SFREQ)
+    expected = stager.predict_proba(cut(by_hand, ["C4", "C3"]))
+    np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(raw.get_data(), before)
+    assert raw.info["sfreq"] == 100.0
+
+
+@pytest.mark.parametrize("kinds", ["eeg", ["eeg", "eog", "eog"]])
+def test_leaving_channels_out_before_loading_changes_nothing(kinds, tmp_path):
+    raw = raw_of(signals(100.0), sfreq=100.0, kinds=kinds)
+    raw.save(tmp_path / "night_raw.fif", verbose=False)
+    steps = [
+        Preprocessor("filter", l_freq=1, h_freq=15),
+        Preprocessor("resample", sfreq=SFREQ),
+    ]
+    stager = stager_of(2, ["C3", "C4"], network=TinyNetwork)
+    night = RecordingStager(stager, steps).stage(tmp_path / "night_raw.fif")
+    by_hand = mne.io.read_raw(tmp_path / "night_raw.fif", preload=True, verbose=False)
+    by_hand.filter(1, 15, verbose=False).resample(SFREQ)
+    expected = stager.predict_proba(cut(by_hand, ["C3", "C4"]))
+    np.testing.assert_allclose(night.probabilities, expected, rtol=1e-4)
+
+
+def test_channels_are_those_of_the_stager_in_its_order():
+    stages, backwards = NAMES[CODES].tolist(), NAMES[CODES[::-1]].tolist()
+    for known, given, expected in (
+        (["C4", "C3"], None, backwards),
+        (["C3", "C4"], None, stages),
+        (None, ["C4", "C3"], backwards),
+        (None, "C4", backwards),
+        (["left"], ["C3"], stages),
+    ):
+        n_chans = 1 if given == "C4" or known == ["left"] else 2
+        stager = stager_of(n_chans, known)
+        if known == ["left"]:
+            with pytest.warns(UserWarning, match="fitted to the channels left; given C3"):
+                night = RecordingStager(stager, ch_names=given).stage(raw_of())
+        else:
+            night = RecordingStager(stager, ch_names=given).stage(raw_of())
+        assert night.stages.tolist() == expected
+    night = RecordingStager(stager_of(3)).stage(raw_of())  # as many as there are
+    assert night.ch_names == ["C3", "EOG", "C4"]
+
+
+def test_a_derivation_is_staged():
+    weights = {"C3-C4": {"C3": 1.0, "C4": -1.0}}
+    step = Preprocessor(derive, apply_on_array=False, weights=weights)
+    silent = signals()
+    silent[2] = 0
+    night = RecordingStager(stager_of(ch_names=["C3-C4"]), [step]).stage(raw_of(silent))
+    assert night.stages.tolist() == NAMES[CODES].tolist()
+
+
+@pytest.mark.parametrize("fit_sfreq", [SFREQ, None])
+def test_pipelines_of_our_transformers(fit_sfreq):
+    rng = np.random.default_rng(0)
+    target, source = 20 * rng.standard_normal((2, 10, 2, 1200)).astype(np.float32)
+    X = PairedEpochs(target, source, sfreq=fit_sfreq, recording="another")
+    y = np.tile([0, 2], 5)
+    options = {"classes": "aasm", "max_epochs": 1, "random_state": 0}
+    raw = raw_of()
+    epochs = cut(raw, ["C3", "EOG"])
+
+    class Flat(nn.Sequential):  # of spectrograms
+        def __init__(self, n_chans, n_times, n_bins, n_outputs):
+            super().__init__(nn.Flatten(), nn.Linear(n_chans * n_times * n_bins, n_outputs))
+
+    for steps in (
+        [EpochScaler("standard"), SleepStager(TinyNetwork, **options)],
+        [PairedTransformer(target=EpochScaler()), SleepStager(TinyNetwork, **options)],
+        [LogSpectrogram(), SleepStager(Flat, **options)],
+    ):
+        pipeline = make_pipeline(*steps).fit(X.target_epochs, y)
+        night = RecordingStager(pipeline, ch_names=["C3", "EOG"]).stage(raw)
+        expected = pipeline.predict_proba(epochs)
+        np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
+        with pytest.raises(ValueError, match=r"resample\", sfreq=40|40 Hz"):
+            RecordingStager(pipeline, ch_names=["C3", "EOG"]).stage(
+                raw_of(signals(80.0), sfreq=80.0)
+            )
+    scalp = make_pipeline(SourceSelector(), SleepStager(TinyNetwork, **options)).fit(X, y)
+    night = RecordingStager(scalp, ch_names=["C3", "EOG"]).stage(raw)
+    expected = scalp[-1].predict_proba(epochs)
+    np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
+
+
+def test_a_stager_of_sequences_sees_one_recording():
+    rng = np.random.default_rng(0)
+    X = PairedEpochs(
+        20 * rng.standard_normal((30, 1, 1200)).astype(np.float32),
+        recording=np.repeat(["a", "b", "c"], 10),
+        sfreq=SFREQ,
+    )
+    options = {"classes": "aasm", "max_epochs": 1, "random_state": 0, "sequence_length": 4}
+    stager = SleepStager(TinySequenceNetwork, **options).fit(X, np.tile([0, 1, 2], 10))
+    raw = raw_of()
+    recorder = RecordingStager(stager, ch_names=["C3"])
+    expected = stager.predict_proba(PairedEpochs(cut(raw, ["C3"]), recording="n"))
+    np.testing.assert_allclose(recorder.stage(raw).probabilities, expected, rtol=1e-5)
+    assert len(recorder.stage(raw.crop(tmax=61))) == 2  # shorter than a sequence
+
+
+def test_calibrated_and_frozen_stagers():
+    stager = stager_of(ch_names=["C3"])
+    frozen = RecordingStager(FrozenEstimator(stager))
+    assert frozen.stage(raw_of()).stages.tolist() == NAMES[CODES].tolist()
+    X, y = cut(raw_of(signals(codes=np.tile(CODES, 4))), ["C3"]), np.tile(CODES, 4)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(stager)).fit(X, y)
+    night = RecordingStager(calibrated, ch_names="C3").stage(raw_of())
+    assert night.stages.tolist() == NAMES[CODES].tolist()
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "expected"),
+    [
+        ([0, 1, 2, 3] * 2 + [0, 1], "wldr", ["W", "L", "D", "R"]),
+        ([0, 1, 2, 3] * 2 + [0, 1], None, [0, 1, 2, 3]),
+        ([0, 1, 2, 3, 4] * 2, None, ["W", "N1", "N2", "N3", "REM"]),
+        (["W", "REM"] * 5, None, ["REM", "W"]),
+        (["W", "N2"] * 5, "aasm", ["W", "N1", "N2", "N3", "REM"]),
+    ],
+)
+def test_classes_have_the_names_of_their_scheme(y, classes, expected):
+    stager = stager_of(ch_names=["C3"], y=y, classes=classes)
+    assert RecordingStager(stager).stage(raw_of()).classes.tolist() == expected
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_epochs_begin_where_the_scorer_began():
+    codes = np.repeat(CODES, 2)
+    data = signals(codes=codes)[:, round(21 * SFREQ) :]  # 9 s of the first epoch are left
+    raw = raw_of(data, first_samp=400)
+    raw.set_meas_date(1e9)
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    night = stager.stage(raw, start=9)
+    assert night.stages.tolist() == NAMES[codes[1:]].tolist()
+    assert night.onset.tolist() == [9.0 + 30 * k for k in range(15)]
+    raw.set_annotations(night.to_annotations())
+    # Sample number 400 is the first one; MNE counts annotations from number 0.
+    np.testing.assert_allclose(raw.annotations.onset, 10 + night.onset)
+    cropped = RecordingStager(stager.stager, [Preprocessor("crop", tmin=39)]).stage(raw)
+    assert cropped.onset.tolist() == night.onset.tolist()[1:]
+    assert cropped.stages.tolist() == night.stages.tolist()[1:]
+    cropped = RecordingStager(stager.stager, [Preprocessor("crop", tmin=9)])
+    assert cropped.stage(raw, start=39).onset.tolist() == night.onset.tolist()[1:]
+    for start in (-1, 459, 3):
+        with pytest.raises(
+            ValueError, match=f"start={start} lies outside .* from 9 to 459 s"
+        ):
+            cropped.stage(raw, start=start)
+
+
+def test_resampling_leaves_onsets_whole():
+    raw = raw_of(signals(128.0), sfreq=128.0, first_samp=1001)  # 312.8 samples at 40 Hz
+    steps = [Preprocessor("resample", sfreq=SFREQ)]
+    night = RecordingStager(stager_of(ch_names=["C3"]), steps).stage(raw)
+    assert night.onset.tolist() == [30.0 * k for k in range(8)]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_missing_channel_is_named_with_those_that_are_there():
+    with pytest.raises(ValueError, match=r"named Fpz; the recording has C3, EOG, C4"):
+        RecordingStager(stager_of(ch_names=["Fpz"])).stage(raw_of())
+    with pytest.raises(ValueError, match="fitted to 1 channel.*given 3: C3, EOG, C4"):
+        RecordingStager(stager_of()).stage(raw_of())
+
+
+def test_another_sampling_rate_is_refused_with_the_step_that_changes_it():
+    stager = stager_of(ch_names=["C3"])
+    raw = raw_of(signals(100.0), sfreq=100.0)
+    with pytest.raises(ValueError, match=r'100 Hz .*Preprocessor\("resample", sfreq=40\)'):
+        RecordingStager(stager).stage(raw)
+    named = RecordingStager(stager, [Preprocessor("resample", sfreq=40)]).stage(raw)
+    assert named.stages.tolist() == NAMES[CODES].tolist()
+
+
+def test_a_stager_of_other_epochs_is_refused():
+    X = PairedEpochs(
+        20 * np.random.default_rng(0).standard_normal((10, 1, 800)), sfreq=SFREQ
+    )
+    stager = SleepStager(Loudness, classes="aasm", max_epochs=1).fit(X, [0, 1] * 5)
+    with pytest.raises(ValueError, match="epochs of 800 samples, 20 s at 40 Hz"):
+        RecordingStager(stager, ch_names="C3").stage(raw_of())
+
+
+def test_units():
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    with pytest.raises(ValueError, match=r"not in volts.* over [1-8][0-9] V.*units='uV'"):
+        stager.stage(raw_of(1e6 * signals()))
+    with pytest.raises(ValueError, match=r"No signal in C3: .*in volts\?"):
+        stager.stage(raw_of(1e-6 * signals()))
+    # braindecode's tutorials scale to microvolts on the way: then nothing is left to scale.
+    to_microvolts = Preprocessor(microvolts, channel_wise=True)
+    night = RecordingStager(stager.stager, [to_microvolts]).stage(raw_of())
+    assert night.stages.tolist() == NAMES[CODES].tolist()
+
+
+def microvolts(signal):
+    return 1e6 * signal
+
+
+def test_nan_and_flat_signals_are_named():
+    stager = RecordingStager(stager_of(2, ["C3", "C4"]))
+    data = signals()
+    data[2, 2500] = np.nan
+    with pytest.raises(ValueError, match="Channel C4 holds NaN.* epoch at 60 s"):
+        stager.stage(raw_of(data))
+    data = signals()
+    data[2] = 3e-5
+    with pytest.raises(ValueError, match="No signal in C4"):
+        stager.stage(raw_of(data))
+    data = signals()
+    data[2, -2400:] = 0
+    with pytest.warns(UserWarning, match=r"2 of 8 epochs are flat .*C4.* first at 180 s"):
+        stager.stage(raw_of(data))
+    raw = raw_of()
+    raw.info["bads"] = ["C4"]
+    with pytest.warns(UserWarning, match="channels C4 are marked as bad"):
+        stager.stage(raw)
+
+
+def test_a_recording_shorter_than_an_epoch():
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    with pytest.raises(ValueError, match=r"lasts 29\.9\d* s .* an epoch takes 30 s"):
+        stager.stage(raw_of(signals()[:, :1199]))
+    assert len(stager.stage(raw_of(signals()[:, :1200]))) == 1
+
+
+def test_an_unfitted_stager_and_arguments_of_other_kinds():
+    with pytest.raises(NotFittedError):
+        RecordingStager(SleepStager(Loudness)).stage(raw_of())
+    with pytest.raises(NotFittedError):
+        RecordingStager(make_pipeline(EpochScaler(), SleepStager(Loudness))).stage(raw_of())
+    stager = stager_of(ch_names=["C3"])
+    with pytest.raises(TypeError, match="an mne.io.Raw or the path .*given ndarray"):
+        RecordingStager(stager).stage(signals())
+    for steps in (Preprocessor("crop", tmin=1), ["filter"]):
+        with pytest.raises(TypeError, match="preprocessors is a list of braindecode's"):
+            RecordingStager(stager, steps).stage(raw_of())
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(path, unit="uV"):
+    """Write three channels in records of a second, in steps of 0.1 microvolts."""
+    digital = np.round(1e7 * signals()).astype("<i2")
+    # (channels, records * samples) -> (records, channels, samples)
+    payload = digital.reshape(3, -1, 40).swapaxes(0, 1).tobytes()
+    write_edf(path, ["C3", "EOG", "C4"], payload, 1, [40] * 3, [unit] * 3)
+    return path
+
+
+def test_an_edf_file(tmp_path):
+    path = write(tmp_path / "night.edf")
+    night = RecordingStager(stager_of(ch_names=["C3"])).stage(str(path))
+    assert night.stages.tolist() == NAMES[CODES].tolist()
+    assert night.meas_date.isoformat() == "2000-01-01T22:00:00+00:00"
+    assert night.to_yasa().hypno.index[1].isoformat() == "2000-01-01T22:00:30"
+
+
+def test_an_edf_file_that_does_not_say_its_unit(tmp_path):
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    path = write(tmp_path / "night.edf", unit="")
+    with pytest.raises(ValueError, match="read_raw.*units='uV'"):
+        stager.stage(path)
+    raw = mne.io.read_raw(path, units="uV", verbose=False)  # what the error proposes
+    assert stager.stage(raw).stages.tolist() == NAMES[CODES].tolist()
+
+
+def test_an_edf_file_that_was_cut_short(tmp_path):
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    path = write(tmp_path / "night.edf")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -80 * 3 * 65])  # 65 of 240 s are lost
+    with pytest.raises(ValueError, match="night.edf.*cut short"):
+        stager.stage(path)
+    with pytest.warns(RuntimeWarning, match="Number of records"):
+        raw = mne.io.read_raw(path)
+    assert stager.stage(raw).stages.tolist() == NAMES[CODES[:5]].tolist()
+    path.write_bytes(whole[:700])
+    with pytest.raises(ValueError, match="night.edf cannot be read as a recording"):
+        stager.stage(path)
+
+
+def test_a_fif_file_that_was_cut_short(tmp_path):
+    path = tmp_path / "night_raw.fif"
+    raw_of().save(path, verbose=False)
+    path.write_bytes(path.read_bytes()[:-3001])
+    with pytest.raises(ValueError, match="night_raw.fif cannot be read as a recording"):
+        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
+
+
+def test_files_that_are_not_there_or_no_recordings(tmp_path):
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    with pytest.raises(FileNotFoundError, match="no recording .*night.edf"):
+        stager.stage(tmp_path / "night.edf")
+    shutil.copy(__file__, tmp_path / "night.edf")
+    shutil.copy(__file__, tmp_path / "night.docx")
+    for name in ("night.edf", "night.docx"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a recording"):
+            stager.stage(tmp_path / name)
+
+
+# ---------------------------------------------------------------- a good estimator
+
+
+def test_parameters_clone_and_pickle():
+    steps = [Preprocessor("filter", l_freq=1, h_freq=15)]
+    stager = RecordingStager(stager_of(ch_names=["C3"]), steps, ch_names=["C3"])
+    assert stager.get_params(deep=False) == {
+        "stager": stager.stager,
+        "preprocessors": steps,
+        "ch_names": ["C3"],
+    }
+    assert stager.get_params()["stager__lr"] == 0.0
+    assert repr(stager).startswith("RecordingStager(")
+    night = stager.stage(raw_of())
+    again = pickle.loads(pickle.dumps(stager)).stage(raw_of())
+    np.testing.assert_array_equal(again.probabilities, night.probabilities)
+    copy = clone(stager)
+    assert copy.preprocessors == steps
+    assert copy.ch_names == ["C3"]
+    with pytest.raises(NotFittedError):
+        copy.stage(raw_of())
+    frozen = clone(stager.set_params(stager=FrozenEstimator(stager.stager)))
+    assert frozen.stage(raw_of()).stages.tolist() == night.stages.tolist()
