@@ -137,13 +137,16 @@ class RecordingStager(BaseEstimator):
             epochs *= _scale(epochs, names, onset, raw)
         file = next(iter(raw.filenames), None)
         takes_source = any(isinstance(step, SourceSelector) for step in steps)
+        # Channels that the user put in the place of those that were fitted go by their names.
+        known = getattr(network, "ch_names_", None)
+        called = known if known and len(known) == len(names) else names
         X = PairedEpochs(
             epochs,
             source=epochs if takes_source else None,
             recording=Path(file).stem if file else "recording",
             onset=onset,
             sfreq=sfreq,
-            ch_names={"target": names, "source": names if takes_source else None},
+            ch_names={"target": called, "source": called if takes_source else None},
         )
         began = raw.info["meas_date"]
         return Hypnogram(
@@ -181,6 +184,11 @@ class RecordingStager(BaseEstimator):
             prepared.pick(wanted)
         for step in preprocessors:
             prepared = step.apply(prepared)
+            if not hasattr(prepared, "first_time"):
+                raise TypeError(
+                    f"{step!r} made a {type(prepared).__name__} of the recording; a "
+                    "preprocessor changes an mne.io.Raw or returns another one."
+                )
         return prepared
 
     def _check(self, prepared, names, network, steps):
@@ -200,6 +208,12 @@ class RecordingStager(BaseEstimator):
                 f"The channels {', '.join(bad)} are marked as bad (raw.info['bads']), and "
                 "are staged all the same.",
                 stacklevel=3,
+            )
+        known = getattr(network, "ch_names_", None)
+        if known and sorted(known) == sorted(names) and list(known) != names:
+            raise ValueError(
+                f"The stager was fitted to {', '.join(known)}, in this order; given "
+                f"{', '.join(names)}."
             )
         if not hasattr(network, "signal_") or not all(map(_keeps_signal, steps)):
             return  # what was fitted is not what comes in
@@ -334,15 +348,17 @@ def _cut(raw, prepared, start):
 def _epochs(prepared, names, first):
     """Cut the epochs, in volts: (n_epochs, n_channels, n_times), float32."""
     n_times = round(EPOCH_SECONDS * prepared.info["sfreq"])
+    # Numbers, as a channel may be called "ecg" and another one be of that type.
+    picks = [prepared.ch_names.index(name) for name in names]
     epochs = np.empty((len(first), len(names), n_times), dtype=np.float32)
     for row, start in enumerate(first):
-        epochs[row] = prepared.get_data(names, start, start + n_times)
+        epochs[row] = prepared.get_data(picks, start, start + n_times)
     return epochs
 
 
 def _scale(epochs, names, onset, raw):
     """Find what takes epochs to microvolts; refuse those that no amplifier records."""
-    spread = np.array([epoch.std(axis=1) for epoch in epochs])
+    spread = np.array([epoch.std(axis=1, dtype=float) for epoch in epochs])
     if not np.isfinite(spread).all():
         row, channel = np.argwhere(~np.isfinite(spread))[0]
         raise ValueError(
@@ -351,12 +367,12 @@ def _scale(epochs, names, onset, raw):
             "the recording."
         )
     flat = spread < _FLAT_VOLTS
-    if flat.all(axis=0).any():
-        silent = ", ".join(np.array(names)[flat.all(axis=0)])
+    silent = flat.all(axis=0)
+    if silent.any():
         raise ValueError(
-            f"No signal in {silent}: a spread of at most {spread[:, flat.all(axis=0)].max():.2g} V "
-            "in an epoch, where microvolts (1e-6) are expected. Was the electrode connected, "
-            "and is the recording in volts?"
+            f"No signal in {', '.join(np.array(names)[silent])}: a spread of at most "
+            f"{spread[:, silent].max():.2g} V in an epoch, where microvolts (1e-6) are "
+            "expected. Was the electrode connected, and is the recording in volts?"
         )
     if flat.any():
         rows = np.flatnonzero(flat.any(axis=1))
@@ -368,17 +384,17 @@ def _scale(epochs, names, onset, raw):
         )
     if in_volts(spread):
         return np.float32(1e6)
-    present = [name for name in names if name in raw.ch_names] or None
+    picks = [raw.ch_names.index(name) for name in names if name in raw.ch_names] or None
     step = max(1, raw.n_times // 20)
     seconds = round(EPOCH_SECONDS * raw.info["sfreq"])
     before = [
-        raw.get_data(present, start, start + seconds).std(axis=1)
+        raw.get_data(picks, start, start + seconds).std(axis=1)
         for start in range(0, raw.n_times, step)
     ]
     if in_volts(before):  # the preprocessors have scaled it, as before training
         return np.float32(1.0)
     raise ValueError(
-        f"The recording is not in volts, as MNE has it: its epochs spread over "
+        "The recording is not in volts, as MNE has it: its epochs spread over "
         f"{np.median(before):.2g} V. Were microvolts taken for volts, read an EDF file with "
         "mne.io.read_raw(path, units='uV'), else begin with "
         "raw.apply_function(lambda signal: 1e-6 * signal). If it is a slow drift, filter it."

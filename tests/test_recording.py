@@ -141,25 +141,28 @@ def test_leaving_channels_out_before_loading_changes_nothing(kinds, tmp_path):
     np.testing.assert_allclose(night.probabilities, expected, rtol=1e-4)
 
 
-def test_channels_are_those_of_the_stager_in_its_order():
-    stages, backwards = NAMES[CODES].tolist(), NAMES[CODES[::-1]].tolist()
-    for known, given, expected in (
-        (["C4", "C3"], None, backwards),
-        (["C3", "C4"], None, stages),
-        (None, ["C4", "C3"], backwards),
-        (None, "C4", backwards),
-        (["left"], ["C3"], stages),
-    ):
-        n_chans = 1 if given == "C4" or known == ["left"] else 2
-        stager = stager_of(n_chans, known)
-        if known == ["left"]:
-            with pytest.warns(UserWarning, match="fitted to the channels left; given C3"):
-                night = RecordingStager(stager, ch_names=given).stage(raw_of())
-        else:
-            night = RecordingStager(stager, ch_names=given).stage(raw_of())
-        assert night.stages.tolist() == expected
-    night = RecordingStager(stager_of(3)).stage(raw_of())  # as many as there are
-    assert night.ch_names == ["C3", "EOG", "C4"]
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("n_chans", "known", "given", "heard"),
+    [
+        (2, ["C4", "C3"], None, "C4"),
+        (2, None, ["C3", "C4"], "C3"),
+        (1, None, "C4", "C4"),
+        (1, ["left"], ["C3"], "C3"),  # the user says which channel takes its place
+        (3, None, None, "C3"),  # as many as there are
+    ],
+)
+def test_channels_are_those_of_the_stager_in_its_order(n_chans, known, given, heard):
+    night = RecordingStager(stager_of(n_chans, known), ch_names=given).stage(raw_of())
+    codes = {"C3": CODES, "C4": CODES[::-1]}[heard]
+    assert night.stages.tolist() == NAMES[codes].tolist()
+    assert (night.ch_names[0], len(night.ch_names)) == (heard, n_chans)
+
+
+def test_channels_in_another_order_are_refused():
+    stager = RecordingStager(stager_of(2, ["C3", "C4"]), ch_names=["C4", "C3"])
+    with pytest.raises(ValueError, match="fitted to C3, C4, in this order; given C4, C3"):
+        stager.stage(raw_of())
 
 
 def test_a_derivation_is_staged():
@@ -243,6 +246,15 @@ def test_calibrated_and_frozen_stagers():
 def test_classes_have_the_names_of_their_scheme(y, classes, expected):
     stager = stager_of(ch_names=["C3"], y=y, classes=classes)
     assert RecordingStager(stager).stage(raw_of()).classes.tolist() == expected
+
+
+def test_codes_get_their_names_from_the_scheme_that_is_named_later():
+    stager = stager_of(ch_names=["C3"], y=[0, 1, 2, 3, 0] * 2, classes=None)
+    codes = RecordingStager(stager).stage(raw_of()).stages
+    assert codes.tolist() == np.minimum(CODES, 3).tolist()
+    stager.set_params(classes="wldr")  # as the error of Hypnogram.to_annotations proposes
+    stages = RecordingStager(stager).stage(raw_of()).stages
+    assert stages.tolist() == np.array(["W", "L", "D", "R"])[codes].tolist()
 
 
 # ---------------------------------------------------------------- time
@@ -330,7 +342,7 @@ def test_nan_and_flat_signals_are_named():
     with pytest.raises(ValueError, match="Channel C4 holds NaN.* epoch at 60 s"):
         stager.stage(raw_of(data))
     data = signals()
-    data[2] = 3e-5
+    data[2] = 0.1  # an offset is no signal
     with pytest.raises(ValueError, match="No signal in C4"):
         stager.stage(raw_of(data))
     data = signals()
@@ -361,6 +373,9 @@ def test_an_unfitted_stager_and_arguments_of_other_kinds():
     for steps in (Preprocessor("crop", tmin=1), ["filter"]):
         with pytest.raises(TypeError, match="preprocessors is a list of braindecode's"):
             RecordingStager(stager, steps).stage(raw_of())
+    steps = [Preprocessor(mne.set_eeg_reference, apply_on_array=False, ref_channels=["C4"])]
+    with pytest.raises(TypeError, match="made a tuple of the recording"):
+        RecordingStager(stager, steps).stage(raw_of())
 
 
 # ---------------------------------------------------------------- files
