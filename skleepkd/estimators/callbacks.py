@@ -45,7 +45,7 @@ class BestWeights(Callback):
 
     def on_batch_end(self, net, batch, training, y_pred=None, **kwargs):
         """Count the answers of a validation batch."""
-        if training or getattr(net, "phase_", None) == "features":
+        if training or net.phase_ == "features":
             return
         self.confusion_ += count_answers(y_pred, batch[1], len(net.classes_))
 
@@ -53,7 +53,7 @@ class BestWeights(Callback):
         """Record the kappa, and keep the weights if it is the best so far."""
         if dataset_valid is None:
             return
-        if getattr(net, "phase_", None) == "features":
+        if net.phase_ == "features":
             name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
         else:
             name, score = "valid_kappa", kappa_of_confusion(self.confusion_)
@@ -161,7 +161,7 @@ class StepwiseValidation(Callback):
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""
-        if getattr(net, "phase_", None) == "features":
+        if net.phase_ == "features":
             return "valid_feature_loss", -self._feature_loss(net)
         return f"valid_{self.score}", self._agreement(net)
 

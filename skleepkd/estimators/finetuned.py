@@ -159,12 +159,12 @@ class FineTunedSleepStager(SleepStager):
         pretrained = final_stager(self.pretrained)
         if is_frozen(self.pretrained):
             check_is_fitted(self.pretrained)
+            classes = pretrained.classes_
         else:
             pretrained._check_ahead(y)
+            classes = find_classes(pretrained.classes, y)
         if self.classes is not None:
             find_classes(self.classes, y)
-        frozen = is_frozen(self.pretrained)
-        classes = pretrained.classes_ if frozen else find_classes(pretrained.classes, y)
         class_weights(self.class_weight, np.array([], int), classes)
         options = self.get_params_for("module")
         if options:

@@ -35,6 +35,9 @@ class Net(NeuralNetClassifier):
     A subclass sets ``class_weight_`` before the network is initialised.
     """
 
+    #: What is learned now, where a training has several steps.
+    phase_ = None
+
     def check_data(self, X, y=None):
         """Do nothing: ``fit`` has checked."""
 
@@ -120,10 +123,8 @@ class Net(NeuralNetClassifier):
     def _training_key(self, X, y, epochs):
         """Tell what a training depends on: weights, data, parameters, random numbers."""
         taught = final_stager(getattr(self, "teacher_", None))
-        phase = getattr(self, "phase_", None)
-        return key_of(
-            self, taught, X, y, self.held_out_, epochs, phase, torch.initial_seed()
-        )
+        seed = torch.initial_seed()
+        return key_of(self, taught, X, y, self.held_out_, epochs, self.phase_, seed)
 
     def on_epoch_begin(self, net, **kwargs):
         """Keep the last pass, or put it back."""
