@@ -10,7 +10,6 @@ import uuid
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from skleepkd._signals import join
 
 _ABOUT = "pair.json"
 _PREFIXES = ("target-", "source-", "rows-")
-#: What reading a damaged file raises, be it JSON, NumPy's or of a shape not expected.
-_DAMAGE = (ValueError, LookupError, AttributeError, TypeError, EOFError, BadZipFile)
 
 
 def write_folder(folder, signals, columns, about):
@@ -96,7 +93,9 @@ def open_folder(folder):
             modality: np.load(folder / file, mmap_mode="r")
             for modality, file in files.items()
         }
-    except _DAMAGE as error:
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # JSON, zipfile and NumPy raise many kinds on damaged files
         raise ValueError(
             f"The pair in {folder} is damaged ({error}). Write it anew."
         ) from error

@@ -380,7 +380,13 @@ class PairedEpochs:
         ValueError
             If a file is damaged, or the files do not fit each other.
         """
-        return cls(**open_folder(folder))
+        given = open_folder(folder)
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The pair in {folder} is damaged ({error}). Write it anew."
+            ) from error
 
     from_mne = classmethod(_builders.from_mne)
     from_windows = classmethod(_builders.from_windows)

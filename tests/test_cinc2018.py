@@ -320,7 +320,7 @@ def cut(path, n_bytes):
         (lambda stem: cut(stem.with_suffix(".arousal"), 5), "0685.arousal is damaged"),
         (
             lambda stem: stem.with_suffix(".arousal").write_bytes(b""),
-            "no epoch has a stage",
+            "0685.arousal is damaged",
         ),
     ],
 )

@@ -453,7 +453,7 @@ def test_truncated_signals_inside_the_set(tmp_path, form):
     tree = write_tree(tmp_path / "eesm17", ("fdt", form))
     inside = Path(stem(tree, "sub-002") + "eeg.set")
     os.truncate(inside, inside.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"sub-002.*eeg\.set cannot be read"):
+    with pytest.raises(ValueError, match=r"sub-002.*eeg\.set is damaged"):
         load_eesm(tree, subjects=["sub-002"])
 
 

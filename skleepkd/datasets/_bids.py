@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from skleepkd.datasets._nights import blaming
 from skleepkd.stages import EPOCH_SECONDS
 
 
@@ -28,13 +29,14 @@ def read_table(path, *, numbers=(), texts=()):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column or a value is missing, or a number cannot be read.
+        If a column or a value is missing, a number cannot be read or is not finite, or
+        the file is no text in UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
     # Universal newlines turn "\r\r\n" into two line ends; the csv module skips the
     # empty line between them.
-    with path.open(encoding="utf-8-sig") as file:
+    with blaming(path), path.open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     columns = {}
     for name in (*numbers, *texts):
@@ -51,6 +53,12 @@ def read_table(path, *, numbers=(), texts=()):
             columns[name] = np.array(values, dtype=float if name in numbers else str)
         except ValueError as error:
             raise ValueError(f"{path}, column {name!r}: {error}") from None
+        if name in numbers and not np.isfinite(columns[name]).all():
+            row = int(np.flatnonzero(~np.isfinite(columns[name]))[0]) + 1
+            raise ValueError(
+                f"{path}, column {name!r}: row {row} is {columns[name][row - 1]}; finite "
+                "numbers are expected."
+            )
     return columns
 
 
@@ -163,7 +171,7 @@ def check_recording(raw, recording, channels, *, sfreq, duration):
             f"{recording} is sampled at {raw.info['sfreq']:g} Hz, not {sfreq:g}."
         )
     length = raw.n_times / sfreq
-    if abs(length - duration) > EPOCH_SECONDS:
+    if not abs(length - duration) <= EPOCH_SECONDS:
         raise ValueError(
             f"{recording}: the signal lasts {length:.1f} s ({raw.n_times} samples), the "
             f"tables say {duration:.1f} s. The file is cut short or belongs to another "

@@ -7,6 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,32 @@ Night = namedtuple("Night", "folder recording person onset y first duration file
 
 #: Changes with the way signals are read, so that older cache entries are left alone.
 _CACHE_FORMAT = 1
+
+
+@contextmanager
+def blaming(path):
+    """Turn whatever a reader raises on a damaged file into a ValueError that names it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        Instead of any error but a missing file, one that may not be read, and want of
+        memory, which are not the content's fault.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged or incomplete ({type(error).__name__}: {error}). Download "
+            "it again."
+        ) from error
 
 
 def check_channels(channels, default):
@@ -207,6 +234,13 @@ def gather(nights, read_night, *, name, sfreq, ch_names, unscored, cache, option
     notes : dict
         What ``read_night`` returned, by the night's folder.
     """
+    for night in nights:
+        first = np.concatenate(list(night.first.values()))
+        if len(first) and first.min() < 0:
+            raise ValueError(
+                f"{night.recording}: an epoch begins before the recording does, at sample "
+                f"{first.min()}. Do its files belong together?"
+            )
     sizes = [len(night.onset) for night in nights]
     n_times = round(EPOCH_SECONDS * sfreq)
     shapes = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._edf import read_header
+from skleepkd.datasets._edf import read_annotations, read_header
 from skleepkd.datasets._nights import Night, warn_of_unknown
 from skleepkd.stages import EPOCH_SECONDS, from_text, stages_at
 
@@ -144,9 +144,7 @@ def _start(path):
 
 def _read_stages(path, duration):
     """AASM codes of a recording's whole epochs, from its first second on."""
-    import mne
-
-    annotations = mne.read_annotations(path, encoding="latin1")
+    annotations = read_annotations(path)
     texts = annotations.description
     warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
     annotations = annotations[np.array([from_text(t) is not None for t in texts], bool)]

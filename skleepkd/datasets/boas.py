@@ -13,7 +13,7 @@ from skleepkd.datasets._bids import (
     subject_folders,
     to_stages,
 )
-from skleepkd.datasets._nights import Night, gather, read_epochs
+from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
 
 SFREQ = 256.0
@@ -204,12 +204,16 @@ def read_boas_night(root, folder):
         columns = ("onset", *samples) + (("stage_hum",) if device == "psg" else ())
         tables[modality] = table = read_table(path, numbers=columns)
         begin, end = table["begsample"], table["endsample"]
-        if np.any(end - begin + 1 != _N_TIMES) or np.any(np.diff(begin) < _N_TIMES):
+        one_by_one = np.all(np.diff(begin) >= _N_TIMES) and np.all(begin % 1 == 0)
+        if not one_by_one or np.any(end - begin + 1 != _N_TIMES):
             raise ValueError(
                 f"{path}: epochs of {_N_TIMES} samples, one after the other, are expected."
             )
         sidecar = _path(root, folder, device, "eeg.json")
-        durations[modality] = json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
+        with blaming(sidecar):
+            durations[modality] = float(
+                json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
+            )
     codes = tables["source"]["stage_hum"]
     y = to_stages(codes, _STAGES, _path(root, folder, "psg", "events.tsv"))
 
@@ -274,12 +278,13 @@ def _open_edf(path, channels):
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    try:
-        # The tables say microvolts: this counts where the header names no unit.
-        return mne.io.read_raw_edf(
-            path, units=dict.fromkeys(channels, "uV"), verbose="ERROR"
-        )
-    except ValueError as error:
-        if "Unit for channel" not in str(error):
-            raise ValueError(f"{path} is damaged: {error}") from error
-    return mne.io.read_raw_edf(path, verbose="ERROR")  # another unit, which MNE converts
+    with blaming(path):
+        try:
+            # The tables say microvolts: this counts where the header names no unit.
+            return mne.io.read_raw_edf(
+                path, units=dict.fromkeys(channels, "uV"), verbose="ERROR"
+            )
+        except ValueError as error:
+            if "Unit for channel" not in str(error):
+                raise
+        return mne.io.read_raw_edf(path, verbose="ERROR")  # another, which MNE converts

@@ -1,9 +1,9 @@
 """PhysioNet/CinC Challenge 2018: polysomnography with ECG, 994 scored nights, open."""
 
 import re
+import struct
 import warnings
 from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 
 from skleepkd.datasets._nights import (
     Night,
+    blaming,
     check_channels,
     choose_recordings,
     gather,
@@ -299,21 +300,28 @@ def _read_night(folder, ch_names, sfreq, unscored):
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} missing")
-    with _blaming(files[0]):
+    with blaming(files[0]):
         header = wfdb.rdheader(str(folder / number))
     units = dict(zip(header.sig_name or (), header.units or (), strict=True))
     for name in (name for names in ch_names.values() for name in names):
         if name not in units:
-            raise ValueError(f"it has no channel {name}; it has {', '.join(units)}")
+            raise ValueError(
+                f"it has no channel {name}; it has {', '.join(map(str, units))}"
+            )
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
+    if not 1 <= header.fs < 1e6:
+        raise ValueError(f"its header gives a sampling rate of {header.fs} Hz")
+    strangers = set(header.file_name) - {files[1].name}
+    if strangers:
+        raise ValueError(f"its header names the signals {strangers}, not {files[1].name}")
     duration = (header.sig_len or 0) / header.fs
     if duration < EPOCH_SECONDS:
         raise ValueError(f"its header promises {duration:g} s, less than an epoch")
-    with _blaming(files[1]):  # if it ends before its last sample
+    with blaming(files[1]):  # if it ends before its last sample
         wfdb.rdrecord(str(folder / number), sampfrom=header.sig_len - 1)
-    with _blaming(files[2]):
-        notes = _read_notes(folder / number)
+    with blaming(files[2]):
+        notes = _read_notes(files[2])
     onset, y = _read_stages(number, notes, header.fs, duration)
     if not unscored and np.all(y == UNSCORED):
         raise ValueError("no epoch has a stage")
@@ -327,17 +335,6 @@ def _read_night(folder, ch_names, sfreq, unscored):
         duration=dict.fromkeys(ch_names, duration),
         files=files,
     )
-
-
-@contextmanager
-def _blaming(path):
-    """Name the file that wfdb cannot make sense of."""
-    try:
-        yield
-    except (ValueError, IndexError) as error:
-        raise ValueError(
-            f"{path.name} is damaged or cut short, download it again ({error})"
-        ) from error
 
 
 def _read_stages(number, notes, sfreq, duration):
@@ -370,22 +367,29 @@ def _read_stages(number, notes, sfreq, duration):
     return onset, stages_at(stages, onset)
 
 
-def _read_notes(record):
-    """Read the samples and texts of a night's annotations."""
-    import wfdb
-    from wfdb.io.annotation import load_byte_pairs, proc_ann_bytes
-
-    notes = wfdb.rdann(str(record), "arousal")
-    # rdann takes a note on the very first sample for a setting of the file and leaves it
-    # out. It may be the first stage.
-    samples, *_, texts = proc_ann_bytes(load_byte_pairs(str(record), "arousal", None), 1)
-    first = [(0, text) for sample, text in zip(samples, texts, strict=True) if sample == 0]
-    later = [
-        (sample, text)
-        for sample, text in zip(notes.sample.tolist(), notes.aux_note, strict=True)
-        if sample > 0
-    ]
-    return [note for note in first if not note[1].startswith("## ")] + later
+def _read_notes(path):
+    """Read the samples and texts of a night's annotations, in WFDB's MIT format."""
+    data = path.read_bytes()
+    notes, sample, place = [], 0, 0
+    while True:
+        # Six bits of a code above ten bits of a number, in words of two bytes.
+        (word,) = struct.unpack_from("<H", data, place)
+        code, number = word >> 10, word & 1023
+        place += 2
+        if word == 0:
+            return [note for note in notes if not note[1].startswith("## ")]
+        if code == 59:  # a long step; its upper half comes first
+            upper, lower = struct.unpack_from("<hH", data, place)
+            sample += 65536 * upper + lower
+            place += 4
+        elif code == 63:  # the text of the note before
+            if place + number > len(data) or not notes:
+                raise ValueError("it ends within a text")
+            notes[-1] = (notes[-1][0], data[place : place + number].decode("latin-1"))
+            place += number + number % 2
+        elif code < 50:  # a note; others tell of its channel and the like
+            sample += number
+            notes.append((sample, ""))
 
 
 def _read_signals(night, out, *, ch_names, **options):
@@ -394,7 +398,8 @@ def _read_signals(night, out, *, ch_names, **options):
     import wfdb
 
     names = sorted({name for names in ch_names.values() for name in names})
-    record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=names)
+    with blaming(night.files[1]):
+        record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=names)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
     data = _fill_invalid(record.p_signal.T * np.array(scale)[:, np.newaxis], night)
     info = mne.create_info(record.sig_name, record.fs, "eeg")

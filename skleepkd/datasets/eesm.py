@@ -12,7 +12,8 @@ from skleepkd.datasets._bids import (
     subject_folders,
     to_stages,
 )
-from skleepkd.datasets._nights import Night, gather, read_epochs
+from skleepkd.datasets._matlab import check_matlab
+from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     SCALP_DERIVATIONS,
@@ -284,22 +285,16 @@ def _open_set(night):
     path = night.files[0].resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    try:
-        raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
+    with blaming(path):
+        check_matlab(path)
+        try:
+            raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{error} Files of MATLAB's version 7.3 need 'pip install pymatreader'"
+            ) from error
         if Path(raw.filenames[0]).suffix != ".fdt":
             raw[0, :1]  # signals inside are read when they are first asked for
-    except (FileNotFoundError, PermissionError):
-        raise
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}). Files of MATLAB's version 7.3 need "
-            "'pip install pymatreader'."
-        ) from error
-    except Exception as error:  # SciPy raises many kinds on damaged files
-        raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or "
-            "incomplete. Download it again."
-        ) from error
     # Two nights are inside the .set, and the .fdt beside them is another recording's.
     signals = Path(raw.filenames[0])
     if signals.suffix == ".fdt":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets._edf import open_edf, read_header
+from skleepkd.datasets._edf import open_edf, read_annotations, read_header
 from skleepkd.datasets._nights import (
     Night,
     check_channels,
@@ -240,7 +240,6 @@ def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target"
     folder = Path(root) / f"SS{number[4]}_EDF"
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
     duration = read_header(signals).duration
-    read_header(stages)
     onset, y, epoch = _read_stages(stages)
     late = onset[-1] + epoch - duration
     if late > EPOCH_SECONDS:
@@ -292,9 +291,7 @@ def _find_recordings(root, subsets, subjects):
 
 def _read_stages(path):
     """Onsets (seconds), AASM codes and length (seconds) of a night's whole epochs."""
-    import mne
-
-    annotations = mne.read_annotations(path, encoding="latin1")
+    annotations = read_annotations(path)
     rows = [
         (onset, duration, text)
         for onset, duration, text in zip(

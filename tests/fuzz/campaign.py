@@ -32,6 +32,7 @@ FORGES = {
 #: Parts of the files that each kind gets; of a kind its seeds get equal ones.
 SHARES = {
     "EDF": 20,
+    "recording": 5,
     "EDF+ annotations": 15,
     ".set": 20,
     "events": 20,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd import PairedEpochs, SleepStager, load, save
+from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
 from skleepkd.datasets import (
     load_boas,
     load_cinc2018,
@@ -37,7 +37,7 @@ def make_seeds(folder):
     list of Seed
     """
     seeds = []
-    makers = (sleep_edf, mass, boas, eesm, cinc2018, models, pairs)
+    makers = (sleep_edf, mass, boas, eesm, cinc2018, models, pairs, recordings)
     for maker in makers:
         seeds += maker(folder)
     return seeds
@@ -257,6 +257,38 @@ def pairs(folder):
         Seed("pair", "pair", path.name, forges[path.suffix], _open, ["pair"])
         for path in sorted(root.iterdir())
     ]
+
+
+def recordings(folder):
+    """An EDF and an EEGLAB file, and what stages them."""
+
+    def write(root):
+        rng = np.random.default_rng(0)
+        X = rng.normal(0, 30, (8, 1, 300)).astype(np.float32)
+        stager = SleepStager(TinyNetwork, max_epochs=1, device="cpu", random_state=0)
+        save(stager.fit(X, np.tile([0, 2], 4)), root / "stager.safetensors")
+        payload = rng.integers(-900, 900, (70, 20)).astype("<i2").tobytes()
+        write_edf(root / "night.edf", ["Fpz-Cz", "EOG"], payload, 1, [10, 10], ["uV", "uV"])
+        written = Path(test_eesm.stem(root, "sub-001") + "eeg.set")
+        written.parent.mkdir(parents=True)
+        test_eesm.write_set(
+            root, "sub-001", rng.normal(0, 30, (2, 700)), ["A", "B"], "struct"
+        )
+        (root / "night.set").write_bytes(without_date(written.read_bytes()))
+
+    root = once(folder, "recording", write)
+    stager = load(root / "stager.safetensors", TinyNetwork)
+    seeds = []
+    for file, channel, forge in (("night.edf", "Fpz-Cz", "edf"), ("night.set", "A", "set")):
+        read = partial(_stage, RecordingStager(stager, ch_names=[channel]), file)
+        seeds.append(
+            Seed("recording", "recording", file, forge, read, ["recording", "night"])
+        )
+    return seeds
+
+
+def _stage(stager, file, root):
+    return stager.stage(root / file)
 
 
 def _open(root):
