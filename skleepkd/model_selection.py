@@ -1,16 +1,18 @@
-"""Cross-validation that resumes: a finished fold is kept, whatever ends the program."""
+"""Cross-validation that resumes, and a check that nothing leaks through its folds."""
 
 import os
 
 import numpy as np
-from sklearn import get_config, model_selection
-from sklearn.base import clone, is_classifier
-from sklearn.model_selection import check_cv
-from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn import model_selection
+from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_memory
 
 from skleepkd._keys import key_of
+from skleepkd._splits import Fold, make_folds
+from skleepkd.leakage import LeakageReport, check_leakage
+
+__all__ = ["LeakageReport", "check_leakage", "cross_validate"]
 
 
 def cross_validate(
@@ -98,20 +100,7 @@ def cross_validate(
             "nothing, use sklearn.model_selection.cross_validate."
         )
     memory = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
-    routing = get_config()["enable_metadata_routing"]
-    if groups is not None and routing:
-        raise ValueError(
-            "With metadata routing enabled, groups go into params={'groups': ...}."
-        )
-    cv = check_cv(cv, y, classifier=is_classifier(estimator))
-    given = {"groups": groups}
-    if routing:
-        params = params or {}
-        wanted = get_routing_for_object(cv).consumes("split", params)
-        given = {name: params[name] for name in wanted}
-    folds = [
-        (np.asarray(train), np.asarray(test)) for train, test in cv.split(X, y, **given)
-    ]
+    cv, folds = make_folds(estimator, X, y, groups, cv, params)
     options = {
         "scoring": scoring,
         "params": params,
@@ -129,7 +118,7 @@ def cross_validate(
             estimator=estimator,
             X=X,
             y=y,
-            fold=_Fold(cv, train, test),
+            fold=Fold(cv, train, test),
             options={**options, "groups": groups},
         )
         for train, test in folds
@@ -152,19 +141,3 @@ def _validate_fold(key, estimator, X, y, fold, options):
     return model_selection.cross_validate(
         estimator, X, y, cv=fold, error_score="raise", **options
     )
-
-
-class _Fold:
-    """One fold of a splitter, as a splitter that asks for the same metadata."""
-
-    def __init__(self, cv, train, test):
-        self.cv, self.train, self.test = cv, train, test
-
-    def split(self, X, y=None, **metadata):
-        yield self.train, self.test
-
-    def get_n_splits(self, *args, **metadata):
-        return 1
-
-    def get_metadata_routing(self):
-        return self.cv.get_metadata_routing()
