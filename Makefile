@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
 
-.PHONY: setup demo test lint docs bench fuzz clean
+.PHONY: setup demo test lint docs bench fuzz wheel oldest newest clean
 
 setup: $(VENV)/.ready
 
@@ -36,5 +36,23 @@ bench: setup
 fuzz: setup
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz
 
+# The wheel in an environment that has nothing else.
+wheel:
+	rm -rf dist $(VENV)-wheel
+	$(BOOTSTRAP) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(VENV)-wheel/bin/python -m pip install --quiet dist/*.whl
+	cd dist && ../$(VENV)-wheel/bin/python -I ../tests/installed.py
+
+# The tests with the lowest versions that pyproject.toml admits, and with the highest.
+# torchaudio does not name the torch that it was built with, so it is named here.
+oldest: RESOLUTION := --resolution lowest-direct "torchaudio<2.7"
+oldest newest:
+	rm -rf $(VENV)-$@
+	$(BOOTSTRAP) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/python -m pip install --quiet uv
+	$(VENV)-$@/bin/uv pip install --quiet --python $(VENV)-$@/bin/python $(RESOLUTION) --editable ".[test]"
+	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest -n 2
+
 clean:
-	rm -rf $(VENV) demo_output docs/_build docs/auto_examples docs/api/generated .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* dist demo_output docs/_build docs/auto_examples docs/api/generated .pytest_cache .ruff_cache
