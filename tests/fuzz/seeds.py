@@ -272,7 +272,7 @@ def recordings(folder):
         written = Path(test_eesm.stem(root, "sub-001") + "eeg.set")
         written.parent.mkdir(parents=True)
         test_eesm.write_set(
-            root, "sub-001", rng.normal(0, 30, (2, 700)), ["A", "B"], "struct"
+            root, "sub-001", rng.normal(0, 30, (2, 700)), ["A", "B"], "struct", sfreq=10.0
         )
         (root / "night.set").write_bytes(without_date(written.read_bytes()))
 
