@@ -61,13 +61,18 @@ def _with_people(pair, people, name):
         return pair
     if pair.subject is None:
         return pair.with_subject(people)
-    both = set(zip(pair.subject.tolist(), people.tolist(), strict=True))
-    if not len(both) == len({own for own, _ in both}) == len({given for _, given in both}):
+    if not same_people(pair.subject, people):
         raise ValueError(
             f"{name} and the pair's own subjects disagree on which epochs belong to one "
             "person. Leave one of them out, or correct it."
         )
     return pair
+
+
+def same_people(one, other):
+    """Whether two columns put the same rows together, whatever their names for them."""
+    both = set(zip(one.tolist(), other.tolist(), strict=True))
+    return len(both) == len({name for name, _ in both}) == len({name for _, name in both})
 
 
 def check_signal(pair, modality, name=None):

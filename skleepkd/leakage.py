@@ -14,7 +14,7 @@ from skleepkd.distillation.teachers import final_stager, is_frozen, seen_by
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import SleepStager
 from skleepkd.estimators.validation import draw_held_out
-from skleepkd.inputs import as_pair
+from skleepkd.inputs import as_pair, same_people
 from skleepkd.stages import is_unscored
 
 _FOUND = {
@@ -99,12 +99,8 @@ class LeakageReport:
 
     def _add(self, kind, fold, rows, what=(), where=""):
         if len(rows):
-            what = np.asarray(what).tolist()
-            self.findings.append(
-                Bunch(
-                    kind=kind, fold=fold, where=where, what=what, rows=rows, count=len(rows)
-                )
-            )
+            found = Bunch(kind=kind, fold=fold, where=where, what=np.asarray(what).tolist())
+            self.findings.append(Bunch(**found, rows=rows, count=len(rows)))
 
 
 def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None, refit=1):
@@ -219,10 +215,7 @@ def _columns(pair, groups):
     groups = np.asarray(groups)
     if pair.subject is None:
         return {**columns, "subject": groups}
-    both = set(zip(pair.subject.tolist(), groups.tolist(), strict=True))
-    if len(both) == len(set(pair.subject.tolist())) == len(set(groups.tolist())):
-        return columns
-    return {**columns, "groups": groups}
+    return columns if same_people(pair.subject, groups) else {**columns, "groups": groups}
 
 
 def _check_split(report, columns, folds):

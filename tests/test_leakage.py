@@ -413,6 +413,20 @@ def test_stagers_do_not_look_beyond_their_rows(pair, stager):
     assert not says(report, "differ already")
 
 
+def test_plain_arrays_with_routing_and_without(pair):
+    X, y = pair
+    student = DistilledSleepStager(TEACHER, **FAST)
+    params = {"X_source": X["source"], "groups": X.subject}
+    given = {"cv": GroupKFold(3), "params": params}
+    reports = [check_leakage(student, X["target"], y, groups=X.subject, **given)]
+    with config_context(enable_metadata_routing=True):
+        reports.append(check_leakage(student, X["target"], y, **given))
+    for report in reports:
+        assert report.ok
+        assert len(says(report, "depends on their test rows")) == 1
+        assert not says(report, "people: not known")
+
+
 def test_the_given_estimator_and_data_stay_as_they_are(pair):
     X, y = pair
     before, labels = X["target"].copy(), y.copy()
