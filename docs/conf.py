@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT / "examples"))  # the examples share modules
 
 # Pages that have one home outside of this folder: the numbers, the changes, the rules.
 # Copied as they lie there, their links to one another hold here too.
-shutil.rmtree(HERE / "project", ignore_errors=True)
+for made in ("project", "api/generated"):
+    shutil.rmtree(HERE / made, ignore_errors=True)
 for pattern in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/*.[mp][dn]*"):
     for path in ROOT.glob(pattern):
         copy = HERE / "project" / path.relative_to(ROOT)

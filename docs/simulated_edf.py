@@ -2,7 +2,7 @@
 
 Four people sleep with two devices, ``<person>-psg.edf`` (scalp-EEG at 128 Hz, stages as
 EDF+ annotations) and ``<person>-ear.edf`` (ear-EEG at 100 Hz, switched on 12 s later). A
-fifth, ``new-ear.edf``, wears the ear device alone. Nights are 15 minutes long.
+fifth, ``new-ear.edf``, wears the ear device alone. Nights are 10 minutes long.
 """
 
 import sys
@@ -58,7 +58,7 @@ def write_edf(path, signals, names, sfreq, start, stages=()):
     path.write_bytes(header + b"".join(body))
 
 
-def main(folder="nights", n_epochs=30):
+def main(folder="nights", n_epochs=20):
     """Write all files into a folder."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
