@@ -53,19 +53,22 @@ class Reader:
         Where the seeds are, or will be.
     module : str
         Has ``make_seeds(folder)``.
+    cpu, clock : float
+        Seconds of processor time, and on the clock, that a read may take.
     """
 
-    def __init__(self, folder, module="tests.fuzz.seeds"):
-        self.folder, self.module = folder, module
+    def __init__(self, folder, module="tests.fuzz.seeds", cpu=10, clock=120):
+        self.folder, self.limits = folder.resolve(), (str(cpu), str(clock))
+        self.module = module
         self.start()
 
     def start(self):
-        command = [sys.executable, "-m", "tests.fuzz.child", self.folder.resolve()]
+        command = [sys.executable, "-m", "tests.fuzz.child", self.folder]
         self.folder.mkdir(parents=True, exist_ok=True)
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [*command, self.module],
+            [*command, self.module, *self.limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr.txt").open("ab"),
@@ -119,7 +122,7 @@ def plan(seeds, n_files):
     return np.diff(ends, prepend=0)
 
 
-def run(n_files, seed, folder, module="tests.fuzz.seeds"):
+def run(n_files, seed, folder, module="tests.fuzz.seeds", **limits):
     """Read damaged files.
 
     Parameters
@@ -133,6 +136,8 @@ def run(n_files, seed, folder, module="tests.fuzz.seeds"):
         as they should be, each with a text of what happened.
     module : str
         Has ``make_seeds(folder)``.
+    **limits
+        Those of :class:`Reader`.
 
     Returns
     -------
@@ -142,7 +147,7 @@ def run(n_files, seed, folder, module="tests.fuzz.seeds"):
     """
     faults, work = folder / "faults", folder / "work"
     counts = {}
-    with Reader(folder / "seeds", module) as reader:
+    with Reader(folder / "seeds", module, **limits) as reader:
         valid = [
             (reader.folder / each["name"] / each["file"]).read_bytes()
             for each in reader.seeds

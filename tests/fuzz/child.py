@@ -1,6 +1,7 @@
-"""The process that reads damaged files: ``python -m tests.fuzz.child FOLDER SEEDS``.
+"""The process that reads damaged files: ``python -m tests.fuzz.child FOLDER MODULE CPU CLOCK``.
 
-It writes the seeds of a module and reads each once. Then it takes lines of standard input,
+It writes the seeds of a module and reads each once. ``CPU`` and ``CLOCK`` limit a read, in
+seconds of processor time and of the clock. Then it takes lines of standard input,
 ``NUMBER FOLDER`` (of a seed, and where to read), and answers each with a line of JSON. A
 read that takes too long ends the process, as does one that ends it by itself.
 """
@@ -20,8 +21,6 @@ from tests.fuzz.forgeries import CANARY
 
 #: Address space that a read may take beyond what the process has before, in bytes.
 MEMORY = 2**30
-#: Processor time and time on the clock of a read, in seconds.
-CPU_SECONDS, CLOCK_SECONDS = 10, 120
 
 #: What Python tells an audit hook of and a reader has no reason to do.
 _FORBIDDEN = (
@@ -62,10 +61,10 @@ class Watch:
         self.last, self.noted = self.noted, None
 
 
-def read(seed, folder, watch):
+def read(seed, folder, watch, cpu, clock):
     """Read a folder and tell how it went."""
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, CLOCK_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, cpu)
+    signal.setitimer(signal.ITIMER_REAL, clock)
     answer = {"outcome": "read"}
     try:
         with watch:
@@ -110,9 +109,9 @@ def limit():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main(folder, module):
+def main(folder, module, cpu, clock):
     warnings.simplefilter("ignore")
-    answers, folder = sys.stdout, Path(folder)
+    answers, folder, limits = sys.stdout, Path(folder), (float(cpu), float(clock))
     with redirect_stdout(sys.stderr):
         seeds = importlib.import_module(module).make_seeds(folder)
         for seed in seeds:  # imports what a reader imports late
@@ -126,7 +125,7 @@ def main(folder, module):
         limit()
         for line in sys.stdin:
             number, place = line.rstrip("\n").split(" ", 1)
-            answer = read(seeds[int(number)], Path(place), watch)
+            answer = read(seeds[int(number)], Path(place), watch, *limits)
             print(json.dumps(answer), file=answers, flush=True)
 
 

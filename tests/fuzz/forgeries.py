@@ -1,5 +1,6 @@
 """Forgeries: files that keep their format and say odd things in it."""
 
+import copy
 import hashlib
 import io
 import json
@@ -168,7 +169,7 @@ def forge_json(document, rng):
         for key in path[:-1]:
             holder = holder[key]
         kind, key = rng.random(), path[-1]
-        odd = _ODD_VALUES[rng.integers(len(_ODD_VALUES))]
+        odd = copy.deepcopy(_ODD_VALUES[rng.integers(len(_ODD_VALUES))])
         if kind < 0.12:
             del holder[key]
         elif kind < 0.2 and isinstance(holder, dict):
@@ -224,9 +225,9 @@ def forge_model(data, other, rng):
         )
         if kind > 0.95:
             about = about[:-1] + ',"x":' + "[" * 100_000 + "]" * 100_000 + "}"
-    metadata = {"skleepkd": about}
-    if isinstance(header.get("__metadata__", {}), dict):
-        metadata |= header.pop("__metadata__", {})
+    others = header.pop("__metadata__", {})
+    others = others if isinstance(others, dict) else {"odd": others}
+    metadata = {"skleepkd": about, **{k: v for k, v in others.items() if k != "skleepkd"}}
     if rng.random() < 0.05:
         metadata["pickle"] = CANARIES[0].decode("latin-1")
     # The entry of the digest stands first, as the reader wants it.

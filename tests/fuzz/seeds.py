@@ -1,6 +1,5 @@
 """Valid files, as small as they come, and the library's readers of them."""
 
-from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +15,9 @@ from skleepkd.datasets import (
 )
 from tests import test_boas, test_cinc2018, test_eesm, test_mass, test_sleep_edf
 from tests.edf import write_edf
+from tests.fuzz import Seed
 from tests.fuzz.forgeries import without_date
 from tests.tiny import TinyNetwork
-
-#: A valid file: what it is, its path under the folder, the reader of the folder, and a
-#: word of which one is in every clear error. ``forge`` names how it is damaged.
-Seed = namedtuple("Seed", "kind name file forge read words")
 
 
 def make_seeds(folder):
