@@ -74,11 +74,13 @@ class Projection(nn.Module):
 
         Parameters
         ----------
-        features : Tensor of shape (batch, *student_shape)
+        features : Tensor of shape (batch, ...)
+            Of ``student_shape``.
 
         Returns
         -------
-        Tensor of shape (batch, *teacher_shape)
+        Tensor of shape (batch, ...)
+            Of ``teacher_shape``.
         """
         axis = self.channel_axis % (features.ndim - 1) + 1
         x = features.movedim(axis, 1)  # (batch, channels, times, ...)
