@@ -1,5 +1,6 @@
 """Knowledge distillation for sleep staging, in scikit-learn's words."""
 
+from skleepkd.card import model_card
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.export import export_onnx
@@ -16,5 +17,6 @@ __all__ = [
     "SleepStager",
     "export_onnx",
     "load",
+    "model_card",
     "save",
 ]

@@ -1,70 +1,68 @@
 """Fitted stagers as files: weights as safetensors, all else as JSON, no code."""
 
-import hashlib
-import json
-import math
-import os
-import re
-import uuid
 import warnings
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
-import safetensors
-import safetensors.torch
-import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from torch import nn
 
 from skleepkd import networks
+from skleepkd._files import fits_json, read_checked, refusing, to_json, write_checked
+from skleepkd._restored import (
+    APART,
+    FITTED,
+    check_sizes,
+    names_no_code,
+    no_larger_than,
+    read_around,
+    read_fitted,
+    read_history,
+    read_network,
+    read_parameters,
+    read_people,
+)
+from skleepkd._steps import preprocessor_to_json, step_to_json
+from skleepkd.card import keep_origin, origin_of, read_origin
 from skleepkd.distillation.teachers import architecture, seen_by
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.supervised import softmax
 from skleepkd.networks.build import find_network
 from skleepkd.networks.declared import uncompiled
+from skleepkd.recording import RecordingStager
 
-#: Files of a later format are refused.
-FORMAT = 1
+#: Files of a later format are refused. Format 2 also holds pipelines and recording stagers,
+#: of which a reader of format 1 would load the bare stager, and stage unprepared epochs.
+FORMAT = 2
 
-#: What ``fit`` learned besides the weights, ``fitted_on_`` and the history.
-_FITTED = (
-    "classes_inferred_",
-    "class_weight_",
-    "signal_",
-    "epoch_shape_",
-    "ch_names_",
-    "held_out_",
-    "best_epoch_",
-)
-
-#: Where the digest of a file stands: first in our entry of the safetensors metadata.
-_DIGEST = re.compile(rb'"skleepkd":"\{\\"sha256\\":\\"([0-9a-f]{64})\\"')
-
-#: What stands there while the file is digested.
-_NO_DIGEST = "0" * 64
+_STAGERS = (SleepStager, DistilledSleepStager, FineTunedSleepStager)
 
 
 def save(stager, path):
-    """Save a fitted stager to a file that holds no code.
+    """Save a fitted stager, or a pipeline that ends in one, to a file without code.
 
     The file is a safetensors file of the network's weights. Its metadata has one entry,
     ``"skleepkd"``: JSON with the network's name, the parameters, the classes, what the
-    stager was fitted on and the history (its passes, not their batches). What was there
-    before under this path is replaced at once, or stays.
+    stager was fitted on, the history (its passes, not their batches), and the steps and
+    preprocessors before the network. What was there before under this path is replaced at
+    once, or stays.
 
     Parameters
     ----------
-    stager : SleepStager, DistilledSleepStager or FineTunedSleepStager
+    stager : SleepStager, DistilledSleepStager, FineTunedSleepStager, Pipeline or RecordingStager
         Fitted. Of a distilled or fine-tuned one the student alone is kept, not its teacher.
-        A ``Pipeline`` is not saved as a whole; its last step can be, ``pipeline[-1]``.
+        A ``Pipeline`` ends in a stager; before it stand transformers of
+        :mod:`skleepkd.preprocessing`. A :class:`RecordingStager` holds one of these;
+        its preprocessors are methods of ``mne.io.Raw`` that change the signal, its channels
+        or their names, or functions of skleepkd's or braindecode's preprocessing.
     path : str or pathlib.Path
         The file, by custom ``*.safetensors``; its folder exists.
 
     Raises
     ------
     TypeError
-        If it is no such stager.
+        If it is no such stager, or a step or preprocessor is one that no file can hold.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     ValueError
@@ -80,31 +78,38 @@ def save(stager, path):
     See Also
     --------
     load : Read the file.
+    skleepkd.model_card : Describe a stager in words.
+    skleepkd.export_onnx : Write the network for programs without Python.
+
+    Notes
+    -----
+    **The file names people and nights**: ``fitted_on_`` and ``held_out_``, the subjects and
+    recordings of the training, are in it, so that a leak is noticed where the stager is a
+    frozen teacher later. If they are more than codes, take them out before the file is
+    given away: ``stager.fitted_on_ = {"subject": None, "recording": None}`` and
+    ``stager.held_out_ = stager.held_out_[:0]``.
 
     Examples
     --------
     >>> import tempfile
     >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
     >>> from skleepkd import SleepStager, load, save
+    >>> from skleepkd.preprocessing import EpochScaler
     >>> rng = np.random.default_rng(0)
     >>> X, y = 30 * rng.standard_normal((16, 1, 400)), np.tile([0, 2], 8)
     >>> small = {"module__filters": (4, 4), "module__pools": (4,)}
-    >>> stager = SleepStager("UTime", max_epochs=1, **small).fit(X, y)
+    >>> stager = make_pipeline(EpochScaler(), SleepStager("UTime", max_epochs=1, **small))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(stager, f"{folder}/ear.safetensors")
+    ...     save(stager.fit(X, y), f"{folder}/ear.safetensors")
     ...     again = load(f"{folder}/ear.safetensors")
     >>> np.array_equal(again.predict_proba(X), stager.predict_proba(X))
     True
     """
-    if type(stager) not in (SleepStager, DistilledSleepStager, FineTunedSleepStager):
-        raise TypeError(
-            "save takes a SleepStager, a DistilledSleepStager or a FineTunedSleepStager; "
-            f"given {type(stager).__name__}. Of a Pipeline the last step can be saved, "
-            "pipeline[-1], of a FrozenEstimator its estimator."
-        )
-    stager.check_is_fitted()
-    _check_answers(stager)
-    parameters, left_out = _parameters(stager)
+    last, around = _parts(stager)
+    last.check_is_fitted()
+    _check_answers(last)
+    parameters, left_out = _parameters(last)
     # A recipe's own way to choose the weights is no news to its user.
     news = [name for name in left_out if name != "callbacks__best_weights"]
     if news:
@@ -115,37 +120,26 @@ def save(stager, path):
             stacklevel=2,
         )
     about = {
-        "sha256": _NO_DIGEST,
         "format": FORMAT,
         "version": version("skleepkd"),
-        "stager": type(stager).__name__,
-        "network": _network(stager),
+        **origin_of(last),
+        "network": _network(last),
         "parameters": parameters,
         "left_out": left_out,
         "fitted": {
-            name: _to_json(getattr(stager, name))
-            for name in _FITTED
-            if hasattr(stager, name)
+            name: to_json(getattr(last, name)) for name in FITTED if hasattr(last, name)
         },
         "fitted_on": {
-            name: _to_json(seen_by(stager, name)) for name in ("subject", "recording")
+            name: to_json(seen_by(last, name)) for name in ("subject", "recording")
         },
-        "history": [_pass(row) for row in stager.history_],
+        "history": [_pass(row) for row in last.history_],
+        **around,
     }
-    tensors = {
-        # A copy, since safetensors refuses tensors that share their memory.
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in uncompiled(stager.module_).state_dict().items()
-    }
-    about = json.dumps(about, separators=(",", ":"), allow_nan=False)
-    data = safetensors.torch.save(tensors, {"skleepkd": about})
-    start, stop = _DIGEST.search(data).span(1)
-    digest = hashlib.sha256(data).hexdigest().encode()
-    _replace(Path(path), data[:start] + digest + data[stop:])
+    write_checked(path, about, uncompiled(last.module_).state_dict())
 
 
 def load(path, module=None):
-    """Load a stager that :func:`save` wrote, without running any code of the file.
+    """Load what :func:`save` wrote, without running any code of the file.
 
     Parameters
     ----------
@@ -157,63 +151,141 @@ def load(path, module=None):
 
     Returns
     -------
-    SleepStager
+    SleepStager, Pipeline or RecordingStager
         Fitted, answering as the saved one did. A distilled or fine-tuned stager comes back
-        as the student that it was, and all of its layers can be trained (of layers that
-        were not, torch rounds the last digit of some answers differently then).
-        ``fitted_on_`` includes what its frozen teacher or pretrained stager was fitted on.
-        The optimiser begins anew. A device that is not here becomes ``"auto"``.
+        as the student that it was, a :class:`SleepStager`, and all of its layers can be
+        trained (of layers that were not, torch rounds the last digit of some answers
+        differently then). ``fitted_on_`` includes what its frozen teacher or pretrained
+        stager was fitted on. The optimiser begins anew. A device that is not here becomes
+        ``"auto"``.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If the file is damaged, is none of ours or is of a later format, if its network is
-        not known, or if the weights do not fit ``module``.
+        If the file is damaged, is none of ours or is of a later format, if it names a
+        network, transformer, function or method that is not known, or if the weights do
+        not fit ``module``.
 
     Notes
     -----
     Every byte counts: the file holds the SHA-256 digest of itself (with zeros for the 64
     digits of the digest), checked before anything else is read. It tells damage, not
-    forgery.
+    forgery. A forged file can hold a stager that answers what its author likes; it cannot
+    make Python import or call anything but the networks, transformers and functions
+    that :func:`save` describes, nor read or write another file.
     """
-    about, tensors = _read(path)
-    module = _find_module(about["network"], module, path)
-    parameters = {name: _from_json(value) for name, value in about["parameters"].items()}
-    options = about["network"]["options"]
-    parameters.update(
-        (f"module__{name}", _from_json(value)) for name, value in options.items()
-    )
-    if not _is_here(parameters["device"]):
-        parameters["device"] = "auto"
-    stager = SleepStager(module, **parameters)
-    for name in _FITTED:
-        if name in about["fitted"]:
-            setattr(stager, name, _from_json(about["fitted"][name]))
-    stager.fitted_on_ = {
-        name: _from_json(value) for name, value in about["fitted_on"].items()
-    }
+    about, tensors = read_checked(path, FORMAT)
+    with refusing(path):
+        parameters, network = read_parameters(about), read_network(about)
+        fitted, people = read_fitted(about), read_people(about)
+        history, origin = read_history(about), read_origin(about)
+        put_around = read_around(about)
+    module = _find_module(network, module, path)
+    options = {f"module__{name}": value for name, value in network["options"].items()}
+    with refusing(path):
+        stager = SleepStager(module, **parameters, **options)
+        vars(stager).update(fitted, fitted_on_=people)
+        check_sizes(stager, network["options"], tensors)
+    _fill(stager, tensors, path, module)
+    for row in history:
+        stager.history_.append(row)
+    keep_origin(stager, origin)
+    return put_around(stager)
+
+
+def _fill(stager, tensors, path, module):
+    """Build the network and give it its weights."""
     try:
-        with seeded(0, stager.device):
+        with seeded(0, stager.device), no_larger_than(tensors):
             stager.initialize()
         network = uncompiled(stager.module_)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if name in tensors:
                 tensor.data = tensor.data.to(tensors[name].dtype)
         network.load_state_dict(tensors)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # networks raise anything, given options that do not suit
         raise ValueError(
             f"The weights in {path} do not fit the network {module!r}. {error}"
         ) from error
     stager.module_.eval()
-    for row in about["history"]:
-        row = {name: _from_json(value) for name, value in row.items()}
-        stager.history_.append({**row, "batches": []})
-    return stager
+
+
+#: Networks of braindecode that ask the internet for what they need when they are built.
+_ASKING = ("REVE", "STEEGFormer")
+
+
+def _find_module(network, module, path):
+    """Find the network of a file, or say what ``load`` must be given."""
+    name = network["name"]
+    if network["left_out"] and (module is None or isinstance(module, (str, type))):
+        options = ", ".join(f"{key}={value}" for key, value in network["left_out"].items())
+        raise ValueError(
+            f"{path} holds the weights of {name} with {options}, which no file can hold: "
+            f"give load(path, module=...) a factory, functools.partial({name}, {options})."
+        )
+    if module is not None:
+        return module
+    if network["given"] == "own" or name in _ASKING:
+        why = "skleepkd does not know" if network["given"] == "own" else "asks the internet"
+        raise ValueError(
+            f"{path} holds the weights of {name}, which {why}: give the class or factory "
+            "that it was trained with, load(path, module=...)."
+        )
+    with refusing(path):
+        found = find_network(name)
+    return name if network["given"] == "name" else found
 
 
 # ---------------------------------------------------------------- what is kept
+
+
+def _parts(stager):
+    """Part a stager's network from what stands around it, as JSON."""
+    given = type(stager).__name__
+    around = {"steps": None, "recording": None}
+    if type(stager) is RecordingStager:
+        frozen = isinstance(stager.stager, FrozenEstimator)
+        around["recording"] = {
+            "preprocessors": [
+                _named(preprocessor_to_json, f"preprocessor {number}", step)
+                for number, step in enumerate(stager.preprocessors)
+            ],
+            "ch_names": _named(to_json, "ch_names", stager.ch_names),
+            "frozen": frozen,
+        }
+        stager = stager.stager.estimator if frozen else stager.stager
+    if type(stager) is Pipeline and type(stager.steps[-1][1]) in _STAGERS:
+        around["steps"] = [
+            [name, None if _does_nothing(step) else _named(step_to_json, name, step)]
+            for name, step in stager.steps[:-1]
+        ] + [[stager.steps[-1][0], None]]
+        stager = stager.steps[-1][1]
+    if type(stager) not in _STAGERS:
+        raise TypeError(
+            "save takes a SleepStager, a DistilledSleepStager, a FineTunedSleepStager, a "
+            "Pipeline that ends in one or a RecordingStager of one; given "
+            f"{given if given != 'RecordingStager' else type(stager).__name__}. Of another "
+            "Pipeline that holds a stager, that can be saved, pipeline[-1], of a "
+            "FrozenEstimator its estimator."
+        )
+    return stager, around
+
+
+def _does_nothing(step):
+    return step is None or step == "passthrough"
+
+
+def _named(write, name, step):
+    """Write a step as JSON, or say which one it is that cannot be."""
+    try:
+        return write(step)
+    except TypeError as error:
+        raise TypeError(
+            f"The step {name!r} cannot be saved: {error}. Save the stager alone, "
+            "pipeline[-1], and prepare the epochs or the recording in code of your own."
+        ) from error
 
 
 def _check_answers(stager):
@@ -241,7 +313,7 @@ def _network(stager):
         named = module if hasattr(module, "__qualname__") else type(module)
         named = getattr(module, "func", named)
         given, name = "own", f"{named.__module__}.{named.__qualname__}"
-    kept = {key: _to_json(value) for key, value in options.items() if _fits_json(value)}
+    kept = {key: to_json(value) for key, value in options.items() if fits_json(value)}
     left_out = {key: repr(value) for key, value in options.items() if key not in kept}
     return {"name": name, "given": given, "options": kept, "left_out": left_out}
 
@@ -258,42 +330,18 @@ def _is_known(module):
     return module in [getattr(networks, name) for name in networks.__all__]
 
 
-def _find_module(network, module, path):
-    """Find the network of a file, or say what ``load`` must be given."""
-    name = network["name"]
-    if network["left_out"] and (module is None or isinstance(module, (str, type))):
-        options = ", ".join(f"{key}={value}" for key, value in network["left_out"].items())
-        raise ValueError(
-            f"{path} holds the weights of {name} with {options}, which no file can hold: "
-            f"give load(path, module=...) a factory, functools.partial({name}, {options})."
-        )
-    if module is not None:
-        return module
-    if network["given"] == "own":
-        raise ValueError(
-            f"{path} holds the weights of {name}, which skleepkd does not know: give the "
-            "class or factory that it was trained with, load(path, module=...)."
-        )
-    found = find_network(name)
-    return name if network["given"] == "name" else found
-
-
-#: Parameters that a file holds otherwise, or that are of this machine alone.
-_APART = ("module", "checkpoint")
-
-
 def _parameters(stager):
     """Part the parameters of a plain stager into those that JSON holds and the others."""
     defaults = SleepStager(None).get_params(deep=False)
     kept, left_out = {}, []
     for name, value in sorted(_given(stager).items()):
         component = name.partition("__")[0]
-        if name.startswith("_") or component not in defaults or component in _APART:
+        if name.startswith("_") or component not in defaults or component in APART:
             continue
         if component in left_out:  # options of what is not kept
             left_out.append(name)
-        elif _fits_json(value):
-            kept[name] = _to_json(value)
+        elif fits_json(value) and names_no_code(name, value):
+            kept[name] = to_json(value)
         elif value is not defaults.get(name):
             left_out.append(name)
     return kept, left_out
@@ -308,113 +356,10 @@ def _given(stager):
     return given
 
 
-def _is_here(device):
-    """Whether this machine has a device."""
-    if device == "auto":
-        return True
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # the latter where torch came without CUDA
-        return False
-    return True
-
-
 def _pass(row):
     """Return a pass of a history without its batches, as JSON."""
     return {
-        name: _to_json(value)
+        name: to_json(value)
         for name, value in row.items()
-        if name != "batches" and _fits_json(value)
+        if name != "batches" and fits_json(value)
     }
-
-
-# ---------------------------------------------------------------- values as JSON
-
-
-def _to_json(value):
-    """Write a value as JSON; what JSON has no word for becomes an object of one entry."""
-    if isinstance(value, np.ndarray):
-        return {"array": [value.dtype.str, _to_json(value.tolist())]}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": str(value)}
-    if isinstance(value, torch.device):
-        return str(value)
-    if isinstance(value, list):
-        return [_to_json(item) for item in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_to_json(item) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
-    raise TypeError(f"JSON cannot hold {value!r}.")
-
-
-def _from_json(value):
-    """Read what :func:`_to_json` wrote."""
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "array":
-        dtype, items = content
-        return np.array(_from_json(items), dtype=dtype)
-    if kind == "float":
-        return float(content)
-    if kind == "tuple":
-        return tuple(_from_json(item) for item in content)
-    return {_from_json(key): _from_json(item) for key, item in content}
-
-
-def _fits_json(value):
-    try:
-        _to_json(value)
-    except TypeError:
-        return False
-    return True
-
-
-# ---------------------------------------------------------------- files
-
-
-def _read(path):
-    """Read a file, check its digest and return what it says and its tensors."""
-    data = Path(path).read_bytes()
-    found = _DIGEST.search(data)
-    if not found:
-        raise ValueError(f"{path} is no file that skleepkd.save wrote, or is damaged.")
-    start, stop = found.span(1)
-    digest = hashlib.sha256(data[:start])
-    digest.update(_NO_DIGEST.encode())
-    digest.update(data[stop:])
-    if digest.hexdigest().encode() != found[1]:
-        raise ValueError(f"{path} is damaged: its digest is not the one that it holds.")
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"]["skleepkd"])
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors. {error}") from error
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"{path} is of format {about['format']}, written by skleepkd "
-            f"{about['version']}; this version reads formats up to {FORMAT}. Install a newer "
-            "one."
-        )
-    return about, tensors
-
-
-def _replace(path, data):
-    """Write a file so that what has its name is always whole."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

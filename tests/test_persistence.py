@@ -4,6 +4,8 @@ import json
 import math
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -30,6 +32,7 @@ from skleepkd import (
 from skleepkd.distillation import LeakageWarning
 from skleepkd.networks import UTime
 from skleepkd.plotting import TrainingCurveDisplay
+from skleepkd.preprocessing import EpochScaler
 from tests.tiny import TinyNetwork, make_pair
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
@@ -65,9 +68,14 @@ def about(path):
 
 def rewrite(path, **changes):
     """Forge a file with another content and a digest that fits."""
-    said = {**about(path), **changes, "sha256": "0" * 64}
-    tensors = safetensors.torch.load_file(path)
-    said = json.dumps(said, separators=(",", ":"))
+    forge(path, {**about(path), **changes})
+
+
+def forge(path, said, tensors=None):
+    """Write a file that says this, with a digest that fits."""
+    if tensors is None:
+        tensors = safetensors.torch.load_file(path)
+    said = json.dumps({**said, "sha256": "0" * 64}, separators=(",", ":"))
     data = safetensors.torch.save(tensors, {"skleepkd": said})
     digest = hashlib.sha256(data).hexdigest()
     path.write_bytes(data.replace(b"0" * 64, digest.encode(), 1))
@@ -457,7 +465,7 @@ def test_training_goes_on(path, pair, tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:3", "xla"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cuda:3", "xla", "meta"])
 def test_a_device_that_is_not_here(path, pair, tiny, device):
     save(tiny, path)
     rewrite(path, parameters={**about(path)["parameters"], "device": device})
@@ -485,8 +493,11 @@ def test_from_the_gpu_and_back(path, pair):
 
 def test_what_can_be_saved(path, pair, tiny):
     X, y = pair
-    pipeline = make_pipeline(FunctionTransformer(), clone(TINY)).fit(X["target"], y)
-    for other in (pipeline, FrozenEstimator(tiny), LogisticRegression(), tiny.module_):
+    pipeline = make_pipeline(FunctionTransformer(np.abs), clone(TINY)).fit(X["target"], y)
+    with pytest.raises(TypeError, match=r"'functiontransformer' cannot.*pipeline\[-1\]"):
+        save(pipeline, path)
+    piped = make_pipeline(FunctionTransformer(), LogisticRegression())
+    for other in (piped, FrozenEstimator(tiny), LogisticRegression(), tiny.module_):
         with pytest.raises(
             TypeError, match=rf"given {type(other).__name__}.*pipeline\[-1\]"
         ):
@@ -502,7 +513,7 @@ def test_other_tools_read_the_file(path, tiny):
     tensors = safetensors.torch.load_file(path)
     assert tensors.keys() == tiny.module_.state_dict().keys()
     said = about(path)
-    assert said["format"] == 1
+    assert said["format"] == 2
     assert said["network"]["name"] == "tests.tiny.TinyNetwork"
     assert said["parameters"]["max_epochs"] == 2
     # The digest is that of the file with zeros in its place.
@@ -549,9 +560,50 @@ def test_a_safetensors_file_of_another_tool_is_refused(path):
 
 def test_a_later_format_is_refused(path, tiny):
     save(tiny, path)
-    rewrite(path, format=2, version="9.0")
-    with pytest.raises(ValueError, match=r"format 2, written by skleepkd 9.0.*newer"):
+    rewrite(path, format=3, version="9.0")
+    with pytest.raises(ValueError, match=r"format 3, written by skleepkd 9.0.*newer"):
         load(path, TinyNetwork)
+
+
+def test_files_of_format_1_are_read(path, pair):
+    X, y = pair
+    teacher = SleepStager("UTime", **SMALL_UTIME, **FAST)
+    student = DistilledSleepStager(teacher, **FAST).fit(X, y)
+    save(student, path)
+    later = {"taught", "versions", "steps", "recording"}
+    said = {name: value for name, value in about(path).items() if name not in later}
+    assert set(said) == {
+        *("sha256", "format", "version", "stager", "network", "parameters", "left_out"),
+        *("fitted", "fitted_on", "history"),
+    }
+    compiled = {**said["parameters"], "compile__options": {"dict": []}}
+    forge(path, {**said, "format": 1, "parameters": compiled})
+    answer_alike(load(path), student, X)
+    forge(path, {**said, "format": 2, "parameters": compiled})
+    with pytest.raises(ValueError, match="may not hold compile__options"):
+        load(path)
+
+
+def test_a_fresh_interpreter_loads_it(path):
+    X, y = nights(1, 60, 2.0)
+    pipeline = make_pipeline(
+        EpochScaler("standard"), SleepStager("UTime", **SMALL_UTIME, **FAST)
+    ).fit(X, y)
+    save(pipeline, path)
+    np.save(path.with_suffix(".npy"), X["target"])
+    code = """
+import sys
+import numpy as np
+from skleepkd import load
+stager = load(sys.argv[1])
+assert "pickle" not in str(type(stager))
+np.save(sys.argv[3], stager.predict_proba(np.load(sys.argv[2])))
+assert "braindecode" not in sys.modules and "tests" not in sys.modules
+"""
+    answers = path.with_name("answers.npy")
+    files = [str(path), str(path.with_suffix(".npy")), str(answers)]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, timeout=120)
+    np.testing.assert_allclose(np.load(answers), pipeline.predict_proba(X), atol=1e-6)
 
 
 def test_absurd_sizes_take_no_memory(path, tiny):
