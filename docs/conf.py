@@ -53,6 +53,7 @@ autosummary_context = {
         *("extract_features", "hypnodensity"),
     )
 }
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False
@@ -102,11 +103,9 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_version_warning_banner": False,
-    "pygments_light_style": "tango",
-    "pygments_dark_style": "monokai",
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": []}
+html_sidebars = {page: [] for page in ("index", "edf_to_student", "more")}
 
 
 def skip_routing(app, what, name, member, skip, options):

@@ -60,8 +60,8 @@ def listed_names():
     for line in (DOCS / "api" / "index.rst").read_text().splitlines():
         if line.startswith(".. currentmodule::"):
             package = line.split()[-1]
-        elif re.fullmatch(r"   \w+", line):
-            listed.setdefault(package, []).append(line.strip())
+        elif re.fullmatch(r"   \w+|\.\. py:data:: \w+", line):
+            listed.setdefault(package, []).append(line.split()[-1])
     return listed
 
 
