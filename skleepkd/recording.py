@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd._builders import in_volts
+from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.preprocessing import (
@@ -290,6 +291,8 @@ def _read(raw):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
+            if path.suffix.casefold() == ".set":
+                check_eeglab(path)
             raw = mne.io.read_raw(path)
             # A file that was cut short may open, and fail only where it ends.
             raw.get_data(start=raw.n_times - 1)

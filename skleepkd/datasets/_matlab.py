@@ -8,15 +8,36 @@ import math
 import struct
 import zlib
 
-#: Bytes of a value by its type in the file; 14 is an array, 15 a compressed one.
-_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
-_WIDTHS |= {16: 1, 17: 2, 18: 4}
+#: How a value is written by its type in the file; 14 is an array, 15 a compressed one.
+_FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d"}
+_FORMATS |= {12: "q", 13: "Q", 16: "B", 17: "H", 18: "I"}
+_WIDTHS = {kind: struct.calcsize(f"<{written}") for kind, written in _FORMATS.items()}
 _INT8, _INT32, _UINT32, _ARRAY, _COMPRESSED = 1, 5, 6, 14, 15
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE, _DOUBLE, _UINT64 = 1, 2, 3, 4, 5, 6, 15
 
 #: Cells within cells; EEGLAB's files have about six levels.
 _DEEPEST = 40
 _BLOCK = 2**20
+#: MNE makes a name for each channel that has none.
+_MOST_CHANNELS = 10_000
+
+
+def check_eeglab(path):
+    """Refuse a damaged EEGLAB file, as :func:`check_matlab` does, or one of no sense.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or speaks of more channels than anybody has.
+    """
+    n_channels = check_matlab(path).get("nbchan", 1)
+    if not 0 < n_channels <= _MOST_CHANNELS:
+        raise ValueError(f"it speaks of {n_channels:g} channels")
 
 
 def check_matlab(path):
@@ -29,6 +50,11 @@ def check_matlab(path):
     ----------
     path : pathlib.Path
         The file.
+
+    Returns
+    -------
+    dict of str to float
+        The single numbers that are variables, or fields of one.
 
     Raises
     ------
@@ -44,19 +70,20 @@ def check_matlab(path):
             raise ValueError("it is no MATLAB file of version 5 or later")
         order = marks[header[126:]]
         version = struct.unpack(order + "H", header[124:126])[0]
+        found = {}
         if version == 0x0200:
-            return
+            return found
         if version != 0x0100:
             raise ValueError(f"its version is {version:#x}")
         left = size - 128
         while left > 0:
-            parts = _Parts(file.read, order, left)
+            parts = _Parts(file.read, order, left, found)
             kind, n_bytes, _ = parts.tag()
             if kind == _ARRAY:
                 parts.array(n_bytes, 0)
             elif kind == _COMPRESSED:
                 unpacked = _Unpacked(file.read, parts.take(n_bytes))
-                inner = _Parts(unpacked.read, order, math.inf)
+                inner = _Parts(unpacked.read, order, math.inf, found)
                 kind, n_inner, _ = inner.tag()
                 if kind != _ARRAY:
                     raise ValueError(f"a compressed part is of type {kind}")
@@ -65,13 +92,14 @@ def check_matlab(path):
             else:
                 raise ValueError(f"a part is of type {kind}")
             left = parts.left
+        return found
 
 
 class _Parts:
     """Parts that follow each other in so many bytes."""
 
-    def __init__(self, read, order, left):
-        self.read, self.order, self.left = read, order, left
+    def __init__(self, read, order, left, found):
+        self.read, self.order, self.left, self.found = read, order, left, found
 
     def take(self, n_bytes):
         """Count bytes off."""
@@ -111,22 +139,27 @@ class _Parts:
             self.skip(-n_bytes % 8)
         return value
 
-    def numbers(self, n_values, kinds=_WIDTHS):
-        """Pass over so many values."""
+    def numbers(self, n_values):
+        """Pass over so many values; return a single one."""
         kind, n_bytes, value = self.tag()
-        if kind not in kinds or n_bytes != n_values * _WIDTHS[kind]:
+        if kind not in _WIDTHS or n_bytes != n_values * _WIDTHS[kind]:
             raise ValueError(
                 f"{n_values} values are expected; there are {n_bytes} bytes of type {kind}"
             )
-        if value is None:
+        if value is None and n_values == 1:
+            value = self.bytes(n_bytes)
+            self.skip(-n_bytes % 8)
+        elif value is None:
             self.skip(n_bytes + -n_bytes % 8)
+        if n_values == 1:
+            return struct.unpack(self.order + _FORMATS[kind], value)[0]
 
-    def array(self, n_bytes, depth):
+    def array(self, n_bytes, depth, name=None):
         """Check an array of so many bytes, and all that it holds."""
         self.take(n_bytes)
         if not n_bytes:
             return
-        inner = _Parts(self.read, self.order, n_bytes)
+        inner = _Parts(self.read, self.order, n_bytes, self.found)
         flags = inner.values({_UINT32}, 8)
         if depth > _DEEPEST or len(flags) != 8:
             raise ValueError("an array does not begin as one")
@@ -139,23 +172,27 @@ class _Parts:
         n_values = math.prod(shape)
         if min(shape) < 0 or math.prod(n for n in shape if n) > 2**48:
             raise ValueError(f"an array has the shape {shape}")
-        inner.values({_INT8}, 255)  # its name
+        own_name = inner.values({_INT8}, 255).decode("latin-1")
         if kind == _CELL:
             inner.arrays(n_values, depth)
         elif kind == _STRUCT:
-            inner.arrays(n_values * inner.n_fields(), depth)
+            names = inner.field_names()
+            inner.arrays(n_values * len(names), depth, names)
         elif kind == _CHAR:
             inner.characters(n_values)
         elif _DOUBLE <= kind <= _UINT64:
-            for _ in range(2 if is_complex else 1):
+            value = inner.numbers(n_values)
+            if is_complex:
                 inner.numbers(n_values)
+            if value is not None and depth <= 1:
+                self.found[name or own_name] = value
         else:
             raise ValueError(f"an array is of class {kind}")
         if inner.left:
             raise ValueError(f"an array ends with {inner.left} bytes too many")
 
-    def n_fields(self):
-        """Read the names of a struct's fields, and count them."""
+    def field_names(self):
+        """Read the names of a struct's fields."""
         length = self.values({_INT32}, 4)
         length = struct.unpack(self.order + "i", length)[0] if len(length) == 4 else 0
         names = self.values({_INT8}, 2**20)
@@ -164,17 +201,17 @@ class _Parts:
         names = [names[k : k + length] for k in range(0, len(names), length)]
         if any(0 not in name or not name[0] for name in names):
             raise ValueError("a field has no name, or one without an end")
-        return len(names)
+        return [name.partition(b"\0")[0].decode("latin-1") for name in names]
 
-    def arrays(self, number, depth):
-        """Check so many arrays that follow each other."""
+    def arrays(self, number, depth, names=(None,)):
+        """Check so many arrays that follow each other, named in turns."""
         if 8 * number > self.left:
             raise ValueError(f"{number} arrays do not fit into {self.left} bytes")
-        for _ in range(number):
+        for k in range(number):
             kind, n_bytes, _ = self.tag()
             if kind != _ARRAY:
                 raise ValueError(f"a part of type {kind} is not an array")
-            self.array(n_bytes, depth + 1)
+            self.array(n_bytes, depth + 1, names[k % len(names)])
 
     def characters(self, number):
         """Check a text: UTF-8 may take several bytes for a character, others do not."""

@@ -302,6 +302,8 @@ def _read_night(folder, ch_names, sfreq, unscored):
         raise FileNotFoundError(f"{', '.join(missing)} missing")
     with blaming(files[0]):
         header = wfdb.rdheader(str(folder / number))
+    if header.n_sig != len(header.sig_name or ()):
+        raise ValueError(f"its header promises {header.n_sig} signals and names others")
     units = dict(zip(header.sig_name or (), header.units or (), strict=True))
     for name in (name for names in ch_names.values() for name in names):
         if name not in units:
