@@ -89,7 +89,8 @@ def test_each_epoch_is_encoded_once(fitted):
     assert TinySequenceNetwork.encoded == len(X)
     TinySequenceNetwork.encoded = 0
     stager_of("tiny", max_epochs=3, validation=2).fit(X, y)
-    assert TinySequenceNetwork.encoded == 3 * 2 * 12
+    # Before that, one window of three epochs shows that the network takes sequences.
+    assert TinySequenceNetwork.encoded == 3 + 3 * 2 * 12
 
 
 @every_network
@@ -139,7 +140,7 @@ def test_a_network_of_single_epochs_is_refused(pair):
         def __init__(self, n_outputs):
             super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(n_outputs))
 
-    with pytest.raises(ValueError, match=r"answered \(32, 5\) instead of \(32, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(1, 5, 3\).* answered \(1, 5\)"):
         SleepStager(Flat, sequence_length=3, **FAST).fit(*pair)
 
 
@@ -449,3 +450,26 @@ def test_nights_that_are_too_short_are_named():
     rows = (X.subject != "s1") | (X.onset < 60)
     with pytest.warns(UserWarning, match="1 of 3 recordings have no 3 consecutive"):
         stager_of("tiny").fit(X[rows], y[rows])
+
+
+@pytest.mark.parametrize("stager", ["plain", "student"])
+def test_a_network_that_takes_no_sequences_is_found_first(stager):
+    X, y = make_pair()
+    options = {"sequence_length": 4, "max_epochs": 1}
+    net = SleepStager(TinyNetwork, **options)
+    if stager == "student":
+        teacher = SleepStager(NeverFitted(), **options)
+        net = DistilledSleepStager(
+            teacher, TinyNetwork, feature_loss=None, alpha=0.5, **options
+        )
+    with pytest.raises(
+        ValueError, match=r"TinyNetwork does not take windows .*\(1, 5, 4\)"
+    ):
+        net.fit(X, y)
+
+
+class NeverFitted:
+    """A factory that nobody may ask."""
+
+    def __call__(self, n_chans, n_times, n_outputs):
+        raise AssertionError("the teacher was fitted first")

@@ -332,6 +332,8 @@ class DistilledSleepStager(TaughtStager):
 
     def _check_networks(self, pair, y):
         """Build both networks and compare them, before hours are spent on the teacher."""
+        if self.module is not None:
+            super()._check_networks(pair, y)
         teacher = self.teacher
         if not (self._uses_features or self.start_from_teacher) or not isinstance(
             teacher, SleepStager

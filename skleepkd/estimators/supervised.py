@@ -17,7 +17,7 @@ from skleepkd.estimators.sequential import (
 )
 from skleepkd.estimators.validation import draw_held_out
 from skleepkd.inputs import as_pair, check_signal
-from skleepkd.networks.build import build_network, find_network
+from skleepkd.networks.build import build_network, check_takes_sequences, find_network
 from skleepkd.networks.declared import feature_layers
 from skleepkd.stages import is_unscored, left_unscored
 
@@ -389,7 +389,15 @@ class SleepStager(EpochNet):
             find_network(self.module)
 
     def _check_networks(self, pair, y):
-        """Find mistakes that show when networks are built; here there is nothing to lose."""
+        """Find mistakes that show when networks are built, before hours are spent."""
+        if self.sequence_length_ == 1:
+            return
+        module, options = self._network()
+        n_outputs = len(self._find_classes(y))
+        with torch.random.fork_rng():
+            network = build_network(module, signal_of(pair, n_outputs), options)
+            window = (self.sequence_length_, *pair.shape[1:])
+            check_takes_sequences(network, window, n_outputs)
 
     def _draw_seeds(self):
         """Draw a seed for this network, and one for a network that learns from the source.

@@ -4,6 +4,7 @@ import copy
 import inspect
 import warnings
 
+import torch
 from torch import nn
 
 from skleepkd import networks
@@ -56,6 +57,40 @@ def build_network(module, signal, options):
         if (takes_all or key in names) and key not in fixed
     }
     return module(**{**handed, **options})
+
+
+def check_takes_sequences(network, shape, n_outputs):
+    """Refuse a network that does not stage windows of consecutive epochs.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        It is asked about one window of zeros, in evaluation.
+    shape : tuple of int
+        Of a window: (sequence, n_channels, n_times) or, of spectrograms, one axis more.
+    n_outputs : int
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        If it raises an error, or its answer has another shape than (batch, n_outputs,
+        sequence).
+    """
+    wanted = (1, n_outputs, shape[0])
+    hint = (
+        f"{type(network).__name__} does not take windows of consecutive epochs, which "
+        f"sequence_length={shape[0]} asks for: given an array of shape {(1, *shape)}, "
+        f"it should answer logits of shape {wanted}, (batch, n_classes, sequence)"
+    )
+    other = "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
+    try:
+        with torch.no_grad():
+            answer = network.eval()(torch.zeros(1, *shape))
+    except Exception as error:  # what a network raises is its own affair
+        raise ValueError(f"{hint}. It raised: {error} {other}") from error
+    if answer.shape != wanted:
+        raise ValueError(f"{hint}; it answered {tuple(answer.shape)}. {other}")
 
 
 def find_network(name):
