@@ -165,6 +165,54 @@ def offline(fast, seconds):
     )
 
 
+#: A U-Time of fewer than 50,000 parameters at any rate, and what it learns of U-Sleep.
+SMALL = {"module": "UTime", "module__filters": (6, 8, 12, 16, 24, 32)}
+LAST_MAPS = [("decoder.4", "decoder_blocks.11")]
+
+
+def adapters(fast, seconds):
+    """Distil through adapters, and stage epochs by a small student."""
+    X, y = signals(fast, 8)
+    teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
+    through = {"adapter": "linear", **COMMON}
+    yield measure(
+        fast,
+        seconds,
+        "U-Sleep: a pass of offline distillation by features through an adapter",
+        "without the adapter",
+        training_pass(DistilledSleepStager(teacher, **through), X, y),
+        training_pass(DistilledSleepStager(teacher, **COMMON), X, y),
+        at_most=1.10,
+    )
+    student = DistilledSleepStager(teacher, **SMALL, layers=LAST_MAPS, **through)
+    yield measure(
+        fast,
+        seconds,
+        "A small U-Time taught by U-Sleep through an adapter: a pass",
+        "a supervised pass of the small U-Time",
+        training_pass(student, X, y),
+        training_pass(SleepStager(**SMALL, **COMMON), X, y),
+        at_most=1.20,
+    )
+    n, n_times = (4, 640) if fast else (2 * BATCH_SIZE, 6000)
+    X, y = noise(n, 3, n_times), stages(n)
+    small, large = SleepStager(**SMALL, **COMMON).fit(X, y), stager_of("USleep").fit(X, y)
+    count = [
+        sum(weights.numel() for weights in stager.module_.parameters())
+        for stager in (small, large)
+    ]
+    yield measure(
+        fast,
+        seconds,
+        "The small U-Time: prediction",
+        "U-Sleep's",
+        lambda: small.predict(X),
+        lambda: large.predict(X),
+        at_most=0.5,
+        note=f"three channels of {n_times} samples; {count[0]:,} parameters, {count[1]:,}",
+    )
+
+
 def online(fast, seconds):
     """Distil online."""
     X, y = signals(fast, 4)
@@ -314,6 +362,7 @@ ROWS = {
     "neighbours": neighbours,
     "u-sleep": u_sleep,
     "offline": offline,
+    "adapters": adapters,
     "online": online,
     "prediction": prediction,
     "transformer": transformer,
