@@ -316,6 +316,10 @@ def cut(path, n_bytes):
             lambda stem: stem.with_suffix(".hea").write_text("<html>\n</html>\n"),
             "0685.hea is damaged",
         ),
+        (
+            lambda stem: stem.with_suffix(".hea").write_text("x" * 70_000),
+            "0685.hea is damaged",
+        ),
         (lambda stem: stem.with_suffix(".arousal").unlink(), "tr12-0685.arousal missing"),
         (lambda stem: cut(stem.with_suffix(".arousal"), 5), "0685.arousal is damaged"),
         (

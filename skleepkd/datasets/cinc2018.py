@@ -301,6 +301,9 @@ def _read_night(folder, ch_names, sfreq, unscored):
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} missing")
     with blaming(files[0]):
+        # WFDB's own limit; the time to parse a line grows with the square of its length.
+        if max(map(len, files[0].read_bytes().split(b"\n"))) > 255:
+            raise ValueError("a line has more than 255 characters")
         header = wfdb.rdheader(str(folder / number))
     if header.n_sig != len(header.sig_name or ()):
         raise ValueError(f"its header promises {header.n_sig} signals and names others")

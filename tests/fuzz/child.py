@@ -48,7 +48,7 @@ class Watch:
         writes = event == "open" and bool(args[2] & _WRITING)
         if not (writes or event.startswith(_FORBIDDEN)):
             return
-        if event == "import" and args[0] in _LATE:
+        if (event == "import" and args[0] in _LATE) or _imports_torch(event, args):
             return
         self.noted.append(f"{event} {str(args)[:200]}")
         if event.startswith(("os.", "subprocess.", "socket.", "shutil.")) or writes:
@@ -59,6 +59,17 @@ class Watch:
 
     def __exit__(self, *_):
         self.last, self.noted = self.noted, None
+
+
+def _imports_torch(event, args):
+    """Whether torch imports parts of itself, as it does when it is asked to compile."""
+    names = [args[0]] if event == "import" else []
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load":
+            names.append(frame.f_locals.get("name"))
+        frame = frame.f_back
+    return any(str(name).partition(".")[0] == "torch" for name in names)
 
 
 def read(seed, folder, watch, cpu, clock):
