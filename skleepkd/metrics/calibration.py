@@ -47,9 +47,9 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     Notes
     -----
     The fewer the epochs, the larger the error, even of a perfect stager: chance moves
-    the accuracy of each bin. So the mean over subjects is above the pooled error, and
-    errors compare where the numbers of epochs and of bins are alike. Who is too sure for
-    one person and too unsure for another may look calibrated when pooled.
+    the accuracy of each bin. So the mean over subjects is as a rule above the pooled
+    error, and errors compare where the numbers of epochs and of bins are alike. Who is
+    too sure for one person and too unsure for another may look calibrated when pooled.
 
     As a score of ``cross_validate``, negated since the smaller is the better:
     ``make_scorer(expected_calibration_error, response_method="predict_proba",
