@@ -16,6 +16,7 @@ from torch.nn.modules import module as torch_module
 from skleepkd._files import from_json
 from skleepkd._steps import preprocessor_from_json, step_from_json
 from skleepkd.estimators import SleepStager
+from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.sequential import check_sequences
 from skleepkd.recording import RecordingStager
 
@@ -26,15 +27,31 @@ APART = ("module", "checkpoint")
 _COMPILE = ("compile__backend", "compile__mode", "compile__dynamic", "compile__fullgraph")
 _BACKENDS = ("inductor", "eager", "aot_eager")
 
-#: Parameters whose values are classes or functions, if they are not None.
+#: Parameters whose values are classes or functions, or lead to them, if they are not None.
 _CODE = (
     "criterion",
     "dataset",
     "iterator_train",
     "iterator_valid",
     "optimizer",
+    "torch_load_kwargs",
     "train_split",
 )
+
+#: Kinds of the parameters that are looked at no earlier than in use.
+_KINDS = {
+    "autocast": (bool,),
+    "batch_size": (int,),
+    "compile": (bool,),
+    "lr": (int, float),
+    "max_epochs": (int,),
+    "random_state": (int, type(None)),
+    "verbose": (bool, int),
+    "warm_start": (bool,),
+}
+
+#: More worker processes than this load no batches.
+_MOST_WORKERS = 256
 
 #: What ``fit`` learned besides the weights, ``fitted_on_`` and the history; the first five
 #: are in every file.
@@ -48,7 +65,7 @@ FITTED = (
     "best_epoch_",
 )
 
-#: Epochs of more values than this are none.
+#: Epochs, or windows of them, of more values than this are none.
 _LARGEST_EPOCH = 10**8
 
 #: Options of networks are not larger than this, or than the number of weights.
@@ -97,7 +114,10 @@ def read_parameters(about):
         if name.startswith("_") or component in APART or component not in known:
             raise ValueError(f"A stager has no parameter {name!r} that a file may hold.")
         if not names_no_code(name, value):
-            raise ValueError(f"A file may not hold {name}={value!r}.")
+            raise ValueError(f"A file may not hold {name}={value!r}."[:300])
+        _need(type(value) in _KINDS.get(name, (type(value),)), name, value)
+        if name.endswith("__num_workers"):
+            _need(type(value) is int and value <= _MOST_WORKERS, name, value)
     if not _is_here(parameters["device"]):
         parameters["device"] = "auto"
     return parameters
@@ -191,10 +211,22 @@ def check_sizes(stager, options, tensors):
         The weights.
     """
     check_sequences(stager.sequence_length, stager.fusion, stager.neighbouring_windows)
-    _need(stager.sequence_length <= 10**6, "sequence_length", stager.sequence_length)
+    values = math.prod(stager.epoch_shape_) * stager.sequence_length
+    _need(values <= _LARGEST_EPOCH, "sequence_length", stager.sequence_length)
+    find_classes(stager.classes, stager.classes_)
     limit = max(_LARGEST_OPTION, sum(tensor.numel() for tensor in tensors.values()))
     for name, value in options.items():
         _need(_largest(value) <= limit, f"the network's {name}", value)
+
+
+def check_answer(stager):
+    """Refuse a network that does not answer a flat epoch, or a window of them."""
+    sequence = (stager.sequence_length,) if stager.sequence_length > 1 else ()
+    epochs = torch.zeros(1, *sequence, *stager.epoch_shape_)
+    with torch.no_grad():
+        answer = stager.infer({"target": epochs})
+    expected = (1, len(stager.classes_), *sequence)
+    _need(tuple(answer.shape) == expected, "the network's answer", tuple(answer.shape))
 
 
 def _largest(value):

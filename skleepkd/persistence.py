@@ -3,6 +3,7 @@
 import warnings
 from importlib.metadata import version
 
+import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from torch import nn
@@ -12,6 +13,7 @@ from skleepkd._files import fits_json, read_checked, refusing, to_json, write_ch
 from skleepkd._restored import (
     APART,
     FITTED,
+    check_answer,
     check_sizes,
     names_no_code,
     no_larger_than,
@@ -203,14 +205,26 @@ def _fill(stager, tensors, path, module):
         network = uncompiled(stager.module_)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if name in tensors:
-                tensor.data = tensor.data.to(tensors[name].dtype)
+                tensor.data = tensor.data.to(_precision(tensors[name], tensor, name))
         network.load_state_dict(tensors)
+        stager.module_.eval()
+        if not stager.compile:
+            check_answer(stager)
     except Exception as error:  # networks raise anything, given options that do not suit
         raise ValueError(
             f"The weights in {path} do not fit the network {module!r}. {error}"
         ) from error
-    stager.module_.eval()
 
+
+def _precision(kept, built, name):
+    """Return the number format of kept weights, which are not of another kind."""
+    if kept.dtype != built.dtype and not {kept.dtype, built.dtype} <= _PRECISIONS:
+        raise TypeError(f"{name} is of {kept.dtype}, and of {built.dtype} in the network.")
+    return kept.dtype
+
+
+#: Number formats that a network may choose for its weights after it was built.
+_PRECISIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 #: Networks of braindecode that ask the internet for what they need when they are built.
 _ASKING = ("REVE", "STEEGFormer")
