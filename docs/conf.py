@@ -58,6 +58,12 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+# Sections that exist and are in order, a summary of one line that ends in a period,
+# parameters whose types and names are those of the code.
+numpydoc_validation_checks = {
+    *("GL06", "GL07", "GL08", "SS01", "SS02", "SS03", "SS04"),
+    *("PR05", "PR06", "PR10", "SA02", "SA03"),
+}
 
 # ---------------------------------------------------------------- pages in Markdown
 
@@ -105,7 +111,10 @@ html_theme_options = {
     "show_version_warning_banner": False,
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {page: [] for page in ("index", "edf_to_student", "more")}
+# Pages by themselves, and pages of wide tables.
+html_sidebars = {
+    page: [] for page in ("index", "edf_to_student", "more", "project/benchmarks/**")
+}
 
 
 def skip_routing(app, what, name, member, skip, options):

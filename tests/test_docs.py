@@ -73,3 +73,28 @@ def test_every_public_name_has_a_page(package):
     # A module without __all__ has helpers of the library's own beside what users want.
     assert set(listed) == set(getattr(module, "__all__", listed))
     assert all(getattr(module, name).__doc__ for name in listed)
+
+
+def commands(text):
+    """Commands that print numbers, as ``python benchmarks/speed.py --output ...``."""
+    return re.findall(r"(?:python benchmarks/\w+\.py|make (?:bench|demo))[ \w./-]*", text)
+
+
+def test_pages_of_numbers_name_the_command_that_printed_them():
+    root = DOCS.parent
+    contributing = (root / "CONTRIBUTING.md").read_text()
+    results = {path.name: path.read_text() for path in root.glob("benchmarks/results/*.md")}
+    del results["README.md"]
+    for name, text in results.items():
+        (command, *_) = commands(text)
+        assert command.split()[1] in contributing.replace(
+            "make bench", "benchmarks/speed.py"
+        ), name
+    included = 0
+    for page in PAGES:
+        text = (DOCS / page).read_text()
+        for name in re.findall(r"{include} .*benchmarks/results/(.*)", text):
+            assert commands(results[name])[0] in commands(text), (page, name)
+            assert "simulated" in text.lower()
+            included += 1
+    assert included >= 3
