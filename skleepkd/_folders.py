@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd._signals import join
+from skleepkd._signals import join, map_new
 
 _ABOUT = "pair.json"
 _PREFIXES = ("target-", "source-", "rows-")
@@ -39,19 +39,19 @@ def write_folder(folder, signals, columns, about):
     tag = uuid.uuid4().hex[:8]
     files = {modality: f"{modality}-{tag}.npy" for modality in signals}
     files["rows"] = f"rows-{tag}.npz"
+    new = folder / f"{_ABOUT}-{tag}"
     try:
         for modality, parts in signals.items():
             path = folder / files[modality]
-            join(parts, partial(np.lib.format.open_memmap, path, mode="w+")).flush()
+            join(parts, partial(map_new, path)).flush()
         known = {name: column for name, column in columns.items() if column is not None}
         np.savez(folder / files["rows"], **known)
-        new = folder / f"{_ABOUT}-{tag}"
         new.write_text(json.dumps({"files": files, **about}))
+        os.replace(new, folder / _ABOUT)
     except BaseException:
-        for name in files.values():
+        for name in (*files.values(), new.name):
             (folder / name).unlink(missing_ok=True)
         raise
-    os.replace(new, folder / _ABOUT)
     # What lay there before, or was left half-written; open maps keep what they map.
     for path in folder.glob("*-????????.np?"):
         if path.stem.startswith(_PREFIXES) and path.name not in files.values():

@@ -1,5 +1,6 @@
 """One modality of a pair: rows of a base array, read when they are asked for."""
 
+import errno
 import hashlib
 import os
 from contextlib import suppress
@@ -177,6 +178,59 @@ def join(signals, create):
             joined[start + rows.start : start + rows.stop] = block
         start += len(signal)
     return joined
+
+
+def map_new(path, shape, dtype):
+    """Map a new ``.npy`` file, with room on the disk for all of it.
+
+    A map takes room when it is written to; a disk that is full by then ends the process.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    shape : tuple of int
+    dtype : dtype
+
+    Returns
+    -------
+    memmap
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as file:
+        take_room(file, os.fstat(file.fileno()).st_size)
+    return array
+
+
+def take_room(file, n_bytes):
+    """Take room on the disk for a file that is going to be mapped.
+
+    Parameters
+    ----------
+    file : file object
+        Open for writing.
+    n_bytes : int
+        Its length.
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    if not n_bytes or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        # Some file systems cannot take room ahead; that is no error.
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            told = f"{error.strerror} ({n_bytes / 1e6:.1f} MB are needed)"
+            raise OSError(error.errno, told, str(file.name)) from None
 
 
 def _map_of(array):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skleepkd._signals import map_new
 from skleepkd.epochs import PairedEpochs
 from skleepkd.preprocessing import band_pass
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text
@@ -341,9 +342,7 @@ def _write_entry(entry, shapes, files, fill):
     try:
         stamps = _stamps(files)
         arrays = {
-            modality: np.lib.format.open_memmap(
-                partial / f"{modality}.npy", mode="w+", dtype=np.float32, shape=shape
-            )
+            modality: map_new(partial / f"{modality}.npy", shape, np.float32)
             for modality, shape in shapes.items()
         }
         notes = fill(arrays)

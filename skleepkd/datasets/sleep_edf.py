@@ -221,6 +221,9 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
 
     Raises
     ------
+    OSError
+        If a file cannot be downloaded, or is not what MNE's list of sums says. Nothing is
+        left of it; files that are complete stay, so that the call is simply repeated.
     ValueError
         If there is no such subject.
 
@@ -232,13 +235,19 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     from mne.datasets.sleep_physionet import age
 
     subjects = list(SUBJECTS) if subjects is None else check_subjects(subjects)
-    # Nights that the study lacks are no error, subjects have been checked.
-    files = age.fetch_data(
-        subjects,
-        recording=(1, 2),
-        path=None if path is None else str(Path(path).expanduser()),
-        on_missing="ignore",
-    )
+    try:
+        # Nights that the study lacks are no error, subjects have been checked.
+        files = age.fetch_data(
+            subjects,
+            recording=(1, 2),
+            path=None if path is None else str(Path(path).expanduser()),
+            on_missing="ignore",
+        )
+    except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
+        raise OSError(
+            f"Sleep-EDF could not be downloaded: {error} Files that are complete stay; call "
+            "again to go on. load_sleep_edf reads a folder of files that were had otherwise."
+        ) from error
     return load_sleep_edf(Path(files[0][0]).parent, subjects=subjects, **options)
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_memory, has_fit_parameter
 from skorch import NeuralNet
 
 from skleepkd._keys import key_of
+from skleepkd._signals import take_room
 from skleepkd.distillation.features import OUTPUT
 from skleepkd.epochs import PairedEpochs
 from skleepkd.stages import left_unscored
@@ -299,6 +300,7 @@ def _room(n_rows, part, dtype):
     if np.prod(shape) * np.dtype(dtype).itemsize <= ANSWERS_IN_MEMORY:
         return np.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
+        take_room(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 

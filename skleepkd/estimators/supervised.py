@@ -225,11 +225,25 @@ class SleepStager(EpochNet):
         -------
         ndarray of shape (n_epochs, n_classes)
             Columns in the order of ``classes_``.
+
+        Raises
+        ------
+        FloatingPointError
+            If the network answers NaN, as after a training that diverged in its last step.
         """
         self.check_is_fitted()
         if self.sequence_length_ == 1 or is_dataset(X):
-            return super().predict_proba(X)
-        return fused_probabilities(self, self._check_predicted(X), self._can_share())
+            answers = super().predict_proba(X)
+        else:
+            answers = fused_probabilities(self, self._check_predicted(X), self._can_share())
+        n_failed = np.isnan(answers).reshape(len(answers), -1).any(axis=1).sum()
+        if n_failed:
+            raise FloatingPointError(
+                f"The network answers NaN for {n_failed} of {len(answers)} epochs: its "
+                f"training diverged. Fit it anew with a lower learning rate (lr is "
+                f"{self.lr!r}), or look for extreme values in the signal."
+            )
+        return answers
 
     def predict(self, X):
         """Stage of each epoch, in the labels that ``fit`` was given.
