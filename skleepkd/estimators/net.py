@@ -337,6 +337,8 @@ class Net(NeuralNetClassifier):
         self.__dict__["device"] = wanted
         if "__cuda_dependent_attributes__" in state:
             super().__setstate__({**state, "device": self.device})
+            # A device that is not here has become the CPU, with a warning.
+            wanted = "auto" if wanted == "auto" else self.__dict__["device"]
         else:
             self.__dict__.update(state)
         self.__dict__["device"] = wanted
