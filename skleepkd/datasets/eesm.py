@@ -294,7 +294,8 @@ def _open_set(night):
                 f"{error} Files of MATLAB's version 7.3 need 'pip install pymatreader'"
             ) from error
         if Path(raw.filenames[0]).suffix != ".fdt":
-            raw[0, :1]  # signals inside are read when they are first asked for
+            # Signals inside are read when they are first asked for, and checked at their end.
+            raw[:, raw.n_times - 1 :]
     # Two nights are inside the .set, and the .fdt beside them is another recording's.
     signals = Path(raw.filenames[0])
     if signals.suffix == ".fdt":

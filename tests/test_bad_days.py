@@ -1,0 +1,479 @@
+"""Full disks, folders that cannot be written or vanish, downloads and trainings that break."""
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import threading
+import traceback
+import warnings
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score, make_scorer
+from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import cross_validate as plain_cross_validate
+
+from skleepkd import (
+    DistilledSleepStager,
+    FineTunedSleepStager,
+    PairedEpochs,
+    SleepStager,
+    load,
+    save,
+)
+from skleepkd.datasets import fetch_sleep_edf
+from skleepkd.datasets._nights import Night, gather
+from skleepkd.distillation import teachers
+from skleepkd.model_selection import cross_validate
+from tests import test_sleep_edf
+from tests.tiny import TinyNetwork, make_pair
+
+OPTIONS = {"device": "cpu", "random_state": 0}
+KAPPA = make_scorer(cohen_kappa_score)
+
+
+def tiny(**params):
+    return SleepStager(TinyNetwork, **{"max_epochs": 1, **OPTIONS, **params})
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ---------------------------------------------------------------- a full disk
+
+#: What writes, and what it writes; each keeps what was there before.
+WRITERS = ("save", "pair", "checkpoint", "cache")
+
+
+def write(what, folder, seed):
+    """Write something into a folder; another seed makes another content."""
+    X, y = make_pair(seed=seed)
+    if what == "save":
+        save(tiny(lr=0.1 + seed).fit(X, y), folder / "stager.safetensors")
+    elif what == "pair":
+        X.to_memmap(folder)
+    elif what == "checkpoint":
+        tiny(checkpoint=folder, max_epochs=2).fit(X, y)
+    else:
+        cohort(folder, seed)
+
+
+def cohort(cache, seed):
+    """Gather a cohort of one night through a loader's cache."""
+    first = np.arange(40) * 3000
+    night = Night("n", "n", "p", first / 100.0, first % 5, {"target": first}, {}, [])
+
+    def read(night, out):
+        out["target"][:] = seed
+        return {"n_covered": 40}
+
+    return gather(
+        [night],
+        read,
+        name=f"cohort{seed}",
+        sfreq=100.0,
+        ch_names={"target": ["A"]},
+        unscored=True,
+        cache=cache,
+        options={},
+    )
+
+
+def in_a_fork(do, most=None):
+    """Run in a process whose files cannot grow beyond so many bytes; answers in JSON."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if most:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            answer = do()
+        except BaseException:
+            answer = traceback.format_exc()
+        os.write(writes, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    answer = json.loads(answer)
+    assert not isinstance(answer, str), answer
+    return answer
+
+
+def errors_of(folders):
+    """Write each thing into its folder, and collect the errors."""
+    told = {}
+    for what, folder in folders.items():
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            write(what, folder, seed=1)
+        told[what] = [caught.value.errno, str(caught.value)]
+    return told
+
+
+def test_files_that_cannot_grow_leave_what_was_there(tmp_path):
+    folders = {what: tmp_path / what for what in WRITERS}
+    for what, folder in folders.items():
+        folder.mkdir()
+        write(what, folder, seed=0)
+    before = content(tmp_path)
+    assert len(before) >= 1 + 4 + 1 + 2
+    told = in_a_fork(functools.partial(errors_of, folders), most=1500)
+    assert list(told) == list(WRITERS)
+    for number, message in told.values():
+        assert number == errno.EFBIG
+        assert "File too large" in message
+    assert content(tmp_path) == before
+    assert load(tmp_path / "save" / "stager.safetensors", TinyNetwork).lr == 0.1
+    np.testing.assert_array_equal(
+        PairedEpochs.from_memmap(tmp_path / "pair")["target"], make_pair()[0]["target"]
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 100 kB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk of its own can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_what_was_there(small_disk):
+    """A process that wrote to a map on it would be ended by a signal."""
+    with (small_disk / "large").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1024)):
+            pass
+    before = content(small_disk)
+    told = in_a_fork(functools.partial(errors_of, dict.fromkeys(WRITERS, small_disk)))
+    assert content(small_disk) == before
+    assert "The cache needs 0.0 GB" in told.pop("cache")[1]
+    for number, message in told.values():
+        assert number == errno.ENOSPC
+        assert "No space left" in message
+
+
+def full(monkeypatch):
+    """Let no room be taken on any disk any more."""
+
+    def refuse(descriptor, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+
+def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch, pair):
+    X, y = pair
+    X[:9].to_memmap(tmp_path)
+    before = content(tmp_path)
+    full(monkeypatch)
+    with pytest.raises(OSError, match=r"No space left.* MB are needed.*target-.*npy"):
+        X.to_memmap(tmp_path)
+    assert content(tmp_path) == before
+    # Answers of a teacher, which are too many for the memory.
+    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 100)
+    student = DistilledSleepStager(tiny().fit(X.source_epochs, y), max_epochs=1, **OPTIONS)
+    with pytest.raises(OSError, match=r"No space left.* MB are needed"):
+        student.fit(X, y)
+    monkeypatch.undo()
+    assert len(X.to_memmap(tmp_path)) == len(X)
+
+
+def test_file_systems_that_take_no_room_ahead(tmp_path, monkeypatch, pair):
+    def refuse(descriptor, offset, length):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert len(pair[0].to_memmap(tmp_path)) == len(pair[0])
+
+
+def test_folds_that_cannot_be_kept_are_scored_all_the_same(tmp_path, pair):
+    X, y = pair
+    given = {"groups": X.subject, "cv": GroupKFold(2), "scoring": KAPPA}
+    given["return_estimator"] = True  # more than a file may hold
+    expected = plain_cross_validate(tiny(), X, y, **given)["test_score"]
+
+    def validate():
+        with pytest.warns(Warning, match=r"Unable to cache to disk.*File too large"):
+            scores = cross_validate(tiny(), X, y, memory=tmp_path, **given)
+        return scores["test_score"].tolist()
+
+    assert in_a_fork(validate, most=3000) == expected.tolist()
+    assert not list(tmp_path.rglob("output.pkl"))
+    # What was half-written then is no fold now.
+    scores = cross_validate(tiny(), X, y, memory=tmp_path, **given)
+    np.testing.assert_array_equal(scores["test_score"], expected)
+    assert len(list(tmp_path.rglob("output.pkl"))) == 2
+
+
+# ---------------------------------------------------------------- a read-only folder
+
+
+def check_refusals(folder, pair):
+    """Everything that writes says that it cannot, and where."""
+    X, y = pair
+    stager = tiny().fit(X, y)
+    with pytest.raises(OSError, match=folder.name):
+        save(stager, folder / "stager.safetensors")
+    with pytest.raises(OSError, match=folder.name):
+        X.to_memmap(folder / "pair")
+    with pytest.raises(OSError, match=folder.name):
+        tiny(checkpoint=folder / "kept").fit(X, y)
+    with pytest.raises(OSError, match=folder.name):
+        cohort(folder / "cache", 0)
+    with pytest.raises(OSError, match=folder.name):
+        cross_validate(tiny(), X, y, memory=folder / "memory", groups=X.subject, cv=2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_read_only_folder(tmp_path, pair):
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o555)
+    check_refusals(folder, pair)
+    assert content(tmp_path) == {}
+
+
+def test_a_folder_that_is_a_file(tmp_path, pair):
+    """What cannot be written by root either."""
+    folder = tmp_path / "no-folder"
+    folder.write_text("a file")
+    check_refusals(folder, pair)
+    assert content(tmp_path) == {"no-folder": b"a file"}
+
+
+# ---------------------------------------------------------------- a folder that vanishes
+
+
+class Vanishing(SleepStager):
+    """Deletes a folder when its first fit ends."""
+
+    folder, left = None, 1
+
+    def fit(self, X, y, groups=None):
+        super().fit(X, y, groups)
+        if Vanishing.left:
+            Vanishing.left -= 1
+            shutil.rmtree(Vanishing.folder)
+        return self
+
+
+def test_the_memory_of_folds_vanishes(tmp_path, pair):
+    X, y = pair
+    given = {"groups": X.subject, "cv": GroupKFold(3), "scoring": KAPPA}
+    expected = plain_cross_validate(tiny(), X, y, **given)["test_score"]
+    Vanishing.folder, Vanishing.left = tmp_path / "memory", 1
+    stager = Vanishing(TinyNetwork, max_epochs=1, **OPTIONS)
+    scores = cross_validate(stager, X, y, memory=tmp_path / "memory", **given)
+    np.testing.assert_array_equal(scores["test_score"], expected)
+    again = cross_validate(stager, X, y, memory=tmp_path / "memory", **given)
+    np.testing.assert_array_equal(again["test_score"], expected)
+
+
+def test_the_memory_of_teachers_vanishes(tmp_path, pair):
+    X, y = pair
+    memory = joblib.Memory(tmp_path / "memory", verbose=0)
+    student = DistilledSleepStager(tiny(), memory=memory, max_epochs=1, **OPTIONS)
+    expected = student.fit(X, y).predict_proba(X)
+    shutil.rmtree(tmp_path / "memory")
+    np.testing.assert_array_equal(student.fit(X, y).predict_proba(X), expected)
+
+
+def test_the_folder_of_checkpoints_vanishes(tmp_path, pair):
+    X, y = pair
+    Vanishing.folder, Vanishing.left = tmp_path / "kept", 1
+    stager = Vanishing(TinyNetwork, max_epochs=1, checkpoint=tmp_path / "kept", **OPTIONS)
+    expected = stager.fit(X, y).predict_proba(X)
+    assert not (tmp_path / "kept").exists()
+    np.testing.assert_array_equal(stager.fit(X, y).predict_proba(X), expected)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
+    """A teacher's answers lie in a file without a name, which no cleaning takes away."""
+    X, y = pair
+    monkeypatch.setattr(teachers.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 100)
+    (tmp_path / "tmp").mkdir()
+    names = []
+    room = teachers._room
+
+    def then_vanish(*args):
+        array = room(*args)
+        names.append(type(array).__name__)
+        shutil.rmtree(tmp_path / "tmp", ignore_errors=True)
+        (tmp_path / "tmp").mkdir()
+        return array
+
+    monkeypatch.setattr(teachers, "_room", then_vanish)
+    student = DistilledSleepStager(tiny(), max_epochs=1, **OPTIONS).fit(X, y)
+    assert "memmap" in names
+    monkeypatch.undo()
+    expected = DistilledSleepStager(tiny(), max_epochs=1, **OPTIONS).fit(X, y)
+    np.testing.assert_array_equal(student.predict_proba(X), expected.predict_proba(X))
+
+
+# ---------------------------------------------------------------- a broken download
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves files, and drops the connection in the middle of some."""
+
+    def do_GET(self):
+        body = (self.server.folder / self.path.lstrip("/")).read_bytes()
+        self.server.asked.append(self.path.lstrip("/"))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path.endswith(self.server.breaks):
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def sleep_edf_server(tmp_path, monkeypatch):
+    """A local server of one night, to which MNE's own downloader goes, with its sums."""
+    import pooch
+    from mne.datasets.sleep_physionet import age
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    served = tmp_path / "served"
+    test_sleep_edf.write_short(served, "SC4131", test_sleep_edf.STAGES)
+    retrieve = pooch.retrieve
+
+    def with_our_sums(url, known_hash, fname, **kwargs):
+        digest = hashlib.sha1((served / fname).read_bytes()).hexdigest()
+        return retrieve(url=url, known_hash=f"sha1:{digest}", fname=fname, **kwargs)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.folder, server.asked, server.breaks = served, [], "nothing"
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(pooch, "retrieve", with_our_sums)
+        fetch = functools.partial(age.fetch_data, base_url=url)
+        monkeypatch.setattr(age, "fetch_data", fetch)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_that_breaks_off_goes_on(sleep_edf_server, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    sleep_edf_server.breaks = "Hypnogram.edf"
+    with pytest.raises(OSError, match=r"could not be downloaded.* call again to go on"):
+        fetch_sleep_edf(home, subjects=[13])
+    assert [Path(name).name for name in content(home)] == ["SC4131E0-PSG.edf"]
+    sleep_edf_server.breaks = "nothing"
+    sleep_edf_server.asked.clear()
+    cohort = fetch_sleep_edf(home, subjects=[13])
+    assert sleep_edf_server.asked == ["SC4131EC-Hypnogram.edf"]
+    plain = test_sleep_edf.load_sleep_edf(sleep_edf_server.folder, subjects=[13])
+    np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
+
+
+def test_half_a_file_is_never_taken_for_whole(sleep_edf_server, tmp_path):
+    """Neither one with another sum, nor one that some other program left half-way."""
+    home = tmp_path / "home"
+    folder = home / "physionet-sleep-data"
+    folder.mkdir(parents=True)
+    psg = sleep_edf_server.folder / "SC4131E0-PSG.edf"
+    whole = psg.read_bytes()
+    (folder / psg.name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ValueError, match=r"SC4131E0-PSG.edf .*cut short; download it again"
+    ):
+        fetch_sleep_edf(home, subjects=[13])
+    (folder / psg.name).unlink()
+    fetch_sleep_edf(home, subjects=[13])
+    assert (folder / psg.name).read_bytes() == whole
+
+
+def test_without_a_network(sleep_edf_server, tmp_path, monkeypatch):
+    from mne.datasets.sleep_physionet import age
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        port = server.server_port  # closed again: nobody listens there
+    fetch = functools.partial(age.fetch_data, base_url=f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(age, "fetch_data", fetch)
+    (tmp_path / "home").mkdir()
+    with pytest.raises(OSError, match=r"could not be downloaded: .*load_sleep_edf reads"):
+        fetch_sleep_edf(tmp_path / "home", subjects=[13])
+    assert content(tmp_path / "home") == {}
+
+
+# ---------------------------------------------------------------- a training of NaN
+
+STEEP = {"optimizer": torch.optim.SGD, "lr": 1e30, **OPTIONS}
+
+
+def diverging():
+    teacher = tiny()
+    yield "supervised", tiny(max_epochs=9, **STEEP), "1e\\+30"
+    for strategy in ("offline", "online", "two-step"):
+        student = DistilledSleepStager(teacher, strategy=strategy, max_epochs=9, **STEEP)
+        yield strategy, student, "1e\\+30"
+    yield "teacher", DistilledSleepStager(tiny(max_epochs=9, **STEEP), **OPTIONS), "1e\\+30"
+    yield "fine-tuned", FineTunedSleepStager(teacher, max_epochs=9, **STEEP), "1e\\+30"
+
+
+@pytest.mark.parametrize(
+    ("stager", "lr"), [pytest.param(*rest, id=name) for name, *rest in diverging()]
+)
+def test_a_training_that_becomes_nan_stops_and_says_so(pair, stager, lr):
+    pattern = (
+        rf"diverged.* in pass \d.*Lower the learning rate \(lr is {lr}\).*extreme values"
+    )
+    with pytest.raises(FloatingPointError, match=pattern):
+        stager.fit(*pair)
+
+
+def test_a_training_whose_last_step_diverged_gives_no_answers(pair):
+    """The loss was finite before that step, so that only answers can tell."""
+    X, y = pair
+    stager = tiny(batch_size=len(X), **STEEP).fit(X, y)
+    for answer in (stager.predict, stager.predict_proba):
+        with pytest.raises(FloatingPointError, match=r"NaN for 144 of 144.*lr is 1e\+30"):
+            answer(X)
+
+
+@pytest.mark.parametrize("n_batches", [1, 4])
+def test_a_fold_that_diverged_has_no_score(pair, tmp_path, n_batches):
+    X, y = pair
+    stager = tiny(max_epochs=n_batches, batch_size=len(X) // n_batches, **STEEP)
+    given = {"groups": X.subject, "cv": GroupKFold(2), "scoring": KAPPA}
+    with pytest.raises(FloatingPointError, match="diverged"):
+        cross_validate(stager, X, y, memory=tmp_path, **given)
+    assert not list(tmp_path.rglob("output.pkl"))
+    # As scikit-learn has it, a fold's error is a warning and NaN, or all folds' an error.
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            scores = plain_cross_validate(stager, X, y, **given)["test_score"]
+        except ValueError as error:
+            assert "FloatingPointError" in str(error)  # noqa: PT017
+        else:
+            assert np.isnan(scores).all()
+            assert any("FloatingPointError" in str(w.message) for w in said)
