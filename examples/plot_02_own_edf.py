@@ -1,0 +1,204 @@
+"""
+From your own EDF files to an exported student
+==============================================
+
+A laboratory's files go in: for each person an EDF of the polysomnography, an EDF of the
+wearable that was worn beside it, and the scoring. A student comes out that stages a new
+EDF of the wearable alone, writes what other programs read, and is exported for those
+without Python.
+
+The files are written here, of **simulated** nights, so that the page runs. Put the paths
+of your own in their place; the rest stays.
+"""
+
+# %%
+# The files
+# ---------
+# Seven people. The two devices have clocks of their own: the wearable was started some
+# seconds after the polysomnography, and its clock gains on the other one. Both numbers
+# come from a common event at the beginning and at the end of the night (a button, a
+# blink), or from the correlation of two channels.
+
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mne
+import numpy as np
+import onnxruntime
+from braindecode.preprocessing import Preprocessor
+from simulated_files import write_night
+from small_network import SmallNetwork
+
+from skleepkd import (
+    DistilledSleepStager,
+    PairedEpochs,
+    RecordingStager,
+    SleepStager,
+    export_onnx,
+    load,
+    save,
+)
+from skleepkd.metrics import staging_report
+from skleepkd.stages import stages_at
+
+mne.set_log_level("warning")
+folder = Path(tempfile.mkdtemp(prefix="my-nights-"))
+OFFSET, DRIFT = 12.4, 3e-5
+files = [write_night(folder, subject, OFFSET, DRIFT) for subject in range(7)]
+print("Simulated files:", *sorted(path.name for path in folder.iterdir())[:3], "...")
+
+# %%
+# Reading, filtering, resampling
+# ------------------------------
+# MNE reads the recordings, in volts. What is done to them before epochs are cut is a list
+# of braindecode's ``Preprocessor``. The list is kept: new recordings will need the same.
+
+preprocessors = [
+    Preprocessor("filter", apply_on_array=False, l_freq=0.4, h_freq=30.0),
+    Preprocessor("resample", apply_on_array=False, sfreq=64.0),
+]
+
+
+def read(path):
+    """Read a recording and prepare it."""
+    raw = mne.io.read_raw(path, preload=True)
+    for step in preprocessors:
+        step.apply(raw)
+    return raw
+
+
+print("Simulated, as it is on disk:", mne.io.read_raw(files[0][1]))
+
+# %%
+# The pair
+# --------
+# ``from_raws`` cuts the same 30 s out of both recordings, wherever the scoring has a
+# stage and both devices were running; volts become microvolts. ``stages_at`` gives the rows
+# their labels. The person belongs to every row: all that is said about people is
+# said by it.
+
+pairs, labels = [], []
+for number, (psg, ear, scoring) in enumerate(files):
+    annotations = mne.read_annotations(scoring)
+    pair = PairedEpochs.from_raws(
+        read(psg),
+        read(ear),
+        annotations,
+        offset=OFFSET,
+        drift=DRIFT,
+        subject=f"person{number}",
+        recording=f"person{number}-night1",
+    )
+    pairs.append(pair)
+    labels.append(stages_at(annotations, pair.onset))
+X, y = PairedEpochs.concatenate(pairs), np.concatenate(labels)
+print(X)
+print("Channels:", X.ch_names)
+
+# %%
+# Do the clocks agree? Ear and scalp see the same slow waves, so with the right offset and
+# drift the correlation of an ear and a scalp channel is largest at a lag of zero, at the
+# end of the night too. A lag that grows over the night is a drift.
+
+
+def lag_of(pair, widest=64):
+    """Return the lag in seconds at which two channels are most alike."""
+    scalp, ear = pair["source"][:, 0], pair["target"][:, 0]
+    lags = np.arange(-widest, widest + 1)
+    inner = slice(widest, -widest)
+    alike = [np.sum(scalp[:, inner] * np.roll(ear, -lag, axis=1)[:, inner]) for lag in lags]
+    return lags[np.argmax(np.abs(alike))] / pair.sfreq["target"]
+
+
+print(f"Lag in the first part of the simulated night: {lag_of(pairs[0][:20]):+.3f} s")
+print(f"and in the last part:                         {lag_of(pairs[0][-20:]):+.3f} s")
+
+# %%
+# The student
+# -----------
+# The last person is kept apart, to play the new recording. (How good the student is, is
+# for cross-validation by persons to say, see the first lesson.)
+
+new = X.subject == "person6"
+training = {"classes": "aasm", "max_epochs": 12, "lr": 2e-3}
+student = DistilledSleepStager(
+    teacher=SleepStager(SmallNetwork, **training),
+    module=SmallNetwork,
+    feature_loss=None,
+    alpha=0.7,
+    random_state=0,
+    **training,
+)
+student.fit(X[~new], y[~new])
+
+# %%
+# A new recording
+# ---------------
+# A :class:`~skleepkd.RecordingStager` is the student together with the preprocessing. It
+# takes the EDF as it is, finds the channels by their names, and refuses what the student
+# was not fitted to. ``start`` is where the first epoch begins, here on the grid of the
+# scoring.
+
+stager = RecordingStager(student, preprocessors)
+new_file = files[-1][1]
+night = stager.stage(new_file, start=(30.0 - OFFSET) * (1 + DRIFT))
+print(night)
+
+display = night.plot()
+display.figure_.suptitle("A simulated night, from its EDF file")
+plt.show()
+
+# %%
+# This night has a scoring after all. (Over so short a night the drift moves the grid by
+# an eighth of a second at most.)
+
+scored = mne.read_annotations(files[-1][2])
+truth = stages_at(scored, np.round((night.onset + OFFSET) / 30.0) * 30.0)
+kappa = staging_report(truth, night.stages).pooled["kappa"]
+print(f"Agreement with the scorer: kappa {kappa:.2f}, of one simulated night")
+
+# %%
+# For other programs
+# ------------------
+# Annotations go back to the recording in MNE, the events file is that of BIDS, and
+# YASA's hypnogram brings its sleep statistics.
+
+raw = mne.io.read_raw(new_file).set_annotations(night.to_annotations())
+print("Annotations:", *raw.annotations.description[:3], "...")
+
+night.to_events(folder / "sub-06_task-sleep_events.tsv")
+print(*(folder / "sub-06_task-sleep_events.tsv").read_text().splitlines()[:3], sep="\n")
+
+statistics = night.to_yasa().sleep_statistics()
+print(
+    "Simulated sleep:", {name: round(statistics[name], 1) for name in ("TST", "SE", "WASO")}
+)
+
+# %%
+# To keep
+# -------
+# One file holds weights, parameters and preprocessing, and no code. So a network of your
+# own is given again when it is loaded; those of the library and of braindecode are found
+# by their names.
+
+save(stager, folder / "ear.safetensors")
+again = load(folder / "ear.safetensors", module=SmallNetwork)
+same = again.stage(new_file, start=(30.0 - OFFSET) * (1 + DRIFT))
+print("The same answers:", np.array_equal(same.stages, night.stages))
+
+# %%
+# To export
+# ---------
+# The network as an ONNX file, for programs without Python. It is given epochs in microvolts
+# that were filtered and resampled as above, and it is checked against the original before
+# it is put in place.
+
+print(export_onnx(student, folder / "ear.onnx"))
+session = onnxruntime.InferenceSession(folder / "ear.onnx")
+epochs = X[new]["target"][:4]
+(probabilities,) = session.run(["probabilities"], {"epochs": epochs})
+print(
+    "Largest difference:",
+    f"{np.abs(probabilities - student.predict_proba(epochs)).max():.0e}",
+)

@@ -1,0 +1,74 @@
+"""Every page of the gallery runs: on tiny nights, and for one pass of each training."""
+
+import ast
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+from skorch import NeuralNet
+
+from skleepkd import datasets
+
+FOLDER = Path(__file__).parents[1] / "examples"
+PAGES = sorted(FOLDER.glob("plot_*.py"))
+
+#: Epochs of a night. YASA's stager, a teacher of one page, wants five minutes at least.
+N_EPOCHS = 24
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Shorten what the pages simulate and train; they know nothing of it."""
+
+    def shortened(simulate):
+        signature = inspect.signature(simulate)
+
+        def call(*args, **kwargs):
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            given.arguments["n_epochs"] = min(N_EPOCHS, given.arguments["n_epochs"])
+            return simulate(*given.args, **given.kwargs)
+
+        return call
+
+    for name in ("make_cohort", "simulate_night"):
+        monkeypatch.setattr(datasets, name, shortened(getattr(datasets, name)))
+
+    all_passes = NeuralNet.fit_loop
+
+    def one_pass(self, X, y=None, epochs=None, **fit_params):
+        return all_passes(self, X, y, epochs=1, **fit_params)
+
+    monkeypatch.setattr(NeuralNet, "fit_loop", one_pass)
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.chdir(tmp_path)
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_runs(page, tiny, capsys):
+    runpy.run_path(str(page), run_name="__main__")
+    assert plt.get_fignums(), "a page shows at least one figure"
+    assert "imulated" in capsys.readouterr().out, "printed numbers are said to be simulated"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_reads_as_one_of_the_gallery(page):
+    text = page.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    title, line = docstring.splitlines()[:2]
+    assert set(line) == {"="}
+    assert len(line) == len(title)
+    assert "**simulated**" in docstring
+    assert text.count("\n# %%\n") >= 4, "a lesson has parts"
+
+
+def test_there_are_ten_pages_or_more_with_a_number_each():
+    numbers = [int(re.fullmatch(r"plot_(\d\d)_[a-z_]+", page.stem)[1]) for page in PAGES]
+    assert numbers == list(range(1, len(PAGES) + 1))
+    assert len(PAGES) >= 10
