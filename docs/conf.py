@@ -78,6 +78,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"[\\/]plot_",
     "ignore_pattern": r"^(?!plot_)",  # modules that examples share
     "run_stale_examples": True,
+    "parallel": 2,
     "abort_on_example_error": True,
     "reset_modules": ("matplotlib", "seaborn"),
     "reference_url": {},
