@@ -1,0 +1,227 @@
+"""What holds for any input: of labels, of stages, of scores, of files."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from sklearn.metrics import cohen_kappa_score, f1_score
+
+from skleepkd import PairedEpochs
+from skleepkd._files import from_json, to_json
+from skleepkd._folders import open_folder
+from skleepkd.estimators.labels import encode, find_classes
+from skleepkd.metrics import staging_report
+from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
+from skleepkd.stages import SCHEMES, UNSCORED, from_text, stage_codes, to_scheme
+
+SCHEME = st.sampled_from(sorted(SCHEMES))
+CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
+
+
+# ---------------------------------------------------------------- stages
+
+
+@given(CODES, SCHEME)
+def test_coarser_schemes_merge_and_never_split(codes, scheme):
+    merged = to_scheme(codes, scheme)
+    assert merged.dtype == np.int64
+    np.testing.assert_array_equal(merged == UNSCORED, codes == UNSCORED)
+    scored = codes >= 0
+    assert np.all(merged[scored] < len(SCHEMES[scheme]))
+    # Equal stages stay equal, and a later stage never gets an earlier place.
+    order = np.argsort(codes, kind="stable")
+    assert np.all(np.diff(merged[order]) >= 0)
+    np.testing.assert_array_equal(to_scheme(to_scheme(codes, "aasm"), scheme), merged)
+
+
+@given(SCHEME, st.data())
+def test_names_and_codes_of_a_scheme_are_one(scheme, data):
+    names = SCHEMES[scheme]
+    codes = data.draw(st.lists(st.integers(0, len(names) - 1), min_size=1))
+    given_names = np.array([names[code] for code in codes])
+    for y in (given_names, np.array(codes)):
+        np.testing.assert_array_equal(stage_codes(y, list(names), "y"), codes)
+
+
+@given(
+    st.integers(0, 4), st.sampled_from(["{}", " {} ", "Sleep stage {}", "SLEEP STAGE {}"])
+)
+def test_texts_of_stages_are_read_however_they_are_written(code, written):
+    assert from_text(written.format(SCHEMES["aasm"][code])) == code
+    assert from_text(written.format(SCHEMES["aasm"][code]).lower()) == code
+
+
+# ---------------------------------------------------------------- labels
+
+
+@given(
+    st.one_of(
+        st.lists(st.integers(0, 9), min_size=2, max_size=30).map(np.array),
+        st.lists(st.sampled_from(["W", "N1", "N2", "N3", "REM"]), min_size=2).map(np.array),
+    ),
+    st.data(),
+)
+def test_labels_come_back_from_their_codes(y, data):
+    assume(len(np.unique(y)) > 1)
+    unscored = data.draw(npst.arrays(bool, len(y)))
+    assume(len(np.unique(y[~unscored])) > 1)
+    given_y = y.astype("U3") if y.dtype.kind == "U" else y.copy()
+    given_y[unscored] = "?" if y.dtype.kind == "U" else UNSCORED
+    classes = find_classes(None, given_y)
+    codes = encode(given_y, classes)
+    np.testing.assert_array_equal(codes < 0, unscored)
+    np.testing.assert_array_equal(np.asarray(classes)[codes[~unscored]], y[~unscored])
+    assert set(np.asarray(classes).tolist()) == set(y[~unscored].tolist())
+
+
+# ---------------------------------------------------------------- scores
+
+
+@given(st.data(), st.integers(2, 60))
+@settings(deadline=None)
+def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
+    codes = npst.arrays(np.int64, n_epochs, elements=st.integers(0, 4))
+    y_true, y_pred = data.draw(codes), data.draw(codes)
+    unscored = data.draw(npst.arrays(bool, n_epochs))
+    assume(len(np.unique(np.concatenate([y_true[~unscored], y_pred[~unscored]]))) > 1)
+    y_given = np.where(unscored, UNSCORED, y_true)
+    scores = staging_report(y_given, y_pred).pooled
+    own = y_true[~unscored], y_pred[~unscored]
+    assert scores["kappa"] == pytest.approx(cohen_kappa_score(*own), abs=1e-12)
+    present = np.unique(np.concatenate(own))
+    each = f1_score(*own, labels=present, average=None)
+    for code, value in zip(present, each, strict=True):
+        name = SCHEMES["aasm"][code]
+        assert scores[f"f1_{name}"] == pytest.approx(value, abs=1e-12)
+
+
+# ---------------------------------------------------------------- sequences
+
+
+@st.composite
+def recordings(draw):
+    """Rows of several nights in any order, some epochs of which are missing."""
+    rows = []
+    for night in range(draw(st.integers(1, 3))):
+        kept = draw(st.sets(st.integers(0, 30), min_size=1, max_size=25))
+        # So many in a row that 30 s is the usual step.
+        kept |= set(range(40, 70))
+        rows += [(f"night-{night}", 30.0 * place) for place in sorted(kept)]
+    order = draw(st.permutations(range(len(rows))))
+    return (
+        np.array([rows[k][0] for k in order]),
+        np.array([rows[k][1] for k in order]),
+    )
+
+
+@given(recordings(), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_windows_hold_each_epoch_and_cross_nothing(drawn, length):
+    recording, onset = drawn
+    runs = find_runs(recording, onset, len(onset))
+    assert sorted(np.concatenate(runs).tolist()) == list(range(len(onset)))
+    windows = make_windows(runs, length, short=True)
+    assert set(windows[windows >= 0].tolist()) == set(range(len(onset)))
+    for window in windows:
+        rows = window[window >= 0]
+        assert len(set(recording[rows])) == 1
+        np.testing.assert_array_equal(np.diff(onset[rows]), 30.0)
+    # Full windows alone: what they leave out lies in runs that are too short.
+    full = make_windows(runs, length)
+    left_out = set(range(len(onset))) - set(full.ravel().tolist())
+    assert left_out == {row for run in runs if len(run) < length for row in run}
+
+
+@given(recordings(), st.integers(1, 8), st.sampled_from(FUSIONS), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, seed):
+    recording, onset = drawn
+    runs = find_runs(recording, onset, len(onset))
+    answers = np.random.default_rng(seed).dirichlet(np.ones(4), len(onset))
+    fused = Fusion(len(onset), 4, fusion)
+    for window in make_windows(runs, length, short=True):
+        rows = window[window >= 0]
+        fused.add(rows[None], answers[rows].T[None])
+    np.testing.assert_allclose(fused.answer(), answers, rtol=1e-9)
+
+
+# ---------------------------------------------------------------- files
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(
+            st.text(max_size=5) | st.integers() | st.booleans(), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def same(one, two):
+    """Equal in value and type, all the way down, NaN being NaN."""
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, dict):
+        return same(list(one.items()), list(two.items()))
+    if isinstance(one, np.ndarray):
+        return (
+            one.dtype == two.dtype
+            and one.shape == two.shape
+            and one.tolist() == two.tolist()
+        )
+    return one == two or (one != one and two != two)
+
+
+@given(PLAIN)
+def test_values_come_back_from_json(value):
+    text = json.dumps(to_json(value), allow_nan=False)
+    assert same(from_json(json.loads(text)), value)
+
+
+@given(
+    npst.arrays(
+        st.sampled_from(["<i8", "<f4", "<f8", "|b1", "<U4"]),
+        npst.array_shapes(min_dims=1, max_dims=2, max_side=4),
+        elements=None,
+    )
+)
+def test_arrays_come_back_from_json(array):
+    assume(array.dtype.kind != "f" or np.isfinite(array).all())
+    assume(array.dtype.kind != "U" or not any("\0" in text for text in array.ravel()))
+    assert same(from_json(to_json(array)), array)
+
+
+@given(st.data(), st.integers(0, 9), st.integers(1, 3), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_pairs_come_back_from_their_folder(data, n_epochs, n_channels, n_times):
+    values = st.floats(-1e6, 1e6, width=32)
+    target = data.draw(
+        npst.arrays(np.float32, (n_epochs, n_channels, n_times), elements=values)
+    )
+    text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+    recording = np.array([data.draw(text) for _ in range(n_epochs)], dtype=str)
+    onset = data.draw(npst.arrays(float, n_epochs, elements=st.floats(0, 1e6)))
+    X = PairedEpochs(target, recording=recording, onset=onset)
+    keep = data.draw(npst.arrays(bool, n_epochs))
+    X = X[keep]
+    with tempfile.TemporaryDirectory() as folder:
+        again = X.to_memmap(Path(folder))
+        for pair in (again, PairedEpochs(**open_folder(folder))):
+            np.testing.assert_array_equal(pair["target"], target[keep])
+            np.testing.assert_array_equal(pair.recording, recording[keep])
+            np.testing.assert_array_equal(pair.onset, onset[keep])
+        del pair, again
