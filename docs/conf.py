@@ -75,6 +75,7 @@ myst_heading_anchors = 3
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
+    "within_subsection_order": "FileNameSortKey",
     "filename_pattern": r"[\\/]plot_",
     "ignore_pattern": r"^(?!plot_)",  # modules that examples share
     "run_stale_examples": True,

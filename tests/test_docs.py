@@ -58,7 +58,7 @@ def listed_names():
     """Names that the page of the API lists, by their package."""
     listed, package = {}, None
     for line in (DOCS / "api" / "index.rst").read_text().splitlines():
-        if line.startswith(".. currentmodule::"):
+        if line.startswith((".. module::", ".. currentmodule::")):
             package = line.split()[-1]
         elif re.fullmatch(r"   \w+|\.\. py:data:: \w+", line):
             listed.setdefault(package, []).append(line.split()[-1])
