@@ -313,6 +313,20 @@ def test_half_precision(pair):
     assert np.isfinite(net.history_[:, "train_feature_loss"]).all()
 
 
+@pytest.mark.parametrize("strategy", ["offline", "two-step"])
+def test_compiled(pair, strategy):
+    X, y = pair
+    given = frozen(X, y)
+    plain = student(given, strategy=strategy).fit(X, y)
+    options = {"compile": True, "compile__backend": "eager"}
+    net = student(given, strategy=strategy, **options).fit(X, y)
+    np.testing.assert_allclose(net.predict_proba(X), plain.predict_proba(X), atol=1e-5)
+    for own, other in zip(
+        net.adapters_.parameters(), plain.adapters_.parameters(), strict=True
+    ):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
 # ---------------------------------------------------------------- kept and put back
 
 
