@@ -68,12 +68,15 @@ FITTED = (
 #: Epochs, or windows of them, of more values than this are none.
 _LARGEST_EPOCH = 10**8
 
+#: Of longer windows a network is not asked: that would take a while.
+_LARGEST_ASKED = 4 * 10**6
+
 #: Options of networks are not larger than this, or than the number of weights.
-_LARGEST_OPTION = 10**4
+_LARGEST_OPTION = 10**5
 
 #: Weights and buffers that a network may build beyond those that a file holds (positions,
-#: filters): 40 MB.
-_BUILT_BESIDES = 10**7
+#: filters): 200 MB.
+_BUILT_BESIDES = 5 * 10**7
 
 
 def names_no_code(name, value):
@@ -222,6 +225,8 @@ def check_sizes(stager, options, tensors):
 def check_answer(stager):
     """Refuse a network that does not answer a flat epoch, or a window of them."""
     sequence = (stager.sequence_length,) if stager.sequence_length > 1 else ()
+    if math.prod((*sequence, *stager.epoch_shape_)) > _LARGEST_ASKED:
+        return
     epochs = torch.zeros(1, *sequence, *stager.epoch_shape_)
     with torch.no_grad():
         answer = stager.infer({"target": epochs})

@@ -77,7 +77,8 @@ def export_onnx(stager, path):
     stager : SleepStager, DistilledSleepStager, FineTunedSleepStager or Pipeline
         Fitted; frozen or not. Of a distilled stager the student is written. Of a
         ``Pipeline`` that ends in a stager only that stager is: a warning, the metadata and
-        the report name the steps before it, whose answers the file is to be given.
+        the report name the steps before it, whose answers the file is to be given. (Of
+        ``pipeline[-1]`` alone they cannot: it does not know what stood before it.)
     path : str or pathlib.Path
         The file, by custom ``*.onnx``; its folder exists. What was there before is
         replaced at once, or stays.
@@ -236,7 +237,7 @@ def _written(network, stager, properties, onnx):
                 warnings.simplefilter("ignore")
                 epochs = _epochs(stager, 2, 30.0)
                 # Asked once before, so that weights that are computed from others
-                # (braindecode's EEGNet) are constants.
+                # (braindecode's EEGNet) are constants, which only the second way takes.
                 network(epochs)
                 model = way(network, epochs, onnx)
             onnx.helper.set_model_props(model, properties)

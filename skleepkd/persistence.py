@@ -55,9 +55,10 @@ def save(stager, path):
     stager : SleepStager, DistilledSleepStager, FineTunedSleepStager, Pipeline or RecordingStager
         Fitted. Of a distilled or fine-tuned one the student alone is kept, not its teacher.
         A ``Pipeline`` ends in a stager; before it stand transformers of
-        :mod:`skleepkd.preprocessing`. A :class:`RecordingStager` holds one of these;
-        its preprocessors are methods of ``mne.io.Raw`` that change the signal, its channels
-        or their names, or functions of skleepkd's or braindecode's preprocessing.
+        :mod:`skleepkd.preprocessing` (its ``memory`` is not kept). A
+        :class:`RecordingStager` holds one of these; its preprocessors are methods of
+        ``mne.io.Raw`` that change the signal, its channels or their names, or functions of
+        skleepkd's or braindecode's preprocessing.
     path : str or pathlib.Path
         The file, by custom ``*.safetensors``; its folder exists.
 

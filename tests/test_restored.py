@@ -93,8 +93,8 @@ def test_parameters_that_name_code_or_make_no_sense(path, said, name, value):
         {"filters": 3},
         {"filters": {"tuple": ["a", "b", "c"]}},
         {"unheard": 1},
-        {"n_chans": 10**4},
-        {"n_outputs": 10**4},
+        {"n_chans": 10**5},
+        {"n_outputs": 10**5},
     ],
 )
 def test_networks_that_the_weights_do_not_fill(path, said, options):
