@@ -40,8 +40,6 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "api/generated/backreferences", "**/README.rst"]
-# The last line of the results' contents is for pages that are not named there yet.
-suppress_warnings = ["toc.empty_glob"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 
