@@ -159,7 +159,6 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_leaves_what_was_there(small_disk):
-    """A process that wrote to a map on it would be ended by a signal."""
     with (small_disk / "large").open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(1024)):
             pass
@@ -170,6 +169,14 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
     for number, message in told.values():
         assert number == errno.ENOSPC
         assert "No space left" in message
+
+
+def test_a_disk_with_room_for_the_beginning_of_a_map(small_disk):
+    """Without room for all of it, the process that writes would be ended by a signal."""
+    (small_disk / "large").write_bytes(bytes(60_000))
+    told = in_a_fork(functools.partial(errors_of, {"pair": small_disk}))
+    assert told["pair"][0] == errno.ENOSPC
+    assert list(content(small_disk)) == ["large"]
 
 
 def full(monkeypatch):

@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from braindecode.preprocessing import Preprocessor
+from sklearn.pipeline import make_pipeline
 
 from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
 from skleepkd.datasets import (
@@ -13,6 +15,7 @@ from skleepkd.datasets import (
     load_mass,
     load_sleep_edf,
 )
+from skleepkd.preprocessing import EpochScaler
 from tests import test_boas, test_cinc2018, test_eesm, test_mass, test_sleep_edf
 from tests.edf import write_edf
 from tests.fuzz import Seed
@@ -33,7 +36,7 @@ def make_seeds(folder):
     list of Seed
     """
     seeds = []
-    makers = (sleep_edf, mass, boas, eesm, cinc2018, models, pairs, recordings)
+    makers = (sleep_edf, mass, boas, eesm, cinc2018, models, wholes, pairs, recordings)
     for maker in makers:
         seeds += maker(folder)
     return seeds
@@ -218,6 +221,32 @@ def models(folder):
                 network, max_epochs=1, device="cpu", random_state=0, **options
             )
             save(stager.fit(X, np.tile([0, 2, 4], 4)), root / "stager.safetensors")
+
+        once(folder, f"model-{name}", write)
+        file = "stager.safetensors"
+        seeds.append(Seed("model", f"model-{name}", file, "model", _load, [file]))
+    return seeds
+
+
+def wholes(folder):
+    """A pipeline, and a stager of recordings with its preprocessing."""
+    seeds = []
+    for name in ("pipeline", "recording-stager"):
+
+        def write(root, name=name):
+            X = np.random.default_rng(0).normal(0, 30, (12, 1, 600)).astype(np.float32)
+            small = {"module__filters": (3, 4), "module__pools": (4,)}
+            stager = SleepStager(
+                "UTime", max_epochs=1, device="cpu", random_state=0, **small
+            )
+            if name == "pipeline":
+                stager = make_pipeline(EpochScaler(), stager)
+            stager.fit(X, np.tile([0, 2, 4], 4))
+            if name == "recording-stager":
+                steps = [Preprocessor("filter", l_freq=0.3, h_freq=None)]
+                steps += [Preprocessor("resample", sfreq=20)]
+                stager = RecordingStager(stager, steps, ch_names=["Fpz-Cz"])
+            save(stager, root / "stager.safetensors")
 
         once(folder, f"model-{name}", write)
         file = "stager.safetensors"
