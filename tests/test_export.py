@@ -76,8 +76,8 @@ class Recurrent(TinyNetwork):
 
     def forward(self, x):
         # (batch, channels, times) -> (10, batch, channels * times / 10)
-        steps = x.reshape(len(x), x.shape[1], 10, -1).permute(2, 0, 1, 3).flatten(2)
-        answers, _ = self.rnn(steps)
+        steps = x.reshape(-1, x.shape[1], 10, x.shape[2] // 10).permute(2, 0, 1, 3)
+        answers, _ = self.rnn(steps.flatten(2))
         return self.head(answers[-1])
 
 
