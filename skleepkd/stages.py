@@ -99,22 +99,28 @@ def is_unscored(y):
     return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
 
 
-def left_unscored(y):
+def left_unscored(y, classes=None):
     """Mark the labels of a training set that nobody scored.
 
     Parameters
     ----------
     y : array-like of shape (n_epochs,)
         Codes or names.
+    classes : None, str or array-like, default=None
+        The stages, as a stager is given them.
 
     Returns
     -------
     ndarray of bool, shape (n_epochs,)
         As :func:`is_unscored` marks them; but where -1 and 1 are all the labels, these are
-        two classes in scikit-learn's old codes, and nothing is marked.
+        two classes in scikit-learn's old codes, and nothing is marked, unless ``classes``
+        has no -1: then stage 1 alone was scored.
     """
     y = np.asarray(y)
-    if y.dtype.kind in "if" and np.array_equal(np.unique(y), [UNSCORED, 1]):
+    scheme = isinstance(classes, str)
+    may_be_classes = classes is None or (not scheme and UNSCORED in list(classes))
+    only_two = y.dtype.kind in "if" and np.array_equal(np.unique(y), [UNSCORED, 1])
+    if only_two and may_be_classes:
         return np.zeros(len(y), dtype=bool)
     return is_unscored(y)
 

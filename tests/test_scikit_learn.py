@@ -5,9 +5,11 @@ import warnings
 import numpy as np
 import pytest
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
     GroupKFold,
     HalvingGridSearchCV,
@@ -119,6 +121,18 @@ def test_minus_one_means_unscored_unless_it_is_a_class():
     assert both.score(X, truth) == np.mean(both.predict(X) == truth)
     with pytest.raises(ValueError, match="Only the stage 2 is in y"):
         stager.fit(X, 3 * y - 1)
+    # Of stages that are named, -1 is none.
+    named = SleepStager(TinyNetwork, classes="aasm", max_epochs=1, random_state=0)
+    one = named.fit(X, 2 * y - 1)
+    assert one.classes_.tolist() == [0, 1, 2, 3, 4]
+    assert one.score(X, 2 * y - 1) == np.mean(one.predict(X[y == 1]) == 1)
+    again = clone(named).fit(X[y == 1], y[y == 1])
+    np.testing.assert_array_equal(again.predict_proba(X), one.predict_proba(X))
+    # A person of whom nothing but N1 was scored is what a pretrained stager is tuned to.
+    tuned = FineTunedSleepStager(FrozenEstimator(named), max_epochs=1, random_state=0)
+    probabilities = tuned.fit(X, 2 * y - 1).predict_proba(X)
+    tuned.fit(X[y == 1], y[y == 1])
+    np.testing.assert_array_equal(tuned.predict_proba(X), probabilities)
     three = np.where(np.arange(len(y)) % 3, y, -1)
     assert stager.fit(X, three).classes_.tolist() == [0, 1]
 

@@ -9,6 +9,7 @@ import pytest
 from skleepkd.stages import (
     from_text,
     is_unscored,
+    left_unscored,
     scheme_names,
     stages_at,
     to_scheme,
@@ -90,6 +91,22 @@ def test_unscored(y):
     assert marked.dtype == bool
     assert marked.tolist() == [False, True, False, True]
     assert is_unscored([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "expected"),
+    [
+        ([-1, 1, 1], None, []),  # two classes
+        ([-1.0, 1.0, 1.0], [-1, 1], []),
+        ([-1, 1, 1], "aasm", [0]),  # nothing but N1 was scored
+        ([-1, 1, 1], np.arange(5), [0]),
+        ([-1, 1, 2], None, [0]),
+        (["?", "N1"], "aasm", [0]),
+        (["?", "N1"], ["N1", "N2"], [0]),
+    ],
+)
+def test_left_unscored(y, classes, expected):
+    assert np.flatnonzero(left_unscored(y, classes)).tolist() == expected
 
 
 # ---------------------------------------------------------------- stages at onsets

@@ -183,7 +183,7 @@ def fit_transformers(teacher, source, y, held_out):
         Subjects who are left out too.
     """
     if isinstance(teacher, Pipeline) and len(teacher) > 1:
-        scored = ~left_unscored(y)
+        scored = ~left_unscored(y, final_stager(teacher).classes)
         teacher[:-1].fit(*_without(held_out, source[scored], y[scored]))
 
 

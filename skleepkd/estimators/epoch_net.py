@@ -60,7 +60,7 @@ class EpochNet(Net):
                 "epochs (sequence_length), and are not learned from.",
                 stacklevel=4,
             )
-        windows = windows[(~left_unscored(y))[windows].any(axis=1)]
+        windows = windows[(~left_unscored(y, self.classes))[windows].any(axis=1)]
         validates = self._validates(pair)[windows[:, 0]]
         sides = {"to train on": ~validates}
         if len(self.held_out_):

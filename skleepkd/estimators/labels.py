@@ -57,7 +57,7 @@ def check_labels(y, n_epochs):
         raise ValueError(
             f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
         )
-    if left_unscored(y).all():
+    if is_unscored(y).all():
         raise ValueError(
             f"None of the {n_epochs} epochs is scored; at least two stages are needed to fit."
         )
@@ -84,7 +84,7 @@ def find_classes(classes, y):
     ValueError
         If ``y`` holds a label that is no class, or there are fewer than two classes.
     """
-    seen = np.unique(y[~left_unscored(y)])
+    seen = np.unique(y[~left_unscored(y, classes)])
     if classes is None:
         found = seen
         if UNSCORED in found.tolist():

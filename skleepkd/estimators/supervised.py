@@ -384,7 +384,9 @@ class SleepStager(EpochNet):
                 "alike: give random_state=, or leave checkpoint out."
             )
         seed, source_seed = self._draw_seeds()
-        subjects = None if pair.subject is None else pair.subject[~left_unscored(y)]
+        subjects = (
+            None if pair.subject is None else pair.subject[~left_unscored(y, self.classes)]
+        )
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
         if self.sequence_length_ > 1:
             self._check_windows(pair, y)
@@ -423,7 +425,7 @@ class SleepStager(EpochNet):
 
     def _learn_from_source(self, pair, y, seed, go_on):
         """Return the rows to train on; here the scored ones of the target."""
-        scored = ~left_unscored(y)
+        scored = ~left_unscored(y, self._find_classes(y))
         if not scored.all() and self.sequence_length_ == 1:
             pair, y = pair[scored], y[scored]
         return pair.target_epochs, y
