@@ -42,11 +42,11 @@ def read_header(path):
         try:
             n_header, n_records = int(fixed[184:192]), int(fixed[236:244])
             record_seconds, n_channels = float(fixed[244:252]), int(fixed[252:256])
+            if n_header != 256 * (n_channels + 1) or n_channels < 1:
+                raise ValueError(f"a header of {n_header} bytes, {n_channels} channels")
             text = file.read(256 * n_channels).decode("latin-1")
             column = partial(_column, text, n_channels)
             samples = [int(value) for value in column(216, 8)]
-            if n_header != 256 * (n_channels + 1) or n_channels < 1:
-                raise ValueError(f"a header of {n_header} bytes, {n_channels} channels")
             if not (math.isfinite(record_seconds) and record_seconds >= 0):
                 raise ValueError(f"records of {record_seconds} s")
             if min(samples) < 0 or not sum(samples):
