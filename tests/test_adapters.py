@@ -279,10 +279,12 @@ def test_another_time_axis(pair, feature_loss):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "online"])
-def test_windows_of_epochs(strategy):
+@pytest.mark.parametrize(
+    "recurrent", ["linear", functools.partial(Projection, channel_axis=-1)]
+)
+def test_windows_of_epochs(strategy, recurrent):
     X, y = make_pair(n_subjects=3, n_epochs=10)
     given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
-    recurrent = functools.partial(Projection, channel_axis=-1)
     net = DistilledSleepStager(
         given,
         Narrow,
@@ -295,6 +297,14 @@ def test_windows_of_epochs(strategy):
     assert adapter.channels.weight.shape == (6, 4, 1)
     assert adapter.lengths == (4,)
     assert net.predict(X).shape == y.shape
+
+
+def test_a_layer_that_sees_epochs_apart_is_named():
+    X, y = make_pair(n_subjects=3, n_epochs=10)
+    given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
+    net = DistilledSleepStager(given, layers=["norm"], sequence_length=4, **FAST)
+    with pytest.raises(ValueError, match="'norm' answers .* for .* windows"):
+        net.fit(X, y)
 
 
 class Narrow(TinySequenceNetwork):

@@ -136,7 +136,7 @@ def check_adapter(adapter):
         )
 
 
-def make_adapters(adapter, student_shapes, teacher_shapes):
+def make_adapters(adapter, student_shapes, teacher_shapes, sequence_length=1):
     """Make the adapter of each layer.
 
     Parameters
@@ -145,13 +145,24 @@ def make_adapters(adapter, student_shapes, teacher_shapes):
         A known name, or what is given two shapes and returns a module.
     student_shapes, teacher_shapes : sequence of tuple of int
         Shapes of the features of a layer, without the axis of the batch.
+    sequence_length : int, default=1
+        Epochs in a window. Features of a known name's adapter whose first axis has this
+        length on both sides, and that have one more, are (sequence, channels).
 
     Returns
     -------
     torch.nn.ModuleList
     """
-    make = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
-    return nn.ModuleList(map(make, student_shapes, teacher_shapes))
+    shapes = zip(student_shapes, teacher_shapes, strict=True)
+    if not isinstance(adapter, str):
+        return nn.ModuleList(adapter(own, taught) for own, taught in shapes)
+    adapters = nn.ModuleList()
+    for own, taught in shapes:
+        two_axes = len(own) == len(taught) == 2
+        recurrent = sequence_length > 1 and two_axes and own[0] == taught[0]
+        axis = -1 if recurrent and own[0] == sequence_length else 0
+        adapters.append(ADAPTERS[adapter](own, taught, channel_axis=axis))
+    return adapters
 
 
 def feature_shapes(module, layers, shape):

@@ -267,12 +267,20 @@ def teacher_features(stager, source, layers, summaries):
     """
     arrays, start = [], 0
     for batch in stager.get_iterator(stager.get_dataset(source), training=False):
+        n_rows = len(batch[1])
         with stager.capture(layers) as seen, torch.no_grad():
             stager.evaluation_step(batch)
             parts = [
                 summarise(seen[name]).cpu().numpy()
                 for name, summarise in zip(layers, summaries, strict=True)
             ]
+        for name, part in zip(layers, parts, strict=True):
+            if len(part) != n_rows:
+                raise ValueError(
+                    f"The teacher's layer {name!r} answers {len(part)} times for {n_rows} "
+                    "windows: it sees their epochs apart. Name a layer that answers once for "
+                    "each window with layers=."
+                )
         if not arrays:
             arrays = [
                 _room(len(source), part, _precision(name, part))

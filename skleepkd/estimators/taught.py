@@ -178,7 +178,7 @@ class TaughtStager(SleepStager):
         # Drawn apart, so that the batches are those of a student without adapters.
         with torch.random.fork_rng(devices=[]):
             shapes = [feature_shapes(net, own, window + epoch) for net, own, epoch in sides]
-            return make_adapters(self.adapter, *shapes)
+            return make_adapters(self.adapter, *shapes, self.sequence_length_)
 
     def trained_modules(self):
         """Networks whose best weights are kept together, and the adapters."""
