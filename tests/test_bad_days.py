@@ -418,6 +418,20 @@ def test_half_a_file_is_never_taken_for_whole(sleep_edf_server, tmp_path):
     assert (folder / psg.name).read_bytes() == whole
 
 
+def test_a_download_without_room_leaves_no_part(sleep_edf_server, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def fetch():
+        with pytest.raises(OSError, match="could not be downloaded") as caught:
+            fetch_sleep_edf(home, subjects=[13])
+        return [str(caught.value)]
+
+    (message,) = in_a_fork(fetch, most=5000)
+    assert "File too large" in message
+    assert content(home) == {}
+
+
 def test_without_a_network(sleep_edf_server, tmp_path, monkeypatch):
     from mne.datasets.sleep_physionet import age
 
