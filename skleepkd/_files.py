@@ -232,23 +232,32 @@ def _no_json(constant):
     raise ValueError(f"{constant} is no JSON.")
 
 
-def replace_file(path, data):
+def replace_file(path, *parts):
     """Write a file so that what has its name is always whole.
 
     Parameters
     ----------
     path : path-like
         What was there before is replaced at once, or stays.
-    data : bytes
+    *parts : bytes
         Its content.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the error names it.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say what it was full for
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

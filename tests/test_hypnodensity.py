@@ -209,6 +209,15 @@ def test_gaps_and_recordings_end_a_joined_signal(utime):
     assert utime.hypnodensity(X, 300.0).shape == (0, 5)
 
 
+def test_epochs_that_are_always_apart_are_not_joined(utime):
+    X = night(4, onset=90.0 * np.arange(4))
+    answers, at = utime.hypnodensity(X, 20.0, return_onset=True)
+    np.testing.assert_allclose(at, 90.0 * np.arange(4))
+    for row in range(4):
+        alone = segment_written_out(utime, X["target"][row], 40)[:1]
+        np.testing.assert_allclose(answers[row : row + 1], alone, atol=1e-6)
+
+
 def test_long_runs_are_read_in_pieces(utime):
     X = night(80)  # 2400 s are 120 answers; three pieces of 40 last 800 s, under 35 epochs
     answers, onset = utime.hypnodensity(X, 20.0, return_onset=True)

@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import os
-import uuid
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from skleepkd._files import replace_file
 
 
 class Checkpoint:
@@ -63,16 +63,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getbuffer()
-        new = self.path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        try:
-            with new.open("wb") as file:
-                file.write(hashlib.sha256(data).digest())
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
-        finally:
-            new.unlink(missing_ok=True)
+        replace_file(self.path, hashlib.sha256(data).digest(), data)
 
     def _read(self):
         """Read the file, if it is there and whole; no code is run by that."""
