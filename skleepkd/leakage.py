@@ -22,6 +22,7 @@ _FOUND = {
     "recording": "A recording is on both sides of the split",
     "groups": "A group is on both sides of the split",
     "frozen": "{where} is frozen, and was fitted on what is tested",
+    "row": "Rows of X are on both sides of the split",
     "identical": "Epochs of the {where} are equal, bit by bit, on both sides of the split",
     "refit": "The fit depends on rows that it was not given: it changes with them",
     "inner split": "{where} has the same people on both sides where it chooses",
@@ -46,7 +47,7 @@ class LeakageReport:
     Attributes
     ----------
     findings : list of Bunch
-        Each with ``kind`` ("subject", "recording", "groups", "frozen", "identical",
+        Each with ``kind`` ("subject", "recording", "groups", "frozen", "row", "identical",
         "refit" or "inner split"), ``fold`` (its number), ``where`` (the name of the
         parameter or modality; empty for a split), ``what`` (list of the people, recordings
         or groups), ``rows`` (of X: tested rows that are concerned, of "refit" the training
@@ -140,7 +141,7 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None, re
     -----
     It finds, fold by fold:
 
-    - people, recordings and groups on both sides of the split;
+    - people, recordings, groups and rows on both sides of the split;
     - frozen estimators, wherever in the estimator they are (a teacher, a pretrained
       stager, a step of a ``Pipeline``, a value of a grid), that were fitted on tested
       people or recordings, through ``fitted_on_``, which stagers keep when they are saved;
@@ -190,10 +191,16 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None, re
     X = np.asarray(X) if isinstance(X, list) else X
     y = None if y is None else np.asarray(y)
     cv, folds = make_folds(estimator, X, y, groups, cv, params)
+    _, again = make_folds(estimator, X, y, groups, cv, params)
     pair = as_pair(X, params.get("X_source"))
     numbers = np.arange(len(pair))
     folds = [(numbers[train], numbers[test]) for train, test in folds]  # masks too
     report = LeakageReport(len(folds))
+    pairs = zip(folds, again, strict=True)
+    if not all(np.array_equal(test, numbers[other]) for (_, test), (_, other) in pairs):
+        report.cannot_see.append(
+            "the folds of the run itself: cv draws others each time (give it a random_state)"
+        )
     columns = _columns(pair, params.get("groups") if groups is None else groups)
     _check_split(report, columns, folds)
     _check_frozen(report, estimator, columns, folds)
@@ -226,6 +233,7 @@ def _check_split(report, columns, folds):
                 f"{what}: not known (give a PairedEpochs with {name}=)"
             )
     for number, (train, test) in enumerate(folds):
+        report._add("row", number, np.intersect1d(train, test))
         for name, column in columns.items():
             if column is not None:
                 shared = np.intersect1d(column[train], column[test])
@@ -246,6 +254,16 @@ def _check_frozen(report, estimator, columns, folds):
                 f"whom {where} was fitted on: this frozen {type(frozen.estimator).__name__} "
                 "does not know its people"
             )
+        for name, names in seen.items():
+            column = columns[name]
+            if names is None or column is None:
+                continue
+            if _is_text(names) != _is_text(column):
+                seen[name] = None
+                report.cannot_see.append(
+                    f"whether {where} was fitted on the same: there a {name} is called "
+                    f"{names.item(0)!r}, here {column.item(0)!r}"
+                )
         for number, (_, test) in enumerate(folds):
             for name, names in seen.items():
                 if names is None or columns[name] is None:
@@ -256,6 +274,10 @@ def _check_frozen(report, estimator, columns, folds):
                     shared = np.intersect1d(here, names)
                     report._add("frozen", number, rows, shared, where)
                     break  # its recordings would say the same again
+
+
+def _is_text(names):
+    return names.dtype.kind in "US"
 
 
 def _frozen(estimator, path=()):

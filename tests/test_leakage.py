@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    GroupShuffleSplit,
     KFold,
     LeaveOneGroupOut,
 )
@@ -498,6 +499,35 @@ def test_a_validation_set_that_does_not_tell_its_rows(pair):
     report = check_leakage(stager, X, y, cv=one_fold(X, "s5"), refit=0)
     assert report.ok
     assert says(report, "whom train_split parts from whom")
+
+
+def test_rows_on_both_sides_where_nobody_is_known(pair):
+    X, y = pair
+    folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
+    found = only(check_leakage(DUMMY, X["target"], y, cv=folds, refit=0))
+    assert (found.kind, found.fold, found.count) == ("row", 0, 10)
+    assert found.rows.tolist() == [*range(90, 100)]
+
+
+def test_frozen_that_knows_people_by_other_names(pair):
+    X, y = pair
+    numbers = np.array([int(name[1:]) for name in X.subject])
+    teacher = FrozenEstimator(clone(TEACHER).fit(X["target"], y, groups=X.subject))
+    cv = {"cv": LeaveOneGroupOut(), "refit": 0}
+    report = check_leakage(teacher, X["target"], y, groups=numbers, **cv)
+    assert says(report, "there a subject is called 's0', here 0")
+    assert kinds(check_leakage(teacher, X["target"], y, groups=X.subject, **cv)) == [
+        "frozen"
+    ] * len(np.unique(numbers))
+
+
+def test_folds_that_are_drawn_anew(pair):
+    X, y = pair
+    for seed, told in ((None, 1), (np.random.RandomState(0), 1), (0, 0)):
+        cv = GroupShuffleSplit(3, random_state=seed)
+        report = check_leakage(DUMMY, X, y, groups=X.subject, cv=cv, refit=0)
+        assert report.ok
+        assert len(says(report, "cv draws others each time")) == told
 
 
 def test_unscored_rows_are_no_obstacle(pair):
