@@ -31,7 +31,7 @@ from skleepkd.distillation import FeatureMSE
 from skleepkd.metrics import bootstrap_interval, sleep_scorers
 from skleepkd.plotting import HypnogramDisplay
 
-cohort = make_cohort(n_subjects=6, n_epochs=200, random_state=0)
+cohort = make_cohort(n_subjects=6, n_epochs=160, random_state=0)
 print(f"Simulated: {cohort.X}")
 print("Stages by code (W, N1, N2, N3, REM):", np.bincount(cohort.y, minlength=5))
 

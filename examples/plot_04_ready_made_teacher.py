@@ -175,7 +175,7 @@ for values in taught:
     print(f"  {change.difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {change.pvalue:.3f}")
 
 # %%
-# Each person is a line: who is hard to stage is hard for everybody.
+# Each person is a line.
 
 names = ["YASA itself,\non the scalp", "ear", "student", "student,\nunscored too"]
 columns = np.array([yasa_kappa, *kappa.values()])
