@@ -216,7 +216,7 @@ class RecordingStager(BaseEstimator):
                 f"The stager was fitted to {', '.join(known)}, in this order; given "
                 f"{', '.join(names)}."
             )
-        if not hasattr(network, "signal_") or not all(map(_keeps_signal, steps)):
+        if not hasattr(network, "signal_") or not _keep_signal(steps):
             return  # what was fitted is not what comes in
         shape = network.epoch_shape_
         if len(names) != shape[0]:
@@ -252,12 +252,19 @@ def _parts(stager):
     return stager, steps
 
 
-def _keeps_signal(step):
-    """Whether a step hands on the channels and the sampling rate of what it is given."""
-    if isinstance(step, PairedTransformer):
-        return _keeps_signal(step.target)
-    none = step is None or step == "passthrough"
-    return none or isinstance(step, (EpochScaler, LogSpectrogram, SourceSelector))
+def _keep_signal(steps):
+    """Whether steps hand on the channels and the sampling rate of what they are given."""
+    modality = "source" if any(isinstance(s, SourceSelector) for s in steps) else "target"
+    for step in steps:
+        if isinstance(step, SourceSelector):
+            modality = "target"  # the source is the target of what follows
+            continue
+        if isinstance(step, PairedTransformer):
+            step = getattr(step, modality)
+        none = step is None or step == "passthrough"
+        if not (none or isinstance(step, (EpochScaler, LogSpectrogram))):
+            return False
+    return True
 
 
 def _class_names(network):

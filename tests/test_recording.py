@@ -13,6 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skleepkd import PairedEpochs, RecordingStager, SleepStager
@@ -208,6 +209,25 @@ def test_pipelines_of_our_transformers(fit_sfreq):
     scalp = make_pipeline(SourceSelector(), SleepStager(TinyNetwork, **options)).fit(X, y)
     night = RecordingStager(scalp, ch_names=["C3", "EOG"]).stage(raw)
     expected = scalp[-1].predict_proba(epochs)
+    np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
+
+
+def every_second_sample(X):
+    return X[..., ::2]
+
+
+def test_a_source_that_is_changed_before_it_is_picked():
+    rng = np.random.default_rng(0)
+    target, source = 20 * rng.standard_normal((2, 10, 1, 1200)).astype(np.float32)
+    X = PairedEpochs(target, source, sfreq=SFREQ, recording="another")
+    pipeline = make_pipeline(
+        PairedTransformer(source=FunctionTransformer(every_second_sample)),
+        SourceSelector(),
+        SleepStager(TinyNetwork, classes="aasm", max_epochs=1, random_state=0),
+    ).fit(X, np.tile([0, 2], 5))
+    raw = raw_of()
+    night = RecordingStager(pipeline, ch_names=["C3"]).stage(raw)
+    expected = pipeline[-1].predict_proba(cut(raw, ["C3"])[..., ::2])
     np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
 
 
