@@ -39,7 +39,7 @@ extensions = [
     "myst_parser",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "api/generated/backreferences", "**/README.rst"]
+exclude_patterns = ["_build", "api/generated/backreferences"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 
@@ -81,7 +81,6 @@ sphinx_gallery_conf = {
     "run_stale_examples": True,
     "parallel": 2,
     "abort_on_example_error": True,
-    "reset_modules": ("matplotlib", "seaborn"),
     "reference_url": {},
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skleepkd",),
