@@ -23,8 +23,9 @@ for pattern in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/*.[mp][dn
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
 
-# braindecode asks MNE for a montage under its old name.
+# braindecode asks MNE for a montage under its old name, here and where examples run.
 warnings.filterwarnings("ignore", message=".*standard_1020.*")
+os.environ.setdefault("PYTHONWARNINGS", "ignore:Montage name 'standard_1020'")
 
 # ---------------------------------------------------------------- Sphinx
 
