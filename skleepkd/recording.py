@@ -273,6 +273,9 @@ def _class_names(network):
     if classes.dtype.kind not in "iu":
         return classes.astype(str)
     scheme = getattr(network, "classes", None)
+    pretrained = getattr(network, "pretrained_", None)
+    if scheme is None and pretrained is not None:  # whose classes a fine-tuned one has
+        return _class_names(_parts(pretrained)[0])
     if not isinstance(scheme, str):
         # Only one scheme has five stages.
         scheme = "aasm" if classes.tolist() == [*range(5)] else None

@@ -67,6 +67,16 @@ def test_unscored_rows_are_skipped(pair, unscored):
     assert with_them.score(X, marked) == without.score(X[left], y[left])
 
 
+def test_score_takes_the_labels_that_fit_takes(pair):
+    X, y = pair
+    fitted = stager().fit(X, y)
+    expected = np.mean(fitted.predict(X) == y)
+    for given in (y.astype(float), y.astype(object), y[:, None], y.tolist()):
+        assert fitted.score(X, given) == expected
+    with pytest.raises(ValueError, match="None of the .* epochs is scored"):
+        fitted.score(X, np.full(len(y), -1))
+
+
 def test_class_weight_as_scikit_learn(pair):
     _, y = pair
     y = np.repeat([0, 1, 2], [5, 20, 75])

@@ -59,7 +59,7 @@ def check_labels(y, n_epochs):
         )
     if is_unscored(y).all():
         raise ValueError(
-            f"None of the {n_epochs} epochs is scored; at least two stages are needed to fit."
+            f"None of the {n_epochs} epochs is scored, so there is nothing to learn or judge."
         )
     return y
 

@@ -276,10 +276,11 @@ class SleepStager(EpochNet):
         -------
         float
         """
-        y = np.asarray(y)
+        predicted = self.predict(X)
+        y = check_labels(y, len(predicted))
         scored = ~is_unscored(y) | np.isin(y, self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
-        return accuracy_score(y[scored], self.predict(X)[scored], sample_weight=weight)
+        return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
     def extract_features(self, X, layer=None):
         """Return what a layer of the network answers.
