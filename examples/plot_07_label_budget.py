@@ -101,7 +101,7 @@ for k, (name, by_number) in enumerate(kappa.items()):
 ax.set(xscale="log", xlabel="People whose night was scored", ylabel="Kappa (simulated)")
 ax.set_xticks([2, 4, 8], ["2", "4", "8"])
 ax.set_xticks([], minor=True)
-ax.legend(frameon=False)
+ax.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %%

@@ -103,9 +103,14 @@ for name, stages in answers.items():
 # mean is not a mean of softmaxes.
 
 night = groups == np.unique(groups)[0]
-scaled = stagers["at+sd+cl"][:-1].transform(X[night].target_epochs)
-display = HypnodensityDisplay.from_estimator(student, scaled, y[night], resolution=1.0)
-display.figure_.suptitle("A simulated night from the ECG")
+scaled = stagers["at+sd+cl"][:-1].transform(X[night])
+views = {
+    "the EEG, by the teacher": (student.teacher_, scaled.source_epochs),
+    "the ECG, by the student": (student, scaled.target_epochs),
+}
+for name, (stager, epochs) in views.items():
+    display = HypnodensityDisplay.from_estimator(stager, epochs, y[night], resolution=1.0)
+    display.figure_.suptitle(f"A simulated night from {name}")
 plt.show()
 
 by_second = student.hypnodensity(scaled, resolution=1.0)
