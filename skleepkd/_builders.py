@@ -40,7 +40,8 @@ def from_mne(
         If a channel or the unit is unknown.
     """
     if not epochs.preload:  # MNE does not know yet which epochs are bad
-        epochs = epochs.copy().drop_bad(verbose="error")
+        epochs = epochs.copy()
+        epochs.drop_bad(verbose="error")
     ch_names = _picks(epochs.ch_names, target, source)
     sfreq = epochs.info["sfreq"]
     signals = {
