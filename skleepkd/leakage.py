@@ -351,8 +351,7 @@ def _check_inner(report, estimator, people, y, folds):
             continue
         where = "__".join(where)
         for number, (train, _) in enumerate(folds):
-            rows = train[~is_unscored(y[train])]
-            splits = split(part, rows, y[rows], people[rows])
+            splits = split(part, train, y[train], people[train])
             if splits is None:
                 report.cannot_see.append(f"whom {where} parts from whom")
                 break
@@ -367,6 +366,8 @@ def _check_inner(report, estimator, people, y, folds):
 
 def _train_split(stager, rows, y, people):
     """Split as skorch does, unless people are held out; None where rows do not show."""
+    scored = ~is_unscored(y)
+    rows, y, people = rows[scored], y[scored], people[scored]
     if len(draw_held_out(stager.validation, people, np.random.RandomState(0))):
         return []
     sides = stager.train_split(rows, y)
@@ -377,8 +378,8 @@ def _train_split(stager, rows, y, people):
 
 def _inner_cv(search, rows, y, people):
     """Split as a search or a calibration does."""
-    if is_frozen(getattr(search, "estimator", None)):
-        return []  # a calibration of what is fitted already
+    if isinstance(search.cv, str) or is_frozen(getattr(search, "estimator", None)):
+        return []  # "prefit": a stack or a calibration of what is fitted already
     cv = check_cv(search.cv, y, classifier=is_classifier(search))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # people are offered whether it asks or not

@@ -4,6 +4,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import StackingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
@@ -491,6 +492,8 @@ def test_inner_splits_by_people_are_clean(pair):
     assert check_leakage(stager, X, y, **cv).ok
     calibrated = CalibratedClassifierCV(frozen_on(X, y, "s0"))
     assert check_leakage(calibrated, X, y, **cv).ok
+    stack = StackingClassifier([("dummy", DUMMY)], cv="prefit")
+    assert check_leakage(stack, X, y, **cv).ok
 
 
 def test_a_validation_set_that_does_not_tell_its_rows(pair):
@@ -535,5 +538,10 @@ def test_unscored_rows_are_no_obstacle(pair):
     y = y.copy()
     y[::7] = -1
     search = GridSearchCV(TEACHER, {"lr": [0.01]}, cv=GroupKFold(2))
+    assert check_leakage(search, X, y, cv=one_fold(X, "s5"), refit=0).ok
+    # A search is given them too, and splits them: s4 chooses, whom it has not learned from.
+    rows = np.arange(len(rows_of(X, "s0", "s1", "s2", "s3", "s4")))
+    split = [(rows[X.subject[rows] != "s4"], rows[X.subject[rows] == "s4"])]
+    search = GridSearchCV(TEACHER, {"lr": [0.01]}, cv=split)
     assert check_leakage(search, X, y, cv=one_fold(X, "s5"), refit=0).ok
     assert check_leakage(TEACHER, X, y, cv=one_fold(X, "s5")).ok
