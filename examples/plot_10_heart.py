@@ -99,7 +99,7 @@ for name, stages in answers.items():
 # Every second
 # ------------
 # The last step of the pipeline is asked about what the steps before it make of the night.
-# The sum of an epoch's thirty answers need not be the epoch's own answer: a softmax of a
+# The mean of an epoch's thirty answers need not be the epoch's own answer: a softmax of a
 # mean is not a mean of softmaxes.
 
 night = groups == np.unique(groups)[0]
