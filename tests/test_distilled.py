@@ -281,6 +281,14 @@ def test_teacher_and_student_begin_at_different_weights(pair):
     assert not torch.equal(net.module_.filters.weight, net.teacher_.module_.filters.weight)
 
 
+def test_other_gpus_are_left_alone(pair, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)  # none of which can be asked
+    X, y = pair
+    assert student().fit(X, y).predict(X).shape == y.shape
+    tuned = FineTunedSleepStager(teacher(), max_epochs=1, device="cpu", random_state=0)
+    assert tuned.fit(X, y).predict(X).shape == y.shape
+
+
 def test_start_from_teacher(pair):
     X, y = pair
     net = student(start_from_teacher=True, lr=0.0).fit(X, y)

@@ -341,7 +341,7 @@ class DistilledSleepStager(TaughtStager):
             return  # a frozen one costs nothing, what a Pipeline makes is not known yet
         n_outputs = len(self._find_classes(y))
         module, options = architecture(teacher)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             taught = build_network(
                 module, signal_of(pair.source_epochs, n_outputs), options
             )

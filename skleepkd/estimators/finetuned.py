@@ -182,7 +182,7 @@ class FineTunedSleepStager(SleepStager):
         signal = signal_of(pair.source_epochs, n_outputs)
         self._check_alike(signal, signal_of(pair, n_outputs))
         module, options = architecture(stager)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             trained_parameters(build_network(module, signal, options), self.trainable)
 
     def _check_alike(self, expected, given):

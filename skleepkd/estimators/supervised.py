@@ -411,7 +411,7 @@ class SleepStager(EpochNet):
             return
         module, options = self._network()
         n_outputs = len(self._find_classes(y))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             network = build_network(module, signal_of(pair, n_outputs), options)
             window = (self.sequence_length_, *pair.shape[1:])
             check_takes_sequences(network, window, n_outputs)

@@ -125,8 +125,8 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     ----------
     a, b : array-like of shape (n_subjects,)
         One score for each subject and method, the subjects in the same order: those
-        from ``cross_validate`` that leaves one subject out in each fold, or of
-        ``staging_report(...).per_subject``.
+        from ``cross_validate`` that leaves one subject out in each fold, or
+        ``[scores["kappa"] for scores in staging_report(...).per_subject.values()]``.
     confidence : float, default=0.95
         Coverage of the interval.
     n_resamples : int, default=10000
