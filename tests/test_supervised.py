@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -395,6 +397,57 @@ def test_labels_as_objects_are_what_they_are(pair):
     assert fitted.classes_.tolist() == [0, 1, 2, 3]
     names = np.array(["W", "N1", "N2", "N3", "?"], dtype=object)[y]
     assert stager(classes="aasm").fit(X, names).predict(X).dtype.kind == "U"
+
+
+NAMES = np.array(["W", "N1", "N2", "N3", "REM"])
+
+
+def misspelt(y, label):
+    """Stages by name, the third and fourth epoch under another one."""
+    names = NAMES[y].astype("U16")
+    names[2:4] = label
+    return names
+
+
+def test_a_stranger_among_stages_warns(pair):
+    X, y = pair
+    with pytest.warns(UserWarning, match=r"'RME' \(2 epochs\) .*classes='aasm'"):
+        fitted = stager().fit(X, misspelt(y, "RME"))
+    assert len(fitted.classes_) == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stager(classes=[*NAMES, "RME"]).fit(X, misspelt(y, "RME"))
+        stager().fit(X, NAMES[y])
+        stager().fit(X, np.array(["W", "S"])[np.minimum(y, 1)])
+        stager().fit(X, np.array(["W", "L", "D", "R", "?"])[y])
+        stager().fit(X, np.char.lower(NAMES)[y])
+        stager().fit(X, np.array(["one", "two"])[y % 2])
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"),
+    [("n2", "N2"), (" REM", "REM"), ("Sleep stage ?", r"\?"), ("Movement time", r"\?")],
+)
+def test_slips_of_case_and_blanks_are_refused(pair, label, meant):
+    X, y = pair
+    with pytest.raises(ValueError, match=f"instead of '{meant}'.*classes="):
+        stager().fit(X, misspelt(y, label))
+    fitted = stager(classes=[*NAMES, label]).fit(X, misspelt(y, label))
+    assert fitted.classes_[-1] == label
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        ("Sleep stage 2", "from_text"),
+        ("RME", "Mend the spelling"),
+        ("L", "another scheme"),
+    ],
+)
+def test_what_to_do_about_unknown_names(pair, label, hint):
+    X, y = pair
+    with pytest.raises(ValueError, match=f"Unknown stage {label} .*{hint}"):
+        stager(classes="aasm").fit(X, misspelt(y, label))
 
 
 def test_classes_that_cannot_be(pair):

@@ -5,7 +5,15 @@ import warnings
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from skleepkd.stages import SCHEMES, UNSCORED, is_unscored, left_unscored, scheme_names
+from skleepkd.stages import (
+    SCHEMES,
+    UNSCORED,
+    UNSCORED_NAME,
+    from_text,
+    is_unscored,
+    left_unscored,
+    scheme_names,
+)
 
 
 def check_labels(y, n_epochs):
@@ -82,7 +90,15 @@ def find_classes(classes, y):
     Raises
     ------
     ValueError
-        If ``y`` holds a label that is no class, or there are fewer than two classes.
+        If ``y`` holds a label that is no class, or there are fewer than two classes; where
+        ``classes`` is None, also if a name differs from a stage's in case or blanks alone,
+        or means "unscored".
+
+    Warns
+    -----
+    UserWarning
+        If ``classes`` is None and names of a scheme's stages stand beside others, which
+        may be slips.
     """
     seen = np.unique(y[~left_unscored(y, classes)])
     if classes is None:
@@ -93,6 +109,8 @@ def find_classes(classes, y):
                 "only stage 1 is in y: name the stages, classes='aasm'.",
                 stacklevel=2,
             )
+        if y.dtype.kind == "U":
+            _check_spelling(y, found)
     elif isinstance(classes, str):
         names = scheme_names(classes)
         found = np.array(names) if y.dtype.kind in "US" else np.arange(len(names))
@@ -102,8 +120,7 @@ def find_classes(classes, y):
     if unknown:
         raise ValueError(
             f"Unknown stage {', '.join(unknown)} in y; the classes are "
-            f"{', '.join(map(str, found))}. Merge stages with skleepkd.stages.to_scheme, or "
-            f"name another scheme ({', '.join(SCHEMES)})."
+            f"{', '.join(map(str, found))}. {_advice(unknown)}"
         )
     if len(np.unique(found)) < len(found) or left_unscored(found).any():
         raise ValueError(f"classes names each stage once; given {found.tolist()}.")
@@ -113,6 +130,52 @@ def find_classes(classes, y):
             "at least two. Is this fold empty of the others? classes='aasm' fixes five columns."
         )
     return found
+
+
+def _check_spelling(y, names):
+    """Find slips where names alone tell the classes: each would be a class of its own."""
+    scheme = max(SCHEMES, key=lambda scheme: np.isin(names, SCHEMES[scheme]).sum())
+    known = np.isin(names, SCHEMES[scheme])
+    stages = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
+    slips, others = [], []
+    for name in names[~known].tolist():
+        unscored = from_text(name) == UNSCORED
+        stage = UNSCORED_NAME if unscored else stages.get(name.strip().casefold())
+        if stage is not None:
+            slips.append(f"{name!r} instead of {stage!r}")
+        others.append(f"{name!r} ({np.sum(y == name)} epochs)")
+    if slips:
+        raise ValueError(
+            f"y holds {', '.join(slips)}. Mend the spelling; if these are classes of "
+            "their own, list all labels: classes=[...]."
+        )
+    # One name alone may be shared by chance: "W" and "S" are wake and sleep.
+    if others and known.sum() > 1:
+        warnings.warn(
+            f"y holds {', '.join(others)} beside stages of the scheme {scheme!r} "
+            f"({', '.join(SCHEMES[scheme])}), to be learned as classes of their own. If "
+            f"they are slips, mend them, and give classes={scheme!r}, which finds them; if "
+            "not, list all labels: classes=[...].",
+            stacklevel=3,
+        )
+
+
+def _advice(unknown):
+    """Say what to do about labels that are no classes."""
+    if all(label.lstrip("-").isdigit() for label in unknown):
+        return (
+            "Merge stages with skleepkd.stages.to_scheme, or name another scheme "
+            f"({', '.join(SCHEMES)})."
+        )
+    if all(from_text(label) is not None for label in unknown):
+        return (
+            "[skleepkd.stages.from_text(text) for text in y] are the AASM codes of such "
+            "texts; skleepkd.stages.to_scheme merges codes."
+        )
+    return (
+        "Mend the spelling, write '?' where nobody scored, name another scheme "
+        f"({', '.join(SCHEMES)}), or list all labels: classes=[...]."
+    )
 
 
 def encode(y, classes):
