@@ -5,6 +5,7 @@ Here, and only here, volts become microvolts and double becomes single precision
 
 import numpy as np
 
+from skleepkd._edf_records import seconds_left_out
 from skleepkd.stages import EPOCH_SECONDS, from_text, warn_of_unread
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
@@ -204,9 +205,15 @@ def from_raws(
     ------
     ValueError
         If the annotations hold no stage or count from another moment than the start of
-        ``source_raw``, no epoch is covered by both, or a channel or the unit is unknown.
+        ``source_raw``, a recording was interrupted (EDF+D), no epoch is covered by both, or
+        a channel or the unit is unknown.
     """
-    onset = _scored_onsets(annotations, source_raw, epoch)
+    # Seconds from its measurement date to its first sample.
+    lead = {
+        modality: raw.first_time + seconds_left_out(raw)
+        for modality, raw in (("source", source_raw), ("target", target_raw))
+    }
+    onset = _scored_onsets(annotations, source_raw, lead["source"], epoch)
     raws = {
         "target": (target_raw, (onset - offset) * (1 + drift), target),
         "source": (source_raw, onset, source),
@@ -290,17 +297,18 @@ def in_volts(spread):
     return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)
 
 
-def _scored_onsets(annotations, raw, epoch):
+def _scored_onsets(annotations, raw, lead, epoch):
     """Onsets of the whole epochs inside the annotated stages, in seconds and in order."""
     if annotations.orig_time is not None and raw.info["meas_date"] is not None:
         # MNE's annotations of a cropped recording count from before the crop.
-        ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds()
-        if abs(ahead - raw.first_time) > 0.5 / raw.info["sfreq"]:
+        ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds() - lead
+        if abs(ahead) > 0.5 / raw.info["sfreq"]:
             raise ValueError(
                 f"The annotations count from {annotations.orig_time}, which is "
-                f"{ahead - raw.first_time:g} s after the first sample of source_raw. "
-                "Give their onsets from that sample, without a time of origin: "
-                "mne.Annotations(onset, duration, description)."
+                f"{abs(ahead):g} s {'after' if ahead > 0 else 'before'} the first sample of "
+                "source_raw. Give their onsets from that sample, without a time of origin: "
+                f"mne.Annotations(a.onset {'+' if ahead > 0 else '-'} {abs(ahead):.10g}, "
+                "a.duration, a.description), where a is the annotations."
             )
     warn_of_unread(annotations, epoch=epoch)
     onset = [

@@ -11,6 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skleepkd import _edf_records
 from skleepkd._builders import in_volts
 from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
@@ -109,8 +110,8 @@ class RecordingStager(BaseEstimator):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file cannot be read or was cut short, a channel is missing, the
-            sampling rate is not the stager's, the recording is shorter than 30 s, is
+            If the file cannot be read, was cut short or interrupted, a channel is missing,
+            the sampling rate is not the stager's, the recording is shorter than 30 s, is
             not in volts, or holds NaN or a channel without a signal.
         sklearn.exceptions.NotFittedError
             If the stager is not fitted.
@@ -128,6 +129,7 @@ class RecordingStager(BaseEstimator):
             network.check_is_fitted()
         with mne.use_log_level("warning"):
             raw = _read(raw)
+            began_late = raw.first_time + _edf_records.seconds_left_out(raw)
             wanted = self._wanted(network)
             prepared = self._prepare(raw, wanted)
             names = list(prepared.ch_names) if wanted is None else wanted
@@ -154,7 +156,7 @@ class RecordingStager(BaseEstimator):
             self.stager.predict_proba(X),
             _class_names(network),
             onset=onset,
-            meas_date=began and began + timedelta(seconds=raw.first_time),
+            meas_date=began and began + timedelta(seconds=began_late),
             ch_names=names,
         )
 
@@ -314,13 +316,13 @@ def _read(raw):
                 "It is damaged, or of a kind that mne.io.read_raw does not know by its name: "
                 "then read it with MNE and give the Raw."
             ) from error
+    if not _edf_records.is_whole(path):  # MNE 1.11 does not say so
+        raise ValueError(
+            f"{path} does not hold as many records as its header says: it was cut "
+            "short, or the recorder did not close it. To stage what is there, give "
+            f"mne.io.read_raw({str(path)!r})."
+        )
     for warning in said:
-        if "does not match the file size" in str(warning.message):
-            raise ValueError(
-                f"{path} does not hold as many records as its header says: it was cut "
-                "short, or the recorder did not close it. To stage what is there, give "
-                f"mne.io.read_raw({str(path)!r})."
-            )
         warnings.warn_explicit(
             warning.message, warning.category, warning.filename, warning.lineno
         )

@@ -1,5 +1,6 @@
 """Pairs out of MNE's and braindecode's objects."""
 
+import re
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -424,15 +425,19 @@ def test_annotations_on_another_clock():
     stages = [(30.0 * k, 30.0, "Sleep stage 2") for k in range(10)]
     same_clock = scored(*stages, orig_time=start)
     assert len(PairedEpochs.from_raws(raw, raw, same_clock)) == 10
-    with raises("count from 2020-01-01 21:59:00.*-60 s after the first sample"):
+    with raises("count from 2020-01-01 21:59:00.* 60 s before the first sample"):
         PairedEpochs.from_raws(
             raw, raw, scored(*stages, orig_time=start - timedelta(minutes=1))
         )
     # MNE leaves the annotations of a cropped recording on the clock of the whole.
     raw.set_annotations(same_clock)
     cropped = raw.copy().crop(60)
-    with raises("-60 s after the first sample of source_raw"):
-        PairedEpochs.from_raws(cropped, cropped, cropped.annotations)
+    a = cropped.annotations
+    with raises(" 60 s before the first sample of source_raw") as refused:
+        PairedEpochs.from_raws(cropped, cropped, a)
+    cure = re.search(r"mne\.Annotations\(.*\)", str(refused.value))[0]
+    cured = PairedEpochs.from_raws(cropped, cropped, eval(cure, {"mne": mne, "a": a}))
+    assert cured.onset.tolist() == [30.0 * k for k in range(8)]
     from_its_start = scored(*stages[:8])
     assert len(PairedEpochs.from_raws(cropped, cropped, from_its_start)) == 8
 

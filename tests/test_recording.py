@@ -456,6 +456,40 @@ def test_an_edf_file_that_was_cut_short(tmp_path):
         stager.stage(path)
 
 
+def test_an_edf_file_that_was_cut_short_and_nobody_says_so(tmp_path, monkeypatch):
+    """As MNE 1.11 reads it: the records that are there, without a warning."""
+    path = write(tmp_path / "night.edf")
+    path.write_bytes(path.read_bytes()[: -80 * 3 * 65])
+    with pytest.warns(RuntimeWarning):
+        raw = mne.io.read_raw(path)
+    monkeypatch.setattr(mne.io, "read_raw", lambda path: raw)
+    with pytest.raises(ValueError, match="night.edf.*cut short"):
+        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
+
+
+def test_a_recording_that_was_interrupted(tmp_path):
+    """After two minutes, for one and a half, as its EDF+D says."""
+    stager = RecordingStager(stager_of(ch_names=["C3"]))
+    path = tmp_path / "night.edf"
+    starts = np.arange(240) + 90 * (np.arange(240) >= 120)
+    digital = np.round(1e7 * signals()).astype("<i2").reshape(3, 240, 40).swapaxes(0, 1)
+    payload = b"".join(
+        record.tobytes() + f"+{start}\x14\x14".encode().ljust(16, b"\0")
+        for record, start in zip(digital, starts, strict=True)
+    )
+    names, units = ["C3", "EOG", "C4", "EDF Annotations"], ["uV", "uV", "uV", ""]
+    write_edf(path, names, payload, 1, [40, 40, 40, 8], units, reserved="EDF+D")
+    raw = mne.io.read_raw(path, verbose=False)
+    for given in (path, raw):
+        with pytest.raises(ValueError, match=r"night.edf .*after 120 s .*, for 90 s"):
+            stager.stage(given)
+    part = stager.stage(raw.copy().crop(tmax=120, include_tmax=False))
+    assert part.stages.tolist() == NAMES[CODES[:4]].tolist()
+    rest = stager.stage(raw.copy().crop(tmin=120))
+    assert rest.stages.tolist() == NAMES[CODES[4:]].tolist()
+    assert rest.meas_date.isoformat() == "2000-01-01T22:03:30+00:00"
+
+
 def test_a_fif_file_that_was_cut_short(tmp_path):
     path = tmp_path / "night_raw.fif"
     raw_of().save(path, verbose=False)

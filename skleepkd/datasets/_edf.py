@@ -2,8 +2,8 @@
 
 import math
 from collections import namedtuple
-from functools import partial
 
+from skleepkd import _edf_records
 from skleepkd.datasets._nights import blaming
 
 #: Seconds from a recording's start up to which annotations are believed, a month.
@@ -37,40 +37,23 @@ def read_header(path):
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    with path.open("rb") as file:
-        fixed = file.read(256)
-        try:
-            n_header, n_records = int(fixed[184:192]), int(fixed[236:244])
-            record_seconds, n_channels = float(fixed[244:252]), int(fixed[252:256])
-            if n_header != 256 * (n_channels + 1) or n_channels < 1:
-                raise ValueError(f"a header of {n_header} bytes, {n_channels} channels")
-            text = file.read(256 * n_channels).decode("latin-1")
-            column = partial(_column, text, n_channels)
-            samples = [int(value) for value in column(216, 8)]
-            if not (math.isfinite(record_seconds) and record_seconds >= 0):
-                raise ValueError(f"records of {record_seconds} s")
-            if min(samples) < 0 or not sum(samples):
-                raise ValueError(f"{samples} samples in a record")
-        except ValueError as error:
-            raise ValueError(f"{path} is no EDF file, or is damaged: {error}.") from error
-    expected, size = n_header + 2 * n_records * sum(samples), path.stat().st_size
-    if n_records < 1 or size < expected:
+    header = _edf_records.read_header(path)
+    expected = header.n_bytes + header.n_records * _edf_records.record_bytes(header)
+    size = path.stat().st_size
+    if header.n_records < 1 or size < expected:
         raise ValueError(
-            f"{path} has {size} bytes; its header promises {n_records} records, {expected} "
-            "bytes. The file is cut short; download it again."
+            f"{path} has {size} bytes; its header promises {header.n_records} records, "
+            f"{expected} bytes. The file is cut short; download it again."
         )
-    names = column(0, 16)
-    most = max(
-        (n for name, n in zip(names, samples, strict=True) if name != "EDF Annotations"),
-        default=math.inf,
-    )
-    if most < record_seconds:
+    samples = zip(header.names, header.samples, strict=True)
+    most = max((n for name, n in samples if name != "EDF Annotations"), default=math.inf)
+    if most < header.record_seconds:
         raise ValueError(
-            f"{path} has records of {record_seconds:g} s with at most {most} samples of a "
-            "signal, less than one a second: its header is damaged. Download it again."
+            f"{path} has records of {header.record_seconds:g} s with at most {most} samples "
+            "of a signal, less than one a second: its header is damaged. Download it again."
         )
-    units = dict(zip(names, column(96, 8), strict=True))
-    return Header(n_records * record_seconds, units)
+    units = dict(zip(header.names, header.units, strict=True))
+    return Header(header.n_records * header.record_seconds, units)
 
 
 def open_edf(path, labels):
@@ -87,9 +70,19 @@ def open_edf(path, labels):
     -------
     mne.io.Raw
         Unread.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_header`, or if the recorder was interrupted.
     """
     import mne
 
+    for at, seconds in _edf_records.interruptions(path):
+        raise ValueError(
+            f"{path} was interrupted after {at:g} s of signal, for {seconds:g} s (its header "
+            "says EDF+D). Leave the subject out with subjects=."
+        )
     units = read_header(path).units
     unnamed = [label for label in labels if not units[label]]
     with blaming(path):
@@ -124,10 +117,3 @@ def read_annotations(path):
         if len(ends) and not ends.max() <= _LONGEST:
             raise ValueError(f"an annotation ends at {ends.max():g} s")
         return annotations
-
-
-def _column(text, n_channels, before, width):
-    """Cut a field of each channel out of a header; ``before`` is the width of those before."""
-    start = before * n_channels
-    ends = range(start + width, start + width * n_channels + 1, width)
-    return [text[end - width : end].strip() for end in ends]
