@@ -24,7 +24,8 @@ def make_folds(estimator, X, y, groups, cv, params):
     Raises
     ------
     ValueError
-        If ``groups`` is given although metadata routing is enabled.
+        If ``groups`` is given although metadata routing is enabled, or is missing although
+        ``cv`` splits by it.
     """
     routing = get_config()["enable_metadata_routing"]
     if groups is not None and routing:
@@ -37,9 +38,19 @@ def make_folds(estimator, X, y, groups, cv, params):
         params = params or {}
         wanted = get_routing_for_object(cv).consumes("split", params)
         given = {name: params[name] for name in wanted}
-    folds = [
-        (np.asarray(train), np.asarray(test)) for train, test in cv.split(X, y, **given)
-    ]
+    try:
+        folds = [
+            (np.asarray(train), np.asarray(test)) for train, test in cv.split(X, y, **given)
+        ]
+    except ValueError as error:
+        if given.get("groups") is not None or "groups" not in str(error):
+            raise
+        known = getattr(X, "subject", None) is not None
+        people = "X.subject" if known else "the person of each epoch"
+        raise ValueError(
+            f"{type(cv).__name__} splits by groups, and none are given: "
+            + (f"params={{'groups': {people}}}." if routing else f"groups={people}.")
+        ) from error
     return cv, folds
 
 

@@ -18,6 +18,10 @@ from skleepkd.inputs import as_pair, same_people
 from skleepkd.stages import is_unscored
 
 _FOUND = {
+    "unknown people": (
+        "Nothing says whose the epochs are, so that no split of them can be trusted: give "
+        "groups=, or a PairedEpochs with subject="
+    ),
     "subject": "A person is on both sides of the split",
     "recording": "A recording is on both sides of the split",
     "groups": "A group is on both sides of the split",
@@ -47,12 +51,12 @@ class LeakageReport:
     Attributes
     ----------
     findings : list of Bunch
-        Each with ``kind`` ("subject", "recording", "groups", "frozen", "row", "identical",
-        "refit" or "inner split"), ``fold`` (its number), ``where`` (the name of the
-        parameter or modality; empty for a split), ``what`` (list of the people, recordings
-        or groups), ``rows`` (of X: tested rows that are concerned, of "refit" the training
-        rows whose answers changed, of "inner split" the rows that choose) and ``count``
-        (their number).
+        Each with ``kind`` ("unknown people", "subject", "recording", "groups", "frozen",
+        "row", "identical", "refit" or "inner split"), ``fold`` (its number), ``where`` (the
+        name of the parameter or modality; empty for a split), ``what`` (list of the people,
+        recordings or groups), ``rows`` (of X: tested rows that are concerned, of "refit"
+        the training rows whose answers changed, of "inner split" the rows that choose) and
+        ``count`` (their number).
     cannot_see : list of str
         What this check had no means to see: first of this study, then of any.
     n_folds : int
@@ -66,7 +70,10 @@ class LeakageReport:
 
     @property
     def ok(self):
-        """Whether nothing was found (which is not: whether there is nothing)."""
+        """Whether nothing was found (which is not: whether there is nothing).
+
+        Where nobody knows whose the epochs are, it is False.
+        """
         return not self.findings
 
     def raise_if_found(self):
@@ -81,7 +88,9 @@ class LeakageReport:
         return f"<LeakageReport: {len(self.findings)} findings in {self.n_folds} folds>"
 
     def __str__(self):
-        lines = ["Leakage found:" if self.findings else "No leakage found."]
+        lines = ["No leakage found." if self.ok else "Leakage found:"]
+        if {found.kind for found in self.findings} == {"unknown people"}:
+            lines = ["Leakage cannot be ruled out:"]
         alike = {}
         for found in self.findings:
             alike.setdefault((found.kind, found.where), []).append(found)
@@ -120,7 +129,7 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None, re
         Stages.
     groups : array-like of shape (n_epochs,), optional
         Persons, for ``cv`` and for this check (with metadata routing they are one of
-        ``params``).
+        ``params``). Needed where X does not know them: without people no split is ``ok``.
     cv, params : object
         As for :func:`sklearn.model_selection.cross_validate`.
     refit : int, default=1
@@ -135,13 +144,14 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None, re
     Raises
     ------
     ValueError
-        If X holds no numbers, or the folds cannot be made.
+        If X holds no numbers, or the folds cannot be made, as those by groups without any.
 
     Notes
     -----
     It finds, fold by fold:
 
-    - people, recordings, groups and rows on both sides of the split;
+    - people, recordings, groups and rows on both sides of the split, or that no people
+      are known;
     - frozen estimators, wherever in the estimator they are (a teacher, a pretrained
       stager, a step of a ``Pipeline``, a value of a grid), that were fitted on tested
       people or recordings, through ``fitted_on_``, which stagers keep when they are saved;
@@ -226,13 +236,13 @@ def _columns(pair, groups):
 
 
 def _check_split(report, columns, folds):
-    for name, column in columns.items():
-        if column is None:
-            what = "people" if name == "subject" else "recordings"
-            report.cannot_see.append(
-                f"{what}: not known (give a PairedEpochs with {name}=)"
-            )
+    if columns["recording"] is None:
+        report.cannot_see.append(
+            "recordings: not known (give a PairedEpochs with recording=)"
+        )
     for number, (train, test) in enumerate(folds):
+        if columns["subject"] is None:
+            report._add("unknown people", number, test)
         report._add("row", number, np.intersect1d(train, test))
         for name, column in columns.items():
             if column is not None:

@@ -163,14 +163,34 @@ def test_groups_where_x_knows_nobody(pair):
     X, y = pair
     array = X["target"]
     report = check_leakage(DUMMY, array, y, cv=KFold(4), refit=0)
-    assert report.ok
-    assert says(report, "people: not known")
+    assert not report.ok
+    assert kinds(report) == ["unknown people"] * 4
+    assert str(report).startswith("Leakage cannot be ruled out:\n- Nothing says whose")
+    assert "(folds 0, 1, 2, 3; 144 epochs)" in str(report)
+    with pytest.raises(ValueError, match=r"groups=, or a PairedEpochs with subject="):
+        report.raise_if_found()
     half = np.arange(144) % 2
     cv = [(half.nonzero()[0], (1 - half).nonzero()[0])]
     report = check_leakage(DUMMY, array, y, groups=X.subject, cv=cv, refit=0)
     assert kinds(report) == ["subject"]
     assert only(report).count == 72
-    assert not says(report, "people: not known")
+    assert str(report).startswith("Leakage found:")
+
+
+def test_groups_that_are_missing(pair):
+    X, y = pair
+    given = {"cv": LeaveOneGroupOut(), "refit": 0}
+    with pytest.raises(ValueError, match=r"LeaveOneGroupOut .* groups=X\.subject"):
+        check_leakage(DUMMY, X, y, **given)
+    with pytest.raises(ValueError, match="groups=the person of each epoch"):
+        check_leakage(DUMMY, X["target"], y, **given)
+    with (
+        config_context(enable_metadata_routing=True),
+        pytest.raises(ValueError, match=r"params=\{'groups': X\.subject\}"),
+    ):
+        check_leakage(DUMMY, X, y, **given)
+    with pytest.raises(ValueError, match="n_splits=200"):
+        check_leakage(DUMMY, X, y, cv=KFold(200), refit=0)
 
 
 def test_groups_that_are_others_than_the_subjects(pair):
@@ -327,7 +347,7 @@ def test_an_epoch_on_both_sides(modality, tmp_path):
         assert check_leakage(DUMMY, X, y, cv=one_fold(X, *tested), refit=0).ok
     # As source of a bare array.
     given = {"params": {"X_source": X["source"]}, "cv": one_fold(X, "s5"), "refit": 0}
-    found = only(check_leakage(DUMMY, X["target"], y, **given))
+    found = only(check_leakage(DUMMY, X["target"], y, groups=X.subject, **given))
     assert found.where == modality
 
 
@@ -359,10 +379,9 @@ def test_rows_are_read_in_blocks(monkeypatch):
 
 
 def changed(estimator, X, y, **given):
-    report = check_leakage(
-        estimator, X, y, **{"cv": one_fold(make_pair()[0], "s5"), **given}
-    )
-    return kinds(report) == ["refit"]
+    people = make_pair()[0]
+    given = {"cv": one_fold(people, "s5"), "groups": people.subject, **given}
+    return kinds(check_leakage(estimator, X, y, **given)) == ["refit"]
 
 
 def test_fits_that_look_beyond_their_rows(pair):
@@ -426,7 +445,6 @@ def test_plain_arrays_with_routing_and_without(pair):
     for report in reports:
         assert report.ok
         assert len(says(report, "depends on their test rows")) == 1
-        assert not says(report, "people: not known")
 
 
 def test_the_given_estimator_and_data_stay_as_they_are(pair):
@@ -507,8 +525,10 @@ def test_a_validation_set_that_does_not_tell_its_rows(pair):
 def test_rows_on_both_sides_where_nobody_is_known(pair):
     X, y = pair
     folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
-    found = only(check_leakage(DUMMY, X["target"], y, cv=folds, refit=0))
-    assert (found.kind, found.fold, found.count) == ("row", 0, 10)
+    report = check_leakage(DUMMY, X["target"], y, cv=folds, refit=0)
+    assert kinds(report) == ["unknown people", "row", "unknown people"]
+    found = report.findings[1]
+    assert (found.fold, found.count) == (0, 10)
     assert found.rows.tolist() == [*range(90, 100)]
 
 
