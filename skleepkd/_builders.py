@@ -3,13 +3,19 @@
 Here, and only here, volts become microvolts and double becomes single precision.
 """
 
+import warnings
+from numbers import Real
+
 import numpy as np
 
 from skleepkd._edf_records import seconds_left_out
-from skleepkd.stages import EPOCH_SECONDS, from_text, warn_of_unread
+from skleepkd.stages import EPOCH_SECONDS, check_texts, from_text
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
 _VOLTS_BELOW = 5e-3
+
+#: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
+_DATES_AGREE = 2.0
 
 
 def from_mne(
@@ -182,7 +188,8 @@ def from_raws(
         rows as whole epochs fit into it. ``skleepkd.stages.stages_at`` gives the rows
         their labels.
     offset : float, default=0.0
-        Seconds after the start of the source at which the target started.
+        Seconds after the start of the source at which the target started; negative where
+        the target started first.
     drift : float, default=0.0
         Seconds that the target's clock gains in a second of the source's clock.
     source, target : list of str, optional
@@ -207,12 +214,34 @@ def from_raws(
         If the annotations hold no stage or count from another moment than the start of
         ``source_raw``, a recording was interrupted (EDF+D), no epoch is covered by both, or
         a channel or the unit is unknown.
+    TypeError
+        If the recordings, the annotations, the offset or the drift are of another kind.
+
+    Warns
+    -----
+    UserWarning
+        If the offset is not what the recordings' dates say, or long annotations speak of no
+        known stage.
     """
+    given = {"source": source_raw, "target": target_raw}
+    _check_kinds(given, annotations, {"offset": offset, "drift": drift})
     # Seconds from its measurement date to its first sample.
     lead = {
-        modality: raw.first_time + seconds_left_out(raw)
-        for modality, raw in (("source", source_raw), ("target", target_raw))
+        modality: raw.first_time + seconds_left_out(raw) for modality, raw in given.items()
     }
+    dates = {modality: raw.info["meas_date"] for modality, raw in given.items()}
+    if None not in dates.values():
+        began = (dates["target"] - dates["source"]).total_seconds()
+        began += lead["target"] - lead["source"]
+        if abs(began - offset) > _DATES_AGREE:
+            warnings.warn(
+                f"By the dates in the recordings the target began {abs(began):.10g} s "
+                f"{'before' if began < 0 else 'after'} the source; given offset={offset:g}. "
+                f"If the dates are right give offset={began:.10g}, if the offset is right "
+                "take out a date: raw.set_meas_date(None).",
+                stacklevel=2,
+            )
+    check_texts(annotations, epoch=epoch)
     onset = _scored_onsets(annotations, source_raw, lead["source"], epoch)
     raws = {
         "target": (target_raw, (onset - offset) * (1 + drift), target),
@@ -297,6 +326,28 @@ def in_volts(spread):
     return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)
 
 
+def _check_kinds(raws, annotations, seconds):
+    """Refuse what is no recording, no annotations or no number."""
+    for modality, raw in raws.items():
+        if not (hasattr(raw, "info") and hasattr(raw, "first_time")):
+            raise TypeError(
+                f"{modality}_raw is an mne.io.Raw; given {type(raw).__name__}. A file is "
+                "opened by mne.io.read_raw(path)."
+            )
+    if not hasattr(annotations, "orig_time"):
+        raise TypeError(
+            f"annotations are mne.Annotations; given {type(annotations).__name__}. A file is "
+            "read by mne.read_annotations(path); a stage for each epoch becomes "
+            "mne.Annotations(30.0 * np.arange(len(names)), 30.0, names), names such as 'N2'."
+        )
+    for name, number in seconds.items():
+        if not isinstance(number, Real) or not np.isfinite(number):
+            raise TypeError(
+                f"{name} is a number; given {number!r}. The offset is in seconds: of a "
+                "timedelta, its total_seconds()."
+            )
+
+
 def _scored_onsets(annotations, raw, lead, epoch):
     """Onsets of the whole epochs inside the annotated stages, in seconds and in order."""
     if annotations.orig_time is not None and raw.info["meas_date"] is not None:
@@ -310,7 +361,6 @@ def _scored_onsets(annotations, raw, lead, epoch):
                 f"mne.Annotations(a.onset {'+' if ahead > 0 else '-'} {abs(ahead):.10g}, "
                 "a.duration, a.description), where a is the annotations."
             )
-    warn_of_unread(annotations, epoch=epoch)
     onset = [
         start + k * epoch
         for start, duration, text in zip(
@@ -320,9 +370,19 @@ def _scored_onsets(annotations, raw, lead, epoch):
         for k in range(int((duration + 1e-3) // epoch))
     ]
     if not onset:
+        stages = [from_text(text) is not None for text in annotations.description]
+        lasts = np.unique(annotations.duration[stages]) if any(stages) else []
+        found = ", ".join(f"{seconds:g}" for seconds in lasts[-5:])
         raise ValueError(
-            "The annotations hold no sleep stage of at least one epoch "
-            f"({epoch:g} s): nothing to cut."
+            f"The annotations hold no sleep stage of at least one epoch ({epoch:g} s): "
+            "nothing to cut. "
+            + (
+                f"The {sum(stages)} stages that were found last {found} s. Where each lasts "
+                "until the next, give mne.Annotations their durations; for epochs of "
+                "another length give epoch=."
+                if found
+                else f"None of the {len(stages)} annotations is a stage."
+            )
         )
     return np.unique(onset)
 

@@ -4,7 +4,9 @@ Arrays of labels hold integer codes (the default of every loader) or names.
 ``UNSCORED`` (-1, or "?" among names) marks an epoch that nobody has scored.
 """
 
+import re
 import warnings
+from collections import Counter
 
 import numpy as np
 
@@ -53,6 +55,9 @@ _TEXTS = {
     "unscored": UNSCORED,
     "movement time": UNSCORED,
 }
+
+#: Texts that look like a stage, even where they are none that is known.
+_LIKE_A_STAGE = re.compile(r"stage|sleep|\d", re.IGNORECASE)
 
 
 def scheme_names(scheme):
@@ -232,32 +237,53 @@ def from_text(description):
     >>> from_text("Sleep stage 4"), from_text("Movement time"), from_text("Lights off")
     (3, -1, None)
     """
-    text = str(description).strip().casefold().removeprefix("sleep stage").strip()
-    return _TEXTS.get(text)
+    return _TEXTS.get(_shortened(description))
 
 
-def warn_of_unread(annotations, *, epoch=EPOCH_SECONDS):
-    """Warn of annotations that last an epoch or longer and speak of no known stage.
+def check_texts(annotations, *, epoch=EPOCH_SECONDS):
+    """Look for stages that would not be read, or not as they are meant.
 
     Parameters
     ----------
     annotations : mne.Annotations
-        Scored stages, and whatever else.
+        Scored stages, and whatever else. Those shorter than an epoch do not count.
     epoch : float, default=30.0
         Length of an epoch in seconds.
+
+    Raises
+    ------
+    ValueError
+        If 0 is among texts of digits, which then are no Rechtschaffen and Kales stages.
+
+    Warns
+    -----
+    UserWarning
+        If texts speak of no known stage.
     """
-    unread = {
-        str(text)
-        for duration, text in zip(
-            annotations.duration, annotations.description, strict=True
+    covered = Counter()
+    for duration, text in zip(annotations.duration, annotations.description, strict=True):
+        if duration >= epoch - 1e-3:
+            covered[str(text)] += int((duration + 1e-3) // epoch)
+    digits = {_shortened(text): text for text in covered if _shortened(text).isdecimal()}
+    if "0" in digits and len(digits) > 1:
+        raise ValueError(
+            f"Annotations {sorted(digits.values())}: digits are read as Rechtschaffen and "
+            "Kales' stages 1 to 4, where 4 is deep sleep, and 0 is none. Name the stages. "
+            'Codes 0 to 4 for W, N1, N2, N3, REM become names by np.array(["W", "N1", "N2", '
+            '"N3", "REM"])[codes].'
         )
-        if duration >= epoch - 1e-3 and from_text(text) is None
-    }
+    unread = [text for text in covered if from_text(text) is None]
     if unread:
+        unread.sort(key=lambda text: (not _LIKE_A_STAGE.search(text), -covered[text], text))
+        listed = ", ".join(
+            f"{text!r} ({covered[text]} epoch{'s' if covered[text] > 1 else ''})"
+            for text in unread
+        )
         warnings.warn(
-            f"Annotations {sorted(unread)} last an epoch or longer and are not read as "
-            "stages. If they are, rename them (annotations.rename) to W, N1, N2, N3, REM or ?.",
-            stacklevel=4,
+            f"Annotations not read as stages, though they last an epoch or longer: {listed}. "
+            "If they are stages, rename them to W, N1, N2, N3, REM or ?, by "
+            "annotations.rename (which takes no text that is not there).",
+            stacklevel=3,
         )
 
 
@@ -278,7 +304,18 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     -------
     ndarray of int64, shape (n_epochs,)
         AASM codes, -1 where no annotation covers the epoch.
+
+    Raises
+    ------
+    ValueError
+        If 0 is among stages that are digits: they are codes, not texts.
+
+    Warns
+    -----
+    UserWarning
+        If annotations of an epoch or longer speak of no known stage.
     """
+    check_texts(annotations, epoch=epoch)
     onset = np.asarray(onset, dtype=float)
     y = np.full(len(onset), UNSCORED, dtype=np.int64)
     # Onsets written by devices are fractions that were rounded somewhere.
@@ -291,3 +328,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
             stop = start + duration + tolerance
             y[(onset >= start - tolerance) & (onset + epoch <= stop)] = code
     return y
+
+
+def _shortened(text):
+    return str(text).strip().casefold().removeprefix("sleep stage").strip()

@@ -3,6 +3,7 @@
 import re
 import warnings
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import mne
 import numpy as np
@@ -397,18 +398,60 @@ def test_from_raws_units():
 
 
 @pytest.mark.parametrize(
-    "annotations",
+    ("annotations", "found"),
     [
-        mne.Annotations([], [], []),
-        scored((0, 300, "Lights off"), (40, 3, "arousal")),
-        scored((0, 0, "Sleep stage W"), (30, 29, "Sleep stage 1")),
+        (mne.Annotations([], [], []), "None of the 0 annotations is a stage"),
+        (scored((0, 20, "Lights off"), (40, 3, "arousal")), "None of the 2 annotations"),
+        (
+            scored((0, 0, "Sleep stage W"), (30, 20, "Sleep stage 1"), (40, 3, "arousal")),
+            r"The 2 stages that were found last 0, 20 s\.",
+        ),
     ],
     ids=["none", "no stage", "too short"],
 )
-def test_no_scored_epoch(annotations):
+def test_no_scored_epoch(annotations, found):
     raw = device(10, float, 300)
-    with raises(r"no sleep stage of at least one epoch \(30 s\)"):
+    with raises(rf"no sleep stage of at least one epoch \(30 s\): .*{found}"):
         PairedEpochs.from_raws(raw, raw, annotations)
+
+
+START = datetime(2020, 1, 1, 22, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(0.0, True), (95.0, True), (-92.9, True), (-93.1, False), (-95.4, False)],
+)
+def test_an_offset_that_the_dates_deny(given, told):
+    """The target began 95 s before the source."""
+    source = device(10, float, 400).set_meas_date(START)
+    target = device(10, float, 400).set_meas_date(START - timedelta(seconds=95))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        PairedEpochs.from_raws(source, target, NIGHT, offset=given)
+        denied = [str(one.message) for one in said]
+        # Dates that are not known, and those of a cropped recording.
+        target.crop(20.0)
+        PairedEpochs.from_raws(source, target, NIGHT, offset=-75.0)
+        target.set_meas_date(None)
+        PairedEpochs.from_raws(source, target, NIGHT, offset=1.0)
+    assert len(said) == len(denied) == told
+    if told:
+        assert "95 s before the source; given" in denied[0]
+        assert "give offset=-95," in denied[0]
+
+
+def test_what_is_no_recording_and_no_offset():
+    raw = device(10, float, 400)
+    refused = partial(pytest.raises, TypeError)
+    with refused(match=r"target_raw is an mne.io.Raw; given str.*mne\.io\.read_raw"):
+        PairedEpochs.from_raws(raw, "ear.edf", NIGHT)
+    with refused(match="annotations are mne.Annotations; given ndarray"):
+        PairedEpochs.from_raws(raw, raw, np.arange(5))
+    for offset in (timedelta(seconds=12), None, "12", np.nan):
+        with refused(match=r"offset is a number; given .*total_seconds"):
+            PairedEpochs.from_raws(raw, raw, NIGHT, offset=offset)
+    assert len(PairedEpochs.from_raws(raw, raw, NIGHT, offset=np.float32(0.0))) == 8
 
 
 def test_no_epoch_that_both_cover():

@@ -216,8 +216,27 @@ def test_texts_that_are_not_read_are_named():
         )
         for _ in range(2)
     ]
-    texts = ["Wake", "Stage two", "NREM2", "arousal"]
-    scored = mne.Annotations([0, 30, 60, 90], [30, 30, 30, 5], texts)
-    with pytest.warns(UserWarning, match=r"\['Stage two'\] last an epoch or longer"):
+    texts = ["Wake", "Stage two", "NREM2", "arousal", "Apnoea", "5"]
+    scored = mne.Annotations([0, 30, 60, 90, 0, 95], [30, 30, 30, 5, 130, 65], texts)
+    # Those that look like stages come first, then those of many epochs.
+    listed = r"longer: '5' \(2 epochs\), 'Stage two' \(1 epoch\), 'Apnoea' \(4 epochs\)\."
+    with pytest.warns(UserWarning, match=listed) as said:
         X = PairedEpochs.from_raws(*raws, scored)
     assert X.onset.tolist() == [0, 60]
+    with pytest.warns(UserWarning, match=listed) as said_again:
+        assert stages_at(scored, X.onset).tolist() == [0, 2]
+    assert said[0].filename == said_again[0].filename == __file__
+
+
+@pytest.mark.parametrize("text", ["{}", "Sleep stage {}"])
+def test_codes_are_no_texts(text):
+    codes = np.array([0, 1, 2, 3, 4])
+    scored = annotations(*((30 * k, 30, text.format(k)) for k in codes))
+    with pytest.raises(ValueError, match=r"4 is deep sleep.*\[codes\]"):
+        stages_at(scored, [0])
+    names = np.array(["W", "N1", "N2", "N3", "REM"])[codes]  # what the error proposes
+    named = annotations(*((30 * k, 30, names[k]) for k in codes))
+    assert stages_at(named, 30 * codes).tolist() == codes.tolist()
+    # Rechtschaffen and Kales' have no 0; a trigger is shorter than an epoch.
+    scored = annotations((0, 0.1, "0"), *((30 * k, 30, text.format(k)) for k in codes[1:]))
+    assert stages_at(scored, 30 * codes).tolist() == [-1, 1, 2, 3, 3]
