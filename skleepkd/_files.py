@@ -195,7 +195,12 @@ def read_checked(path, latest):
     ValueError
         If it is damaged, is none of ours or is of a later format.
     """
-    data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        error.strerror = "skleepkd.load found no file"
+        error.filename = str(Path(path).absolute())
+        raise
     found = _DIGEST.search(data)
     if not found:
         raise ValueError(f"{path} is no file that skleepkd.save wrote, or is damaged.")
@@ -245,7 +250,7 @@ def replace_file(path, *parts):
     Raises
     ------
     OSError
-        If it cannot be written; the error names it.
+        If it cannot be written; the error names it, or its folder where that is missing.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
@@ -256,8 +261,9 @@ def replace_file(path, *parts):
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say what it was full for
-            error.filename = str(path)
+        # A full disk does not say what it was full for, others name the part.
+        error.filename = str(path if path.parent.is_dir() else path.parent)
+        del error.filename2
         raise
     finally:
         part.unlink(missing_ok=True)

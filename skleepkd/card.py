@@ -195,8 +195,8 @@ def _unknown():
         "nothing is known of them unless it is written here.",
         "Patients, drugs, children and the old, unless they were among the people trained on.",
         "Recordings with artefacts, or with channels that came off, are staged as any other.",
-        "A score on people who took no part in the training is to be added here; that of "
-        "the held-out subjects is none.",
+        "Add a score on people who took no part in the training. A kappa on held-out "
+        "subjects is no such score: they chose the weights.",
     ]
 
 

@@ -58,6 +58,7 @@ def test_what_a_reader_looks_for(path):
         assert part in card
     kappa = max(stager.history_[:, "valid_kappa"])
     assert f"kappa on 1 held-out subject: {kappa:.2f}" in card
+    assert "held-out subjects is no such score: they chose the weights." in card
     # People and nights are counted, not named.
     assert "Jane" not in card
     assert "night-" not in card
@@ -143,7 +144,7 @@ def test_what_is_not_known(path, pair):
 
 
 def test_what_has_no_card():
-    with pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match="not fitted yet: call fit first"):
         model_card(SleepStager("UTime"))
     with pytest.raises(TypeError, match="given LogisticRegression"):
         model_card(LogisticRegression())

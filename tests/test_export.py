@@ -291,7 +291,7 @@ def test_a_disk_that_is_full(path, pair, monkeypatch):
 
 
 def test_what_cannot_be_exported(path):
-    with pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match="not fitted yet: call fit first"):
         export_onnx(SleepStager(TinyNetwork), path)
     whole = RecordingStager(SleepStager(TinyNetwork))
     steps = make_pipeline(EpochScaler())

@@ -546,8 +546,15 @@ def test_what_can_be_saved(path, pair, tiny):
             save(other, path)
     answer_alike(saved_and_loaded(pipeline[-1], path, TinyNetwork), pipeline[-1], X)
     for stager in (TINY, DistilledSleepStager(TINY), FineTunedSleepStager(TINY)):
-        with pytest.raises(NotFittedError):
-            save(stager, path)
+        said = f"This {type(stager).__name__} is not fitted yet: call fit first"
+        for asked in (
+            lambda stager: save(stager, path),
+            lambda stager: stager.predict(X),
+            lambda stager: stager.hypnodensity(X),
+            lambda stager: stager.extract_features(X),
+        ):
+            with pytest.raises(NotFittedError, match=said):
+                asked(stager)
 
 
 def test_other_tools_read_the_file(path, tiny):
@@ -679,11 +686,13 @@ def test_no_half_file(path, tiny, monkeypatch):
 
 
 def test_folders_must_exist(path, tiny):
-    with pytest.raises(FileNotFoundError):
-        save(tiny, path / "missing" / "stager.safetensors")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"directory: .*missing'$"):
+        save(tiny, path.parent / "missing" / "stager.safetensors")
+    with pytest.raises(FileNotFoundError, match=rf"load found no file: '{path}'$"):
         load(path)
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(FileNotFoundError, match=rf"'{os.getcwd()}/absent.safetensors'$"):
+        load("absent.safetensors")
+    with pytest.raises(OSError, match=rf"directory: '{path.parent}'$"):
         save(tiny, path.parent)
     with pytest.raises(IsADirectoryError):
         load(path.parent)

@@ -315,6 +315,54 @@ def test_unknown_network(pair):
         SleepStager("Nothing").fit(X, y)
 
 
+class Shaped(TinyNetwork):
+    """The tiny network, that answers otherwise."""
+
+    def __init__(self, n_chans, n_times, n_outputs, answer):
+        super().__init__(n_chans, n_times, n_outputs)
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("answer", "shape"),
+    [
+        (lambda logits: logits[..., None], r"\(32, 5, 1\)"),
+        (lambda logits: logits[:, :3], r"\(32, 3\)"),
+        (lambda logits: logits.argmax(dim=1), r"\(32,\)"),
+        (lambda logits: (logits, logits), "tuple"),
+    ],
+)
+def test_a_network_of_ones_own_that_answers_otherwise(pair, answer, shape):
+    X, y = pair
+    own = SleepStager(Shaped, module__answer=answer, max_epochs=1, device="cpu")
+    with pytest.raises(ValueError, match=rf"Shaped answers {shape} .*\(32, 5\), \(batch"):
+        own.fit(X, y)
+
+
+class OfTwo(nn.Module):
+    """A loss of one's own, with a logit for the second of two classes."""
+
+    def __init__(self, weight=None):
+        super().__init__()
+
+    def forward(self, logits, y):
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], y.float())
+
+
+def test_a_loss_of_ones_own_takes_what_its_network_answers(pair):
+    X, y = pair
+
+    def two_columns(logits):
+        return torch.cat([-logits, logits], dim=1).sigmoid()
+
+    options = {"criterion": OfTwo, "predict_nonlinearity": two_columns, "max_epochs": 1}
+    own = SleepStager(Shaped, module__answer=lambda logits: logits[:, :1], **options)
+    assert own.fit(X, y > 2).predict_proba(X).shape == (len(y), 2)
+
+
 def test_groups_that_contradict_the_pair(pair):
     X, y = pair
     with pytest.raises(ValueError, match="disagree"):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping, EpochTimer, PassthroughScoring, PrintLog
+from torch import nn
 from torch.utils.data import DataLoader
 
 from skleepkd._keys import key_of
@@ -40,6 +41,11 @@ class Net(NeuralNetClassifier):
 
     def check_data(self, X, y=None):
         """Do nothing: ``fit`` has checked."""
+
+    def check_is_fitted(self, attributes=None, msg=None, **kwargs):
+        """Raise NotFittedError before ``fit``; skorch would advise "initialize" too."""
+        msg = msg or "This %(name)s is not fitted yet: call fit first."
+        super().check_is_fitted(attributes, msg, **kwargs)
 
     def train(self, X, y):
         """Loop over the passes.
@@ -219,8 +225,21 @@ class Net(NeuralNetClassifier):
             return torch.cat([module.classify_sequence(features[part]) for part in parts])
         logits = self.module_(target)
         if self.sequence_length_ > 1:
-            logits = self._as_sequence(logits, target)
+            return self._as_sequence(logits, target)
+        # With a loss of the user's own, what a network answers is theirs too.
+        if isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss):
+            self._check_logits(logits, (len(target), len(self.classes_)))
         return logits
+
+    def _check_logits(self, logits, expected):
+        """Check that a network answers each epoch with a logit for each class."""
+        answers = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        if answers != expected:
+            raise ValueError(
+                f"{type(uncompiled(self.module_)).__name__} answers {answers} for "
+                f"{expected[0]} epochs; {expected}, (batch, n_classes), is expected: a tensor "
+                "with a logit for each epoch and each of n_outputs classes."
+            )
 
     def _as_sequence(self, logits, windows):
         """Check that a network answers each epoch of its windows."""
