@@ -55,4 +55,4 @@ oldest newest:
 	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest -n 2
 
 clean:
-	rm -rf $(VENV) $(VENV)-* dist demo_output docs/_build docs/auto_examples docs/api/generated .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* dist demo_output docs/_build docs/auto_examples docs/api/generated docs/project .pytest_cache .ruff_cache

@@ -10,6 +10,8 @@ from tests.tiny import make_pair
 
 torch.set_num_threads(1)
 
+collect_ignore = ["installed.py"]  # what `make wheel` runs
+
 
 @pytest.fixture
 def pair():
