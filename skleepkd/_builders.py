@@ -9,6 +9,7 @@ from numbers import Real
 import numpy as np
 
 from skleepkd._edf_records import seconds_left_out
+from skleepkd._signals import Signal
 from skleepkd.stages import EPOCH_SECONDS, check_texts, from_text
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
@@ -270,7 +271,9 @@ def from_raws(
         for row, start in enumerate(first[modality][covered]):
             stop = start + length[modality]
             signal[row] = raw.get_data(picks=names, start=start, stop=stop)
-        signals[modality], ch_names[modality] = to_microvolts(signal, unit), names
+        # As a signal: its length is what the user has asked for, and is not checked.
+        signals[modality] = Signal(to_microvolts(signal, unit))
+        ch_names[modality] = names
     return cls(
         **signals,
         subject=subject,

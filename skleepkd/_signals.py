@@ -103,6 +103,12 @@ class Signal:
 
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
+    if hasattr(values, "first_samp") and hasattr(values, "info"):  # an mne.io.Raw
+        raise ValueError(
+            f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
+            f"n_times); given {type(values).__name__}, a recording: "
+            "RecordingStager(stager).stage(raw) stages it, PairedEpochs.from_raws cuts it."
+        )
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except ValueError:  # a ragged list

@@ -1,12 +1,14 @@
 """The pair: simultaneous epochs of a wearable signal and of polysomnography."""
 
 import sys
+import warnings
 
 import numpy as np
 
 from skleepkd import _builders
 from skleepkd._folders import open_folder, write_folder
 from skleepkd._signals import Signal, join, row_key, signal_of
+from skleepkd.stages import EPOCH_SECONDS
 
 _MODALITIES = ("target", "source")
 _COLUMNS = ("subject", "recording", "onset")
@@ -43,6 +45,11 @@ class PairedEpochs:
     ValueError
         If the lengths differ, an array has fewer than three axes or holds no numbers,
         or a column has missing values.
+
+    Warns
+    -----
+    UserWarning
+        If epochs do not last 30 s at the sampling rate.
 
     Examples
     --------
@@ -88,6 +95,22 @@ class PairedEpochs:
                 raise ValueError(
                     f"{len(names)} channel names for {signal.shape[1]} {modality} channels."
                 )
+        for modality, values in (("target", target), ("source", source)):
+            if not isinstance(values, (Signal, PairedEpochs)):  # these are of another pair
+                self._check_length(modality)
+
+    def _check_length(self, modality):
+        """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
+        sfreq = self._sfreq[modality]
+        shape = self._signals[modality].shape if modality in self._signals else ()
+        if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
+            return
+        warnings.warn(
+            f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
+            f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
+            f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
+            stacklevel=3,
+        )
 
     # ------------------------------------------------------------ like an array
 
@@ -343,8 +366,10 @@ class PairedEpochs:
         if folder is not None:
             write_folder(folder, signals, columns, about)
             return cls.from_memmap(folder)
-        arrays = {modality: join(parts, np.empty) for modality, parts in signals.items()}
-        return cls(**arrays, **columns, **about)
+        joined = {
+            modality: Signal(join(parts, np.empty)) for modality, parts in signals.items()
+        }
+        return cls(**joined, **columns, **about)
 
     def to_memmap(self, folder):
         """Write the pair into a folder and return it as memory maps.
@@ -382,6 +407,8 @@ class PairedEpochs:
         """
         given = open_folder(folder)
         try:
+            for modality in given.keys() & set(_MODALITIES):
+                given[modality] = signal_of(given[modality], modality)
             return cls(**given)
         except (TypeError, ValueError) as error:
             raise ValueError(

@@ -3,6 +3,7 @@
 import os
 import warnings
 from datetime import timedelta
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ class RecordingStager(BaseEstimator):
         Warns
         -----
         UserWarning
-            If some epochs of a channel are flat, or a channel is marked as bad.
+            If some epochs of a channel are flat, a channel is marked as bad, or the names
+            of the channels are known to neither the stager nor ``ch_names``.
         """
         import mne
 
@@ -135,6 +137,13 @@ class RecordingStager(BaseEstimator):
             names = list(prepared.ch_names) if wanted is None else wanted
             sfreq = prepared.info["sfreq"]
             self._check(prepared, names, network, steps)
+            if wanted is None:
+                warnings.warn(
+                    "The stager does not know which channels it was fitted to, and takes "
+                    f"{', '.join(names)}, in this order. If that is right, name them in "
+                    "ch_names=, or name a pair's channels before fit.",
+                    stacklevel=2,
+                )
             onset, first = _cut(raw, prepared, start)
             epochs = _epochs(prepared, names, first)
             epochs *= _scale(epochs, names, onset, raw)
@@ -341,6 +350,11 @@ def _cut(raw, prepared, start):
     begins = prepared.first_time - raw.first_time
     begins = begins if begins >= 1 / sfreq else 0.0
     ends = begins + prepared.n_times / sfreq
+    if not isinstance(start, (Real, type(None))):
+        raise TypeError(
+            f"start is in seconds from the recording's first sample; given {start!r}. Of a "
+            "clock time it is (time - raw.info['meas_date']).total_seconds() - raw.first_time."
+        )
     start = begins if start is None else float(start)
     if not begins <= start < ends:
         raise ValueError(

@@ -380,7 +380,9 @@ def test_rows_come_in_order_and_once():
     raw = device(10, float, 200)
     X = PairedEpochs.from_raws(raw, raw, backwards, unit="V")
     assert X.onset.tolist() == [0, 30, 60]
-    halves = PairedEpochs.from_raws(raw, raw, backwards, unit="V", epoch=15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        halves = PairedEpochs.from_raws(raw, raw, backwards, unit="V", epoch=15)
     assert halves.onset.tolist() == [0, 15, 30, 45, 60, 75]
     assert halves.shape == (6, 2, 150)
 

@@ -1,5 +1,7 @@
 """The pair as a container: rows, columns, views, joining."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -310,6 +312,28 @@ def test_columns():
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         numbered(**changes)
+
+
+def test_epochs_that_do_not_last_30_s(tmp_path):
+    ear, scalp = (
+        np.zeros((4, 1, 1920)),
+        np.zeros((4, 2, 3001)),
+    )  # MNE has the last sample too
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PairedEpochs(ear, scalp, sfreq={"target": 64, "source": 100})
+        PairedEpochs(ear)
+        PairedEpochs(np.zeros((4, 1, 29, 129)), sfreq=100)  # a spectrogram
+    told = r"source has epochs of 3001 samples: 46\.89 s at sfreq=64 .* 100 Hz"
+    with pytest.warns(UserWarning, match=told) as said:
+        X = PairedEpochs(ear, scalp, sfreq=64)
+    assert [one.filename for one in said] == [__file__]
+    with pytest.warns(UserWarning, match=r"target .* 1920 samples: 19\.2 s .* 64 Hz"):
+        PairedEpochs(ear, sfreq=100)
+    with warnings.catch_warnings():  # what was told once is not told of each slice and copy
+        warnings.simplefilter("error")
+        X.replace(target=X.target_epochs)[1:].source_epochs.with_subject("a")
+        PairedEpochs.concatenate([X, X]).to_memmap(tmp_path)
 
 
 def test_rates_and_names():

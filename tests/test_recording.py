@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import warnings
+from datetime import timedelta
 
 import mne
 import numpy as np
@@ -154,7 +156,6 @@ def test_leaving_channels_out_before_loading_changes_nothing(kinds, names, tmp_p
         (2, None, ["C3", "C4"], "C3"),
         (1, None, "C4", "C4"),
         (1, ["left"], ["C3"], "C3"),  # the user says which channel takes its place
-        (3, None, None, "C3"),  # as many as there are
     ],
 )
 def test_channels_are_those_of_the_stager_in_its_order(n_chans, known, given, heard):
@@ -351,6 +352,35 @@ def test_a_stager_of_other_epochs_is_refused():
     stager = SleepStager(Loudness, classes="aasm", max_epochs=1).fit(X, [0, 1] * 5)
     with pytest.raises(ValueError, match="epochs of 800 samples, 20 s at 40 Hz"):
         RecordingStager(stager, ch_names="C3").stage(raw_of())
+
+
+def test_a_stager_that_does_not_know_its_channels_says_so():
+    stager = stager_of(3)
+    told = r"takes C3, EOG, C4, in this order.*ch_names="
+    with pytest.warns(UserWarning, match=told) as said:
+        night = RecordingStager(stager).stage(raw_of())
+    assert [one.filename for one in said] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = RecordingStager(stager, ch_names=["C3", "EOG", "C4"]).stage(raw_of())
+        RecordingStager(stager_of(1, ["C3"])).stage(raw_of())
+    assert named.stages.tolist() == night.stages.tolist() == NAMES[CODES].tolist()
+
+
+@pytest.mark.parametrize("start", ["22:30:00", timedelta(minutes=1)])
+def test_a_start_that_is_no_number(start):
+    with pytest.raises(TypeError, match=r"start is in seconds .*total_seconds"):
+        RecordingStager(stager_of(ch_names=["C3"])).stage(raw_of(), start=start)
+
+
+def test_a_stager_of_epochs_names_what_stages_recordings():
+    told = (
+        r"given RawArray, a recording: RecordingStager\(stager\)\.stage\(raw\).*from_raws"
+    )
+    with pytest.raises(ValueError, match=told):
+        stager_of(3).predict(raw_of())
+    with pytest.raises(ValueError, match=told):
+        PairedEpochs(raw_of())
 
 
 def test_units():
