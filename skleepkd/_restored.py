@@ -102,6 +102,28 @@ def names_no_code(name, value):
     return not name.startswith("compile__") or name in _COMPILE
 
 
+def plain(name, value):
+    """Return a parameter as files hold it: what is taken for true or false is a bool.
+
+    Parameters
+    ----------
+    name : str
+        As in ``get_params``.
+    value : object
+        What :func:`skleepkd._files.to_json` made of its value.
+
+    Returns
+    -------
+    object
+    """
+    kinds = _KINDS.get(name, ())
+    if bool in kinds and type(value) not in kinds:
+        return bool(value)
+    if name == "device" and type(value) is int:
+        return str(torch.device(value))
+    return value
+
+
 def read_parameters(about):
     """Return the stager's parameters; a device that is not here becomes "auto"."""
     known = SleepStager(None).get_params(deep=False)
@@ -138,15 +160,32 @@ def _is_here(device):
         return False
 
 
-def read_network(about):
-    """Return the network's name, how it was given, and its options."""
+def read_network(about, tensors):
+    """Return the network's name, how it was given, and its options.
+
+    Options that hold larger numbers than the weights explain (a seed does; so may a forged
+    size) build no network: they are among those that were left out of the file.
+
+    Parameters
+    ----------
+    about : dict
+    tensors : dict of str to torch.Tensor
+        The weights.
+
+    Returns
+    -------
+    dict
+    """
     network = about["network"]
     _need(network["given"] in ("name", "class", "own"), "network", network["given"])
     _need(type(network["name"]) is str, "network", network["name"])
     options, left_out = network["options"], network["left_out"]
     _need(all(type(value) is str for value in left_out.values()), "network", left_out)
     options = {name: from_json(value) for name, value in options.items()}
-    return {**network, "options": options, "left_out": dict(left_out)}
+    limit = max(_LARGEST_OPTION, sum(tensor.numel() for tensor in tensors.values()))
+    large = {key: repr(value) for key, value in options.items() if _largest(value) > limit}
+    options = {key: value for key, value in options.items() if key not in large}
+    return {**network, "options": options, "left_out": {**left_out, **large}}
 
 
 def read_fitted(about):
@@ -201,25 +240,20 @@ def read_history(about):
     return [{**row, "batches": []} for row in rows]
 
 
-def check_sizes(stager, options, tensors):
-    """Refuse numbers that would build what the weights cannot fill.
+def check_sizes(stager):
+    """Refuse windows that are too long, and classes that are not those of the parameters.
 
     Parameters
     ----------
     stager : SleepStager
         With its parameters and :data:`FITTED`.
-    options : dict
-        Of the network.
-    tensors : dict of str to torch.Tensor
-        The weights.
     """
     check_sequences(stager.sequence_length, stager.fusion, stager.neighbouring_windows)
     values = math.prod(stager.epoch_shape_) * stager.sequence_length
     _need(values <= _LARGEST_EPOCH, "sequence_length", stager.sequence_length)
-    find_classes(stager.classes, stager.classes_)
-    limit = max(_LARGEST_OPTION, sum(tensor.numel() for tensor in tensors.values()))
-    for name, value in options.items():
-        _need(_largest(value) <= limit, f"the network's {name}", value)
+    # None takes what there is, and fit has warned of what may be slips.
+    classes = stager.classes_ if stager.classes is None else stager.classes
+    find_classes(classes, stager.classes_)
 
 
 def check_answer(stager):

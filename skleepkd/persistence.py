@@ -1,11 +1,13 @@
 """Fitted stagers as files: weights as safetensors, all else as JSON, no code."""
 
+import json
 import warnings
 from importlib.metadata import version
 
 import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch
 from torch import nn
 
 from skleepkd import networks
@@ -17,6 +19,7 @@ from skleepkd._restored import (
     check_sizes,
     names_no_code,
     no_larger_than,
+    plain,
     read_around,
     read_fitted,
     read_history,
@@ -69,7 +72,8 @@ def save(stager, path):
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     ValueError
-        If the answers depend on something that no file can hold.
+        If the answers depend on something that no file can hold, or :func:`load` would
+        refuse the file; it is read once before it is written.
     OSError
         If the file cannot be written.
 
@@ -122,6 +126,8 @@ def save(stager, path):
             "them again.",
             stacklevel=2,
         )
+    fitted = {name: getattr(last, name) for name in FITTED if hasattr(last, name)}
+    fitted["ch_names_"] = _channels(last.ch_names_)
     about = {
         "format": FORMAT,
         "version": version("skleepkd"),
@@ -129,16 +135,16 @@ def save(stager, path):
         "network": _network(last),
         "parameters": parameters,
         "left_out": left_out,
-        "fitted": {
-            name: to_json(getattr(last, name)) for name in FITTED if hasattr(last, name)
-        },
+        "fitted": {name: to_json(value) for name, value in fitted.items()},
         "fitted_on": {
             name: to_json(seen_by(last, name)) for name in ("subject", "recording")
         },
         "history": [_pass(row) for row in last.history_],
         **around,
     }
-    write_checked(path, about, uncompiled(last.module_).state_dict())
+    tensors = uncompiled(last.module_).state_dict()
+    _check_loads(about, tensors)
+    write_checked(path, about, tensors)
 
 
 def load(path, module=None):
@@ -181,21 +187,30 @@ def load(path, module=None):
     """
     about, tensors = read_checked(path, FORMAT)
     with refusing(path):
-        parameters, network = read_parameters(about), read_network(about)
-        fitted, people = read_fitted(about), read_people(about)
-        history, origin = read_history(about), read_origin(about)
-        put_around = read_around(about)
-    module = _find_module(network, module, path)
-    options = {f"module__{name}": value for name, value in network["options"].items()}
-    with refusing(path):
-        stager = SleepStager(module, **parameters, **options)
-        vars(stager).update(fitted, fitted_on_=people)
-        check_sizes(stager, network["options"], tensors)
-    _fill(stager, tensors, path, module)
-    for row in history:
+        said = _read(about, tensors)
+    stager = said.stager
+    stager.module = _find_module(said.network, module, path)
+    _fill(stager, tensors, path, stager.module)
+    for row in said.history:
         stager.history_.append(row)
-    keep_origin(stager, origin)
-    return put_around(stager)
+    keep_origin(stager, said.origin)
+    return said.put_around(stager)
+
+
+def _read(about, tensors):
+    """Read all that a file says; of its stager the network is not built yet."""
+    parameters, network = read_parameters(about), read_network(about, tensors)
+    options = {f"module__{name}": value for name, value in network["options"].items()}
+    stager = SleepStager(None, **parameters, **options)
+    vars(stager).update(read_fitted(about), fitted_on_=read_people(about))
+    check_sizes(stager)
+    return Bunch(
+        stager=stager,
+        network=network,
+        history=read_history(about),
+        origin=read_origin(about),
+        put_around=read_around(about),
+    )
 
 
 def _fill(stager, tensors, path, module):
@@ -237,7 +252,7 @@ def _find_module(network, module, path):
     if network["left_out"] and (module is None or isinstance(module, (str, type))):
         options = ", ".join(f"{key}={value}" for key, value in network["left_out"].items())
         raise ValueError(
-            f"{path} holds the weights of {name} with {options}, which no file can hold: "
+            f"{path} holds the weights of {name} with {options}, which load takes from no file: "
             f"give load(path, module=...) a factory, functools.partial({name}, {options})."
         )
     if module is not None:
@@ -267,7 +282,7 @@ def _parts(stager):
                 _named(preprocessor_to_json, f"preprocessor {number}", step)
                 for number, step in enumerate(stager.preprocessors)
             ],
-            "ch_names": _named(to_json, "ch_names", stager.ch_names),
+            "ch_names": _channels(stager.ch_names),
             "frozen": frozen,
         }
         stager = stager.stager.estimator if frozen else stager.stager
@@ -288,6 +303,11 @@ def _parts(stager):
     return stager, around
 
 
+def _channels(names):
+    """Names of channels as a file holds them: one, a list, or None."""
+    return names if names is None or isinstance(names, str) else list(map(str, names))
+
+
 def _does_nothing(step):
     return step is None or step == "passthrough"
 
@@ -300,6 +320,17 @@ def _named(write, name, step):
         raise TypeError(
             f"The step {name!r} cannot be saved: {error}. Save the stager alone, "
             "pipeline[-1], and prepare the epochs or the recording in code of your own."
+        ) from error
+
+
+def _check_loads(about, tensors):
+    """Refuse, before a file is written, what :func:`load` would refuse."""
+    try:
+        with refusing("The file"):
+            _read(json.loads(json.dumps(about)), tensors)
+    except ValueError as error:
+        raise ValueError(
+            f"The stager is not saved, as load would refuse the file. {error.__cause__}"
         ) from error
 
 
@@ -356,7 +387,7 @@ def _parameters(stager):
         if component in left_out:  # options of what is not kept
             left_out.append(name)
         elif fits_json(value) and names_no_code(name, value):
-            kept[name] = to_json(value)
+            kept[name] = plain(name, to_json(value))
         elif value is not defaults.get(name):
             left_out.append(name)
     return kept, left_out

@@ -27,6 +27,7 @@ from skleepkd import (
     DistilledSleepStager,
     FineTunedSleepStager,
     PairedEpochs,
+    RecordingStager,
     SleepStager,
     load,
     save,
@@ -397,6 +398,61 @@ def test_parameters_come_back_as_they_were(path, pair):
     assert again.optimizer_.param_groups[0]["betas"] == (0.8, 0.9)
     assert again.criterion_.label_smoothing == 0.25
     assert about(path)["left_out"] == []
+
+
+def test_what_can_be_fitted_can_be_loaded(path):
+    X, y = nights(1, 60, 2.0)
+    given = {
+        "verbose": (None, False),
+        "warm_start": (0, False),
+        "compile": (0, False),
+    }
+    for name, (value, expected) in given.items():
+        stager = SleepStager("UTime", **SMALL_UTIME, **FAST, **{name: value}).fit(X, y)
+        again = saved_and_loaded(stager, path)
+        assert again.get_params()[name] is expected
+        answer_alike(again, stager, X)
+    numbered = PairedEpochs(X["target"], ch_names=[7])
+    stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(numbered, y)
+    assert list(saved_and_loaded(stager, path).ch_names_) == ["7"]
+    whole = RecordingStager(stager, ch_names=np.array(["ear"]))
+    assert saved_and_loaded(whole, path).ch_names == ["ear"]
+
+
+def test_labels_of_two_codes_are_warned_of_once(path):
+    X, y = nights(1, 60, 2.0)
+    stager = SleepStager("UTime", **SMALL_UTIME, **FAST)
+    with pytest.warns(UserWarning, match="-1 and 1 are taken for two classes"):
+        stager.fit(X, np.where(y > 1, 1, -1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = saved_and_loaded(stager, path)
+    assert again.classes_.tolist() == [-1, 1]
+    answer_alike(again, stager, X)
+
+
+def test_what_load_would_refuse_is_not_written(path, tiny):
+    tiny.set_params(batch_size=8.0)
+    with pytest.raises(ValueError, match=r"not saved, as load would.*8\.0 for batch_size"):
+        save(tiny, path)
+    assert not path.exists()
+
+
+class Seeded(TinyNetwork):
+    """A network with an option that is a large number and no size."""
+
+    def __init__(self, n_chans, n_times, n_outputs, seed):
+        super().__init__(n_chans, n_times, n_outputs)
+
+
+def test_a_seed_of_the_network_is_given_again(path, pair):
+    X, y = pair
+    stager = SleepStager(Seeded, module__seed=123456789, **FAST).fit(X, y)
+    save(stager, path)
+    for module in (None, Seeded):
+        with pytest.raises(ValueError, match=r"functools.partial\(.*seed=123456789\)"):
+            load(path, module)
+    answer_alike(load(path, functools.partial(Seeded, seed=123456789)), stager, X)
 
 
 def test_parameters_that_json_cannot_hold_are_named(path, pair):
