@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
-from skleepkd.stages import is_unscored, stage_codes, stage_labels
+from skleepkd.stages import SCHEMES, is_unscored, stage_codes, stage_labels
 
 #: How far the probabilities of an epoch may be from 1 in sum; half precision rounds.
 TOLERANCE = 1e-2
@@ -73,9 +73,13 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     y_true, proba = np.asarray(y_true), np.asarray(proba, dtype=float)
     labels = stage_labels(classes)
     if proba.shape != (len(y_true), len(labels)):
+        others = {(len(SCHEMES[name]),): name for name in SCHEMES}
+        others.pop((len(labels),), None)
+        other = others.get(proba.shape[1:])
         raise ValueError(
             f"proba has the shape {proba.shape}; ({len(y_true)}, {len(labels)}) is expected, "
             f"a row for each epoch and a column for each of the classes {labels}."
+            + (f" Of other stages name the scheme, classes={other!r}." if other else "")
         )
     scored = ~is_unscored(y_true)
     if not scored.any():

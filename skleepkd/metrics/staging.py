@@ -1,11 +1,13 @@
 """Scores of stages: for ``cross_validate``, for each subject, over subjects, pooled."""
 
+import warnings
+
 import numpy as np
 from sklearn.metrics import confusion_matrix, make_scorer
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
-from skleepkd.stages import is_unscored, stage_codes, stage_labels
+from skleepkd.stages import SCHEMES, is_unscored, stage_codes, stage_labels
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
 
@@ -37,7 +39,9 @@ def sleep_scorers(classes="aasm"):
     count: F1 if neither truth nor prediction has the stage, sensitivity if the truth lacks
     it, specificity if the truth has no other.
 
-    Scorers raise ValueError if no epoch is scored or a label is not among ``classes``.
+    Scorers raise ValueError if no epoch is scored or a label is not among ``classes``. They
+    warn where the estimator's classes are the codes 0, 1, ... of fewer or more stages: the
+    names would be wrong. :func:`staging_report` cannot tell: name the scheme there.
 
     Examples
     --------
@@ -52,7 +56,10 @@ def sleep_scorers(classes="aasm"):
     names = ["accuracy", "kappa", "f1_weighted"]
     names += [f"{score}_macro" for score in _BY_STAGE]
     names += [f"{score}_{stage}" for score in _BY_STAGE for stage in stage_labels(classes)]
-    return {name: make_scorer(_score, name=name, classes=classes) for name in names}
+    return {
+        name: _StageScorer(_score, 1, {"name": name, "classes": classes}, "predict")
+        for name in names
+    }
 
 
 def staging_report(y_true, y_pred, groups=None, classes="aasm"):
@@ -156,3 +163,22 @@ def _scores(y_true, y_pred, classes):
 
 def _score(y_true, y_pred, *, name, classes):
     return _scores(y_true, y_pred, classes)[name]
+
+
+class _StageScorer(type(make_scorer(_score))):
+    """scikit-learn's scorer, that also looks at whose predictions it names."""
+
+    def _score(self, method_caller, estimator, *args, **kwargs):
+        labels = stage_labels(self._kwargs["classes"])
+        codes = getattr(estimator, "classes_", labels)
+        n_codes = len(codes)
+        if n_codes != len(labels) and np.array_equal(codes, range(n_codes)):
+            named = [name for name in SCHEMES if len(SCHEMES[name]) == n_codes]
+            scheme = repr(named[0]) if named else "[...]"
+            warnings.warn(
+                f"The estimator's classes are the codes 0 to {n_codes - 1}; its scores are "
+                f"named after {len(labels)} stages, {', '.join(map(str, labels))}. If the "
+                f"codes mean others, name those: sleep_scorers({scheme}).",
+                stacklevel=2,
+            )
+        return super()._score(method_caller, estimator, *args, **kwargs)
