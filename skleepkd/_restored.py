@@ -326,38 +326,52 @@ def read_around(about):
     callable
         Takes the stager and returns what was saved.
     """
-    steps, recording = about.get("steps"), about.get("recording")
-    before = []
+    recording = about.get("recording")
+    if recording is not None:
+        preprocessors = [
+            preprocessor_from_json(step) for step in recording["preprocessors"]
+        ]
+        channels = from_json(recording["ch_names"])
+        wanted = [channels] if type(channels) in (str, type(None)) else list(channels)
+        _need(all(type(name) in (str, type(None)) for name in wanted), "channels", channels)
+    # The first files of format 2 say of recording stagers alone what is frozen.
+    frozen = about.get("frozen", (recording or {}).get("frozen", False))
+    wrap = _read_wrapping({"frozen": frozen, "steps": about.get("steps")})
+
+    def put(stager):
+        stager = wrap(stager)
+        if recording is None:
+            return stager
+        return RecordingStager(stager, preprocessors, ch_names=channels)
+
+    return put
+
+
+def _read_wrapping(kept):
+    """Return how to put a stager into its pipeline, and to freeze it."""
+    if kept is None:
+        return lambda stager: stager
+    frozen, steps = kept["frozen"], kept["steps"]
+    _need(type(frozen) is bool, "frozen", frozen)
     if steps is not None:
         names = [name for name, _ in steps]
-        good = names and len(set(names)) == len(names) and steps[-1][1] is None
+        good = names and len(set(names)) == len(names)
         good = good and all(
             type(name) is str and name and "__" not in name for name in names
         )
         _need(good, "steps", names)
         before = [
-            (name, "passthrough" if kept is None else step_from_json(kept))
-            for name, kept in steps[:-1]
+            (name, "passthrough" if step is None else step_from_json(step))
+            for name, step in steps[:-1]
         ]
-    if recording is not None:
-        preprocessors = [
-            preprocessor_from_json(step) for step in recording["preprocessors"]
-        ]
-        channels, frozen = from_json(recording["ch_names"]), recording["frozen"]
-        wanted = [channels] if type(channels) in (str, type(None)) else list(channels)
-        _need(all(type(name) in (str, type(None)) for name in wanted), "channels", channels)
-        _need(type(frozen) is bool, "frozen", frozen)
+        wrap_last = _read_wrapping(steps[-1][1])
 
-    def put(stager):
+    def wrap(stager):
         if steps is not None:
-            stager = Pipeline([*before, (names[-1], stager)])
-        if recording is None:
-            return stager
-        if frozen:
-            stager = FrozenEstimator(stager)
-        return RecordingStager(stager, preprocessors, ch_names=channels)
+            stager = Pipeline([*before, (names[-1], wrap_last(stager))])
+        return FrozenEstimator(stager) if frozen else stager
 
-    return put
+    return wrap
 
 
 def _is_list_of(array, kinds):

@@ -5,13 +5,12 @@ import operator
 from importlib.metadata import version
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from skleepkd._files import fits_json, from_json, to_json
+from skleepkd._inside import class_names, does_nothing, unwrapped
 from skleepkd.distillation.teachers import architecture, final_stager, is_frozen, seen_by
 from skleepkd.networks.declared import uncompiled
 from skleepkd.recording import RecordingStager
-from skleepkd.stages import scheme_names
 
 #: What a card tells of how a student was taught, by the parameter that says whom by.
 _TAUGHT = {
@@ -74,8 +73,8 @@ def model_card(stager):
     whole, recording = stager, None
     if isinstance(stager, RecordingStager):
         recording, whole = stager, stager.stager
-    stager = final_stager(whole)
-    if stager is None:
+    stager, steps = unwrapped(whole)
+    if final_stager(stager) is None:
         raise TypeError(
             "model_card takes a stager, a Pipeline that ends in one or a RecordingStager; "
             f"given {type(whole).__name__}."
@@ -83,7 +82,7 @@ def model_card(stager):
     stager.check_is_fitted()
     parts = {
         "What it is": _what(stager),
-        "What it takes": _signal(stager, whole, recording),
+        "What it takes": _signal(stager, steps, recording),
         "How it was trained": _training(stager),
         "What it was not tested on": _unknown(),
         "Versions": [f"{name} {number}" for name, number in _versions(stager).items()],
@@ -119,15 +118,12 @@ def _what(stager):
     return items + [f"{name}: {value}" for name, value in (taught or {}).items()]
 
 
-def _signal(stager, whole, recording):
+def _signal(stager, steps, recording):
     n_channels, _, *rest = stager.epoch_shape_
     names = stager.ch_names_
     names = ", ".join(map(str, names)) if names else "names not known"
     sfreq = stager.signal_.get("sfreq")
     rate = "sampling rate not known" if sfreq is None else f"{sfreq:g} Hz"
-    if is_frozen(whole):
-        whole = whole.estimator
-    steps = whole.steps[:-1] if isinstance(whole, Pipeline) else []
     unit = "as the steps below make it" if steps else "in microvolts"
     if rest:
         unit = "a spectrogram of each epoch" + (", " + unit if steps else "")
@@ -177,16 +173,11 @@ def _count(names, what):
 
 
 def _classes(stager):
-    """Classes, with the names of their codes where only one scheme has these."""
-    classes = stager.classes_.tolist()
-    scheme = stager.classes if isinstance(stager.classes, str) else None
-    if classes == [*range(5)]:
-        scheme = "aasm"
-    if scheme and classes == [*range(len(classes))]:
-        return ", ".join(
-            f"{code} ({name})" for code, name in enumerate(scheme_names(scheme))
-        )
-    return ", ".join(map(str, classes))
+    """Classes, with the names of their codes where these are known."""
+    pairs = zip(map(str, stager.classes_), map(str, class_names(stager)), strict=True)
+    return ", ".join(
+        label if label == name else f"{label} ({name})" for label, name in pairs
+    )
 
 
 def _unknown():
@@ -274,10 +265,8 @@ def _plain(value):
 
 def _describe(teacher):
     """Name a teacher by its classes and its network."""
-    if is_frozen(teacher):
-        return f"{_describe(teacher.estimator)}, frozen"
-    if isinstance(teacher, Pipeline):
-        return ", then ".join(_describe(step) for _, step in teacher.steps)
-    if final_stager(teacher) is None:
-        return "nothing" if teacher in (None, "passthrough") else type(teacher).__name__
-    return f"{type(teacher).__name__} of {_network_name(teacher)}"
+    last, steps = unwrapped(teacher)
+    names = ["nothing" if does_nothing(step) else type(step).__name__ for _, step in steps]
+    network = "" if final_stager(last) is None else f" of {_network_name(last)}"
+    described = ", then ".join([*names, f"{type(last).__name__}{network}"])
+    return f"{described}, frozen" if is_frozen(teacher) else described

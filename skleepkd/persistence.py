@@ -5,13 +5,13 @@ import warnings
 from importlib.metadata import version
 
 import torch
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from torch import nn
 
 from skleepkd import networks
 from skleepkd._files import fits_json, read_checked, refusing, to_json, write_checked
+from skleepkd._inside import does_nothing, scheme_of, unwrapped
 from skleepkd._restored import (
     APART,
     FITTED,
@@ -29,13 +29,13 @@ from skleepkd._restored import (
 )
 from skleepkd._steps import preprocessor_to_json, step_to_json
 from skleepkd.card import keep_origin, origin_of, read_origin
-from skleepkd.distillation.teachers import architecture, seen_by
+from skleepkd.distillation.teachers import architecture, is_frozen, seen_by
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.supervised import softmax
 from skleepkd.networks.build import find_network
 from skleepkd.networks.declared import uncompiled
-from skleepkd.recording import RecordingStager
+from skleepkd.recording import RecordingStager, check_preprocessors
 
 #: Files of a later format are refused. Format 2 also holds pipelines and recording stagers,
 #: of which a reader of format 1 would load the bare stager, and stage unprepared epochs.
@@ -58,7 +58,8 @@ def save(stager, path):
     stager : SleepStager, DistilledSleepStager, FineTunedSleepStager, Pipeline or RecordingStager
         Fitted. Of a distilled or fine-tuned one the student alone is kept, not its teacher.
         A ``Pipeline`` ends in a stager; before it stand transformers of
-        :mod:`skleepkd.preprocessing` (its ``memory`` is not kept). A
+        :mod:`skleepkd.preprocessing` (its ``memory`` is not kept). What is frozen comes
+        back frozen; of a fitted search the best estimator is kept. A
         :class:`RecordingStager` holds one of these; its preprocessors are methods of
         ``mne.io.Raw`` that change the signal, its channels or their names, or functions of
         skleepkd's or braindecode's preprocessing.
@@ -273,43 +274,48 @@ def _find_module(network, module, path):
 
 def _parts(stager):
     """Part a stager's network from what stands around it, as JSON."""
-    given = type(stager).__name__
-    around = {"steps": None, "recording": None}
+    whole, recording = stager, None
     if type(stager) is RecordingStager:
-        frozen = isinstance(stager.stager, FrozenEstimator)
-        around["recording"] = {
+        whole = stager.stager
+        check_preprocessors(stager.preprocessors)
+        recording = {
             "preprocessors": [
                 _named(preprocessor_to_json, f"preprocessor {number}", step)
                 for number, step in enumerate(stager.preprocessors)
             ],
             "ch_names": _channels(stager.ch_names),
-            "frozen": frozen,
         }
-        stager = stager.stager.estimator if frozen else stager.stager
-    if type(stager) is Pipeline and type(stager.steps[-1][1]) in _STAGERS:
-        around["steps"] = [
-            [name, None if _does_nothing(step) else _named(step_to_json, name, step)]
-            for name, step in stager.steps[:-1]
-        ] + [[stager.steps[-1][0], None]]
-        stager = stager.steps[-1][1]
-    if type(stager) not in _STAGERS:
+    if type(unwrapped(whole)[0]) not in _STAGERS:
         raise TypeError(
             "save takes a SleepStager, a DistilledSleepStager, a FineTunedSleepStager, a "
             "Pipeline that ends in one or a RecordingStager of one; given "
-            f"{given if given != 'RecordingStager' else type(stager).__name__}. Of another "
-            "Pipeline that holds a stager, that can be saved, pipeline[-1], of a "
-            "FrozenEstimator its estimator."
+            f"{type(whole).__name__}. Of another Pipeline that holds a stager, that can be "
+            "saved, pipeline[-1]."
         )
-    return stager, around
+    last, around = _wrapping(whole)
+    return last, {"frozen": False, "steps": None, **(around or {}), "recording": recording}
+
+
+def _wrapping(stager):
+    """Part a stager from the pipelines around it, as JSON; of a search its best is kept."""
+    frozen, steps = False, None
+    while is_frozen(stager) or hasattr(stager, "best_estimator_"):
+        frozen = frozen or is_frozen(stager)
+        stager = stager.estimator if is_frozen(stager) else stager.best_estimator_
+    if isinstance(stager, Pipeline):
+        *before, (name, stager) = stager.steps
+        steps = [
+            [key, None if does_nothing(step) else _named(step_to_json, key, step)]
+            for key, step in before
+        ]
+        stager, inside = _wrapping(stager)
+        steps.append([name, inside])
+    return stager, {"frozen": frozen, "steps": steps} if frozen or steps else None
 
 
 def _channels(names):
     """Names of channels as a file holds them: one, a list, or None."""
     return names if names is None or isinstance(names, str) else list(map(str, names))
-
-
-def _does_nothing(step):
-    return step is None or step == "passthrough"
 
 
 def _named(write, name, step):
@@ -399,6 +405,9 @@ def _given(stager):
     if isinstance(stager, FineTunedSleepStager):
         given["classes"] = stager.classes_.tolist()
         given["sequence_length"] = stager.sequence_length_
+    if type(stager) is not SleepStager and stager.classes is None:
+        # The scheme of the stager that taught it, which is not kept.
+        given["classes"] = scheme_of(stager) or given["classes"]
     return given
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd import _edf_records
 from skleepkd._builders import in_volts
+from skleepkd._inside import class_names, does_nothing, unwrapped
 from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
 from skleepkd.hypnogram import Hypnogram
@@ -23,7 +22,7 @@ from skleepkd.preprocessing import (
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES, scheme_names
+from skleepkd.stages import EPOCH_SECONDS
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
 _CHANNELWISE = ("crop", "filter", "notch_filter", "resample", "savgol_filter")
@@ -39,7 +38,7 @@ class RecordingStager(BaseEstimator):
     ----------
     stager : estimator
         A fitted :class:`SleepStager`, :class:`DistilledSleepStager` or
-        :class:`FineTunedSleepStager`, or a ``Pipeline`` that ends in one. (Any other
+        :class:`FineTunedSleepStager`, or a ``Pipeline`` or a search over one. (Any other
         fitted classifier of epochs with ``predict_proba`` will do; of that neither the
         channels nor the sampling rate can be checked.)
     preprocessors : list of braindecode.preprocessing.Preprocessor, default=()
@@ -125,7 +124,8 @@ class RecordingStager(BaseEstimator):
         """
         import mne
 
-        network, steps = _parts(self.stager)
+        network, steps = unwrapped(self.stager)
+        steps = [step for _, step in steps]
         check_is_fitted(self.stager)
         if hasattr(network, "check_is_fitted"):
             network.check_is_fitted()
@@ -163,7 +163,7 @@ class RecordingStager(BaseEstimator):
         began = raw.info["meas_date"]
         return Hypnogram(
             self.stager.predict_proba(X),
-            _class_names(network),
+            class_names(network),
             onset=onset,
             meas_date=began and began + timedelta(seconds=began_late),
             ch_names=names,
@@ -181,13 +181,7 @@ class RecordingStager(BaseEstimator):
     def _prepare(self, raw, wanted):
         """Apply the preprocessors to a copy of the recording."""
         preprocessors = self.preprocessors
-        if not isinstance(preprocessors, (list, tuple)) or not all(
-            hasattr(step, "apply") for step in preprocessors
-        ):
-            raise TypeError(
-                "preprocessors is a list of braindecode's Preprocessor; given "
-                f"{preprocessors!r}."
-            )
+        check_preprocessors(preprocessors)
         prepared = raw.copy() if preprocessors else raw
         channelwise = all(
             step.fn in _CHANNELWISE and "picks" not in step.kwargs for step in preprocessors
@@ -251,16 +245,15 @@ class RecordingStager(BaseEstimator):
             )
 
 
-def _parts(stager):
-    """Last step of a pipeline, and the steps before it."""
-    steps = []
-    while isinstance(stager, (Pipeline, FrozenEstimator)):
-        if isinstance(stager, Pipeline):
-            steps += [step for _, step in stager.steps[:-1]]
-            stager = stager[-1]
-        else:
-            stager = stager.estimator
-    return stager, steps
+def check_preprocessors(preprocessors):
+    """Refuse what is no list of preprocessors."""
+    if not isinstance(preprocessors, (list, tuple)) or not all(
+        hasattr(step, "apply") for step in preprocessors
+    ):
+        raise TypeError(
+            "preprocessors is a list of braindecode's Preprocessor; given "
+            f"{preprocessors!r}."
+        )
 
 
 def _keep_signal(steps):
@@ -272,27 +265,9 @@ def _keep_signal(steps):
             continue
         if isinstance(step, PairedTransformer):
             step = getattr(step, modality)
-        none = step is None or step == "passthrough"
-        if not (none or isinstance(step, (EpochScaler, LogSpectrogram))):
+        if not (does_nothing(step) or isinstance(step, (EpochScaler, LogSpectrogram))):
             return False
     return True
-
-
-def _class_names(network):
-    """Names of the stager's classes, or their codes where several schemes have them."""
-    classes = np.asarray(network.classes_)
-    if classes.dtype.kind not in "iu":
-        return classes.astype(str)
-    scheme = getattr(network, "classes", None)
-    pretrained = getattr(network, "pretrained_", None)
-    if scheme is None and pretrained is not None:  # whose classes a fine-tuned one has
-        return _class_names(_parts(pretrained)[0])
-    if not isinstance(scheme, str):
-        # Only one scheme has five stages.
-        scheme = "aasm" if classes.tolist() == [*range(5)] else None
-    if scheme not in SCHEMES:
-        return classes
-    return np.array(scheme_names(scheme))[classes]
 
 
 def _read(raw):

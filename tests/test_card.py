@@ -135,7 +135,7 @@ def test_what_is_not_known(path, pair):
     assert "probability for each of N2, W" in card
     # A file of format 1 tells less.
     save(stager, path)
-    later = ("taught", "versions", "steps", "recording")
+    later = ("taught", "versions", "steps", "frozen", "recording")
     said = {name: value for name, value in about(path).items() if name not in later}
     forge(path, {**said, "format": 1})
     older = model_card(load(path))

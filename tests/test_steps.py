@@ -21,7 +21,7 @@ from skleepkd.preprocessing import (
     SourceSelector,
     band_pass,
 )
-from tests.test_persistence import about, rewrite
+from tests.test_persistence import about, forge, rewrite
 from tests.tiny import TinyNetwork
 
 FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
@@ -224,6 +224,13 @@ def test_recording_stagers_come_back(path, nights, frozen, piped):
     assert (last.apply_on_array, last.kwargs) == (True, {"factor_new": 0.01})
 
 
+class Applied:
+    """Has ``apply``, and is no preprocessor."""
+
+    def apply(self, raw):
+        return raw
+
+
 def test_preprocessors_that_run_code_are_refused(path, nights):
     preprocessing = pytest.importorskip("braindecode.preprocessing")
     Preprocessor = preprocessing.Preprocessor
@@ -238,12 +245,15 @@ def test_preprocessors_that_run_code_are_refused(path, nights):
         "Preprocessor: JSON cannot hold": Preprocessor(
             "rename_channels", mapping=str.upper
         ),
-        "str is not braindecode's": "filter",
+        "Applied is not braindecode's": Applied(),
     }
     for reason, step in odd.items():
         with pytest.raises(TypeError, match=f"step 'preprocessor 1' cannot.*{reason}"):
             save(RecordingStager(stager, [Preprocessor("crop", tmax=60), step]), path)
         assert not path.exists()
+    for none in (None, "filter", ["filter"]):  # as stage says
+        with pytest.raises(TypeError, match="preprocessors is a list of braindecode's"):
+            save(RecordingStager(stager, none), path)
 
 
 # ---------------------------------------------------------------- forgeries
@@ -383,12 +393,23 @@ def test_pipelines_without_sense_are_refused(pipeline_file):
             load(path, Flat)
     good = said["recording"]
     for odd in (
-        *({**good, "frozen": 1}, {**good, "preprocessors": 3}, {**good, "ch_names": [3]}),
+        *({**good, "preprocessors": 3}, {**good, "ch_names": [3]}),
         *({**good, "ch_names": 3}, {**good, "preprocessors": ["filter"]}, {}, [], "x"),
     ):
         rewrite(path, steps=said["steps"], recording=odd)
         with pytest.raises(ValueError, match=path.name):
             load(path, Flat)
+    for odd in (1, None, "x", []):
+        rewrite(path, steps=said["steps"], recording=good, frozen=odd)
+        with pytest.raises(ValueError, match=path.name):
+            load(path, Flat)
+        rewrite(path, steps=[first, [last[0], {"frozen": odd, "steps": None}]], frozen=True)
+        with pytest.raises(ValueError, match=path.name):
+            load(path, Flat)
+    # The first files of format 2 held it here.
+    older = {name: value for name, value in said.items() if name != "frozen"}
+    forge(path, {**older, "recording": {**good, "frozen": True}})
+    assert type(load(path, Flat).stager) is FrozenEstimator
 
 
 def test_a_transformer_that_is_not_fitted_stays_so():

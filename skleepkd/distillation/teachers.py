@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
 from skorch import NeuralNet
 
+from skleepkd._inside import through, unwrapped
 from skleepkd._keys import key_of
 from skleepkd._signals import take_room
 from skleepkd.distillation.features import OUTPUT
@@ -43,17 +44,44 @@ def final_stager(teacher):
     ----------
     teacher : estimator
         A ``SleepStager``, a ``Pipeline`` that ends in one, either of them frozen, or any
-        other classifier.
+        other classifier. What is frozen may be anything that :func:`unwrapped` looks
+        through; of what is not, no part is that must stay as it is.
 
     Returns
     -------
     SleepStager or None
     """
     if is_frozen(teacher):
-        teacher = teacher.estimator
-    if isinstance(teacher, Pipeline):
+        teacher, _ = unwrapped(teacher)
+    while isinstance(teacher, Pipeline):
         teacher = teacher.steps[-1][1]
     return teacher if hasattr(type(teacher), "extract_features") else None
+
+
+def refuse_half_frozen(estimator, name):
+    """Refuse a ``Pipeline`` with a frozen stager at its end that is not frozen itself.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A teacher, or a pretrained stager.
+    name : str
+        What the user calls it, for the error.
+
+    Raises
+    ------
+    ValueError
+        If it is one: of its people nothing would warn, and the steps before would be
+        fitted anew, not as the stager has seen them.
+    """
+    last = estimator
+    while isinstance(last, Pipeline):
+        last = last.steps[-1][1]
+    if last is not estimator and is_frozen(last) and final_stager(last) is not None:
+        raise ValueError(
+            f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all "
+            "of it, once fitted, FrozenEstimator(pipeline), or nothing."
+        )
 
 
 def architecture(stager):
@@ -112,8 +140,7 @@ def prepared(teacher, held_out, seed, checkpoint=None):
 
 def as_it_takes(teacher, source):
     """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
-    last = teacher.estimator if is_frozen(teacher) else teacher
-    last = last.steps[-1][1] if isinstance(last, Pipeline) else last
+    last, _ = unwrapped(teacher)
     plain = isinstance(last, NeuralNet) and final_stager(last) is None
     return source["target"] if plain else source
 
@@ -182,9 +209,11 @@ def fit_transformers(teacher, source, y, held_out):
     held_out : ndarray
         Subjects who are left out too.
     """
-    if isinstance(teacher, Pipeline) and len(teacher) > 1:
-        scored = ~left_unscored(y, final_stager(teacher).classes)
-        teacher[:-1].fit(*_without(held_out, source[scored], y[scored]))
+    stager, steps = unwrapped(teacher)
+    if steps:
+        scored = ~left_unscored(y, stager.classes)
+        steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
+        Pipeline(steps).fit(*_without(held_out, source[scored], y[scored]))
 
 
 def transformed(teacher, source):
@@ -201,11 +230,7 @@ def transformed(teacher, source):
     -------
     PairedEpochs
     """
-    if is_frozen(teacher):
-        teacher = teacher.estimator
-    if not isinstance(teacher, Pipeline) or len(teacher) == 1:
-        return source
-    answer = teacher[:-1].transform(source)
+    answer = through(unwrapped(teacher)[1], source)
     return answer if isinstance(answer, PairedEpochs) else source.replace(target=answer)
 
 

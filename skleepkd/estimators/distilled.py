@@ -13,6 +13,7 @@ from skleepkd.distillation.teachers import (
     fit_transformers,
     is_frozen,
     prepared,
+    refuse_half_frozen,
     split_params,
     transformed,
     warn_of_leakage,
@@ -269,6 +270,7 @@ class DistilledSleepStager(TaughtStager):
                 f"teacher is an estimator; given the name {self.teacher!r}. Write "
                 f'teacher=SleepStager("{self.teacher}").'
             )
+        refuse_half_frozen(self.teacher, "teacher")
         stager = final_stager(self.teacher)
         needs = {
             "strategy='online'": self.strategy == "online",

@@ -14,6 +14,7 @@ from skleepkd.distillation.teachers import (
     fit_teacher,
     is_frozen,
     prepared,
+    refuse_half_frozen,
     split_params,
     warn_of_leakage,
 )
@@ -96,6 +97,7 @@ class FineTunedSleepStager(SleepStager):
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
+        refuse_half_frozen(self.pretrained, "pretrained")
         if final_stager(self.pretrained) is None:
             raise ValueError(
                 "pretrained must be a SleepStager or a Pipeline that ends in one, frozen or "

@@ -1,8 +1,8 @@
 """What the displays share: panels, time, stage codes and stage colours."""
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
+from skleepkd._inside import scheme_of, unwrapped
 from skleepkd.stages import (
     EPOCH_SECONDS,
     UNSCORED,
@@ -32,17 +32,11 @@ _FROM_THE_TOP = {
 _REM = ("REM", "R")
 
 
-def final_step(estimator):
-    """Return the last step of a pipeline, or the estimator that is none."""
-    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
-
-
 def classes_of(estimator, classes):
     """Stages to draw: what was given, else the scheme of a stager, else the five."""
     if classes is not None:
         return classes
-    scheme = getattr(final_step(estimator), "classes", None)
-    return scheme if isinstance(scheme, str) else "aasm"
+    return scheme_of(unwrapped(estimator)[0]) or "aasm"
 
 
 def make_panels(ax, n_rows, n_columns, *, figsize, sharex=False, sharey=False):

@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 
+from skleepkd._inside import through, unwrapped
 from skleepkd.plotting.common import codes_with_gaps, make_panels, stage_colors
 from skleepkd.stages import stage_labels
 
@@ -82,8 +82,9 @@ class EmbeddingDisplay:
         features, n_epochs = {}, None
         for name, estimator in estimators.items():
             epochs = X[name] if isinstance(X, dict) else X
-            epochs, stager = _into_stager(estimator, epochs)
-            answers = np.asarray(stager.extract_features(epochs, layer=layer))
+            stager, steps = unwrapped(estimator)
+            answers = stager.extract_features(through(steps, epochs), layer=layer)
+            answers = np.asarray(answers)
             if n_epochs is None:
                 rows = _draw_rows(len(answers), max_epochs, random_state)
             elif len(answers) != n_epochs:
@@ -279,12 +280,3 @@ def _draw_rows(n_epochs, max_epochs, random_state):
         return np.arange(n_epochs)
     random_state = check_random_state(random_state)
     return np.sort(random_state.choice(n_epochs, max_epochs, replace=False))
-
-
-def _into_stager(estimator, X):
-    """Take epochs through a pipeline's steps as far as its stager."""
-    if isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        return X, estimator[-1]
-    return X, estimator

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from skleepkd.plotting.common import final_step, make_panels
+from skleepkd._inside import unwrapped
+from skleepkd.plotting.common import make_panels
 
 
 class TrainingCurveDisplay:
@@ -55,7 +56,7 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         if name is None:
-            name = type(final_step(estimator)).__name__
+            name = type(unwrapped(estimator)[0]).__name__
         return cls.from_estimators({name: estimator}, ax=ax)
 
     @classmethod
@@ -74,7 +75,7 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         histories = {
-            name: final_step(estimator).history for name, estimator in estimators.items()
+            name: unwrapped(estimator)[0].history for name, estimator in estimators.items()
         }
         return cls(histories=histories).plot(ax=ax)
 

@@ -1,0 +1,110 @@
+"""What stands inside pipelines, frozen estimators and searches: a stager, and its stages."""
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+from skleepkd.stages import SCHEMES, scheme_names
+
+
+def unwrapped(estimator):
+    """Look through pipelines, frozen estimators and fitted searches, however nested.
+
+    For those that only read: whoever fits what is found here may fit what is frozen.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A ``Pipeline``, a ``FrozenEstimator``, a search with a ``best_estimator_``, or any
+        other.
+
+    Returns
+    -------
+    last : estimator
+        What answers in the end.
+    steps : list of (str, transformer)
+        What epochs go through before. Names of an inner pipeline's steps follow that of
+        the step which holds it, "outer__inner".
+    """
+    steps, prefix = [], ""
+    while True:
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif isinstance(estimator, Pipeline):
+            *before, (last, estimator) = estimator.steps
+            steps += [(f"{prefix}{name}", step) for name, step in before]
+            prefix += f"{last}__"
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            return estimator, steps
+
+
+def does_nothing(step):
+    """Whether a step of a pipeline hands on what it is given."""
+    return step is None or step == "passthrough"
+
+
+def through(steps, X):
+    """Take epochs through fitted steps, as a pipeline does.
+
+    Parameters
+    ----------
+    steps : list of (str, transformer)
+        As :func:`unwrapped` returns them.
+    X : PairedEpochs or array-like
+        Epochs.
+
+    Returns
+    -------
+    object
+        What the last of the steps answers.
+    """
+    for _, step in steps:
+        if not does_nothing(step):
+            X = step.transform(X)
+    return X
+
+
+def scheme_of(stager):
+    """Name the scheme whose stages a fitted stager answers with.
+
+    Parameters
+    ----------
+    stager : estimator
+        With ``classes_``. One without ``classes`` of its own has the scheme of the stager
+        that it was pretrained as or taught by, if it answers with all stages of it.
+
+    Returns
+    -------
+    {"aasm", "wldr", "wnr"} or None
+        None where several schemes may be meant, or none.
+    """
+    answers = np.asarray(getattr(stager, "classes_", ())).tolist()
+    scheme = getattr(stager, "classes", None)
+    before = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
+    if scheme is None and before is not None:
+        scheme = scheme_of(unwrapped(before)[0])
+    names = SCHEMES[scheme] if isinstance(scheme, str) and scheme in SCHEMES else ()
+    if names and answers in (list(names), [*range(len(names))]):
+        return scheme
+    return "aasm" if answers == [*range(5)] else None  # only one scheme has five
+
+
+def class_names(stager):
+    """Names of a fitted stager's classes, or their codes where several schemes have them.
+
+    Parameters
+    ----------
+    stager : estimator
+        With ``classes_``.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+    """
+    classes = np.asarray(stager.classes_)
+    if classes.dtype.kind not in "iu":
+        return classes.astype(str)
+    scheme = scheme_of(stager)
+    return classes if scheme is None else np.array(scheme_names(scheme))
