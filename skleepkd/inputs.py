@@ -1,10 +1,15 @@
 """What users give for epochs, taken as a pair and checked."""
 
+import warnings
+
 import numpy as np
 
 from skleepkd._builders import in_volts
 from skleepkd._signals import numbers_of
 from skleepkd.epochs import PairedEpochs
+
+#: A channel that spreads less than this (in microvolts) in an epoch is flat.
+_FLAT = 1e-3
 
 
 def as_pair(X, X_source=None, groups=None):
@@ -92,6 +97,11 @@ def check_signal(pair, modality, name=None):
     ValueError
         If a value is NaN or infinite, or a signal of three axes looks like volts (what
         was made of a signal, as a spectrogram, has other units).
+
+    Warns
+    -----
+    UserWarning
+        If a channel of a signal of three axes is flat in every epoch.
     """
     name = name or modality
     spread = []
@@ -104,12 +114,24 @@ def check_signal(pair, modality, name=None):
                 "or repair such epochs before fitting."
             )
         if block.ndim == 3:
-            spread.append(block.std(axis=2).ravel())
-    if spread and in_volts(np.concatenate(spread)):
+            spread.append(block.std(axis=2))
+    if not spread:
+        return
+    spread = np.concatenate(spread)  # (n_epochs, n_channels)
+    if in_volts(spread.ravel()):
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch "
-            f"{np.median(np.concatenate(spread)):.2g}); microvolts are expected. Multiply by "
+            f"{np.median(spread):.2g}); microvolts are expected. Multiply by "
             "1e6, or build the pair with PairedEpochs.from_mne, which converts."
+        )
+    flat = np.flatnonzero((spread < _FLAT).all(axis=0)) if len(spread) > 1 else []
+    if len(flat):
+        known = pair.ch_names[modality]
+        which = ", ".join(str(known[k] if known else k) for k in flat)
+        warnings.warn(
+            f"The {name} has no signal in channel {which}: it is flat in all of "
+            f"{len(spread)} epochs. Was the electrode connected?",
+            stacklevel=5,
         )
 
 

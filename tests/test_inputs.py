@@ -1,5 +1,7 @@
 """What users may give for epochs, and what is refused."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -215,3 +217,17 @@ def test_other_units_pass():
     check(noise(5, 1, 50, spread=1.0))  # standardised
     check(20 * np.log10(np.abs(noise(5, 1, 29, 129))))  # decibels
     check(1e-4 * noise(5, 1, 29, 129))  # power
+
+
+def test_a_channel_without_a_signal_is_named():
+    rng = np.random.default_rng(0)
+    signal = 30 * rng.standard_normal((4, 3, 60))
+    signal[:, 1] = 7.0
+    X = PairedEpochs(signal, ch_names=["E1", "E2", "E3"])
+    with pytest.warns(UserWarning, match="no signal in channel E2: .* all of 4 epochs"):
+        check_signal(X, "target")
+    with pytest.warns(UserWarning, match="no signal in channel 1:"):
+        check_signal(PairedEpochs(signal), "target")
+    signal[3, 1, 5] = 8.0  # flat in some epochs alone
+    with warnings.catch_warnings(action="error"):
+        check_signal(PairedEpochs(signal), "target")
