@@ -290,6 +290,8 @@ def _read(raw):
             if path.suffix.casefold() == ".set":
                 check_eeglab(path)
             raw = mne.io.read_raw(path)
+            if not raw.info["sfreq"] > 0:
+                raise ValueError(f"its sampling rate is {raw.info['sfreq']:g} Hz")
             # A file that was cut short may open, and fail only where it ends.
             raw.get_data(start=raw.n_times - 1)
         except Exception as error:  # readers of damaged files raise anything

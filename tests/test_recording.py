@@ -486,6 +486,16 @@ def test_an_edf_file_that_was_cut_short(tmp_path):
         stager.stage(path)
 
 
+@pytest.mark.parametrize("seconds", [b"-inf", b"inf"])
+@pytest.mark.filterwarnings("ignore")  # whatever MNE thinks of it
+def test_an_edf_file_without_a_sampling_rate(tmp_path, seconds):
+    path = write(tmp_path / "night.edf")
+    data = path.read_bytes()
+    path.write_bytes(data[:244] + seconds.ljust(8) + data[252:])
+    with pytest.raises(ValueError, match="night.edf cannot be read as a recording"):
+        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
+
+
 def test_an_edf_file_that_was_cut_short_and_nobody_says_so(tmp_path, monkeypatch):
     """As MNE 1.11 reads it: the records that are there, without a warning."""
     path = write(tmp_path / "night.edf")
