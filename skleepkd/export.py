@@ -76,10 +76,10 @@ def export_onnx(stager, path):
     ----------
     stager : SleepStager, DistilledSleepStager, FineTunedSleepStager or Pipeline
         Fitted; frozen or not, or a fitted search. Of a distilled stager the student is
-        written. Of a
-        ``Pipeline`` that ends in a stager only that stager is: a warning, the metadata and
-        the report name the steps before it, whose answers the file is to be given. (Of
-        ``pipeline[-1]`` alone they cannot: it does not know what stood before it.)
+        written. Of a ``Pipeline`` that ends in a stager only that stager is: a warning, the
+        metadata and the report name the steps before it, whose answers the file is to be
+        given. (Of ``pipeline[-1]`` alone they cannot: it does not know what stood before
+        it.)
     path : str or pathlib.Path
         The file, by custom ``*.onnx``; its folder exists. What was there before is
         replaced at once, or stays.
