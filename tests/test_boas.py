@@ -308,7 +308,9 @@ def test_cache_is_written_once_and_mapped(tree, tmp_path, monkeypatch):
     for modality in ("source", "target"):
         np.testing.assert_array_equal(again.X[modality], plain.X[modality])
     np.testing.assert_array_equal(again.y, plain.y)
-    with pytest.raises(ValueError, match="not callable"):  # other channels are another entry
+    with pytest.raises(
+        ValueError, match="not callable"
+    ):  # other channels are another entry
         load_boas(tree, target=["HB_1"], cache=tmp_path / "cache")
 
 
