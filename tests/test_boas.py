@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from skleepkd.datasets.boas import load_boas, read_boas_night
+from tests.test_edf_records import STARTS
+from tests.test_edf_records import write as write_interrupted
 
 SHARED = Path(
     os.environ.get("SKLEEPKD_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data"
@@ -348,6 +350,12 @@ def test_truncated_signal(tree, device):
         load_boas(tree)
     os.truncate(path, 300)
     with pytest.raises(ValueError, match=re.escape(path.name)):
+        load_boas(tree)
+
+
+def test_interrupted_signal(tree):
+    write_interrupted(path_of(tree, "sub-1", "headband", "eeg.edf"), STARTS)
+    with pytest.raises(ValueError, match=r"headband_eeg\.edf .*150 s .*, for 65 s"):
         load_boas(tree)
 
 

@@ -78,16 +78,32 @@ def open_edf(path, labels):
     """
     import mne
 
-    for at, seconds in _edf_records.interruptions(path):
-        raise ValueError(
-            f"{path} was interrupted after {at:g} s of signal, for {seconds:g} s (its header "
-            "says EDF+D). Leave the subject out with subjects=."
-        )
+    refuse_interrupted(path)
     units = read_header(path).units
     unnamed = [label for label in labels if not units[label]]
     with blaming(path):
         return mne.io.read_raw_edf(
             path, include=labels, units=dict.fromkeys(unnamed, "uV"), verbose="ERROR"
+        )
+
+
+def refuse_interrupted(path):
+    """Refuse a file whose records do not follow one another; MNE would close its gaps.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If the recorder was interrupted.
+    """
+    for at, seconds in _edf_records.interruptions(path):
+        raise ValueError(
+            f"{path} was interrupted after {at:g} s of signal, for {seconds:g} s (its header "
+            "says EDF+D). Leave the subject out with subjects=."
         )
 
 

@@ -13,6 +13,7 @@ from skleepkd.datasets._bids import (
     subject_folders,
     to_stages,
 )
+from skleepkd.datasets._edf import refuse_interrupted
 from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
 
@@ -278,6 +279,7 @@ def _open_edf(path, channels):
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
+    refuse_interrupted(path)
     with blaming(path):
         try:
             # The tables say microvolts: this counts where the header names no unit.
