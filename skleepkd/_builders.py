@@ -15,6 +15,10 @@ from skleepkd.stages import EPOCH_SECONDS, check_texts, from_text
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
 _VOLTS_BELOW = 5e-3
 
+#: A channel that spreads less than this (in volts) in an epoch is flat: no amplifier is so
+#: quiet.
+FLAT_VOLTS = 1e-9
+
 #: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
 _DATES_AGREE = 2.0
 

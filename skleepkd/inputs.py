@@ -4,12 +4,9 @@ import warnings
 
 import numpy as np
 
-from skleepkd._builders import in_volts
+from skleepkd._builders import FLAT_VOLTS, in_volts
 from skleepkd._signals import numbers_of
 from skleepkd.epochs import PairedEpochs
-
-#: A channel that spreads less than this (in microvolts) in an epoch is flat.
-_FLAT = 1e-3
 
 
 def as_pair(X, X_source=None, groups=None):
@@ -124,7 +121,9 @@ def check_signal(pair, modality, name=None):
             f"{np.median(spread):.2g}); microvolts are expected. Multiply by "
             "1e6, or build the pair with PairedEpochs.from_mne, which converts."
         )
-    flat = np.flatnonzero((spread < _FLAT).all(axis=0)) if len(spread) > 1 else []
+    flat = (
+        np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if len(spread) > 1 else []
+    )
     if len(flat):
         known = pair.ch_names[modality]
         which = ", ".join(str(known[k] if known else k) for k in flat)

@@ -388,7 +388,7 @@ def _parameters(stager):
     kept, left_out = {}, []
     for name, value in sorted(_given(stager).items()):
         component = name.partition("__")[0]
-        if name.startswith("_") or component not in defaults or component in APART:
+        if component not in defaults or component in APART:
             continue
         if component in left_out:  # options of what is not kept
             left_out.append(name)

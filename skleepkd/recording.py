@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd import _edf_records
-from skleepkd._builders import in_volts
+from skleepkd._builders import FLAT_VOLTS, in_volts
 from skleepkd._inside import class_names, does_nothing, unwrapped
 from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
@@ -26,9 +26,6 @@ from skleepkd.stages import EPOCH_SECONDS
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
 _CHANNELWISE = ("crop", "filter", "notch_filter", "resample", "savgol_filter")
-
-#: A channel that spreads less than this in every epoch is flat: no amplifier is so quiet.
-_FLAT_VOLTS = 1e-9
 
 
 class RecordingStager(BaseEstimator):
@@ -372,7 +369,7 @@ def _scale(epochs, names, onset, raw):
             f"first in the epoch at {onset[row]:g} s (a filter spreads them). Crop or repair "
             "the recording."
         )
-    flat = spread < _FLAT_VOLTS
+    flat = spread < FLAT_VOLTS
     silent = flat.all(axis=0)
     if silent.any():
         raise ValueError(

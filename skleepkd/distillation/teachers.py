@@ -53,9 +53,15 @@ def final_stager(teacher):
     """
     if is_frozen(teacher):
         teacher, _ = unwrapped(teacher)
-    while isinstance(teacher, Pipeline):
-        teacher = teacher.steps[-1][1]
+    teacher = _end_of(teacher)
     return teacher if hasattr(type(teacher), "extract_features") else None
+
+
+def _end_of(estimator):
+    """Return the last step of a ``Pipeline``, of nested ones that of the innermost."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return estimator
 
 
 def refuse_half_frozen(estimator, name):
@@ -74,9 +80,7 @@ def refuse_half_frozen(estimator, name):
         If it is one: of its people nothing would warn, and the steps before would be
         fitted anew, not as the stager has seen them.
     """
-    last = estimator
-    while isinstance(last, Pipeline):
-        last = last.steps[-1][1]
+    last = _end_of(estimator)
     if last is not estimator and is_frozen(last) and final_stager(last) is not None:
         raise ValueError(
             f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all "

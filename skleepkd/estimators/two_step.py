@@ -70,11 +70,7 @@ def _key(student, X, y):
     params = student.get_params(deep=False)
     teacher = final_stager(student.teacher_)
     source = transformed(student.teacher_, X.source_epochs)
-    own = {
-        name: value
-        for name, value in params.items()
-        if name not in _LATER and not name.startswith("_")
-    }
+    own = {name: value for name, value in params.items() if name not in _LATER}
     return key_of(
         own,
         [source_of(architecture(stager)[0]) for stager in (student, teacher)],
