@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 
-from skleepkd._signals import Signal
 from skleepkd._splits import Fold
 from skleepkd.distillation.teachers import ANSWERS_IN_MEMORY
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.rows import Signal
 
 #: Answers that are relatively closer than this count as equal, and those below SMALLEST:
 #: a network that is sure has probabilities that matter although they are tiny.

@@ -7,9 +7,9 @@ from importlib.metadata import version
 import numpy as np
 
 from skleepkd._files import fits_json, from_json, to_json
-from skleepkd._inside import class_names, does_nothing, unwrapped
-from skleepkd.distillation.teachers import architecture, final_stager, is_frozen, seen_by
+from skleepkd.distillation.teachers import final_stager, is_frozen, network_spec, seen_by
 from skleepkd.networks.declared import uncompiled
+from skleepkd.pipelines import class_names, split_pipeline
 from skleepkd.recording import RecordingStager
 
 #: What a card tells of how a student was taught, by the parameter that says whom by.
@@ -73,7 +73,7 @@ def model_card(stager):
     whole, recording = stager, None
     if isinstance(stager, RecordingStager):
         recording, whole = stager, stager.stager
-    stager, steps = unwrapped(whole)
+    steps, stager = split_pipeline(whole)
     if final_stager(stager) is None:
         raise TypeError(
             "model_card takes a stager, a Pipeline that ends in one or a RecordingStager; "
@@ -106,7 +106,7 @@ def _what(stager):
     network = uncompiled(stager.module_)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     n_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    _, options = architecture(stager)
+    _, options = network_spec(stager)
     options = ", ".join(f"{name}={value!r}" for name, value in options.items())
     items = [
         f"Network: {_network_name(stager)}" + (f" ({options})" if options else ""),
@@ -265,8 +265,8 @@ def _plain(value):
 
 def _describe(teacher):
     """Name a teacher by its classes and its network."""
-    last, steps = unwrapped(teacher)
-    names = ["nothing" if does_nothing(step) else type(step).__name__ for _, step in steps]
+    steps, last = split_pipeline(teacher)
+    names = [type(step).__name__ for _, step in steps]
     network = "" if final_stager(last) is None else f" of {_network_name(last)}"
     described = ", then ".join([*names, f"{type(last).__name__}{network}"])
     return f"{described}, frozen" if is_frozen(teacher) else described

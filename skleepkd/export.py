@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from skleepkd._files import replace_file
-from skleepkd._inside import does_nothing, unwrapped
 from skleepkd.distillation.teachers import final_stager
 from skleepkd.networks.declared import uncompiled
+from skleepkd.pipelines import split_pipeline
 
 #: Format of the metadata.
 FORMAT = 1
@@ -144,14 +144,14 @@ def export_onnx(stager, path):
             "export_onnx needs onnx and onnxruntime: pip install 'skleepkd[onnx]'."
         ) from error
 
-    last, steps = unwrapped(stager)
+    steps, last = split_pipeline(stager)
     if final_stager(last) is None:
         raise TypeError(
             "export_onnx takes a stager, or a Pipeline that ends in one; given "
             f"{type(stager).__name__}. (Of a RecordingStager give its stager.)"
         )
     last.check_is_fitted()
-    steps = {name: step for name, step in steps if not does_nothing(step)}
+    steps = dict(steps)
     if steps:
         warnings.warn(
             f"The file holds the network alone, not the steps before it: it is to be given "

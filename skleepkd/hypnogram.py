@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from skleepkd._files import replace_file
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES, from_text, scheme_names
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES, scheme_names, stage_of_text
 
 #: The ends of EDF+'s texts "Sleep stage ..." for the codes of each scheme. Light, deep
 #: and non-REM sleep are no stages of EDF+: they keep the scheme's own names.
@@ -289,7 +289,7 @@ class Hypnogram:
 
 def _codes(names):
     """Scheme that names belong to, and the code of each; None and None for others."""
-    codes = [from_text(name) for name in names]
+    codes = [stage_of_text(name) for name in names]
     if None not in codes and min(codes) >= 0 and len(set(codes)) == len(codes):
         return "aasm", codes
     for scheme in ("wldr", "wnr"):

@@ -12,9 +12,9 @@ from skleepkd._refits import CACHES, changed_rows
 from skleepkd._splits import make_folds
 from skleepkd.distillation.teachers import final_stager, is_frozen, seen_by
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
 from skleepkd.estimators.validation import draw_held_out
-from skleepkd.inputs import as_pair, same_people
 from skleepkd.stages import is_unscored
 
 _FOUND = {

@@ -8,9 +8,9 @@ from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_memory
 
-from skleepkd._keys import key_of
 from skleepkd._splits import Fold, make_folds
 from skleepkd.leakage import LeakageReport, check_leakage
+from skleepkd.memory import key_of
 
 __all__ = ["LeakageReport", "check_leakage", "cross_validate"]
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from skleepkd import networks
 from skleepkd._files import fits_json, read_checked, refusing, to_json, write_checked
-from skleepkd._inside import does_nothing, scheme_of, unwrapped
 from skleepkd._restored import (
     APART,
     FITTED,
@@ -29,12 +28,13 @@ from skleepkd._restored import (
 )
 from skleepkd._steps import preprocessor_to_json, step_to_json
 from skleepkd.card import keep_origin, origin_of, read_origin
-from skleepkd.distillation.teachers import architecture, is_frozen, seen_by
+from skleepkd.distillation.teachers import is_frozen, network_spec, seen_by
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.net import seeded
 from skleepkd.estimators.supervised import softmax
 from skleepkd.networks.build import find_network
 from skleepkd.networks.declared import uncompiled
+from skleepkd.pipelines import final_estimator, scheme_of
 from skleepkd.recording import RecordingStager, check_preprocessors
 
 #: Files of a later format are refused. Format 2 also holds pipelines and recording stagers,
@@ -285,7 +285,7 @@ def _parts(stager):
             ],
             "ch_names": _channels(stager.ch_names),
         }
-    if type(unwrapped(whole)[0]) not in _STAGERS:
+    if type(final_estimator(whole)) not in _STAGERS:
         raise TypeError(
             "save takes a SleepStager, a DistilledSleepStager, a FineTunedSleepStager, a "
             "Pipeline that ends in one or a RecordingStager of one; given "
@@ -305,7 +305,10 @@ def _wrapping(stager):
     if isinstance(stager, Pipeline):
         *before, (name, stager) = stager.steps
         steps = [
-            [key, None if does_nothing(step) else _named(step_to_json, key, step)]
+            [
+                key,
+                None if step in (None, "passthrough") else _named(step_to_json, key, step),
+            ]
             for key, step in before
         ]
         stager, inside = _wrapping(stager)
@@ -355,7 +358,7 @@ def _check_answers(stager):
 
 def _network(stager):
     """Name the network and the options that it was built with."""
-    module, options = architecture(stager)
+    module, options = network_spec(stager)
     if isinstance(module, str):
         given, name = "name", module
     elif _is_known(module):

@@ -10,12 +10,12 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skleepkd import _edf_records
-from skleepkd._builders import FLAT_VOLTS, in_volts
-from skleepkd._inside import class_names, does_nothing, unwrapped
+from skleepkd import edf
 from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
 from skleepkd.hypnogram import Hypnogram
+from skleepkd.pipelines import class_names, split_pipeline
 from skleepkd.preprocessing import (
     EpochScaler,
     LogSpectrogram,
@@ -121,14 +121,14 @@ class RecordingStager(BaseEstimator):
         """
         import mne
 
-        network, steps = unwrapped(self.stager)
+        steps, network = split_pipeline(self.stager)
         steps = [step for _, step in steps]
         check_is_fitted(self.stager)
         if hasattr(network, "check_is_fitted"):
             network.check_is_fitted()
         with mne.use_log_level("warning"):
             raw = _read(raw)
-            began_late = raw.first_time + _edf_records.seconds_left_out(raw)
+            began_late = raw.first_time + edf.seconds_left_out(raw)
             wanted = self._wanted(network)
             prepared = self._prepare(raw, wanted)
             names = list(prepared.ch_names) if wanted is None else wanted
@@ -262,7 +262,7 @@ def _keep_signal(steps):
             continue
         if isinstance(step, PairedTransformer):
             step = getattr(step, modality)
-        if not (does_nothing(step) or isinstance(step, (EpochScaler, LogSpectrogram))):
+        if not isinstance(step, (EpochScaler, LogSpectrogram)):
             return False
     return True
 
@@ -299,7 +299,7 @@ def _read(raw):
                 "It is damaged, or of a kind that mne.io.read_raw does not know by its name: "
                 "then read it with MNE and give the Raw."
             ) from error
-    if not _edf_records.is_whole(path):  # MNE 1.11 does not say so
+    if not edf.is_whole(path):  # MNE 1.11 does not say so
         raise ValueError(
             f"{path} does not hold as many records as its header says: it was cut "
             "short, or the recorder did not close it. To stage what is there, give "

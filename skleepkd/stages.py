@@ -214,7 +214,7 @@ def to_scheme(y, scheme):
     return table[y]  # -1 picks the last entry, which is UNSCORED
 
 
-def from_text(description):
+def stage_of_text(description):
     """AASM code of an annotation's text.
 
     Understands the texts of Sleep-EDF and MASS ("Sleep stage W", "Sleep stage 4",
@@ -233,8 +233,8 @@ def from_text(description):
 
     Examples
     --------
-    >>> from skleepkd.stages import from_text
-    >>> from_text("Sleep stage 4"), from_text("Movement time"), from_text("Lights off")
+    >>> from skleepkd.stages import stage_of_text
+    >>> stage_of_text("Sleep stage 4"), stage_of_text("Movement time"), stage_of_text("Lights off")
     (3, -1, None)
     """
     return _TEXTS.get(_shortened(description))
@@ -272,7 +272,7 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS):
             'Codes 0 to 4 for W, N1, N2, N3, REM become names by np.array(["W", "N1", "N2", '
             '"N3", "REM"])[codes].'
         )
-    unread = [text for text in covered if from_text(text) is None]
+    unread = [text for text in covered if stage_of_text(text) is None]
     if unread:
         unread.sort(key=lambda text: (not _LIKE_A_STAGE.search(text), -covered[text], text))
         listed = ", ".join(
@@ -323,7 +323,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     for start, duration, description in zip(
         annotations.onset, annotations.duration, annotations.description, strict=True
     ):
-        code = from_text(description)
+        code = stage_of_text(description)
         if code is not None:
             stop = start + duration + tolerance
             y[(onset >= start - tolerance) & (onset + epoch <= stop)] = code

@@ -11,7 +11,7 @@ from sklearn.utils import _safe_indexing, resample, shuffle
 from sklearn.utils.validation import _num_samples
 
 from skleepkd import PairedEpochs
-from skleepkd._signals import Signal
+from skleepkd.epochs.rows import Signal
 
 
 def numbered(n_epochs=12, **changes):

@@ -9,7 +9,7 @@ from torch import nn
 
 from skleepkd import FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.distillation import LeakageWarning
-from skleepkd.estimators.finetuned import rest_untrained
+from skleepkd.estimators.finetuned import eval_frozen_modules
 from tests.tiny import TinyNetwork, make_pair
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
@@ -192,7 +192,7 @@ def test_recurrent_layers_at_rest_let_gradients_pass():
         network = torch.nn.ModuleDict({"part": Part(dropout), "rnn": torch.nn.GRU(4, 4)})
         for parameter in network.parameters():
             parameter.requires_grad_(False)
-        rest_untrained(network.train())
+        eval_frozen_modules(network.train())
         assert network["rnn"].training
         assert network["part"].rnn.training == (dropout == 0)
         assert not network["part"].norm.training

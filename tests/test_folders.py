@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from skleepkd import PairedEpochs, _folders, _signals
+from skleepkd import PairedEpochs
+from skleepkd.epochs import memmap as _folders
+from skleepkd.epochs import rows as _signals
 
 
 def files(folder):

@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from skleepkd import PairedEpochs, _signals
-from skleepkd.inputs import as_pair, check_signal
+from skleepkd import PairedEpochs
+from skleepkd.epochs import rows as _signals
+from skleepkd.epochs.checks import as_pair, check_signal
 
 from .test_epochs import numbered
 

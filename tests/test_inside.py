@@ -19,7 +19,7 @@ from skleepkd import (
     model_card,
     save,
 )
-from skleepkd._inside import class_names, scheme_of, through, unwrapped
+from skleepkd.pipelines import class_names, scheme_of, split_pipeline, transform
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import TinyNetwork, make_pair
 
@@ -63,10 +63,11 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_wrapped_is_found(wrapped, name):
     X, estimators = wrapped
-    stager, steps = unwrapped(estimators[name])
+    steps, stager = split_pipeline(estimators[name])
     assert type(stager) is SleepStager
     np.testing.assert_array_equal(
-        stager.predict_proba(through(steps, X)), estimators[name].predict_proba(X)
+        stager.predict_proba(transform(estimators[name], X)),
+        estimators[name].predict_proba(X),
     )
     if name in ("nested", "all of it"):
         assert [key for key, _ in steps] == ["scale", "rest__epochscaler"]
@@ -87,7 +88,7 @@ def test_what_is_wrapped_is_saved_and_described(wrapped, tmp_path, name):
             assert [key for key, _ in again.steps] == [key for key, _ in given.steps]
             assert type(again[-1]) is type(given[-1])
     assert model_card(again) == model_card(given)
-    assert model_card(given).count("Step: ") == len(unwrapped(given)[1])
+    assert model_card(given).count("Step: ") == len(split_pipeline(given)[0])
     whole = RecordingStager(given)
     save(whole, path)
     assert type(load(path).stager) is type(again)

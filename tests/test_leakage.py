@@ -368,7 +368,7 @@ def test_rows_are_read_in_blocks(monkeypatch):
     X, _ = make_pair(n_subjects=2)
     whole = _digests(X, "source")
     row_bytes = X["source"][:1].nbytes
-    monkeypatch.setattr("skleepkd._signals.BLOCK_BYTES", 5 * row_bytes)
+    monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", 5 * row_bytes)
     assert len(list(X.blocks("source"))) == 10
     order = np.random.default_rng(0).permutation(len(X))
     for one, other in zip(whole, _digests(X[order], "source"), strict=True):

@@ -13,11 +13,11 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from skleepkd import PairedEpochs
 from skleepkd._files import from_json, to_json
-from skleepkd._folders import open_folder
+from skleepkd.epochs.memmap import open_folder
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
-from skleepkd.stages import SCHEMES, UNSCORED, from_text, stage_codes, to_scheme
+from skleepkd.stages import SCHEMES, UNSCORED, stage_codes, stage_of_text, to_scheme
 
 SCHEME = st.sampled_from(sorted(SCHEMES))
 CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
@@ -52,8 +52,8 @@ def test_names_and_codes_of_a_scheme_are_one(scheme, data):
     st.integers(0, 4), st.sampled_from(["{}", " {} ", "Sleep stage {}", "SLEEP STAGE {}"])
 )
 def test_texts_of_stages_are_read_however_they_are_written(code, written):
-    assert from_text(written.format(SCHEMES["aasm"][code])) == code
-    assert from_text(written.format(SCHEMES["aasm"][code]).lower()) == code
+    assert stage_of_text(written.format(SCHEMES["aasm"][code])) == code
+    assert stage_of_text(written.format(SCHEMES["aasm"][code]).lower()) == code
 
 
 # ---------------------------------------------------------------- labels

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, minmax_scale, scale
 
 from skleepkd import PairedEpochs, SleepStager
-from skleepkd.inputs import check_signal
+from skleepkd.epochs.checks import check_signal
 from skleepkd.preprocessing import EpochScaler, PairedTransformer
 from tests.tiny import TinyNetwork, make_pair
 
@@ -77,7 +77,7 @@ def test_one_modality_of_a_pair():
 def test_blocks_do_not_matter(tmp_path, monkeypatch):
     X, _ = make_pair(n_subjects=1, n_epochs=11)
     expected = EpochScaler().fit_transform(X)
-    monkeypatch.setattr("skleepkd._signals.BLOCK_BYTES", 1000)  # two epochs
+    monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", 1000)  # two epochs
     mapped = EpochScaler().fit_transform(X.to_memmap(tmp_path / "night"))
     for modality in ("target", "source"):
         np.testing.assert_array_equal(mapped[modality], expected[modality])

@@ -31,7 +31,7 @@ from skorch.callbacks import (
 from torch import nn
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.inputs import as_pair
+from skleepkd.epochs.checks import as_pair
 from tests.tiny import TinyNetwork, make_pair
 
 #: What scikit-learn's checks ask for and a stager does otherwise. At most ten.

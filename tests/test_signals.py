@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
-from skleepkd import PairedEpochs, _signals
+from skleepkd import PairedEpochs
+from skleepkd.epochs import rows as _signals
 
 
 def written(folder, n_epochs=40, n_chans=2, n_times=500, name="signal.npy", **options):

@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from skleepkd.datasets import _hypnograms
 from skleepkd.datasets.simulated import DERIVATIONS, make_cohort, simulate_night
-from skleepkd.stages import from_text
+from skleepkd.stages import stage_of_text
 
 SHARED = Path(
     os.environ.get("SKLEEPKD_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
@@ -43,7 +43,7 @@ def real_nights():
     with open(annotations) as file:
         for row in csv.DictReader(file):
             n_epochs = round(float(row["duration_s"]) / 30)
-            stages[row["recording"]] += [from_text(row["description"])] * n_epochs
+            stages[row["recording"]] += [stage_of_text(row["description"])] * n_epochs
     cut = []
     for recording, night in stages.items():
         night = np.array(night)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from skleepkd.stages import (
-    from_text,
     is_unscored,
     left_unscored,
     scheme_names,
+    stage_of_text,
     stages_at,
     to_scheme,
 )
@@ -42,7 +42,7 @@ EXCEPTIONS = {"SC4001E0": 25, "SC4081E0": 32, "SC4092E0": 31}
     ],
 )
 def test_texts(text, code):
-    assert from_text(text) == code
+    assert stage_of_text(text) == code
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_every_text_of_sleep_edf_is_known(nights):
     assert len(texts) == 8
     codes = Counter()
     for text, n_epochs in texts.items():
-        codes[from_text(text)] += n_epochs
+        codes[stage_of_text(text)] += n_epochs
     deep = texts["Sleep stage 3"] + texts["Sleep stage 4"]
     assert codes == {
         0: texts["Sleep stage W"],

@@ -487,7 +487,7 @@ def test_slips_of_case_and_blanks_are_refused(pair, label, meant):
 @pytest.mark.parametrize(
     ("label", "hint"),
     [
-        ("Sleep stage 2", "from_text"),
+        ("Sleep stage 2", "stage_of_text"),
         ("RME", "Mend the spelling"),
         ("L", "another scheme"),
     ],

@@ -3,7 +3,7 @@
 import math
 from collections import namedtuple
 
-from skleepkd import _edf_records
+from skleepkd import edf
 from skleepkd.datasets._nights import blaming
 
 #: Seconds from a recording's start up to which annotations are believed, a month.
@@ -37,8 +37,8 @@ def read_header(path):
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    header = _edf_records.read_header(path)
-    expected = header.n_bytes + header.n_records * _edf_records.record_bytes(header)
+    header = edf.read_header(path)
+    expected = header.n_bytes + header.n_records * edf.record_bytes(header)
     size = path.stat().st_size
     if header.n_records < 1 or size < expected:
         raise ValueError(
@@ -100,7 +100,7 @@ def refuse_interrupted(path):
     ValueError
         If the recorder was interrupted.
     """
-    for at, seconds in _edf_records.interruptions(path):
+    for at, seconds in edf.interruptions(path):
         raise ValueError(
             f"{path} was interrupted after {at:g} s of signal, for {seconds:g} s (its header "
             "says EDF+D). Leave the subject out with subjects=."

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd._signals import map_new
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.rows import map_new
 from skleepkd.preprocessing import band_pass
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
 
 #: What the tables say of one night, before any signal is read: its folder, its name,
 #: its person, the epochs' onsets (seconds) and stages, their first samples and the
@@ -196,7 +196,7 @@ def warn_of_unknown(texts, where):
     where : str or pathlib.Path
         Where they were found.
     """
-    unknown = sorted({str(text) for text in texts if from_text(text) is None})
+    unknown = sorted({str(text) for text in texts if stage_of_text(text) is None})
     if unknown:
         warnings.warn(
             f"{where}: {', '.join(map(repr, unknown))} is no known stage; such epochs count "

@@ -11,7 +11,7 @@ import numpy as np
 
 from skleepkd.datasets._edf import read_annotations, read_header
 from skleepkd.datasets._nights import Night, warn_of_unknown
-from skleepkd.stages import EPOCH_SECONDS, from_text, stages_at
+from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
 
 #: The subjects of Phan et al. (2019), by their numbers in the file names.
 SUBJECTS = range(20)
@@ -147,7 +147,7 @@ def _read_stages(path, duration):
     annotations = read_annotations(path)
     texts = annotations.description
     warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
-    annotations = annotations[np.array([from_text(t) is not None for t in texts], bool)]
+    annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
     if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
     ends = annotations.onset + annotations.duration
@@ -158,7 +158,7 @@ def _read_stages(path, duration):
             "subject out with subjects=."
         )
     # "?" up to 24 hours after the start is how many of these files end.
-    scored = [from_text(text) >= 0 for text in annotations.description]
+    scored = [stage_of_text(text) >= 0 for text in annotations.description]
     late = max(ends[scored], default=0) - duration
     if late > EPOCH_SECONDS:
         raise ValueError(

@@ -23,8 +23,8 @@ from skleepkd.datasets._physionet import download, fetch_sums
 from skleepkd.stages import (
     EPOCH_SECONDS,
     UNSCORED,
-    from_text,
     scheme_names,
+    stage_of_text,
     stages_at,
     to_scheme,
 )
@@ -364,7 +364,7 @@ def _read_stages(number, notes, sfreq, duration):
     warn_of_unknown(texts, f"cinc2018-{number}")
     # Each holds until the next, the last to the recording's end.
     holds = np.diff([*onset, max([duration, *onset])])
-    known = [k for k, text in enumerate(texts) if from_text(text) is not None]
+    known = [k for k, text in enumerate(texts) if stage_of_text(text) is not None]
     stages = mne.Annotations(onset[known], holds[known], [texts[k] for k in known])
     # Where most changes fall between the steps of 30 s; the earliest of equals.
     shifts = Counter(sorted(sample % round(EPOCH_SECONDS * sfreq) for sample in samples))

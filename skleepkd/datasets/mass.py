@@ -18,7 +18,7 @@ from skleepkd.datasets._nights import (
 )
 from skleepkd.datasets.mass_split import SUBSET_SIZES
 from skleepkd.preprocessing import derive
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, from_text, scheme_names, to_scheme
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, stage_of_text, to_scheme
 
 #: What Joshi et al. (2021) teach and what they teach from.
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
@@ -316,7 +316,7 @@ def _read_stages(path):
         # A duration that is not written is one epoch's.
         n_epochs = int((duration + _TOLERANCE) // epoch) if duration > 0 else 1
         onset += [start + epoch * number for number in range(n_epochs)]
-        y += [from_text(text)] * n_epochs
+        y += [stage_of_text(text)] * n_epochs
     warn_of_unknown(texts, path)
     onset = np.array(onset)
     overlap = np.flatnonzero(np.diff(onset) < epoch - _TOLERANCE)

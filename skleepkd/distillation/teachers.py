@@ -11,11 +11,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory, has_fit_parameter
 from skorch import NeuralNet
 
-from skleepkd._inside import through, unwrapped
-from skleepkd._keys import key_of
-from skleepkd._signals import take_room
 from skleepkd.distillation.features import OUTPUT
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.rows import preallocate
+from skleepkd.memory import key_of
+from skleepkd.pipelines import final_estimator, split_pipeline, transform
 from skleepkd.stages import left_unscored
 
 #: Bytes of a frozen teacher's answers that are kept in memory, for each array of them;
@@ -44,7 +44,7 @@ def final_stager(teacher):
     ----------
     teacher : estimator
         A ``SleepStager``, a ``Pipeline`` that ends in one, either of them frozen, or any
-        other classifier. What is frozen may be anything that :func:`unwrapped` looks
+        other classifier. What is frozen may be anything that :func:`split_pipeline` looks
         through; of what is not, no part is that must stay as it is.
 
     Returns
@@ -52,7 +52,7 @@ def final_stager(teacher):
     SleepStager or None
     """
     if is_frozen(teacher):
-        teacher, _ = unwrapped(teacher)
+        teacher = final_estimator(teacher)
     teacher = _end_of(teacher)
     return teacher if hasattr(type(teacher), "extract_features") else None
 
@@ -88,7 +88,7 @@ def refuse_half_frozen(estimator, name):
         )
 
 
-def architecture(stager):
+def network_spec(stager):
     """Network of a stager and the options it was given, as ``SleepStager`` takes them.
 
     Parameters
@@ -105,11 +105,11 @@ def architecture(stager):
     if stager.module is not None:
         return stager.module, options
     inner = getattr(stager, "pretrained", None) or stager.teacher
-    module, inherited = architecture(final_stager(inner))
+    module, inherited = network_spec(final_stager(inner))
     return module, {**inherited, **options}
 
 
-def prepared(teacher, held_out, seed, checkpoint=None):
+def clone_for_student(teacher, held_out, seed, checkpoint=None):
     """Clone a teacher, and hand it the student's choices.
 
     Parameters
@@ -142,9 +142,9 @@ def prepared(teacher, held_out, seed, checkpoint=None):
     return teacher.set_params(**dict.fromkeys(unset, seed))
 
 
-def as_it_takes(teacher, source):
+def teacher_input(teacher, source):
     """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
-    last, _ = unwrapped(teacher)
+    last = final_estimator(teacher)
     plain = isinstance(last, NeuralNet) and final_stager(last) is None
     return source["target"] if plain else source
 
@@ -155,7 +155,7 @@ def fit_teacher(teacher, source, y, held_out, memory=None):
     Parameters
     ----------
     teacher : estimator
-        As :func:`prepared` returns it.
+        As :func:`clone_for_student` returns it.
     source : PairedEpochs
         The source as a pair of its own.
     y : ndarray of shape (n_epochs,)
@@ -185,7 +185,7 @@ def _fit(key, teacher, source, y, held_out):
         options = {}
         if source.subject is not None and has_fit_parameter(teacher, "groups"):
             options = {"groups": source.subject}
-        return teacher.fit(as_it_takes(teacher, source), y, **options)
+        return teacher.fit(teacher_input(teacher, source), y, **options)
     fit_transformers(teacher, source, y, held_out)
     final_stager(teacher).fit(transformed(teacher, source), y)
     return teacher
@@ -213,7 +213,7 @@ def fit_transformers(teacher, source, y, held_out):
     held_out : ndarray
         Subjects who are left out too.
     """
-    stager, steps = unwrapped(teacher)
+    steps, stager = split_pipeline(teacher)
     if steps:
         scored = ~left_unscored(y, stager.classes)
         steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
@@ -234,7 +234,7 @@ def transformed(teacher, source):
     -------
     PairedEpochs
     """
-    answer = through(unwrapped(teacher)[1], source)
+    answer = transform(teacher, source)
     return answer if isinstance(answer, PairedEpochs) else source.replace(target=answer)
 
 
@@ -337,7 +337,7 @@ def _room(n_rows, part, dtype):
     if np.prod(shape) * np.dtype(dtype).itemsize <= ANSWERS_IN_MEMORY:
         return np.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
-        take_room(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        preallocate(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 

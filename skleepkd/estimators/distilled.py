@@ -7,23 +7,23 @@ from sklearn.utils.validation import check_is_fitted
 from skleepkd.distillation.adapters import check_adapter
 from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.teachers import (
-    architecture,
+    clone_for_student,
     final_stager,
     fit_teacher,
     fit_transformers,
     is_frozen,
-    prepared,
+    network_spec,
     refuse_half_frozen,
     split_params,
     transformed,
     warn_of_leakage,
 )
-from skleepkd.estimators.epoch_net import signal_of
+from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.estimators.epoch_net import input_spec
 from skleepkd.estimators.online import begin_online
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.taught import FEATURE_LOSSES, TaughtStager, copy_weights
 from skleepkd.estimators.validation import HeldOut
-from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network
 
 STRATEGIES = ("offline", "online", "two-step")
@@ -342,15 +342,15 @@ class DistilledSleepStager(TaughtStager):
         ):
             return  # a frozen one costs nothing, what a Pipeline makes is not known yet
         n_outputs = len(self._find_classes(y))
-        module, options = architecture(teacher)
+        module, options = network_spec(teacher)
         with torch.random.fork_rng(devices=[]):
             taught = build_network(
-                module, signal_of(pair.source_epochs, n_outputs), options
+                module, input_spec(pair.source_epochs, n_outputs), options
             )
             if self.module is not None:
                 module, options = self.module, {}
             options = {**options, **self.get_params_for("module")}
-            own = build_network(module, signal_of(pair, n_outputs), options)
+            own = build_network(module, input_spec(pair, n_outputs), options)
         if self.start_from_teacher:
             copy_weights(taught, own)
         if self._uses_features:
@@ -366,7 +366,7 @@ class DistilledSleepStager(TaughtStager):
             check_is_fitted(self.teacher)
             self.teacher_ = self.teacher
             return pair, y
-        teacher = prepared(
+        teacher = clone_for_student(
             self.teacher, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
         )
         if self.strategy != "online":

@@ -6,6 +6,7 @@ import numpy as np
 from skorch.utils import is_dataset
 from torch.utils.data import Subset
 
+from skleepkd.epochs.checks import as_pair, check_signal
 from skleepkd.estimators.batches import EpochDataset, WindowDataset
 from skleepkd.estimators.net import Net
 from skleepkd.estimators.sequential import (
@@ -13,7 +14,6 @@ from skleepkd.estimators.sequential import (
     predicted_windows,
     training_windows,
 )
-from skleepkd.inputs import as_pair, check_signal
 from skleepkd.stages import EPOCH_SECONDS, left_unscored
 
 
@@ -156,7 +156,7 @@ class EpochNet(Net):
         )
 
 
-def signal_of(pair, n_outputs):
+def input_spec(pair, n_outputs):
     """Tell a network what it is built for.
 
     Parameters

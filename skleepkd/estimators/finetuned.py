@@ -9,20 +9,20 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skleepkd.distillation.teachers import (
-    architecture,
+    clone_for_student,
     final_stager,
     fit_teacher,
     is_frozen,
-    prepared,
+    network_spec,
     refuse_half_frozen,
     split_params,
     warn_of_leakage,
 )
-from skleepkd.estimators.epoch_net import signal_of
+from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.estimators.epoch_net import input_spec
 from skleepkd.estimators.labels import class_weights, find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
-from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network
 from skleepkd.networks.declared import parameter_groups, uncompiled
 
@@ -143,7 +143,7 @@ class FineTunedSleepStager(SleepStager):
         if not is_frozen(self.pretrained):
             source = pair.source_epochs
             check_signal(source, "target", "source")
-            stager = prepared(
+            stager = clone_for_student(
                 self.pretrained, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
             )
             self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
@@ -181,9 +181,9 @@ class FineTunedSleepStager(SleepStager):
         if not (isinstance(stager, SleepStager) and pair.has_source):
             return  # a frozen one costs nothing, what a Pipeline makes is not known yet
         n_outputs = len(find_classes(stager.classes, y))
-        signal = signal_of(pair.source_epochs, n_outputs)
-        self._check_alike(signal, signal_of(pair, n_outputs))
-        module, options = architecture(stager)
+        signal = input_spec(pair.source_epochs, n_outputs)
+        self._check_alike(signal, input_spec(pair, n_outputs))
+        module, options = network_spec(stager)
         with torch.random.fork_rng(devices=[]):
             trained_parameters(build_network(module, signal, options), self.trainable)
 
@@ -235,7 +235,7 @@ class FineTunedSleepStager(SleepStager):
     def _set_training(self, training=True):
         super()._set_training(training)
         if training and self.trainable != "all":
-            rest_untrained(self.module_)
+            eval_frozen_modules(self.module_)
 
     # ------------------------------------------------------------ parameters
 
@@ -299,7 +299,7 @@ def trained_parameters(module, trainable):
     return trained
 
 
-def rest_untrained(module):
+def eval_frozen_modules(module):
     """Put the parts of a network of which nothing is trained into evaluation mode.
 
     Parts without any state of their own (activations, dropout) stay as they are. So do
@@ -308,7 +308,7 @@ def rest_untrained(module):
     """
     for child in module.children():
         if any(parameter.requires_grad for parameter in child.parameters()):
-            rest_untrained(child)
+            eval_frozen_modules(child)
         elif child.state_dict():
             child.eval()
             for part in child.modules():

@@ -6,8 +6,8 @@ import numbers
 import numpy as np
 import torch
 
+from skleepkd.epochs.checks import as_pair
 from skleepkd.estimators.batches import EpochDataset
-from skleepkd.inputs import as_pair
 from skleepkd.networks.segment import segment
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
 from skleepkd.stages import EPOCH_SECONDS

@@ -9,10 +9,10 @@ from skleepkd.stages import (
     SCHEMES,
     UNSCORED,
     UNSCORED_NAME,
-    from_text,
     is_unscored,
     left_unscored,
     scheme_names,
+    stage_of_text,
 )
 
 
@@ -139,7 +139,7 @@ def _check_spelling(y, names):
     stages = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
     slips, others = [], []
     for name in names[~known].tolist():
-        unscored = from_text(name) == UNSCORED
+        unscored = stage_of_text(name) == UNSCORED
         stage = UNSCORED_NAME if unscored else stages.get(name.strip().casefold())
         if stage is not None:
             slips.append(f"{name!r} instead of {stage!r}")
@@ -167,9 +167,9 @@ def _advice(unknown):
             "Merge stages with skleepkd.stages.to_scheme, or name another scheme "
             f"({', '.join(SCHEMES)})."
         )
-    if all(from_text(label) is not None for label in unknown):
+    if all(stage_of_text(label) is not None for label in unknown):
         return (
-            "[skleepkd.stages.from_text(text) for text in y] are the AASM codes of such "
+            "[skleepkd.stages.stage_of_text(text) for text in y] are the AASM codes of such "
             "texts; skleepkd.stages.to_scheme merges codes."
         )
     return (

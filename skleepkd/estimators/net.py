@@ -11,7 +11,6 @@ from skorch.callbacks import EarlyStopping, EpochTimer, PassthroughScoring, Prin
 from torch import nn
 from torch.utils.data import DataLoader
 
-from skleepkd._keys import key_of
 from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.teachers import final_stager
 from skleepkd.estimators.batches import (
@@ -24,6 +23,7 @@ from skleepkd.estimators.batches import (
 )
 from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStopped
 from skleepkd.estimators.checkpoint import Checkpoint
+from skleepkd.memory import key_of
 from skleepkd.networks.declared import uncompiled
 
 #: Epochs, or windows, of a night that a network of sequences answers at a time.

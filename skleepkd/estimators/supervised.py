@@ -6,8 +6,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch.utils import is_dataset
 
+from skleepkd.epochs.checks import as_pair, check_signal
 from skleepkd.estimators.cross_entropy import StageCrossEntropy
-from skleepkd.estimators.epoch_net import EpochNet, signal_of
+from skleepkd.estimators.epoch_net import EpochNet, input_spec
 from skleepkd.estimators.hypnodensity import hypnodensity
 from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
 from skleepkd.estimators.net import seeded
@@ -16,7 +17,6 @@ from skleepkd.estimators.sequential import (
     fused_probabilities,
 )
 from skleepkd.estimators.validation import draw_held_out
-from skleepkd.inputs import as_pair, check_signal
 from skleepkd.networks.build import build_network, check_takes_sequences, find_network
 from skleepkd.networks.declared import feature_layers
 from skleepkd.stages import is_unscored, left_unscored
@@ -412,7 +412,7 @@ class SleepStager(EpochNet):
         module, options = self._network()
         n_outputs = len(self._find_classes(y))
         with torch.random.fork_rng(devices=[]):
-            network = build_network(module, signal_of(pair, n_outputs), options)
+            network = build_network(module, input_spec(pair, n_outputs), options)
             window = (self.sequence_length_, *pair.shape[1:])
             check_takes_sequences(network, window, n_outputs)
 
@@ -438,7 +438,7 @@ class SleepStager(EpochNet):
         training = ~self._validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        signal = signal_of(pair, len(classes))
+        signal = input_spec(pair, len(classes))
         fitted_on = {
             name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
             for name in ("subject", "recording")

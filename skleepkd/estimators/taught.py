@@ -17,11 +17,11 @@ from skleepkd.distillation.losses import (
     SoftmaxDistillation,
 )
 from skleepkd.distillation.teachers import (
-    architecture,
-    as_it_takes,
     final_stager,
     log_probabilities,
+    network_spec,
     teacher_features,
+    teacher_input,
     transformed,
 )
 from skleepkd.estimators.batches import WindowDataset
@@ -101,7 +101,7 @@ class TaughtStager(SleepStager):
     def _network(self):
         if self.module is not None:
             return super()._network()
-        module, options = architecture(final_stager(self.teacher_))
+        module, options = network_spec(final_stager(self.teacher_))
         return module, {**options, **self.get_params_for("module")}
 
     def initialize_module(self):
@@ -232,7 +232,7 @@ class TaughtStager(SleepStager):
 
     def ask_for_answers(self, source):
         """Ask the teacher for the logarithms of its probabilities, by own classes."""
-        answers = self.teacher_.predict_proba(as_it_takes(self.teacher_, source))
+        answers = self.teacher_.predict_proba(teacher_input(self.teacher_, source))
         return self._in_own_columns(answers)
 
     def _in_own_columns(self, probabilities):

@@ -5,8 +5,8 @@ import copy
 import torch
 from sklearn.utils.validation import check_memory
 
-from skleepkd._keys import key_of, source_of
-from skleepkd.distillation.teachers import architecture, final_stager, transformed
+from skleepkd.distillation.teachers import final_stager, network_spec, transformed
+from skleepkd.memory import key_of, source_of
 from skleepkd.networks.declared import uncompiled
 
 #: Parameters that the first step knows nothing of; of the teacher its weights tell.
@@ -73,7 +73,7 @@ def _key(student, X, y):
     own = {name: value for name, value in params.items() if name not in _LATER}
     return key_of(
         own,
-        [source_of(architecture(stager)[0]) for stager in (student, teacher)],
+        [source_of(network_spec(stager)[0]) for stager in (student, teacher)],
         uncompiled(teacher.module_).state_dict(),
         uncompiled(student.module_).state_dict(),
         (X.target_epochs, source.target_epochs, student.held_out_, y >= 0),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skleepkd._inside import scheme_of, unwrapped
+from skleepkd.pipelines import final_estimator, scheme_of
 from skleepkd.stages import (
     EPOCH_SECONDS,
     UNSCORED,
@@ -36,7 +36,7 @@ def classes_of(estimator, classes):
     """Stages to draw: what was given, else the scheme of a stager, else the five."""
     if classes is not None:
         return classes
-    return scheme_of(unwrapped(estimator)[0]) or "aasm"
+    return scheme_of(final_estimator(estimator)) or "aasm"
 
 
 def make_panels(ax, n_rows, n_columns, *, figsize, sharex=False, sharey=False):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skleepkd._inside import through, unwrapped
+from skleepkd.pipelines import final_estimator, transform
 from skleepkd.plotting.common import codes_with_gaps, make_panels, stage_colors
 from skleepkd.stages import stage_labels
 
@@ -82,8 +82,8 @@ class EmbeddingDisplay:
         features, n_epochs = {}, None
         for name, estimator in estimators.items():
             epochs = X[name] if isinstance(X, dict) else X
-            stager, steps = unwrapped(estimator)
-            answers = stager.extract_features(through(steps, epochs), layer=layer)
+            stager = final_estimator(estimator)
+            answers = stager.extract_features(transform(estimator, epochs), layer=layer)
             answers = np.asarray(answers)
             if n_epochs is None:
                 rows = _draw_rows(len(answers), max_epochs, random_state)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skleepkd._inside import unwrapped
+from skleepkd.pipelines import final_estimator
 from skleepkd.plotting.common import make_panels
 
 
@@ -56,7 +56,7 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         if name is None:
-            name = type(unwrapped(estimator)[0]).__name__
+            name = type(final_estimator(estimator)).__name__
         return cls.from_estimators({name: estimator}, ax=ax)
 
     @classmethod
@@ -75,7 +75,8 @@ class TrainingCurveDisplay:
         TrainingCurveDisplay
         """
         histories = {
-            name: unwrapped(estimator)[0].history for name, estimator in estimators.items()
+            name: final_estimator(estimator).history
+            for name, estimator in estimators.items()
         }
         return cls(histories=histories).plot(ax=ax)
 

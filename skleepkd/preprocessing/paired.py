@@ -6,7 +6,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
-from skleepkd.inputs import as_pair
+from skleepkd.epochs.checks import as_pair
 
 
 class StatelessTransformer(TransformerMixin, BaseEstimator):

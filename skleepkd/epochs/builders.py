@@ -8,9 +8,9 @@ from numbers import Real
 
 import numpy as np
 
-from skleepkd._edf_records import seconds_left_out
-from skleepkd._signals import Signal
-from skleepkd.stages import EPOCH_SECONDS, check_texts, from_text
+from skleepkd.edf import seconds_left_out
+from skleepkd.epochs.rows import Signal
+from skleepkd.stages import EPOCH_SECONDS, check_texts, stage_of_text
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
 _VOLTS_BELOW = 5e-3
@@ -373,11 +373,11 @@ def _scored_onsets(annotations, raw, lead, epoch):
         for start, duration, text in zip(
             annotations.onset, annotations.duration, annotations.description, strict=True
         )
-        if from_text(text) is not None
+        if stage_of_text(text) is not None
         for k in range(int((duration + 1e-3) // epoch))
     ]
     if not onset:
-        stages = [from_text(text) is not None for text in annotations.description]
+        stages = [stage_of_text(text) is not None for text in annotations.description]
         lasts = np.unique(annotations.duration[stages]) if any(stages) else []
         found = ", ".join(f"{seconds:g}" for seconds in lasts[-5:])
         raise ValueError(

@@ -40,10 +40,12 @@ class Signal:
 
     @property
     def shape(self):
+        """(n_epochs, n_channels, n_times, ...)."""
         return (len(self),) + self.base.shape[1:]
 
     @property
     def dtype(self):
+        """The base array's data type."""
         return self.base.dtype
 
     def __getitem__(self, rows):
@@ -140,7 +142,7 @@ def numbers_of(values, name):
     return array
 
 
-def signal_of(values, name):
+def as_signal(values, name):
     """Take what is given for epochs as a signal, or say what is wrong with it."""
     array = numbers_of(values, name)
     if array.ndim < 3:
@@ -209,11 +211,11 @@ def map_new(path, shape, dtype):
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with open(path, "r+b") as file:
-        take_room(file, os.fstat(file.fileno()).st_size)
+        preallocate(file, os.fstat(file.fileno()).st_size)
     return array
 
 
-def take_room(file, n_bytes):
+def preallocate(file, n_bytes):
     """Take room on the disk for a file that is going to be mapped.
 
     Parameters

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 
-from skleepkd import _builders
-from skleepkd._folders import open_folder, write_folder
-from skleepkd._signals import Signal, join, row_key, signal_of
+from skleepkd.epochs import builders as _builders
+from skleepkd.epochs.memmap import open_folder, write_folder
+from skleepkd.epochs.rows import Signal, as_signal, join, row_key
 from skleepkd.stages import EPOCH_SECONDS
 
 _MODALITIES = ("target", "source")
@@ -408,7 +408,7 @@ class PairedEpochs:
         given = open_folder(folder)
         try:
             for modality in given.keys() & set(_MODALITIES):
-                given[modality] = signal_of(given[modality], modality)
+                given[modality] = as_signal(given[modality], modality)
             return cls(**given)
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -426,7 +426,7 @@ class PairedEpochs:
 def _as_signal(values, name):
     if isinstance(values, PairedEpochs):
         return values._signals["target"]
-    return values if isinstance(values, Signal) else signal_of(values, name)
+    return values if isinstance(values, Signal) else as_signal(values, name)
 
 
 def _as_column(values, name, n_epochs):

@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 
-from skleepkd._builders import FLAT_VOLTS, in_volts
-from skleepkd._signals import numbers_of
 from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
+from skleepkd.epochs.rows import numbers_of
 
 
 def as_pair(X, X_source=None, groups=None):

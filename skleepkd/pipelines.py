@@ -7,10 +7,11 @@ from sklearn.pipeline import Pipeline
 from skleepkd.stages import SCHEMES, scheme_names
 
 
-def unwrapped(estimator):
-    """Look through pipelines, frozen estimators and fitted searches, however nested.
+def split_pipeline(estimator):
+    """Part what epochs go through from what predicts in the end.
 
-    For those that only read: whoever fits what is found here may fit what is frozen.
+    Pipelines, frozen estimators and fitted searches are looked through, however nested. For
+    those that only read: whoever fits what is found here may fit what is frozen.
 
     Parameters
     ----------
@@ -20,11 +21,11 @@ def unwrapped(estimator):
 
     Returns
     -------
-    last : estimator
-        What answers in the end.
     steps : list of (str, transformer)
-        What epochs go through before. Names of an inner pipeline's steps follow that of
-        the step which holds it, "outer__inner".
+        What epochs go through before; steps that do nothing are left out. Names of an inner
+        pipeline's steps follow that of the step which holds it, "outer__inner".
+    final : estimator
+        What predicts.
     """
     steps, prefix = [], ""
     while True:
@@ -32,37 +33,27 @@ def unwrapped(estimator):
             estimator = estimator.estimator
         elif isinstance(estimator, Pipeline):
             *before, (last, estimator) = estimator.steps
-            steps += [(f"{prefix}{name}", step) for name, step in before]
+            steps += [
+                (f"{prefix}{name}", step)
+                for name, step in before
+                if step is not None and step != "passthrough"
+            ]
             prefix += f"{last}__"
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         else:
-            return estimator, steps
+            return steps, estimator
 
 
-def does_nothing(step):
-    """Whether a step of a pipeline hands on what it is given."""
-    return step is None or step == "passthrough"
+def final_estimator(estimator):
+    """Return what predicts at the end of pipelines, frozen estimators and searches."""
+    return split_pipeline(estimator)[1]
 
 
-def through(steps, X):
-    """Take epochs through fitted steps, as a pipeline does.
-
-    Parameters
-    ----------
-    steps : list of (str, transformer)
-        As :func:`unwrapped` returns them.
-    X : PairedEpochs or array-like
-        Epochs.
-
-    Returns
-    -------
-    object
-        What the last of the steps answers.
-    """
-    for _, step in steps:
-        if not does_nothing(step):
-            X = step.transform(X)
+def transform(estimator, X):
+    """Take epochs through all that stands before the final estimator."""
+    for _, step in split_pipeline(estimator)[0]:
+        X = step.transform(X)
     return X
 
 
@@ -84,7 +75,7 @@ def scheme_of(stager):
     scheme = getattr(stager, "classes", None)
     before = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
     if scheme is None and before is not None:
-        scheme = scheme_of(unwrapped(before)[0])
+        scheme = scheme_of(final_estimator(before))
     names = SCHEMES[scheme] if isinstance(scheme, str) and scheme in SCHEMES else ()
     if names and answers in (list(names), [*range(len(names))]):
         return scheme

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd._signals import join, map_new
+from skleepkd.epochs.rows import join, map_new
 
 _ABOUT = "pair.json"
 _PREFIXES = ("target-", "source-", "rows-")
