@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from skleepkd import networks
+from skleepkd.stages import EPOCH_SECONDS
 
 
 def build_network(module, signal, options):
@@ -59,38 +60,56 @@ def build_network(module, signal, options):
     return module(**{**handed, **options})
 
 
-def check_takes_sequences(network, shape, n_outputs):
-    """Refuse a network that does not stage windows of consecutive epochs.
+def input_spec(pair, n_outputs):
+    """Tell what a network of a pair's target is built for: channels, samples, classes, rate.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        It is asked about one window of zeros, in evaluation.
-    shape : tuple of int
-        Of a window: (sequence, n_channels, n_times) or, of spectrograms, one axis more.
-    n_outputs : int
-        Number of classes.
-
-    Raises
-    ------
-    ValueError
-        If it raises an error, or its answer has another shape than (batch, n_outputs,
-        sequence).
+    Of a spectrogram, whose frames do not tell, ``sfreq`` is there only where it is known.
     """
-    wanted = (1, n_outputs, shape[0])
-    hint = (
-        f"{type(network).__name__} does not take windows of consecutive epochs, which "
-        f"sequence_length={shape[0]} asks for: given an array of shape {(1, *shape)}, "
-        f"it should answer logits of shape {wanted}, (batch, n_classes, sequence)"
-    )
-    other = "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
-    try:
-        with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, *shape))
-    except Exception as error:  # what a network raises is its own affair
-        raise ValueError(f"{hint}. It raised: {error} {other}") from error
-    if answer.shape != wanted:
-        raise ValueError(f"{hint}; it answered {tuple(answer.shape)}. {other}")
+    spec = {"n_chans": pair.shape[1], "n_times": pair.shape[2], "n_outputs": n_outputs}
+    sfreq = pair.sfreq["target"]
+    if len(pair.shape) > 3:
+        spec["n_bins"] = pair.shape[3]
+    elif sfreq is None:
+        sfreq = pair.shape[2] / EPOCH_SECONDS
+    if sfreq is not None:
+        spec["sfreq"] = sfreq
+    return spec
+
+
+def check_output(network, epoch_shape, n_outputs, sequence_length=1):
+    """Refuse a network whose output for zeros has another shape than logits of its input."""
+    device = next((p.device for p in network.parameters()), "cpu")
+    name = type(network).__name__
+    network.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if sequence_length == 1:
+            output, wanted = (
+                network(torch.zeros(2, *epoch_shape, device=device)),
+                (2, n_outputs),
+            )
+            found = (
+                tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
+            )
+            if found != wanted:
+                raise ValueError(
+                    f"{name} puts out {found} for 2 epochs; {wanted}, (batch, n_classes), is "
+                    "expected: a tensor with a logit for each epoch and each of n_outputs "
+                    "classes."
+                )
+            return
+        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
+        hint = (
+            f"{name} does not take windows of consecutive epochs, which "
+            f"sequence_length={sequence_length} needs: for an array of shape {shape} it "
+            f"should put out logits of shape {wanted}, (batch, n_classes, sequence)"
+        )
+        other = "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
+        try:
+            output = network(torch.zeros(shape, device=device))
+        except Exception as error:  # what a network raises is its own affair
+            raise ValueError(f"{hint}. It raised: {error} {other}") from error
+        if output.shape != wanted:
+            raise ValueError(f"{hint}; it put out {tuple(output.shape)}. {other}")
 
 
 def find_network(name):

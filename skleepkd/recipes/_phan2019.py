@@ -5,7 +5,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch.optim import Adam
 
-from skleepkd.distillation.teachers import is_frozen
+from skleepkd.distillation.teacher import is_frozen
 from skleepkd.estimators import FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation
 
