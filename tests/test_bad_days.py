@@ -33,7 +33,7 @@ from skleepkd import (
 )
 from skleepkd.datasets import fetch_sleep_edf
 from skleepkd.datasets._nights import Night, gather
-from skleepkd.distillation import teachers
+from skleepkd.distillation import teacher as teachers
 from skleepkd.model_selection import cross_validate
 from tests import test_sleep_edf
 from tests.tiny import TinyNetwork, make_pair
@@ -197,7 +197,7 @@ def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch, pair):
         X.to_memmap(tmp_path)
     assert content(tmp_path) == before
     # Answers of a teacher, which are too many for the memory.
-    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 100)
+    monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
     student = DistilledSleepStager(tiny().fit(X.source_epochs, y), max_epochs=1, **OPTIONS)
     with pytest.raises(OSError, match=r"No space left.* MB are needed"):
         student.fit(X, y)
@@ -318,10 +318,10 @@ def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
     """A teacher's answers lie in a file without a name, which no cleaning takes away."""
     X, y = pair
     monkeypatch.setattr(teachers.tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 100)
+    monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
     (tmp_path / "tmp").mkdir()
     names = []
-    room = teachers._room
+    room = teachers._allocate
 
     def then_vanish(*args):
         array = room(*args)
@@ -330,7 +330,7 @@ def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
         (tmp_path / "tmp").mkdir()
         return array
 
-    monkeypatch.setattr(teachers, "_room", then_vanish)
+    monkeypatch.setattr(teachers, "_allocate", then_vanish)
     student = DistilledSleepStager(tiny(), max_epochs=1, **OPTIONS).fit(X, y)
     assert "memmap" in names
     monkeypatch.undo()

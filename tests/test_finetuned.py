@@ -97,7 +97,8 @@ def test_what_is_not_trained_rests(pair):
 
         def forward(self, x):
             watched = (self.before[0], self.block[1], self.norm, self.head, self.dropout)
-            modes.append([module.training for module in watched])
+            if self.training:
+                modes.append([module.training for module in watched])
             return super().forward(self.block(self.before(x)))
 
     pretrained = SleepStager(Watching, **FAST).fit(X.source_epochs, y)
@@ -128,7 +129,7 @@ def test_a_frozen_start_needs_no_source(pair, frozen):
     X, y = pair
     net = FineTunedSleepStager(frozen, **FAST).fit(X["target"], y)
     assert net.predict(X["target"]).shape == y.shape
-    with pytest.raises(ValueError, match="needs the source"):
+    with pytest.raises(ValueError, match="needs the teacher's signal"):
         FineTunedSleepStager(source_stager()).fit(X["target"], y)
 
 

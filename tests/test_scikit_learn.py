@@ -148,13 +148,13 @@ TAUGHT = DistilledSleepStager(PLAIN, alpha=0.5, **GIVEN)
 
 def people_of_calls(monkeypatch):
     """Note the people of every fit."""
-    seen, fit = [], SleepStager._fit
+    seen, fit = [], SleepStager.begin_fit
 
     def noting(self, pair, *args, **options):
         seen.append(set(pair.subject.tolist()))
         return fit(self, pair, *args, **options)
 
-    monkeypatch.setattr(SleepStager, "_fit", noting)
+    monkeypatch.setattr(SleepStager, "begin_fit", noting)
     return seen
 
 

@@ -140,9 +140,7 @@ def test_a_network_of_single_epochs_is_refused(pair):
         def __init__(self, n_outputs):
             super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(n_outputs))
 
-    with pytest.raises(
-        ValueError, match=r"logits of shape \(1, 5, 3\).* answered \(1, 5\)"
-    ):
+    with pytest.raises(ValueError, match=r"logits of shape \(1, 5, 3\).* put out \(1, 5\)"):
         SleepStager(Flat, sequence_length=3, **FAST).fit(*pair)
 
 
@@ -441,10 +439,10 @@ def test_losses_take_the_features_of_seqsleepnet(loss):
         teacher, "SeqSleepNet", feature_loss=loss, **params
     ).fit(X, y)  # fmt: skip
     if loss == "attention":
-        maps = net.feature_losses_[0].summarise(torch.zeros(2, 8, 5))
+        maps = net.matched_layers_[0].loss.summarise(torch.zeros(2, 8, 5))
         assert maps.shape == (2, 5)
     else:
-        assert net.feature_losses_[0].mean.shape == (1, 8, 1)
+        assert net.matched_layers_[0].loss.mean.shape == (1, 8, 1)
 
 
 def test_nights_that_are_too_short_are_named():
@@ -460,7 +458,7 @@ def test_a_network_that_takes_no_sequences_is_found_first(stager):
     options = {"sequence_length": 4, "max_epochs": 1}
     net = SleepStager(TinyNetwork, **options)
     if stager == "student":
-        teacher = SleepStager(NeverFitted(), **options)
+        teacher = SleepStager(NeverFitted, **options)
         net = DistilledSleepStager(
             teacher, TinyNetwork, feature_loss=None, alpha=0.5, **options
         )
@@ -470,8 +468,10 @@ def test_a_network_that_takes_no_sequences_is_found_first(stager):
         net.fit(X, y)
 
 
-class NeverFitted:
-    """A factory that nobody may ask."""
+class NeverFitted(TinySequenceNetwork):
+    """A network that nobody may train."""
 
-    def __call__(self, n_chans, n_times, n_outputs):
-        raise AssertionError("the teacher was fitted first")
+    def forward(self, x):
+        if self.training:
+            raise AssertionError("the teacher was fitted first")
+        return super().forward(x)

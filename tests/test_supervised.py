@@ -9,8 +9,7 @@ from torch import nn
 
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.estimators.callbacks import kappa_of_confusion
-from skleepkd.estimators.labels import StageCrossEntropy
-from skleepkd.estimators.labels import class_weights
+from skleepkd.estimators.labels import StageCrossEntropy, class_weights
 from tests.tiny import TinyNetwork, make_pair
 
 
@@ -329,16 +328,16 @@ class Shaped(TinyNetwork):
 @pytest.mark.parametrize(
     ("answer", "shape"),
     [
-        (lambda logits: logits[..., None], r"\(32, 5, 1\)"),
-        (lambda logits: logits[:, :3], r"\(32, 3\)"),
-        (lambda logits: logits.argmax(dim=1), r"\(32,\)"),
+        (lambda logits: logits[..., None], r"\(2, 5, 1\)"),
+        (lambda logits: logits[:, :3], r"\(2, 3\)"),
+        (lambda logits: logits.argmax(dim=1), r"\(2,\)"),
         (lambda logits: (logits, logits), "tuple"),
     ],
 )
 def test_a_network_of_ones_own_that_answers_otherwise(pair, answer, shape):
     X, y = pair
     own = SleepStager(Shaped, module__answer=answer, max_epochs=1, device="cpu")
-    with pytest.raises(ValueError, match=rf"Shaped answers {shape} .*\(32, 5\), \(batch"):
+    with pytest.raises(ValueError, match=rf"Shaped puts out {shape} .*\(2, 5\), \(batch"):
         own.fit(X, y)
 
 

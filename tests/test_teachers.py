@@ -6,7 +6,8 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
-from skleepkd.distillation import teachers
+from skleepkd.distillation import LeakageWarning
+from skleepkd.distillation import teacher as teachers
 from skleepkd.distillation.teacher import log_probabilities, teacher_features
 from tests.tiny import TinyNetwork
 
@@ -42,7 +43,9 @@ def reference_features(stager, signal):
 def test_features_are_computed_once_in_order(pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
-    (kept,) = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])
+    (kept,) = teacher_features(
+        stager, stager.get_dataset(X.source_epochs), ["features"], [as_they_are]
+    )
     assert kept.dtype == np.float16
     np.testing.assert_allclose(kept, reference_features(stager, X["source"]), atol=2e-3)
 
@@ -50,10 +53,14 @@ def test_features_are_computed_once_in_order(pair):
 def test_large_features_go_to_a_temporary_map(pair, monkeypatch):
     X, y = pair
     stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
-    plain = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])[0]
-    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", plain.nbytes - 1)
+    plain = teacher_features(
+        stager, stager.get_dataset(X.source_epochs), ["features"], [as_they_are]
+    )[0]
+    monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", plain.nbytes - 1)
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    mapped = teacher_features(stager, X.source_epochs, ["features"], [as_they_are])[0]
+    mapped = teacher_features(
+        stager, stager.get_dataset(X.source_epochs), ["features"], [as_they_are]
+    )[0]
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, plain)
     del mapped
@@ -61,7 +68,7 @@ def test_large_features_go_to_a_temporary_map(pair, monkeypatch):
         assert len(os.listdir("/proc/self/fd")) <= len(before)
     student = DistilledSleepStager(stager, **FAST)
     by_map = student.fit(X, y).predict_proba(X)
-    monkeypatch.setattr(teachers, "ANSWERS_IN_MEMORY", 2**30)
+    monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 2**30)
     np.testing.assert_array_equal(by_map, student.fit(X, y).predict_proba(X))
 
 
@@ -74,13 +81,17 @@ def test_features_beyond_half_precision_are_kept_in_single(pair):
         grown.append(None)
         return features * (1e6 if len(grown) == 3 else 1)
 
-    (kept,) = teacher_features(stager, X.source_epochs, ["features"], [grow])
+    (kept,) = teacher_features(
+        stager, stager.get_dataset(X.source_epochs), ["features"], [grow]
+    )
     expected = reference_features(stager, X["source"])
     expected[64:96] *= 1e6
     assert kept.dtype == np.float32
     np.testing.assert_allclose(kept, expected, rtol=2e-2, atol=2e-2)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        teacher_features(stager, X.source_epochs, ["features"], [lambda f: f / 0])
+        teacher_features(
+            stager, stager.get_dataset(X.source_epochs), ["features"], [lambda f: f / 0]
+        )
 
 
 # ---------------------------------------------------------------- leakage
@@ -97,11 +108,9 @@ def test_leakage_warning_on_the_frozen_teachers_people(pair):
     train, labels = split(X, y, "s0", "s1", "s2")
     student = DistilledSleepStager(FrozenEstimator(teacher), **FAST).fit(train, labels)
     test, test_labels = split(X, y, "s5")
-    with pytest.warns(
-        teachers.LeakageWarning, match="teacher was fitted on the subject s5"
-    ):
+    with pytest.warns(LeakageWarning, match="teacher was fitted on the subject s5"):
         student.predict(test)
-    with pytest.warns(teachers.LeakageWarning):
+    with pytest.warns(LeakageWarning):
         student.score(test, test_labels)
 
 
@@ -117,7 +126,7 @@ def test_no_warning_where_nothing_leaks(pair, recwarn):
     for student in (frozen, in_fold):
         student.predict(test)
         student.predict(train)
-    assert not [w for w in recwarn if w.category is teachers.LeakageWarning]
+    assert not [w for w in recwarn if w.category is LeakageWarning]
 
 
 def test_leakage_through_a_chain_of_frozen_stagers(pair):
@@ -126,7 +135,7 @@ def test_leakage_through_a_chain_of_frozen_stagers(pair):
     second = FineTunedSleepStager(FrozenEstimator(first), **FAST).fit(*split(X, y, "s1"))
     third = DistilledSleepStager(FrozenEstimator(second), **FAST).fit(*split(X, y, "s2"))
     for seen in ("s0", "s1"):
-        with pytest.warns(teachers.LeakageWarning, match=seen):
+        with pytest.warns(LeakageWarning, match=seen):
             third.predict(split(X, y, seen)[0])
 
 

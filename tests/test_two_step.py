@@ -124,7 +124,7 @@ def test_students_share_the_first_step_through_memory(pair, tmp_path):
     memory = Memory(tmp_path, verbose=0)
     plain = {a: student(alpha=a).fit(X, y) for a in (0.0, 0.5)}
     kept = {a: student(alpha=a, memory=memory).fit(X, y) for a in (0.0, 0.5)}
-    learned = list(tmp_path.rglob("two_step/_learn/*/output.pkl"))
+    learned = list(tmp_path.rglob("distilled/_learn/*/output.pkl"))
     assert len(learned) == 1
     for a, net in kept.items():
         assert len(net.history) == 6
@@ -134,7 +134,7 @@ def test_students_share_the_first_step_through_memory(pair, tmp_path):
     student(feature_loss=torch.nn.L1Loss(), memory=memory).fit(X, y)
     student(memory=memory).fit(X[:-24], y[:-24])
     student(memory=memory).set_params(teacher__max_epochs=1).fit(X, y)
-    assert len(list(tmp_path.rglob("two_step/_learn/*/output.pkl"))) == 4
+    assert len(list(tmp_path.rglob("distilled/_learn/*/output.pkl"))) == 4
 
 
 def test_a_second_fit_begins_anew(pair):
@@ -218,4 +218,4 @@ def test_the_first_step_is_shared_inside(pair, inside, tmp_path):
         for _ in range(2):
             steps.fit(X, y)
         folds = 1
-    assert len(list(tmp_path.rglob("two_step/_learn/*/output.pkl"))) == folds
+    assert len(list(tmp_path.rglob("distilled/_learn/*/output.pkl"))) == folds

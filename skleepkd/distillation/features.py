@@ -72,6 +72,18 @@ def capture_features(module, layers):
         )
 
 
+@contextmanager
+def capture_of(stager, layers):
+    """Catch features of a stager's network, which is run uncompiled in the block."""
+    module = stager.module_
+    object.__setattr__(stager, "module_", uncompiled(module))
+    try:
+        with capture_features(stager.module_, layers) as seen:
+            yield seen
+    finally:
+        object.__setattr__(stager, "module_", module)
+
+
 def check_layers(module, layers):
     """Return every layer of a network by its name, if those that are named are among them."""
     modules = dict(uncompiled(module).named_modules())

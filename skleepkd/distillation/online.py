@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from skleepkd.distillation.features import capture_of
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
     Strategy,
     needs_something_to_learn,
     needs_stager,
+    note_term,
 )
 from skleepkd.distillation.teacher import final_stager, is_frozen, transformed
 
@@ -67,7 +69,7 @@ class Online(Strategy):
         stager = final_stager(student.teacher_)
         layers = [layer.teacher_layer for layer in student.matched_layers]
         loss, logits, features = _step(stager, x[_SOURCE], y, layers, training)
-        student.note_term("teacher_loss", loss, training, int((y >= 0).sum()))
+        note_term(student, "teacher_loss", loss, training, int((y >= 0).sum()))
         x = {"target": x["target"]}
         if student.alpha:
             x[TEACHER_OUTPUT] = logits
@@ -85,7 +87,7 @@ def _step(stager, source, y, layers, training):
     """Take a teacher's own step; return its loss, logits and features from before it."""
     batch = ({"target": source}, y)
     stager.notify("on_batch_begin", batch=batch, training=training)
-    with stager.capture(layers) as features:
+    with capture_of(stager, layers) as features:
         step = (stager.train_step if training else stager.validation_step)(batch)
     prefix = "train" if training else "valid"
     stager.history.record_batch(f"{prefix}_loss", step["loss"].item())

@@ -46,8 +46,7 @@ class Strategy(BaseEstimator):
     ``student.strategy_``, so that ``__init__`` stores parameters and nothing else. What a
     fit learns goes into attributes that end in an underscore. Of the student the hooks
     may use its parameters, ``module_``, ``teacher_``, ``matched_layers_`` (one for each
-    pair of layers whose features are compared), ``classes_``, ``device`` and
-    ``note_term``.
+    pair of layers whose features are compared), ``classes_`` and ``device``.
     """
 
     #: Whether the teacher is fitted before its student is trained.
@@ -108,6 +107,13 @@ class PerWindow:
     """A column of a batch with an entry for each training window of epochs, not for each epoch."""
 
     values: object
+
+
+def note_term(net, name, value, training, weight):
+    """Add a batch's term of the loss, a mean over ``weight`` epochs, to that of the pass."""
+    name = f"{'train' if training else 'valid'}_{name}"
+    total, count = net.terms_.get(name, (0.0, 0))
+    net.terms_[name] = (total + weight * value.detach(), count + weight)
 
 
 def needs_stager(student, what):

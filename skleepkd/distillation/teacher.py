@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, check_memory, has_fit_parameter
 from skorch import NeuralNet
 
-from skleepkd.distillation.features import OUTPUT
+from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import check_signal
 from skleepkd.epochs.rows import preallocate
@@ -221,7 +221,7 @@ def teacher_features(stager, dataset, layers, summaries):
     arrays, start = [], 0
     for batch in stager.get_iterator(dataset, training=False):
         n_rows = len(batch[1])
-        with stager.capture(layers) as seen, torch.no_grad():
+        with capture_of(stager, layers) as seen, torch.no_grad():
             stager.evaluation_step(batch)
             parts = [
                 summarise(seen[name]).cpu().numpy()

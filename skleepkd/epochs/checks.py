@@ -19,7 +19,8 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
     pair = as_pair(X, X_source, groups)
     if source_for is not None and not pair.has_source:
         raise ValueError(
-            f"{source_for} needs the source: give a PairedEpochs with one, or X_source=."
+            f"{source_for} needs the teacher's signal: give a PairedEpochs with a source, or "
+            "X_source=."
         )
     y = check_labels(y, len(pair))
     check_signal(pair, "target")
@@ -28,7 +29,7 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
     return pair, y
 
 
-def predicted_input(X, *, epoch_shape, ch_names, sfreq):
+def predicted_input(X, epoch_shape, ch_names, sfreq):
     """Take what a stager predicts as a checked pair, alike to what it was fitted to."""
     pair = as_pair(X)
     given = pair.shape[1:]

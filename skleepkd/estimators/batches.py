@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from skleepkd.distillation.strategy import PerWindow
 from skleepkd.stages import UNSCORED
 
 #: Epochs, or windows, of a night that a network of sequences takes at a time, so that they
@@ -76,9 +77,8 @@ class WindowDataset(EpochDataset):
         Rows of each window, -1 behind the last of a shorter one.
     y, extras
         As for :class:`EpochDataset`: one entry an epoch. A class axis comes before the
-        axis of the sequence, as in logits.
-    window_extras : dict of array of shape (n_windows, ...), optional
-        What belongs to a window as a whole: a teacher's features.
+        axis of the sequence, as in logits. What belongs to a window as a whole, as a
+        teacher's features do, is a :class:`~skleepkd.distillation.strategy.PerWindow`.
     share, share_validation : bool, default=False
         Whether epochs that several windows of a batch hold are given once, as
         :class:`SharedEpochs`; and whether those of the validation part are.
@@ -90,14 +90,21 @@ class WindowDataset(EpochDataset):
         windows,
         y=None,
         extras=None,
-        window_extras=None,
         *,
         share=False,
         share_validation=False,
     ):
-        super().__init__(pair, y, extras)
+        extras = extras or {}
+        self.window_extras = {
+            name: extras[name].values
+            for name in extras
+            if isinstance(extras[name], PerWindow)
+        }
+        of_epochs = {
+            name: extras[name] for name in extras if name not in self.window_extras
+        }
+        super().__init__(pair, y, of_epochs)
         self.windows = windows
-        self.window_extras = window_extras or {}
         self.share = share
         self.share_validation = share_validation
 
@@ -132,9 +139,12 @@ class WindowDataset(EpochDataset):
         )
 
     def _select(self, numbers, share):
-        extras = {name: Rows(array, numbers) for name, array in self.window_extras.items()}
-        windows = self.windows[numbers]
-        return WindowDataset(self.pair, windows, self.y, self.extras, extras, share=share)
+        of_windows = {
+            name: PerWindow(Rows(array, numbers))
+            for name, array in self.window_extras.items()
+        }
+        extras, windows = {**self.extras, **of_windows}, self.windows[numbers]
+        return WindowDataset(self.pair, windows, self.y, extras, share=share)
 
 
 class Rows:

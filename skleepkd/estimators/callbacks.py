@@ -9,7 +9,7 @@ from skorch.callbacks import Callback
 class LossTerms(Callback):
     """Write the mean of each term of the loss into the history, pass by pass.
 
-    A term is noted by ``net.note_term``; sums stay on the device until the pass ends.
+    A term is noted by ``note_term``; sums stay on the device until the pass ends.
     """
 
     def on_epoch_begin(self, net, **kwargs):

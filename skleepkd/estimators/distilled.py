@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_memory
 from torch import nn
 
 from skleepkd.distillation.adapters import check_adapter
-from skleepkd.distillation.features import OUTPUT
+from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.matched_layers import FEATURE_LOSSES, match_layers
 from skleepkd.distillation.offline import Offline
@@ -21,6 +21,7 @@ from skleepkd.distillation.strategy import (
     TEACHER_OUTPUT,
     Strategy,
     needs_stager,
+    note_term,
 )
 from skleepkd.distillation.teacher import (
     TeacherInFold,
@@ -284,7 +285,6 @@ class DistilledSleepStager(SleepStager):
                 'such as teacher=SleepStager("USleep").'
             )
         refuse_half_frozen(self.teacher, "teacher")
-        self.strategy_.check(self)
         needs = {
             "a feature_loss": self.uses_features,
             "start_from_teacher": self.start_from_teacher,
@@ -293,6 +293,7 @@ class DistilledSleepStager(SleepStager):
         for what, needed in needs.items():
             if needed:
                 needs_stager(self, what)
+        self.strategy_.check(self)
         stager = final_stager(self.teacher)
         if stager is not None:
             self._check_teacher(stager)
@@ -495,7 +496,8 @@ class DistilledSleepStager(SleepStager):
         """Compute the logits of a batch and, where a teacher's features are in it, features."""
         if TEACHER_FEATURE.format(0) not in x:
             return super().infer(x)
-        with self.capture([layer.student_layer for layer in self.matched_layers]) as seen:
+        names = [layer.student_layer for layer in self.matched_layers]
+        with capture_of(self, names) as seen:
             logits = super().infer(x)
         with self.autocasting():
             features = [m.adapter(seen[m.student_layer]) for m in self.matched_layers]
@@ -508,11 +510,11 @@ class DistilledSleepStager(SleepStager):
         if self.step_.stages:
             cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
             n_scored = int((y_true >= 0).sum())
-            self.note_term("cross_entropy", cross_entropy, training, n_scored)
+            note_term(self, "cross_entropy", cross_entropy, training, n_scored)
             loss = (1 - self.alpha) * cross_entropy
             if TEACHER_OUTPUT in X:
                 term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
-                self.note_term("softmax_loss", term, training, len(y_true))
+                note_term(self, "softmax_loss", term, training, len(y_true))
                 loss = loss + self.alpha * term
         if features:
             term = 0.0
@@ -522,7 +524,7 @@ class DistilledSleepStager(SleepStager):
                 summary = X[TEACHER_FEATURE.format(number)].to(self.device)
                 term = term + layer(own, summary)
             term = term / len(features)
-            self.note_term("feature_loss", term, training, len(y_true))
+            note_term(self, "feature_loss", term, training, len(y_true))
             loss = loss + (self.feature_weight if self.step_.stages else 1.0) * term
         return loss
 

@@ -16,29 +16,52 @@ from skleepkd.stages import EPOCH_SECONDS
 JOINED_EPOCHS = 35
 
 
-def hypnodensity(stager, X, resolution):
-    """Ask a fitted stager for probabilities every ``resolution`` seconds.
+def hypnodensity(stager, X, resolution=30.0, return_onset=False):
+    """Probability of each stage every ``resolution`` seconds.
 
     Parameters
     ----------
-    stager : SleepStager
-        The fitted stager.
     X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
         Epochs in microvolts (of a pair, the target).
-    resolution : float
-        Seconds for each answer.
+    resolution : float, default=30.0
+        Seconds for each output, a whole number of samples. Where it divides 30 s, each
+        epoch is predicted by itself, in the order of X. Where it does not (20 s),
+        consecutive epochs of a recording are joined: X is a ``PairedEpochs`` that
+        knows ``recording`` and ``onset``, and outputs come recording by recording in
+        the order of their names and of time.
+    return_onset : bool, default=False
+        Whether to return the onsets too.
 
     Returns
     -------
-    probabilities : ndarray of shape (n_answers, n_classes)
-    onset : ndarray of shape (n_answers,)
-        Seconds from the recording's start at which each answer's time begins.
+    probabilities : ndarray of shape (n_outputs, n_classes)
+        Columns in the order of ``classes_``; at 30 s, those of ``predict_proba``.
+    onset : ndarray of shape (n_outputs,)
+        Only if ``return_onset``: when each output's time begins, in seconds from the
+        recording's start. Where X has no onsets, from its first row, epochs following
+        one another.
 
     Raises
     ------
     ValueError
-        As described by :meth:`skleepkd.SleepStager.hypnodensity`.
+        If the network predicts whole epochs alone ("UTime", braindecode's "USleep" and
+        networks with a method ``segment`` do not), if the resolution is no whole
+        number of samples, or if epochs are to be joined and X does not say which
+        follow one another, or they overlap.
+
+    Notes
+    -----
+    A gap in the onsets ends a joined signal; what remains there and is shorter than
+    ``resolution`` has no output. Joined epochs are read in pieces of about 35, beyond
+    whose ends convolutions see zeros. A stager of sequences joins epochs at every
+    resolution but 30 s. In a pipeline the stager is given what the steps before it make
+    of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
     """
+    probabilities, onset = _hypnodensity(stager, X, resolution)
+    return (probabilities, onset) if return_onset else probabilities
+
+
+def _hypnodensity(stager, X, resolution):
     stager.check_is_fitted()
     if len(stager.epoch_shape_) > 2:  # spectrograms
         if resolution != EPOCH_SECONDS:

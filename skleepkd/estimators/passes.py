@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,17 @@ from skleepkd._files import replace_file
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
 from skleepkd.memory import key_of
+
+
+@dataclass
+class Training:
+    """What a fit goes on with, once its networks are built."""
+
+    pair: object
+    codes: np.ndarray
+    random: "RandomStream"
+    is_new: bool
+    source: object = None  # the teacher or pretrained stager, on its way to be fitted
 
 
 class RandomStream:

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import torch
 
+from skleepkd.distillation.features import capture_of
+from skleepkd.networks.declared import feature_layers
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 
 
@@ -115,7 +117,7 @@ def centred_features(stager, pair, layer):
     axis = _sequence_axis(stager, pair, layer)
     nearest = np.full(len(pair), np.inf)
     features = None
-    with stager.capture([layer]) as seen:
+    with capture_of(stager, [layer]) as seen:
         for rows, _ in _predict_windows(stager, dataset):
             found = _by_epoch(seen[layer], axis, rows.shape).cpu().numpy()
             if features is None:
@@ -126,6 +128,37 @@ def centred_features(stager, pair, layer):
                 nearest[row[nearer]] = distance[nearer]
                 features[row[nearer]] = window[nearer]
     return features
+
+
+def extract_features(stager, X, layer=None):
+    """Return the output of a layer of the network.
+
+    Parameters
+    ----------
+    X
+        As for :meth:`predict_proba`.
+    layer : str, optional
+        Dotted name of the layer; by default the (first) layer that the network
+        declares in ``feature_layers``.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs, ...)
+        With a ``sequence_length`` above 1, of each epoch from the window in which it is
+        nearest to the middle.
+    """
+    stager.check_is_fitted()
+    if layer is None:
+        layer = feature_layers(stager.module_)[0]
+    pair = stager.check_predicted(X)
+    if stager.sequence_length_ > 1:
+        return centred_features(stager, pair, layer)
+    parts = []
+    for batch in stager.get_iterator(stager.make_dataset(pair), training=False):
+        with capture_of(stager, [layer]) as seen:
+            stager.evaluation_step(batch)
+        parts.append(seen[layer].cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _predict_windows(stager, dataset):
@@ -146,7 +179,7 @@ def _sequence_axis(stager, pair, layer):
     shapes = []
     for length in (2, 3):
         epochs = torch.zeros((1, length, *pair.shape[1:]))
-        with stager.capture([layer]) as seen:
+        with capture_of(stager, [layer]) as seen:
             stager.evaluation_step(({"target": epochs}, torch.zeros(1, length)))
         shapes.append(seen[layer].shape)
     differ = [

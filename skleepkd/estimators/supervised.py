@@ -1,8 +1,5 @@
 """A sleep stager: skorch's classifier that knows nights, subjects and unscored epochs."""
 
-import inspect
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,40 +11,27 @@ from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
 from torch import nn
 
-from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.leakage import warn_of_leakage
-from skleepkd.distillation.strategy import PerWindow, Step
+from skleepkd.distillation.strategy import Step
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
-from skleepkd.estimators import labels, sequential
-from skleepkd.estimators.batches import (
-    EpochDataset,
-    SharedEpochs,
-    WindowDataset,
-    make_loader,
-)
+from skleepkd.estimators import batches, labels, passes, sequential
 from skleepkd.estimators.callbacks import BestWeights, LossTerms
 from skleepkd.estimators.held_out import draw_held_out
 from skleepkd.estimators.hypnodensity import hypnodensity
-from skleepkd.estimators.passes import RandomStream, run_batches, run_passes
+from skleepkd.estimators.parameters import (
+    DeviceParameter,
+    repr_as_given,
+    restore_state,
+)
+from skleepkd.estimators.sequential import extract_features
 from skleepkd.networks.build import build_network, check_output, input_spec
-from skleepkd.networks.declared import feature_layers, uncompiled
+from skleepkd.networks.declared import uncompiled
 from skleepkd.stages import is_unscored, left_unscored
 
 
 def softmax(logits):
     """Turn logits of shape (batch, n_classes) into probabilities."""
     return logits.softmax(dim=1)
-
-
-@dataclass
-class Training:
-    """What a fit goes on with, once its networks are built."""
-
-    pair: object
-    codes: np.ndarray
-    random: RandomStream
-    is_new: bool
-    source: object = None  # the teacher or pretrained stager, on its way to be fitted
 
 
 class SleepStager(NeuralNetClassifier):
@@ -135,14 +119,12 @@ class SleepStager(NeuralNetClassifier):
     Notes
     -----
     With ``checkpoint`` and a seed (``random_state``, an error without), a training that was
-    stopped and resumed ends at the weights of one that was never stopped: networks,
-    optimiser, random numbers of torch, history, best weights and the state of callbacks
-    are kept (of a callback its attributes that end in an underscore, if they are numbers,
-    text, tensors, lists or dicts of those, or have a ``state_dict``; or what its own
-    ``state_dict`` says). Each training has a file of its own, named after its parameters,
-    data and first weights. It is read without running code, and a damaged one leads to a
-    warning and a new training. The file of a training that is finished stays, and is
-    read in its place; delete the folder when it is no longer needed.
+    stopped and resumed ends at the weights of one that was never stopped. Of a callback its
+    attributes that end in an underscore are kept, if they are numbers, text, tensors, lists
+    or dicts of those, or have a ``state_dict``. Each training has a file of its own, read
+    without running code; a damaged one leads to a warning and a new training. The file of a
+    finished training stays and is read in its place: delete the folder when it is no longer
+    needed.
 
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
@@ -242,7 +224,7 @@ class SleepStager(NeuralNetClassifier):
         Parameters
         ----------
         X, y, groups
-            As for ``fit``; classes, channels and samples must be those of ``fit``.
+            As for :meth:`fit`; classes, channels and samples must be the same.
         classes : object
             Ignored; it is there for scikit-learn.
 
@@ -290,8 +272,8 @@ class SleepStager(NeuralNetClassifier):
 
         Parameters
         ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
+        X
+            As for :meth:`predict_proba`.
 
         Returns
         -------
@@ -305,8 +287,8 @@ class SleepStager(NeuralNetClassifier):
 
         Parameters
         ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts.
+        X
+            As for :meth:`predict_proba`.
         y : array-like of shape (n_epochs,)
             Stages; -1 or "?" where unscored.
         sample_weight : array-like of shape (n_epochs,), optional
@@ -322,79 +304,8 @@ class SleepStager(NeuralNetClassifier):
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
-    def extract_features(self, X, layer=None):
-        """Return the output of a layer of the network.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
-        layer : str, optional
-            Dotted name of the layer; by default the (first) layer that the network
-            declares in ``feature_layers``.
-
-        Returns
-        -------
-        ndarray of shape (n_epochs, ...)
-            With a ``sequence_length`` above 1, of each epoch from the window in which it is
-            nearest to the middle.
-        """
-        self.check_is_fitted()
-        if layer is None:
-            layer = feature_layers(self.module_)[0]
-        pair = self.check_predicted(X)
-        if self.sequence_length_ > 1:
-            return sequential.centred_features(self, pair, layer)
-        parts = []
-        for batch in self.get_iterator(self.make_dataset(pair), training=False):
-            with self.capture([layer]) as seen:
-                self.evaluation_step(batch)
-            parts.append(seen[layer].cpu().numpy())
-        return np.concatenate(parts)
-
-    def hypnodensity(self, X, resolution=30.0, return_onset=False):
-        """Probability of each stage every ``resolution`` seconds.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
-        resolution : float, default=30.0
-            Seconds for each output, a whole number of samples. Where it divides 30 s, each
-            epoch is predicted by itself, in the order of X. Where it does not (20 s),
-            consecutive epochs of a recording are joined: X is a ``PairedEpochs`` that
-            knows ``recording`` and ``onset``, and outputs come recording by recording in
-            the order of their names and of time.
-        return_onset : bool, default=False
-            Whether to return the onsets too.
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_outputs, n_classes)
-            Columns in the order of ``classes_``; at 30 s, those of ``predict_proba``.
-        onset : ndarray of shape (n_outputs,)
-            Only if ``return_onset``: when each output's time begins, in seconds from the
-            recording's start. Where X has no onsets, from its first row, epochs following
-            one another.
-
-        Raises
-        ------
-        ValueError
-            If the network predicts whole epochs alone ("UTime", braindecode's "USleep" and
-            networks with a method ``segment`` do not), if the resolution is no whole
-            number of samples, or if epochs are to be joined and X does not say which
-            follow one another, or they overlap.
-
-        Notes
-        -----
-        A gap in the onsets ends a joined signal; what remains there and is shorter than
-        ``resolution`` has no output. Joined epochs are read in pieces of about 35, beyond
-        whose ends convolutions see zeros. A stager of sequences joins epochs at every
-        resolution but 30 s. In a pipeline the stager is given what the steps before it make
-        of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
-        """
-        probabilities, onset = hypnodensity(self, X, resolution)
-        return (probabilities, onset) if return_onset else probabilities
+    extract_features = extract_features
+    hypnodensity = hypnodensity
 
     @property
     def classes_(self):
@@ -443,12 +354,12 @@ class SleepStager(NeuralNetClassifier):
         pair, y = self._select_rows(pair, y, scored)
         codes = labels.encode(y, classes)
         self._remember_input(pair, codes, classes, go_on)
-        random = RandomStream(seed, self.device)
+        random = passes.RandomStream(seed, self.device)
         with random:
             if not go_on:
                 self.initialize()
         self._check_output()
-        return Training(pair, codes, random, not go_on, source)
+        return passes.Training(pair, codes, random, not go_on, source)
 
     def end_fit(self, training):
         """Pass over the training rows of what :meth:`begin_fit` returned."""
@@ -516,12 +427,8 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        return predicted_input(
-            X,
-            epoch_shape=self.epoch_shape_,
-            ch_names=self.ch_names_,
-            sfreq=self.signal_.get("sfreq"),
-        )
+        sfreq = self.signal_.get("sfreq")
+        return predicted_input(X, self.epoch_shape_, self.ch_names_, sfreq)
 
     def predict_pair(self, pair):
         """Predict the probabilities of a checked pair."""
@@ -558,16 +465,8 @@ class SleepStager(NeuralNetClassifier):
 
     def make_dataset(self, pair, codes=None, columns=None, windows=None):
         """Make the data set of a checked pair: of epochs, or of windows of them."""
-        columns = columns or {}
-        per_window = {
-            name: column.values
-            for name, column in columns.items()
-            if isinstance(column, PerWindow)
-        }
-        extras = {name: columns[name] for name in columns if name not in per_window}
-        pair = pair.target_epochs
         if self.sequence_length_ == 1:
-            return EpochDataset(pair, codes, extras)
+            return batches.EpochDataset(pair.target_epochs, codes, columns)
         share, shares_in_training = {}, self._trains_shared()
         if windows is None and codes is None:
             windows = sequential.predicted_windows(pair, self.sequence_length_)
@@ -576,7 +475,8 @@ class SleepStager(NeuralNetClassifier):
             windows = self.windows_of(pair, codes)
             together = shares_in_training and self.neighbouring_windows > 1
             share = {"share": together, "share_validation": shares_in_training}
-        return WindowDataset(pair, windows, codes, extras, per_window, **share)
+        pair = pair.target_epochs
+        return batches.WindowDataset(pair, windows, codes, columns, **share)
 
     def _trains_shared(self):
         """Whether the network may encode an epoch once for all windows of a training batch."""
@@ -584,7 +484,7 @@ class SleepStager(NeuralNetClassifier):
 
     def get_dataset(self, X, y=None):
         """Make the data set of what skorch was given."""
-        return X if is_dataset(X) else self.make_dataset(self.check_predicted(X))
+        return X if is_dataset(X) else self.make_dataset(self.check_predicted(X), y)
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """Split by subject where subjects are held out, else as ``train_split`` says."""
@@ -595,7 +495,7 @@ class SleepStager(NeuralNetClassifier):
     def get_iterator(self, dataset, training=False):
         """Load batches by one indexed read each; training rows are shuffled."""
         prefix = "iterator_train" if training else "iterator_valid"
-        return make_loader(
+        return batches.make_loader(
             getattr(self, prefix),
             dataset,
             {"batch_size": self.batch_size, **self.get_params_for(prefix)},
@@ -632,7 +532,7 @@ class SleepStager(NeuralNetClassifier):
         """Compute the logits of a batch ``{"target": ...}``."""
         target = x["target"].to(self.device, non_blocking=True)
         with self.autocasting():
-            if isinstance(target, SharedEpochs):
+            if isinstance(target, batches.SharedEpochs):
                 logits = target.output_of(self.module_)
             else:
                 logits = self.module_(target)
@@ -644,17 +544,6 @@ class SleepStager(NeuralNetClassifier):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
-
-    @contextmanager
-    def capture(self, layers):
-        """Catch features as :func:`capture_features`; a compiled network runs uncompiled."""
-        module = self.module_
-        object.__setattr__(self, "module_", uncompiled(module))
-        try:
-            with capture_features(self.module_, layers) as seen:
-                yield seen
-        finally:
-            object.__setattr__(self, "module_", module)
 
     # ------------------------------------------------------------ the loop over passes
 
@@ -681,19 +570,13 @@ class SleepStager(NeuralNetClassifier):
         """Objects beside the networks on which the next pass depends."""
         return [callback for _, callback in self.callbacks_]
 
-    def note_term(self, name, value, training, weight):
-        """Add a batch's term of the loss, a mean over ``weight`` epochs, to that of the pass."""
-        name = f"{'train' if training else 'valid'}_{name}"
-        total, count = self.terms_.get(name, (0.0, 0))
-        self.terms_[name] = (total + weight * value.detach(), count + weight)
-
     def check_data(self, X, y=None):
         """Do nothing: ``fit`` has checked."""
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Pass over the training rows; with a checkpoint, from its last pass on."""
         loop = partial(super().fit_loop, X, y, **fit_params)
-        run_passes(self, loop, X, self.max_epochs if epochs is None else epochs)
+        passes.run_passes(self, loop, X, self.max_epochs if epochs is None else epochs)
         return self
 
     def on_epoch_begin(self, net, **kwargs):
@@ -706,7 +589,7 @@ class SleepStager(NeuralNetClassifier):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
         if iterator is not None:
             super()._set_training(training)
-            run_batches(self, iterator, training, prefix, step_fn, **fit_params)
+            passes.run_batches(self, iterator, training, prefix, step_fn, **fit_params)
 
     def _set_training(self, training=True):
         """Set the mode of networks that are in the other one; skorch sets it each batch."""
@@ -716,17 +599,7 @@ class SleepStager(NeuralNetClassifier):
 
     # ------------------------------------------------------------ parameters, pickles
 
-    @property
-    def device(self):
-        """The device in use; ``get_params`` gives it as it was set ("auto")."""
-        device = self.__dict__["device"]
-        if isinstance(device, str) and device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return device
-
-    @device.setter
-    def device(self, device):
-        self.__dict__["device"] = device
+    device = DeviceParameter()
 
     def get_params(self, deep=True, **kwargs):
         """Return the parameters as they were set."""
@@ -744,32 +617,13 @@ class SleepStager(NeuralNetClassifier):
             super().__setattr__(name, value)
 
     def __repr__(self):
-        # skorch lists the whole network; scikit-learn would list all of skorch's defaults.
-        own = inspect.signature(type(self).__init__).parameters
-        given = [
-            f"{name}={value!r}"
-            for name, value in self.get_params(deep=False).items()
-            if name in self._params_to_validate
-            or (name in own and repr(value) != repr(own[name].default))
-        ]
-        return f"{type(self).__name__}({', '.join(given)})"
+        return repr_as_given(self)
 
     def __getstate__(self):
-        if torch.device(self.device).type == "cuda":
-            return super().__getstate__()
         # skorch pickles networks apart, by the plain pickle, which cannot send a class
         # of a notebook to a worker; off the GPU there is no need to.
-        return self.__dict__.copy()
+        cuda = torch.device(self.device).type == "cuda"
+        return super().__getstate__() if cuda else self.__dict__.copy()
 
     def __setstate__(self, state):
-        wanted = state["device"]
-        self.__dict__["device"] = wanted
-        if "__cuda_dependent_attributes__" in state:
-            super().__setstate__({**state, "device": self.device})
-            # A device that is not here has become the CPU, with a warning.
-            wanted = "auto" if wanted == "auto" else self.__dict__["device"]
-        else:
-            self.__dict__.update(state)
-        self.__dict__["device"] = wanted
-        for name in self._modules + self._criteria:
-            getattr(self, f"{name}_").to(self.device)
+        restore_state(self, state, super().__setstate__)
