@@ -122,8 +122,6 @@ class RecordingStager(BaseEstimator):
         steps, network = split_pipeline(self.stager)
         steps = [step for _, step in steps]
         check_is_fitted(self.stager)
-        if hasattr(network, "check_is_fitted"):
-            network.check_is_fitted()
         known = getattr(network, "ch_names_", None)
         wanted = known if self.ch_names is None else self.ch_names
         wanted = [wanted] if isinstance(wanted, str) else wanted

@@ -175,7 +175,6 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     - ...
     """
     params = params or {}
-    X = np.asarray(X) if isinstance(X, list) else X
     y = None if y is None else np.asarray(y)
     cv, folds = make_folds(estimator, X, y, groups, cv, params)
     _, again = make_folds(estimator, X, y, groups, cv, params)
@@ -189,10 +188,10 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     folds = [(rows[train], rows[test]) for train, test in folds]  # masks too
     groups = params.get("groups") if groups is None else groups
     subject = groups if pair.subject is None else pair.subject
-    named = {"subject": subject, "recording": pair.recording}
-    if groups is not None and not same_people(np.asarray(subject), np.asarray(groups)):
-        named["groups"] = groups
+    named = {"subject": subject, "recording": pair.recording, "groups": groups}
     named = {name: np.asarray(c) for name, c in named.items() if c is not None}
+    if groups is not None and same_people(named["subject"], named["groups"]):
+        del named["groups"]
     if "recording" not in named:
         report.cannot_see += ["recordings: not known (give a PairedEpochs with recording=)"]
 
@@ -226,19 +225,18 @@ def _digests(pair, modality):
     return digests
 
 
-def _check_frozen(report, estimator, named, folds):
-    for where, frozen in _frozen(estimator):
-        stager, seen = final_stager(frozen), {}
-        if hasattr(stager, "fitted_on_"):
-            seen = {name: seen_by(stager, name) for name in ("subject", "recording")}
+def _check_frozen(report, estimator, named, folds, outer=()):
+    for path, frozen in _parts(estimator, outer):
+        if not is_frozen(frozen):
+            continue
+        where, stager = "__".join(path) or "the estimator", final_stager(frozen)
+        seen = {name: seen_by(stager, name) for name in getattr(stager, "fitted_on_", ())}
         if seen.get("subject") is None:
             kind = type(frozen.estimator).__name__
             report.cannot_see.append(
                 f"whom {where} was fitted on: this frozen {kind} does not know its subjects"
             )
-        seen = {
-            name: seen[name] for name in seen if seen[name] is not None and name in named
-        }
+        seen = {name: seen[name] for name in named if seen.get(name) is not None}
         for name, names in seen.items():
             if (names.dtype.kind in "US") != (named[name].dtype.kind in "US"):
                 report.cannot_see.append(
@@ -249,30 +247,23 @@ def _check_frozen(report, estimator, named, folds):
             for name, names in seen.items():
                 if report._look("frozen", number, test, named[name], names, where):
                     break  # the recordings of these subjects would say the same again
-
-
-def _frozen(estimator, path=()):
-    """Yield frozen estimators, those inside them too, with their names."""
-    for inner, part in _parts(estimator, path):
-        if is_frozen(part):
-            yield "__".join(inner) or "the estimator", part
-            yield from _frozen(part.estimator, inner)
+        _check_frozen(report, frozen.estimator, named, folds, path)
 
 
 def _parts(thing, path=()):
     """Yield an estimator and its parameters, and what lists and dicts among them hold."""
     yield path, thing
-    named = []
+    named = {}
     if isinstance(thing, dict):
-        named = thing.items()
+        named = thing
     elif isinstance(thing, (list, tuple)):
         if thing and isinstance(thing[0], str):  # a step of a Pipeline, ("name", estimator)
             path, thing = (*path[:-1], thing[0]), thing[1:]
         for value in thing:
             yield from _parts(value, path)
     elif isinstance(thing, BaseEstimator) and not is_frozen(thing):
-        named = thing.get_params(deep=False).items()
-    for name, value in named:
+        named = thing.get_params(deep=False)
+    for name, value in named.items():
         yield from _parts(value, (*path, str(name)))
 
 
