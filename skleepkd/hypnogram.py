@@ -68,19 +68,15 @@ class Hypnogram:
     ):
         self.probabilities = np.asarray(probabilities)
         self.classes = np.asarray(classes)
-        if self.probabilities.ndim != 2 or self.probabilities.shape[1] != len(self.classes):
+        n_epochs = len(self.probabilities)
+        self.onset = EPOCH_SECONDS * np.arange(n_epochs) if onset is None else onset
+        self.onset = np.asarray(self.onset, dtype=float)
+        expected = ((n_epochs, len(self.classes)), (n_epochs,))
+        if (self.probabilities.shape, self.onset.shape) != expected:
             raise ValueError(
-                f"Probabilities of the shape {self.probabilities.shape} for the "
-                f"{len(self.classes)} classes {self.classes.tolist()}; (n_epochs, "
-                f"{len(self.classes)}) is expected."
-            )
-        if onset is None:
-            onset = EPOCH_SECONDS * np.arange(len(self.probabilities))
-        self.onset = np.asarray(onset, dtype=float)
-        if self.onset.shape != (len(self.probabilities),):
-            raise ValueError(
-                f"{len(self.probabilities)} epochs and onsets of the shape "
-                f"{self.onset.shape}: one for each epoch is expected."
+                f"Probabilities of the shape {self.probabilities.shape} and onsets of the "
+                f"shape {self.onset.shape} for the {len(self.classes)} classes "
+                f"{self.classes.tolist()}; {expected[0]} and {expected[1]} are expected."
             )
         self.meas_date = meas_date
         self.ch_names = None if ch_names is None else list(ch_names)
@@ -249,13 +245,14 @@ class Hypnogram:
         """
         from skleepkd.plotting import HypnogramDisplay
 
-        known = [scheme for scheme, names in SCHEMES.items() if [*names] == [*self.classes]]
+        classes = self.classes.tolist()
+        schemes = {names: scheme for scheme, names in SCHEMES.items()}
         return HypnogramDisplay.from_predictions(
             None,
             self.stages,
             onset=self.onset,
             probabilities=self.probabilities,
-            classes=known[0] if known else self.classes.tolist(),
+            classes=schemes.get(tuple(classes), classes),
             ax=ax,
         )
 
