@@ -1,43 +1,34 @@
 """A night's hypnogram, and what other programs read of it."""
 
-import csv
-import io
 import json
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from skleepkd._files import replace_file
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES, scheme_names, stage_of_text
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES, stage_of_text
 
-#: The ends of EDF+'s texts "Sleep stage ..." for the codes of each scheme. Light, deep
-#: and non-REM sleep are no stages of EDF+: they keep the scheme's own names.
-_EDF_TEXTS = {
-    "aasm": ("W", "1", "2", "3", "R"),
-    "wldr": ("W", "L", "D", "R"),
-    "wnr": ("W", "N", "R"),
-}
-
-#: YASA's names for the codes of each scheme.
-_YASA_NAMES = {
-    "aasm": ("WAKE", "N1", "N2", "N3", "REM"),
-    "wldr": ("WAKE", "LIGHT", "DEEP", "REM"),
-    "wnr": ("WAKE", "NREM", "REM"),
-}
-
-#: What the names mean, for the description of an events file.
-_MEANINGS = {
-    "aasm": ("wakefulness", "stage N1", "stage N2", "stage N3", "REM sleep"),
-    "wldr": ("wakefulness", "light sleep (N1, N2)", "deep sleep (N3)", "REM sleep"),
-    "wnr": ("wakefulness", "non-REM sleep (N1, N2, N3)", "REM sleep"),
+#: Of each scheme's stages the end of EDF+'s text "Sleep stage ...", YASA's name and the
+#: meaning. Light, deep and non-REM sleep are no stages of EDF+.
+_WORDS = {
+    "W": ("W", "WAKE", "wakefulness"),
+    "N1": ("1", "N1", "stage N1"),
+    "N2": ("2", "N2", "stage N2"),
+    "N3": ("3", "N3", "stage N3"),
+    "REM": ("R", "REM", "REM sleep"),
+    "L": ("L", "LIGHT", "light sleep (N1, N2)"),
+    "D": ("D", "DEEP", "deep sleep (N3)"),
+    "N": ("N", "NREM", "non-REM sleep (N1, N2, N3)"),
+    "R": ("R", "REM", "REM sleep"),
 }
 
 
 class Hypnogram:
     """The stages of one night, epoch by epoch, with their probabilities.
 
-    :meth:`RecordingStager.stage <skleepkd.RecordingStager.stage>` answers with one.
+    :meth:`RecordingStager.stage <skleepkd.RecordingStager.stage>` returns one.
 
     Parameters
     ----------
@@ -54,13 +45,11 @@ class Hypnogram:
 
     Attributes
     ----------
-    probabilities : ndarray of shape (n_epochs, n_classes)
-    classes : ndarray of shape (n_classes,)
-    onset : ndarray of float, shape (n_epochs,)
+    probabilities, classes, onset : ndarray
+    meas_date, ch_names : object
+        As given.
     epoch_length : float
         Seconds; 30.
-    meas_date : datetime.datetime or None
-    ch_names : list of str or None
 
     Examples
     --------
@@ -79,19 +68,15 @@ class Hypnogram:
     ):
         self.probabilities = np.asarray(probabilities)
         self.classes = np.asarray(classes)
-        if self.probabilities.ndim != 2 or self.probabilities.shape[1] != len(self.classes):
+        n_epochs = len(self.probabilities)
+        self.onset = EPOCH_SECONDS * np.arange(n_epochs) if onset is None else onset
+        self.onset = np.asarray(self.onset, dtype=float)
+        expected = ((n_epochs, len(self.classes)), (n_epochs,))
+        if (self.probabilities.shape, self.onset.shape) != expected:
             raise ValueError(
-                f"Probabilities of the shape {self.probabilities.shape} for the "
-                f"{len(self.classes)} classes {self.classes.tolist()}; (n_epochs, "
-                f"{len(self.classes)}) is expected."
-            )
-        if onset is None:
-            onset = EPOCH_SECONDS * np.arange(len(self.probabilities))
-        self.onset = np.asarray(onset, dtype=float)
-        if self.onset.shape != (len(self.probabilities),):
-            raise ValueError(
-                f"{len(self.probabilities)} epochs and onsets of the shape "
-                f"{self.onset.shape}: one for each epoch is expected."
+                f"Probabilities of the shape {self.probabilities.shape} and onsets of the "
+                f"shape {self.onset.shape} for the {len(self.classes)} classes "
+                f"{self.classes.tolist()}; {expected[0]} and {expected[1]} are expected."
             )
         self.meas_date = meas_date
         self.ch_names = None if ch_names is None else list(ch_names)
@@ -109,8 +94,6 @@ class Hypnogram:
         counts = ", ".join(f"{name} {(stages == name).sum()}" for name in self.classes)
         start = f" from {self.onset[0]:g} s" if len(self) else ""
         return f"<Hypnogram: {len(self)} epochs of {EPOCH_SECONDS:g} s{start}, {counts}>"
-
-    # ------------------------------------------------------------ for other programs
 
     def to_annotations(self):
         """Return annotations for the recording that was staged.
@@ -135,11 +118,9 @@ class Hypnogram:
         """
         import mne
 
-        names = self._names()
-        scheme, codes = _codes(names)
-        if scheme is not None:
-            names = [_EDF_TEXTS[scheme][code] for code in codes]
-        texts = [f"Sleep stage {names[k]}" for k in self.probabilities.argmax(axis=1)]
+        _, words = self._words()
+        ends = [end for end, _, _ in words]
+        texts = [f"Sleep stage {ends[k]}" for k in self.probabilities.argmax(axis=1)]
         return mne.Annotations(self.onset, EPOCH_SECONDS, texts, orig_time=self.meas_date)
 
     def to_events(self, path):
@@ -170,35 +151,35 @@ class Hypnogram:
                 f"BIDS keeps events in a file ..._events.tsv; given {path}. Give it that "
                 "ending; the description of the columns is written beside it as .json."
             )
-        names = self._names()
-        columns = [f"probability_{name.lower()}" for name in names]
-        scheme, codes = _codes(names)
-        meanings = names if scheme is None else [_MEANINGS[scheme][code] for code in codes]
+        _, words = self._words()
+        meanings = {
+            name: meaning
+            for name, (_, _, meaning) in zip(self.classes.tolist(), words, strict=True)
+        }
         about = {
             "onset": {"Description": "Start of the epoch", "Units": "s"},
             "duration": {"Description": "Length of the epoch", "Units": "s"},
             "trial_type": {
                 "LongName": "Sleep stage",
                 "Description": "The likeliest sleep stage of the epoch, predicted by skleepkd",
-                "Levels": dict(zip(names, meanings, strict=True)),
+                "Levels": meanings,
             },
         }
-        for column, meaning in zip(columns, meanings, strict=True):
-            about[column] = {"Description": f"Predicted probability of {meaning}"}
-        table = io.StringIO()
-        writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-        writer.writerow(["onset", "duration", "trial_type", *columns])
-        for onset, stage, row in zip(
-            self.onset, self.stages, self.probabilities, strict=True
-        ):
-            writer.writerow(
-                [_decimal(onset), _decimal(EPOCH_SECONDS), stage, *map(_decimal, row)]
-            )
+        table = pd.DataFrame(
+            {"onset": self.onset, "duration": EPOCH_SECONDS, "trial_type": self.stages}
+        )
+        for column, (name, meaning) in enumerate(meanings.items()):
+            name = f"probability_{name.lower()}"
+            about[name] = {"Description": f"Predicted probability of {meaning}"}
+            table[name] = self.probabilities[:, column]
+        text = table.to_csv(
+            sep="\t", index=False, lineterminator="\n", float_format=_decimal
+        )
         # The description first: a table is never without it.
-        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        described = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         try:
-            replace_file(path.with_suffix(".json"), text.encode())
-            replace_file(path, table.getvalue().encode())
+            replace_file(path.with_suffix(".json"), described.encode())
+            replace_file(path, text.encode())
         except OSError as error:  # of the table, not of a file that became part of it
             raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -220,32 +201,30 @@ class Hypnogram:
             If the classes belong to none of the schemes, or there are gaps.
         """
         try:
-            import pandas as pd
             import yasa
         except ImportError as error:
             raise ImportError(
                 "to_yasa needs the package yasa (0.7 or later): pip install yasa."
             ) from error
 
-        names = self._names()
-        scheme, codes = _codes(names)
+        scheme, words = self._words()
         if scheme is None:
             raise ValueError(
                 f"YASA knows {', '.join(map(str, SCHEMES.values()))}; these classes are "
-                f"{names}."
+                f"{self.classes.tolist()}."
             )
         if np.any(np.abs(np.diff(self.onset) - EPOCH_SECONDS) > 0.1):
             raise ValueError(
                 "A yasa.Hypnogram has no gaps; these epochs do not follow one another every "
                 f"{EPOCH_SECONDS:g} s."
             )
-        names = [_YASA_NAMES[scheme][code] for code in codes]
+        names = [name for _, name, _ in words]
         start = None
         if self.meas_date is not None and len(self):
             start = self.meas_date.replace(tzinfo=None) + timedelta(seconds=self.onset[0])
         return yasa.Hypnogram(
             [names[k] for k in self.probabilities.argmax(axis=1)],
-            n_stages=len(scheme_names(scheme)),
+            n_stages=len(SCHEMES[scheme]),
             freq=f"{EPOCH_SECONDS:g}s",
             start=start,
             scorer="skleepkd",
@@ -266,36 +245,32 @@ class Hypnogram:
         """
         from skleepkd.plotting import HypnogramDisplay
 
-        known = [scheme for scheme, names in SCHEMES.items() if [*names] == [*self.classes]]
+        classes = self.classes.tolist()
+        schemes = {names: scheme for scheme, names in SCHEMES.items()}
         return HypnogramDisplay.from_predictions(
             None,
             self.stages,
             onset=self.onset,
             probabilities=self.probabilities,
-            classes=known[0] if known else self.classes.tolist(),
+            classes=schemes.get(tuple(classes), classes),
             ax=ax,
         )
 
-    def _names(self):
-        """Names of the classes, or an error where they are codes that no scheme explains."""
+    def _words(self):
+        """Return the scheme of the classes, or None, and of each class what others call it."""
+        names = self.classes.tolist()
         if self.classes.dtype.kind != "U":
             raise ValueError(
-                f"What the classes {self.classes.tolist()} mean is not known: five stages, "
-                "or four? Name the scheme, as in stager.set_params(classes='wldr'), or fit "
-                "the stager to names."
+                f"What the classes {names} mean is not known: five stages, or four? Name the "
+                "scheme, as in stager.set_params(classes='wldr'), or fit the stager to names."
             )
-        return self.classes.tolist()
-
-
-def _codes(names):
-    """Scheme that names belong to, and the code of each; None and None for others."""
-    codes = [stage_of_text(name) for name in names]
-    if None not in codes and min(codes) >= 0 and len(set(codes)) == len(codes):
-        return "aasm", codes
-    for scheme in ("wldr", "wnr"):
-        if set(names) <= set(SCHEMES[scheme]):
-            return scheme, [SCHEMES[scheme].index(name) for name in names]
-    return None, None
+        codes = [stage_of_text(name) for name in names]
+        if None not in codes and min(codes) >= 0 and len(set(codes)) == len(codes):
+            return "aasm", [_WORDS[SCHEMES["aasm"][code]] for code in codes]
+        for scheme in ("wldr", "wnr"):
+            if set(names) <= set(SCHEMES[scheme]):
+                return scheme, [_WORDS[name] for name in names]
+        return None, [(name, name, name) for name in names]
 
 
 def _decimal(value):

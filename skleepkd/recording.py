@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd import edf
-from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
 from skleepkd.hypnogram import Hypnogram
@@ -52,12 +51,11 @@ class RecordingStager(BaseEstimator):
     ``FrozenEstimator(stager)`` to keep it.
 
     Preprocessors see all channels, as one may need another (a reference), and the whole
-    recording is loaded once for them: begin with ``Preprocessor("pick", picks=[...])``
-    where memory is short. If there are but ``crop``, ``filter``, ``notch_filter``,
-    ``resample`` and ``savgol_filter``, and the wanted channels are EEG, the others are
-    left out before anything is loaded. Without preprocessors nothing but the epochs is.
-    MNE's ``filter`` leaves channels typed EOG, EMG, ECG or misc as they are, unless it is
-    given ``picks``.
+    recording is loaded for them: begin with ``Preprocessor("pick", picks=[...])`` where
+    memory is short. If there are but ``crop``, ``filter``, ``notch_filter``, ``resample``
+    and ``savgol_filter``, and the wanted channels are EEG, only these are loaded. MNE's
+    ``filter`` leaves channels typed EOG, EMG, ECG or misc as they are, unless it is given
+    ``picks``.
 
     Examples
     --------
@@ -124,16 +122,15 @@ class RecordingStager(BaseEstimator):
         steps, network = split_pipeline(self.stager)
         steps = [step for _, step in steps]
         check_is_fitted(self.stager)
-        if hasattr(network, "check_is_fitted"):
-            network.check_is_fitted()
+        known = getattr(network, "ch_names_", None)
+        wanted = known if self.ch_names is None else self.ch_names
+        wanted = [wanted] if isinstance(wanted, str) else wanted
         with mne.use_log_level("warning"):
             raw = _read(raw)
             began_late = raw.first_time + edf.seconds_left_out(raw)
-            wanted = self._wanted(network)
             prepared = self._prepare(raw, wanted)
-            names = list(prepared.ch_names) if wanted is None else wanted
-            sfreq = prepared.info["sfreq"]
-            self._check(prepared, names, network, steps)
+            names = list(prepared.ch_names if wanted is None else wanted)
+            _check(prepared, names, network, steps)
             if wanted is None:
                 warnings.warn(
                     "The stager does not know which channels it was fitted to, and takes "
@@ -141,20 +138,18 @@ class RecordingStager(BaseEstimator):
                     "ch_names=, or name a pair's channels before fit.",
                     stacklevel=2,
                 )
-            onset, first = _cut(raw, prepared, start)
-            epochs = _epochs(prepared, names, first)
+            onset, epochs = _cut(raw, prepared, names, start)
             epochs *= _scale(epochs, names, onset, raw)
         file = next(iter(raw.filenames), None)
         takes_source = any(isinstance(step, SourceSelector) for step in steps)
         # Channels that the user put in the place of those that were fitted go by their names.
-        known = getattr(network, "ch_names_", None)
         called = known if known and len(known) == len(names) else names
         X = PairedEpochs(
             epochs,
             source=epochs if takes_source else None,
             recording=Path(file).stem if file else "recording",
             onset=onset,
-            sfreq=sfreq,
+            sfreq=prepared.info["sfreq"],
             ch_names={"target": called, "source": called if takes_source else None},
         )
         began = raw.info["meas_date"]
@@ -166,15 +161,6 @@ class RecordingStager(BaseEstimator):
             ch_names=names,
         )
 
-    def _wanted(self, network):
-        """Names of the channels to stage, in order, or None where they are not known."""
-        wanted = self.ch_names
-        if wanted is None:
-            wanted = getattr(network, "ch_names_", None)
-        if wanted is None:
-            return None
-        return [wanted] if isinstance(wanted, str) else list(wanted)
-
     def _prepare(self, raw, wanted):
         """Apply the preprocessors to a copy of the recording."""
         preprocessors = self.preprocessors
@@ -183,7 +169,9 @@ class RecordingStager(BaseEstimator):
         channelwise = all(
             step.fn in _CHANNELWISE and "picks" not in step.kwargs for step in preprocessors
         )
-        if preprocessors and channelwise and wanted and _are_eeg(raw, wanted):
+        kinds = dict(zip(raw.ch_names, raw.get_channel_types(), strict=True))
+        all_eeg = wanted and all(kinds.get(name) == "eeg" for name in wanted)
+        if preprocessors and channelwise and all_eeg:
             prepared.pick(wanted)
         for step in preprocessors:
             prepared = step.apply(prepared)
@@ -194,53 +182,6 @@ class RecordingStager(BaseEstimator):
                 )
         return prepared
 
-    def _check(self, prepared, names, network, steps):
-        """Refuse channels and sampling rates that are not what the stager was fitted to."""
-        present = prepared.ch_names
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise ValueError(
-                f"No channel named {', '.join(missing)}; the recording has "
-                f"{', '.join(present)} (after preprocessing). Name them in ch_names=, in "
-                "the order in which the stager was fitted, or rename the recording's: "
-                "Preprocessor('rename_channels', mapping={...})."
-            )
-        bad = [name for name in names if name in prepared.info["bads"]]
-        if bad:
-            warnings.warn(
-                f"The channels {', '.join(bad)} are marked as bad (raw.info['bads']), and "
-                "are staged all the same.",
-                stacklevel=3,
-            )
-        known = getattr(network, "ch_names_", None)
-        if known and sorted(known) == sorted(names) and list(known) != names:
-            raise ValueError(
-                f"The stager was fitted to {', '.join(known)}, in this order; given "
-                f"{', '.join(names)}."
-            )
-        if not hasattr(network, "signal_") or not _keep_signal(steps):
-            return  # what was fitted is not what comes in
-        shape = network.epoch_shape_
-        if len(names) != shape[0]:
-            raise ValueError(
-                f"The stager was fitted to {shape[0]} channel(s); given {len(names)}: "
-                f"{', '.join(names)}. Name them in ch_names=, in the order in which it was "
-                f"fitted; the recording has {', '.join(present)}."
-            )
-        sfreq, fitted = prepared.info["sfreq"], network.signal_.get("sfreq")
-        if fitted is not None and not np.isclose(sfreq, fitted):
-            raise ValueError(
-                f"The stager was fitted to {fitted:g} Hz; the recording is at {sfreq:g} Hz "
-                "after preprocessing. End the preprocessors with "
-                f'Preprocessor("resample", sfreq={fitted:g}).'
-            )
-        if len(shape) == 2 and shape[1] != round(EPOCH_SECONDS * sfreq):
-            raise ValueError(
-                f"The stager was fitted to epochs of {shape[1]} samples, "
-                f"{shape[1] / sfreq:g} s at {sfreq:g} Hz; a recording is cut into epochs "
-                f"of {EPOCH_SECONDS:g} s."
-            )
-
 
 def check_preprocessors(preprocessors):
     """Refuse what is no list of preprocessors."""
@@ -250,6 +191,85 @@ def check_preprocessors(preprocessors):
         raise TypeError(
             "preprocessors is a list of braindecode's Preprocessor; given "
             f"{preprocessors!r}."
+        )
+
+
+def _read(raw):
+    """Open a recording without loading it."""
+    import mne
+
+    if isinstance(raw, mne.io.BaseRaw):
+        return raw
+    if not isinstance(raw, (str, os.PathLike)):
+        raise TypeError(
+            f"stage takes an mne.io.Raw or the path of a recording; given "
+            f"{type(raw).__name__}. The stager itself takes arrays of epochs."
+        )
+    path = Path(raw)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no recording {path}.")
+    try:
+        raw = mne.io.read_raw(path)
+        if not raw.info["sfreq"] > 0:
+            raise ValueError(f"its sampling rate is {raw.info['sfreq']:g} Hz")
+        # A file that was cut short may open, and fail only where it ends.
+        raw.get_data(start=raw.n_times - 1)
+    except Exception as error:  # readers of damaged files raise anything
+        if isinstance(error, OSError) and error.errno:
+            raise  # not the file's fault
+        raise ValueError(
+            f"{path} cannot be read as a recording ({type(error).__name__}: {error}). It is "
+            "damaged, or of a kind that mne.io.read_raw does not know by its name: then "
+            "read it with MNE and give the Raw."
+        ) from error
+    if not edf.is_whole(path):
+        raise ValueError(
+            f"{path} does not hold as many records as its header says: it was cut "
+            "short, or the recorder did not close it. To stage what is there, give "
+            f"mne.io.read_raw({str(path)!r})."
+        )
+    return raw
+
+
+def _check(prepared, names, network, steps):
+    """Refuse channels and a sampling rate that are not what the stager was fitted to."""
+    present = ", ".join(prepared.ch_names)
+    missing = [name for name in names if name not in prepared.ch_names]
+    if missing:
+        raise ValueError(
+            f"No channel named {', '.join(missing)}; the recording has {present} (after "
+            "preprocessing). Name them in ch_names=, in the order in which the stager was "
+            "fitted, or rename the recording's: "
+            "Preprocessor('rename_channels', mapping={...})."
+        )
+    bad = [name for name in names if name in prepared.info["bads"]]
+    if bad:
+        warnings.warn(
+            f"The channels {', '.join(bad)} are marked as bad (raw.info['bads']), and "
+            "are staged all the same.",
+            stacklevel=3,
+        )
+    known = getattr(network, "ch_names_", None)
+    if known and sorted(known) == sorted(names) and list(known) != names:
+        raise ValueError(
+            f"The stager was fitted to {', '.join(known)}, in this order; given "
+            f"{', '.join(names)}."
+        )
+    if not hasattr(network, "signal_") or not _keep_signal(steps):
+        return  # what was fitted is not what comes in
+    n_chans, fitted = network.epoch_shape_[0], network.signal_.get("sfreq")
+    if len(names) != n_chans:
+        raise ValueError(
+            f"The stager was fitted to {n_chans} channel(s); given {len(names)}: "
+            f"{', '.join(names)}. Name them in ch_names=, in the order in which it was "
+            f"fitted; the recording has {present}."
+        )
+    sfreq = prepared.info["sfreq"]
+    if fitted is not None and not np.isclose(sfreq, fitted):
+        raise ValueError(
+            f"The stager was fitted to {fitted:g} Hz; the recording is at {sfreq:g} Hz "
+            "after preprocessing. End the preprocessors with "
+            f'Preprocessor("resample", sfreq={fitted:g}).'
         )
 
 
@@ -267,58 +287,8 @@ def _keep_signal(steps):
     return True
 
 
-def _read(raw):
-    """Open a recording without loading it."""
-    import mne
-
-    if isinstance(raw, mne.io.BaseRaw):
-        return raw
-    if not isinstance(raw, (str, os.PathLike)):
-        raise TypeError(
-            f"stage takes an mne.io.Raw or the path of a recording; given "
-            f"{type(raw).__name__}. The stager itself takes arrays of epochs."
-        )
-    path = Path(raw)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no recording {path}.")
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            if path.suffix.casefold() == ".set":
-                check_eeglab(path)
-            raw = mne.io.read_raw(path)
-            if not raw.info["sfreq"] > 0:
-                raise ValueError(f"its sampling rate is {raw.info['sfreq']:g} Hz")
-            # A file that was cut short may open, and fail only where it ends.
-            raw.get_data(start=raw.n_times - 1)
-        except Exception as error:  # readers of damaged files raise anything
-            if isinstance(error, OSError) and error.errno:
-                raise  # not the file's fault
-            raise ValueError(
-                f"{path} cannot be read as a recording ({type(error).__name__}: {error}). "
-                "It is damaged, or of a kind that mne.io.read_raw does not know by its name: "
-                "then read it with MNE and give the Raw."
-            ) from error
-    if not edf.is_whole(path):  # MNE 1.11 does not say so
-        raise ValueError(
-            f"{path} does not hold as many records as its header says: it was cut "
-            "short, or the recorder did not close it. To stage what is there, give "
-            f"mne.io.read_raw({str(path)!r})."
-        )
-    for warning in said:
-        warnings.warn_explicit(
-            warning.message, warning.category, warning.filename, warning.lineno
-        )
-    return raw
-
-
-def _are_eeg(raw, names):
-    """Whether a recording has these channels, all of them EEG."""
-    return set(names) <= set(raw.ch_names) and set(raw.get_channel_types(names)) == {"eeg"}
-
-
-def _cut(raw, prepared, start):
-    """Onsets of the whole epochs in seconds, and their first samples."""
+def _cut(raw, prepared, names, start):
+    """Cut the whole epochs: onsets in seconds; volts, (n_epochs, n_channels, n_times)."""
     sfreq = prepared.info["sfreq"]
     # Cropping moves the first sample; resampling does by less than one, which is nothing.
     begins = prepared.first_time - raw.first_time
@@ -336,27 +306,20 @@ def _cut(raw, prepared, start):
             f"{ends:g} s (after preprocessing)."
         )
     n_times = round(EPOCH_SECONDS * sfreq)
-    n_epochs = int((ends - start) / EPOCH_SECONDS) + 1
-    onset = start + EPOCH_SECONDS * np.arange(n_epochs)
+    onset = start + EPOCH_SECONDS * np.arange((ends - start) // EPOCH_SECONDS + 1)
     first = np.round((onset - begins) * sfreq).astype(int)
-    whole = first + n_times <= prepared.n_times
-    if not whole.any():
+    first = first[first + n_times <= prepared.n_times]
+    if not len(first):
         raise ValueError(
             f"The recording lasts {ends - start:.4g} s from {start:g} s on; an epoch takes "
             f"{EPOCH_SECONDS:g} s."
         )
-    return onset[whole], first[whole]
-
-
-def _epochs(prepared, names, first):
-    """Cut the epochs, in volts: (n_epochs, n_channels, n_times), float32."""
-    n_times = round(EPOCH_SECONDS * prepared.info["sfreq"])
     # Numbers, as a channel may be called "ecg" and another one be of that type.
     picks = [prepared.ch_names.index(name) for name in names]
     epochs = np.empty((len(first), len(names), n_times), dtype=np.float32)
-    for row, start in enumerate(first):
-        epochs[row] = prepared.get_data(picks, start, start + n_times)
-    return epochs
+    for row, sample in enumerate(first):
+        epochs[row] = prepared.get_data(picks, sample, sample + n_times)
+    return onset[: len(first)], epochs
 
 
 def _scale(epochs, names, onset, raw):

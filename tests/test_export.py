@@ -95,8 +95,6 @@ class Recurrent(TinyNetwork):
 def test_networks_answer_as_torch_does(path, module, options, shape, sfreq):
     if module in ("USleep", "EEGNet"):
         pytest.importorskip("braindecode")
-    if module == "EEGNet" and torch.__version__ < "2.14":
-        pytest.skip("torch 2.6 cannot write constrained weights; 2.14 can")
     X, y = nights(*shape, sfreq=sfreq)
     stager = SleepStager(module, **options, **FAST).fit(X, y)
     report = export_onnx(stager, path)
@@ -215,9 +213,8 @@ def test_the_file_says_what_it_takes_and_answers(path):
     line = str(report)
     assert line == repr(report)
     assert "\n" not in line
-    for part in (str(path), "MB", f"{report.n_parameters:,} parameters", "ms per epoch"):
+    for part in (str(path), "MB", f"{report.n_parameters:,} parameters", "of torch's"):
         assert part in line
-    assert report.milliseconds > 0
 
 
 def test_steps_before_the_network_are_named(path):
@@ -243,7 +240,7 @@ def test_steps_before_the_network_are_named(path):
 
 
 class Branching(TinyNetwork):
-    """Answers loud epochs otherwise, which neither way of writing sees."""
+    """Classifies loud epochs otherwise, which tracing does not see."""
 
     def forward(self, x):
         logits = super().forward(x)

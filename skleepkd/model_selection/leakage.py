@@ -1,0 +1,308 @@
+"""Leakage: subjects and rows that cross a split, and what no check can see."""
+
+import hashlib
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.model_selection import check_cv
+from sklearn.utils import Bunch
+
+from skleepkd.distillation.leakage import seen_by
+from skleepkd.distillation.teacher import final_stager, is_frozen
+from skleepkd.epochs.checks import as_pair, same_people
+from skleepkd.estimators import SleepStager
+from skleepkd.estimators.held_out import draw_held_out
+from skleepkd.model_selection.cross_validation import make_folds
+from skleepkd.stages import is_unscored
+
+_FOUND = {
+    "unknown subjects": "Nothing says whose the epochs are, so that no split of them can be "
+    "trusted: give groups=, or a PairedEpochs with subject=",
+    "row": "Rows of X are on both sides of the split",
+    "subject": "A subject is on both sides of the split",
+    "recording": "A recording is on both sides of the split",
+    "groups": "A group is on both sides of the split",
+    "identical": "Epochs of the {where} are equal, bit by bit, on both sides of the split",
+    "frozen": "{where} is frozen, and was fitted on what is tested",
+    "inner split": "{where} has the same subjects on both sides where it chooses",
+}
+
+_NEVER_SEEN = (
+    "what was done to all nights before X was made: scaling, rejection, choice of channels",
+    "methods, parameters or passes that were chosen by their test scores",
+    "a fit that looks past its fold: at the array behind a view, at files, at variables",
+    "one subject under two names, or two nights that share a subject nobody named",
+    "epochs that are equal but for scale, filter, sampling rate or a shift in time",
+    "weights that a network or a step brings along without saying whom it was fitted on",
+)
+
+
+class LeakageReport:
+    """What :func:`check_leakage` found, and what it could not see.
+
+    ``print`` shows it. It has no truth value of its own, so that ``assert report`` cannot
+    be mistaken: use ``report.ok``.
+
+    Attributes
+    ----------
+    findings : list of Bunch
+        Each with ``kind`` ("unknown subjects", "subject", "recording", "groups", "frozen",
+        "row", "identical" or "inner split"), ``fold`` (its number), ``where`` (the name of
+        the parameter or modality; empty for a split), ``what`` (list of the subjects,
+        recordings or groups), ``rows`` (of X: tested rows that are concerned, of "inner
+        split" the rows that choose) and ``count`` (their number).
+    cannot_see : list of str
+        What this check had no means to see: first of this study, then of any.
+    n_folds : int
+        Folds of the cross-validation.
+    """
+
+    def __init__(self, n_folds):
+        self.findings = []
+        self.cannot_see = []
+        self.n_folds = n_folds
+
+    @property
+    def ok(self):
+        """Whether nothing was found (which is not: whether there is nothing).
+
+        Where nobody knows whose the epochs are, it is False.
+        """
+        return not self.findings
+
+    def raise_if_found(self):
+        """Raise ValueError with the printed report, if anything was found."""
+        if not self.ok:
+            raise ValueError(str(self))
+
+    def __bool__(self):
+        raise TypeError("Use report.ok, or call report.raise_if_found().")
+
+    def __repr__(self):
+        return f"<LeakageReport: {len(self.findings)} findings in {self.n_folds} folds>"
+
+    def __str__(self):
+        alike = {}
+        for found in self.findings:
+            alike.setdefault((found.kind, found.where), []).append(found)
+        lines = ["No leakage found." if self.ok else "Leakage found:"]
+        if {kind for kind, _ in alike} == {"unknown subjects"}:
+            lines = ["Leakage cannot be ruled out:"]
+        for (kind, where), group in alike.items():
+            folds = _short([found.fold for found in group])
+            names = _short(dict.fromkeys(name for found in group for name in found.what))
+            details = f"{'folds' if len(group) > 1 else 'fold'} {folds}; "
+            details += f"{sum(found.count for found in group)} epochs"
+            details += f"; {names}" if names else ""
+            lines.append(f"- {_FOUND[kind].format(where=where)} ({details}).")
+        return "\n".join([*lines, "Cannot see:", *(f"- {one}" for one in self.cannot_see)])
+
+    def _look(self, kind, fold, rows, column, known, where=""):
+        """Note the rows whose entry in a column is known on the other side."""
+        rows = rows[np.isin(column[rows], known)]
+        if len(rows):
+            nameless = kind in ("unknown subjects", "row", "identical")
+            what = [] if nameless else np.unique(column[rows]).tolist()
+            found = Bunch(kind=kind, fold=fold, where=where, what=what)
+            self.findings.append(Bunch(**found, rows=rows, count=len(rows)))
+        return len(rows) > 0
+
+
+def _short(names):
+    names = list(map(str, names))
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
+    """Look for ways in which a test fold could reach what is tested on it.
+
+    Call it with what ``cross_validate`` is called with, before the long run. Nothing is
+    fitted.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What would be cross-validated.
+    X : PairedEpochs or array-like of shape (n_epochs, ...)
+        The epochs, in microvolts. A pair that knows ``subject`` and ``recording`` lets
+        more be seen.
+    y : array-like of shape (n_epochs,), optional
+        Stages.
+    groups : array-like of shape (n_epochs,), optional
+        Subjects, for ``cv`` and for this check (with metadata routing they are one of
+        ``params``). Needed where X does not know them: without subjects no split is ``ok``.
+    cv, params : object
+        As for :func:`sklearn.model_selection.cross_validate`.
+
+    Returns
+    -------
+    LeakageReport
+
+    Raises
+    ------
+    ValueError
+        If X holds no numbers, or the folds cannot be made, as those by groups without any.
+
+    Notes
+    -----
+    It finds, fold by fold:
+
+    - subjects, recordings, groups and rows on both sides of the split, or that no subjects
+      are known;
+    - epochs of target or source that are equal, bit by bit, on both sides. Epochs whose
+      channels are constant do not count. X is read once, in blocks of at most 16 MiB;
+    - frozen estimators, wherever in the estimator they are (a teacher, a pretrained
+      stager, a step of a ``Pipeline``, a value of a grid), that were fitted on tested
+      subjects or recordings, through ``fitted_on_``, which stagers keep when they are saved;
+    - splits inside the fit by which parameters, passes or probabilities are chosen
+      (``train_split``, and ``cv`` of a search or a calibration) that have one subject on
+      both sides. They do not touch the test fold, but choose what suits known subjects.
+
+    Examples
+    --------
+    >>> from sklearn.dummy import DummyClassifier
+    >>> from sklearn.model_selection import KFold
+    >>> from skleepkd.datasets import make_cohort
+    >>> from skleepkd.model_selection import check_leakage
+    >>> cohort = make_cohort(3, n_epochs=8, random_state=0)      # simulated nights
+    >>> shuffled = KFold(2, shuffle=True, random_state=0)
+    >>> print(check_leakage(DummyClassifier(), cohort.X, cohort.y, cv=shuffled))
+    Leakage found:
+    - A subject is on both sides of the split (folds 0, 1; 24 epochs; ...).
+    - A recording is on both sides of the split (folds 0, 1; 24 epochs; ...).
+    Cannot see:
+    - what was done to all nights before X was made: scaling, rejection, choice of channels
+    - ...
+    """
+    params = params or {}
+    y = None if y is None else np.asarray(y)
+    cv, folds = make_folds(estimator, X, y, groups, cv, params)
+    _, again = make_folds(estimator, X, y, groups, cv, params)
+    pair = as_pair(X, params.get("X_source"))
+    report = LeakageReport(len(folds))
+    if not all(np.array_equal(a[1], b[1]) for a, b in zip(folds, again, strict=True)):
+        report.cannot_see.append(
+            "the folds of the run itself: cv draws others each time (give it a random_state)"
+        )
+    rows = np.arange(len(pair))
+    folds = [(rows[train], rows[test]) for train, test in folds]  # masks too
+    groups = params.get("groups") if groups is None else groups
+    subject = groups if pair.subject is None else pair.subject
+    named = {"subject": subject, "recording": pair.recording, "groups": groups}
+    named = {name: np.asarray(c) for name, c in named.items() if c is not None}
+    if groups is not None and same_people(named["subject"], named["groups"]):
+        del named["groups"]
+    if "recording" not in named:
+        report.cannot_see += ["recordings: not known (give a PairedEpochs with recording=)"]
+
+    # Where nobody is known, all rows may be of one subject.
+    columns = {"unknown subjects": np.zeros(len(pair))} if subject is None else {}
+    columns |= {"row": rows, **named}
+    modalities = ("target", "source") if pair.has_source else ("target",)
+    digests = {modality: _digests(pair, modality) for modality in modalities}
+    for number, (train, test) in enumerate(folds):
+        for kind, column in columns.items():
+            report._look(kind, number, test, column, column[train])
+        others = np.setdiff1d(train, test)
+        for where, column in digests.items():
+            report._look("identical", number, test, column, column[others], where)
+    _check_frozen(report, estimator, named, folds)
+    if subject is not None and y is not None:
+        _check_inner(report, estimator, named["subject"], y, folds)
+    report.cannot_see += _NEVER_SEEN
+    return report
+
+
+def _digests(pair, modality):
+    """Equal numbers for equal epochs; the row's own where all channels are constant."""
+    digests = np.arange(len(pair), dtype=np.uint64)
+    for rows, block in pair.blocks(modality):
+        # (n_rows, n_channels, ...) -> (n_rows, n_channels, n_values)
+        block = np.ascontiguousarray(block).reshape(*block.shape[:2], -1)
+        for row in np.flatnonzero((block != block[..., :1]).any(axis=(1, 2))):
+            digest = hashlib.blake2b(block[row], digest_size=8).digest()
+            digests[rows.start + row] = int.from_bytes(digest, "little")
+    return digests
+
+
+def _check_frozen(report, estimator, named, folds, outer=()):
+    for path, frozen in _parts(estimator, outer):
+        if not is_frozen(frozen):
+            continue
+        where, stager = "__".join(path) or "the estimator", final_stager(frozen)
+        seen = {name: seen_by(stager, name) for name in getattr(stager, "fitted_on_", ())}
+        if seen.get("subject") is None:
+            kind = type(frozen.estimator).__name__
+            report.cannot_see.append(
+                f"whom {where} was fitted on: this frozen {kind} does not know its subjects"
+            )
+        seen = {name: seen[name] for name in named if seen.get(name) is not None}
+        for name, names in seen.items():
+            if (names.dtype.kind in "US") != (named[name].dtype.kind in "US"):
+                report.cannot_see.append(
+                    f"whether {where} was fitted on the same: there a {name} is called "
+                    f"{names.item(0)!r}, here {named[name].item(0)!r}"
+                )
+        for number, (_, test) in enumerate(folds):
+            for name, names in seen.items():
+                if report._look("frozen", number, test, named[name], names, where):
+                    break  # the recordings of these subjects would say the same again
+        _check_frozen(report, frozen.estimator, named, folds, path)
+
+
+def _parts(thing, path=()):
+    """Yield an estimator and its parameters, and what lists and dicts among them hold."""
+    yield path, thing
+    named = {}
+    if isinstance(thing, dict):
+        named = thing
+    elif isinstance(thing, (list, tuple)):
+        if thing and isinstance(thing[0], str):  # a step of a Pipeline, ("name", estimator)
+            path, thing = (*path[:-1], thing[0]), thing[1:]
+        for value in thing:
+            yield from _parts(value, path)
+    elif isinstance(thing, BaseEstimator) and not is_frozen(thing):
+        named = thing.get_params(deep=False)
+    for name, value in named.items():
+        yield from _parts(value, (*path, str(name)))
+
+
+def _check_inner(report, estimator, subject, y, folds):
+    for path, part in _parts(estimator):
+        if isinstance(part, SleepStager) and part.train_split is not None:
+            split, name = _train_split, "train_split"
+        elif hasattr(part, "fit") and hasattr(part, "cv") and not is_frozen(part):
+            split, name = _inner_cv, "cv"
+        else:
+            continue
+        where = "__".join((*path, name))
+        for number, (train, _) in enumerate(folds):
+            splits = split(part, train, y[train], subject[train])
+            if splits is None:
+                report.cannot_see.append(f"which subjects {where} puts on which side")
+                break
+            rows = [b[np.isin(subject[b], subject[a])] for a, b in splits]
+            rows = np.unique(np.concatenate([train[:0], *rows]))
+            report._look("inner split", number, rows, subject, subject[rows], where)
+
+
+def _train_split(stager, rows, y, subject):
+    """Split as skorch does, unless subjects are held out; None where rows do not show."""
+    scored = ~is_unscored(y)
+    rows, y, subject = rows[scored], y[scored], subject[scored]
+    if len(draw_held_out(stager.validation, subject, np.random.RandomState(0))):
+        return []
+    sides = stager.train_split(rows, y)
+    known = all(hasattr(side, "indices") for side in sides)
+    return [[rows[np.asarray(side.indices)] for side in sides]] if known else None
+
+
+def _inner_cv(search, rows, y, subject):
+    """Split as a search or a calibration does."""
+    if isinstance(search.cv, str) or is_frozen(getattr(search, "estimator", None)):
+        return []  # "prefit": a stack or a calibration of what is fitted already
+    cv = check_cv(search.cv, y, classifier=is_classifier(search))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # subjects are offered whether it takes them or not
+        return [(rows[a], rows[b]) for a, b in cv.split(rows[:, None], y, subject)]
