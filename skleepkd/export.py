@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from skleepkd._files import replace_file
 from skleepkd.distillation.teachers import final_stager
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import split_pipeline
 
 #: Format of the metadata.

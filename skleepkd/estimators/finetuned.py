@@ -23,8 +23,7 @@ from skleepkd.estimators.epoch_net import input_spec
 from skleepkd.estimators.labels import class_weights, find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.validation import HeldOut
-from skleepkd.networks.build import build_network
-from skleepkd.networks.declared import parameter_groups, uncompiled
+from skleepkd.networks.build import build_network, parameter_groups, uncompiled
 
 
 class FineTunedSleepStager(SleepStager):

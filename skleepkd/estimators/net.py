@@ -24,7 +24,7 @@ from skleepkd.estimators.batches import (
 from skleepkd.estimators.callbacks import BestWeights, LossTerms, TrainingStopped
 from skleepkd.estimators.checkpoint import Checkpoint
 from skleepkd.memory import key_of
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 
 #: Epochs, or windows, of a night that a network of sequences answers at a time.
 TOGETHER = 192

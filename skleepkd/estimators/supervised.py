@@ -17,8 +17,12 @@ from skleepkd.estimators.sequential import (
     fused_probabilities,
 )
 from skleepkd.estimators.validation import draw_held_out
-from skleepkd.networks.build import build_network, check_takes_sequences, find_network
-from skleepkd.networks.declared import feature_layers
+from skleepkd.networks.build import (
+    build_network,
+    check_takes_sequences,
+    feature_layers,
+    find_network,
+)
 from skleepkd.stages import is_unscored, left_unscored
 
 

@@ -28,7 +28,7 @@ from skleepkd.estimators.batches import WindowDataset
 from skleepkd.estimators.online import online_step
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.estimators.two_step import learn_features
-from skleepkd.networks.declared import feature_layers, uncompiled
+from skleepkd.networks.build import feature_layers, uncompiled
 
 FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
 

@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_memory
 
 from skleepkd.distillation.teachers import final_stager, network_spec, transformed
 from skleepkd.memory import key_of, source_of
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 
 #: Parameters that the first step knows nothing of; of the teacher its weights tell.
 _LATER = {
