@@ -76,13 +76,13 @@ def check_takes_sequences(network, shape, n_outputs):
             output = tuple(network.eval()(torch.zeros(window)).shape)
         if output == wanted:
             return
-        found = f"it has {output}"
+        found = f"they have {output}"
     except Exception as error:  # what a network raises is its own affair
         found, cause = f"it raised: {error}", error
     raise ValueError(
         f"{type(network).__name__} does not take windows of consecutive epochs, which "
-        f"sequence_length={shape[0]} needs: given an array of shape {window}, its output "
-        f"should have the shape {wanted}, (batch, n_classes, sequence), and {found}. "
+        f"sequence_length={shape[0]} needs: given an array of shape {window}, its logits "
+        f"should have the shape {wanted}, (batch, n_classes, sequence), but {found}. "
         "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
     ) from cause
 
