@@ -320,11 +320,9 @@ def _add_noise(signal, name, clock, factor, bad, rng):
 
 def _add_motions(signals, derivations, clock, noise, motions):
     """Add movements to the wearables' signals in place."""
-    rows = [row for row, name in enumerate(derivations) if name in WEARABLE]
-    columns = [WEARABLE.index(derivations[row]) for row in rows]
+    worn = np.array([[name == other for other in WEARABLE] for name in derivations])
     for onset, duration, sway, sizes in zip(*motions, strict=True):
-        weights = np.zeros(len(derivations))
-        weights[rows] = (noise * _MOTION_SIZE * sizes)[columns]
+        weights = worn @ (noise * _MOTION_SIZE * sizes)  # (n_derivations,)
 
         def wave(t, sway=sway):
             return np.sin(np.pi * t) * np.sin(2 * np.pi * sway * t)
