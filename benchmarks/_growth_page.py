@@ -4,7 +4,7 @@ import numpy as np
 from _runs import markdown_table
 from matplotlib.figure import Figure
 
-from skleepkd.distillation.teachers import ANSWERS_IN_MEMORY
+from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 
 #: Epochs in a night of eight hours.
 NIGHT = 960
@@ -76,7 +76,7 @@ U-Sleep, {u_sleep_size} epochs: {seconds_of(signals["U-Sleep", u_sleep_size])}.
 
 The pair and its stages; at most in a fold of eight, trained for a pass of teacher and
 student, in batches of 4,096; what skorch's history notes of a pass in batches of 32; and
-the seconds of the fold. Up to {ANSWERS_IN_MEMORY / 1e9:.2f} GB (1 GiB) a layer's features
+the seconds of the fold. Up to {OUTPUT_IN_MEMORY / 1e9:.2f} GB (1 GiB) a layer's features
 are in memory (16 bit, 192 bytes an epoch here), above that in a temporary memory map.
 
 {alone}

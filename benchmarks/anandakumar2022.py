@@ -45,7 +45,7 @@ from _tables import (
 from skorch.callbacks import LRScheduler
 
 from skleepkd.datasets import load_eesm, make_cohort
-from skleepkd.distillation.teachers import final_stager
+from skleepkd.distillation.teacher import final_stager
 from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
 from skleepkd.recipes import anandakumar2022
 

@@ -47,7 +47,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
 from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
-from skleepkd.estimators.validation import HeldOut
+from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021

@@ -48,7 +48,7 @@ from sklearn.utils import Bunch
 
 from skleepkd import load, save
 from skleepkd.estimators.callbacks import StepwiseValidation
-from skleepkd.estimators.validation import HeldOut
+from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019

@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 
 from skleepkd._splits import Fold
-from skleepkd.distillation.teachers import ANSWERS_IN_MEMORY
+from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import Signal
 
@@ -123,7 +123,7 @@ class Copies:
     def _array(self, values):
         """Copy an array or the target of a pair, block by block."""
         pair = isinstance(values, PairedEpochs)
-        if values.dtype.itemsize * np.prod(values.shape) <= ANSWERS_IN_MEMORY:
+        if values.dtype.itemsize * np.prod(values.shape) <= OUTPUT_IN_MEMORY:
             array = np.empty(values.shape, values.dtype)
         else:
             with tempfile.TemporaryFile() as file:

@@ -248,7 +248,7 @@ def check_sizes(stager):
     stager : SleepStager
         With its parameters and :data:`FITTED`.
     """
-    check_sequences(stager.sequence_length, stager.fusion, stager.neighbouring_windows)
+    check_sequences(stager)
     values = math.prod(stager.epoch_shape_) * stager.sequence_length
     _need(values <= _LARGEST_EPOCH, "sequence_length", stager.sequence_length)
     # None takes what there is, and fit has warned of what may be slips.

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from skleepkd._files import replace_file
-from skleepkd.distillation.teachers import final_stager
+from skleepkd.distillation.teacher import final_stager
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import split_pipeline
 

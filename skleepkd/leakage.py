@@ -10,11 +10,12 @@ from sklearn.utils import Bunch
 
 from skleepkd._refits import CACHES, changed_rows
 from skleepkd._splits import make_folds
-from skleepkd.distillation.teachers import final_stager, is_frozen, seen_by
+from skleepkd.distillation.leakage import seen_by
+from skleepkd.distillation.teacher import final_stager, is_frozen
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
-from skleepkd.estimators.validation import draw_held_out
+from skleepkd.estimators.held_out import draw_held_out
 from skleepkd.stages import is_unscored
 
 _FOUND = {

@@ -27,9 +27,10 @@ from skleepkd._restored import (
 )
 from skleepkd._steps import preprocessor_to_json, step_to_json
 from skleepkd.card import keep_origin, origin_of, read_origin
-from skleepkd.distillation.teachers import is_frozen, network_spec, seen_by
+from skleepkd.distillation.leakage import seen_by
+from skleepkd.distillation.teacher import is_frozen, network_spec
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
-from skleepkd.estimators.net import seeded
+from skleepkd.estimators.passes import RandomStream
 from skleepkd.estimators.supervised import softmax
 from skleepkd.networks.build import find_network, network_name, uncompiled
 from skleepkd.pipelines import final_estimator, scheme_of
@@ -215,7 +216,7 @@ def _read(about, tensors):
 def _fill(stager, tensors, path, module):
     """Build the network and give it its weights."""
     try:
-        with seeded(0, stager.device), no_larger_than(tensors):
+        with RandomStream(0, stager.device), no_larger_than(tensors):
             stager.initialize()
         network = uncompiled(stager.module_)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:

@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 from skleepkd import PairedEpochs
 from skleepkd.datasets import make_cohort
 from skleepkd.datasets.mass_split import SUBSET_SIZES
-from skleepkd.distillation.teachers import final_stager
+from skleepkd.distillation.teacher import final_stager
 from skleepkd.metrics import staging_report
 from skleepkd.stages import to_scheme
 from tests.test_mass import tree as mass_tree  # noqa: F401 (a fixture)

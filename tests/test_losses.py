@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from skleepkd.distillation import AttentionTransfer, FeatureMSE, SoftmaxDistillation
-from skleepkd.estimators.cross_entropy import StageCrossEntropy
+from skleepkd.estimators.labels import StageCrossEntropy
 
 
 def random_features(shape=(4, 3, 5), seed=0):

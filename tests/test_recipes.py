@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.distillation import AttentionTransfer
-from skleepkd.distillation.teachers import final_stager
+from skleepkd.distillation.teacher import final_stager
 from skleepkd.preprocessing import SourceSelector
 from skleepkd.recipes import anandakumar2022, joshi2021
 from tests.tiny import TinyNetwork, make_pair

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 from skleepkd import FineTunedSleepStager, PairedEpochs, SleepStager, load, save
 from skleepkd.datasets import SleepEdfFolds
-from skleepkd.distillation.teachers import is_frozen
+from skleepkd.distillation.teacher import is_frozen
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.estimators.finetuned import trained_parameters
 from skleepkd.networks import SeqSleepNet

@@ -9,8 +9,7 @@ from torch import nn
 
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.estimators.callbacks import kappa_of_confusion
-from skleepkd.estimators.cross_entropy import StageCrossEntropy
-from skleepkd.estimators.labels import class_weights
+from skleepkd.estimators.labels import StageCrossEntropy, class_weights
 from tests.tiny import TinyNetwork, make_pair
 
 

@@ -7,7 +7,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.distillation import teachers
-from skleepkd.distillation.teachers import log_probabilities, teacher_features
+from skleepkd.distillation.teacher import log_probabilities, teacher_features
 from tests.tiny import TinyNetwork
 
 FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}

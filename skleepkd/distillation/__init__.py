@@ -2,20 +2,24 @@
 
 from skleepkd.distillation.adapters import Projection
 from skleepkd.distillation.features import capture_features
+from skleepkd.distillation.leakage import LeakageWarning
 from skleepkd.distillation.losses import (
     AttentionTransfer,
     FeatureLoss,
     FeatureMSE,
     SoftmaxDistillation,
 )
-from skleepkd.distillation.teachers import LeakageWarning
+from skleepkd.distillation.strategy import TEACHER_OUTPUT, Step, Strategy
 
 __all__ = [
+    "TEACHER_OUTPUT",
     "AttentionTransfer",
     "FeatureLoss",
     "FeatureMSE",
     "LeakageWarning",
     "Projection",
     "SoftmaxDistillation",
+    "Step",
+    "Strategy",
     "capture_features",
 ]

@@ -1,10 +1,7 @@
 """Adapters: learned maps from a student's features to the shape of its teacher's."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
-
-from skleepkd.distillation.features import capture_features
 
 __all__ = ["Projection"]
 
@@ -16,7 +13,7 @@ class Projection(nn.Module):
     convolution with a kernel of one sample; of features without a time axis it is a
     linear layer). An axis of another length is resampled without anything learned:
     where the teacher has fewer moments each is the mean of those that the student has in
-    its span, so that every one of them is taught; where it has more, they are
+    its span, so that none of them is left out; where it has more, they are
     interpolated linearly. Axes that the teacher lacks are averaged away.
 
     It stands on the student's side, as the regressor of [1]_, is trained together with
@@ -28,7 +25,7 @@ class Projection(nn.Module):
         Shapes of the features of one epoch or one window, without the axis of the batch:
         (channels, times), or (channels,) where there is no time axis.
     channel_axis : int, default=0
-        The axis of both shapes that holds the channels; -1 for the answers of recurrent
+        The axis of both shapes that holds the channels; -1 for the output of recurrent
         layers, whose shape is (sequence, channels).
 
     Raises
@@ -115,18 +112,7 @@ ADAPTERS = {"linear": Projection}
 
 
 def check_adapter(adapter):
-    """Refuse what makes no adapters.
-
-    Parameters
-    ----------
-    adapter : object
-        As a stager was given it.
-
-    Raises
-    ------
-    ValueError
-        If it is neither None nor a known name, nor a class or function.
-    """
+    """Refuse what makes no adapters: neither None nor a known name, nor a class or function."""
     known = adapter in ADAPTERS if isinstance(adapter, str) else callable(adapter)
     if not (adapter is None or known) or isinstance(adapter, nn.Module):
         raise ValueError(
@@ -136,54 +122,11 @@ def check_adapter(adapter):
         )
 
 
-def make_adapters(adapter, student_shapes, teacher_shapes, sequence_length=1):
-    """Make the adapter of each layer.
-
-    Parameters
-    ----------
-    adapter : {"linear"} or callable
-        A known name, or what is given two shapes and returns a module.
-    student_shapes, teacher_shapes : sequence of tuple of int
-        Shapes of the features of a layer, without the axis of the batch.
-    sequence_length : int, default=1
-        Epochs in a window. Features of a known name's adapter whose first axis has this
-        length on both sides, and that have one more, are (sequence, channels).
-
-    Returns
-    -------
-    torch.nn.ModuleList
-    """
-    shapes = zip(student_shapes, teacher_shapes, strict=True)
+def make_adapter(adapter, student_shape, teacher_shape, sequence_length=1):
+    """Make the adapter of one layer, from shapes of features without the axis of the batch."""
     if not isinstance(adapter, str):
-        return nn.ModuleList(adapter(own, taught) for own, taught in shapes)
-    adapters = nn.ModuleList()
-    for own, taught in shapes:
-        two_axes = len(own) == len(taught) == 2
-        recurrent = sequence_length > 1 and two_axes and own[0] == taught[0]
-        axis = -1 if recurrent and own[0] == sequence_length else 0
-        adapters.append(ADAPTERS[adapter](own, taught, channel_axis=axis))
-    return adapters
-
-
-def feature_shapes(module, layers, shape):
-    """Find what shapes the features of layers have.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A network; it answers once, in evaluation mode.
-    layers : sequence of str
-        Dotted names of its layers.
-    shape : tuple of int
-        Shape of an epoch, or of a window of epochs.
-
-    Returns
-    -------
-    list of tuple of int
-        One a layer, without the axis of the batch.
-    """
-    device, mode = next(module.parameters()).device, module.training
-    with capture_features(module.eval(), layers) as seen, torch.no_grad():
-        module(torch.zeros(2, *shape, device=device))
-    module.train(mode)
-    return [tuple(seen[name].shape[1:]) for name in layers]
+        return adapter(student_shape, teacher_shape)
+    # (sequence, channels) on both sides: what recurrent layers put out
+    two_axes = len(student_shape) == len(teacher_shape) == 2
+    recurrent = two_axes and student_shape[0] == teacher_shape[0] == sequence_length > 1
+    return ADAPTERS[adapter](student_shape, teacher_shape, -1 if recurrent else 0)

@@ -1,4 +1,4 @@
-"""Features of named layers, caught while a network answers."""
+"""Features of named layers, caught while a network computes its output."""
 
 from contextlib import contextmanager
 
@@ -8,13 +8,13 @@ from skleepkd.networks.build import uncompiled
 
 _HALF = (torch.bfloat16, torch.float16)
 
-#: The name under which a network's own answer (its logits) can be asked for.
+#: The name of a network's own output (its logits) among its layers.
 OUTPUT = "output"
 
 
 @contextmanager
 def capture_features(module, layers):
-    """Catch what named layers answer.
+    """Catch the outputs of named layers.
 
     Hooks live inside the ``with`` block alone, so nothing of them is pickled.
 
@@ -24,13 +24,13 @@ def capture_features(module, layers):
         The network.
     layers : sequence of str
         Dotted names, as ``module.named_modules()`` gives them; "output" is the
-        network's own answer.
+        network's own output.
 
     Yields
     ------
     dict
-        Filled by each forward call: the layer's name and its tensor. Of a layer that
-        answers with a tuple (a GRU) it is the first tensor.
+        Filled by each forward call: the layer's name and its tensor. Of a layer whose
+        output is a tuple (a GRU) it is the first tensor.
 
     Raises
     ------
@@ -51,10 +51,10 @@ def capture_features(module, layers):
     seen = {}
 
     def remember(name):
-        def hook(_, __, answer):
-            answer = answer[0] if isinstance(answer, tuple) else answer
-            # Under autocast layers answer in 16 bit; features are compared in 32.
-            seen[name] = answer.float() if answer.dtype in _HALF else answer
+        def hook(_, __, output):
+            output = output[0] if isinstance(output, tuple) else output
+            # Under autocast layers compute in 16 bit; features are compared in 32.
+            seen[name] = output.float() if output.dtype in _HALF else output
 
         return hook
 
@@ -68,36 +68,27 @@ def capture_features(module, layers):
     if missed:
         raise ValueError(
             f"The layer {', '.join(map(repr, missed))} of {type(module).__name__} was not "
-            "reached when the network answered. Name a layer that its forward calls."
+            "reached by its forward. Name a layer that its forward calls."
         )
 
 
 def check_layers(module, layers):
-    """Find the layers of a network by name.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    layers : sequence of str
-        Dotted names of layers; "output" for the network itself.
-
-    Returns
-    -------
-    dict
-        Every layer of the network by its name.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown.
-    """
+    """Return every layer of a network by its name, if those that are named are among them."""
     modules = dict(uncompiled(module).named_modules())
     unknown = [name for name in layers if name not in modules and name != OUTPUT]
     if unknown:
         known = ", ".join(name for name in modules if name)
         raise ValueError(
             f"{type(module).__name__} has no layer {', '.join(map(repr, unknown))}. Its layers "
-            f"are: {known}; {OUTPUT!r} is its answer."
+            f"are: {known}; {OUTPUT!r} is its output."
         )
     return {OUTPUT: module, **modules}
+
+
+def feature_shapes(module, layers, shape):
+    """Shapes of the features of layers for one epoch or window of such a shape."""
+    device, mode = next(module.parameters()).device, module.training
+    with capture_features(module.eval(), layers) as seen, torch.no_grad():
+        module(torch.zeros(2, *shape, device=device))
+    module.train(mode)
+    return [tuple(seen[name].shape[1:]) for name in layers]

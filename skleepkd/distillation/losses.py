@@ -205,7 +205,7 @@ def _channel_statistics(features):
 
 
 class SoftmaxDistillation(nn.Module):
-    """Kullback-Leibler divergence from the teacher's softened answers.
+    """Kullback-Leibler divergence from the teacher's softened output.
 
     T^2 KL(teacher || student), summed over classes and averaged over epochs; the
     factor keeps the gradient's size when T changes.

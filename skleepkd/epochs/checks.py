@@ -1,36 +1,66 @@
-"""What users give for epochs, taken as a pair and checked."""
+"""The door: what users give for epochs and stages is checked here, once, and nowhere behind."""
 
 import warnings
 
 import numpy as np
+from sklearn.utils import column_or_1d
 
-from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
+from skleepkd.epochs.paired import PairedEpochs
 from skleepkd.epochs.rows import numbers_of
+from skleepkd.stages import UNSCORED, is_unscored
+
+#: The spread of a signal is measured on about so many epochs, evenly spaced.
+SAMPLED_EPOCHS = 512
+
+
+def training_input(X, y, X_source=None, groups=None, *, source_for=None):
+    """Take what ``fit`` is given as a checked pair and its labels; ``source_for`` needs one."""
+    pair = as_pair(X, X_source, groups)
+    if source_for is not None and not pair.has_source:
+        raise ValueError(
+            f"{source_for} needs the source: give a PairedEpochs with one, or X_source=."
+        )
+    y = check_labels(y, len(pair))
+    check_signal(pair, "target")
+    if source_for is not None:
+        check_signal(pair, "source")
+    return pair, y
+
+
+def predicted_input(X, *, epoch_shape, ch_names, sfreq):
+    """Take what a stager predicts as a checked pair, alike to what it was fitted to."""
+    pair = as_pair(X)
+    given = pair.shape[1:]
+    if given != epoch_shape:
+        raise ValueError(
+            f"This stager was fitted to epochs of {epoch_shape[0]} channel(s) and "
+            f"{', '.join(map(str, epoch_shape[1:]))} samples; given {given[0]} channel(s) and "
+            f"{', '.join(map(str, given[1:]))} samples. (A 2-D array is taken for epochs "
+            "of one channel; a single epoch is X[None].)"
+        )
+    names = pair.ch_names["target"]
+    if names and ch_names and list(names) != list(ch_names):
+        warnings.warn(
+            f"This stager was fitted to the channels {', '.join(ch_names)}; given "
+            f"{', '.join(names)}. Of a pair it takes the target: a teacher predicts "
+            "X.source_epochs.",
+            stacklevel=4,
+        )
+    rate = pair.sfreq["target"]
+    if rate and sfreq and not np.isclose(rate, sfreq):
+        raise ValueError(
+            f"This stager was fitted to {sfreq:g} Hz; given epochs at {rate:g} Hz. "
+            "Resample them."
+        )
+    if not len(pair):
+        raise ValueError("X holds no epochs.")
+    check_signal(pair, "target")
+    return pair
 
 
 def as_pair(X, X_source=None, groups=None):
-    """Take whatever a user may give for epochs as a pair.
-
-    Parameters
-    ----------
-    X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-        The target (or the whole pair). A 2-D array is one channel.
-    X_source : the same, optional
-        The source of the same epochs.
-    groups : array-like of shape (n_epochs,), optional
-        The person of each epoch.
-
-    Returns
-    -------
-    PairedEpochs
-
-    Raises
-    ------
-    ValueError
-        If the two are unequal, the source is given twice, or ``groups`` (or the persons
-        of ``X_source``) contradict the pair's own subjects.
-    """
+    """Take a pair, ``mne.Epochs`` or arrays (of two axes: one channel) as a pair, unchecked."""
     pair = _one(X, "target")
     if X_source is not None:
         source = _one(X_source, "source")
@@ -46,7 +76,7 @@ def as_pair(X, X_source=None, groups=None):
                 f"{len(source)}. Row i of both must be the same 30 s."
             )
         pair = pair.replace(source=source)
-        pair = _with_people(pair, source.subject, "X_source")
+        pair = _with_subjects(pair, source.subject, "X_source")
     if groups is not None:
         groups = np.asarray(groups)
         if groups.shape != (len(pair),):
@@ -54,16 +84,26 @@ def as_pair(X, X_source=None, groups=None):
                 f"groups names the person of each epoch: expected shape ({len(pair)},), "
                 f"given {groups.shape}."
             )
-    return _with_people(pair, groups, "groups")
+    return _with_subjects(pair, groups, "groups")
 
 
-def _with_people(pair, people, name):
-    """Name the persons of a pair, or hold those it knows against others."""
-    if people is None:
+def _one(X, name):
+    if isinstance(X, PairedEpochs):
+        return X
+    if hasattr(X, "get_data") and hasattr(X, "events"):
+        return PairedEpochs.from_mne(X, target=X.ch_names)
+    X = numbers_of(X, name)
+    # (n_epochs, n_times) -> (n_epochs, 1, n_times)
+    return PairedEpochs(X[:, None] if X.ndim == 2 else X)
+
+
+def _with_subjects(pair, subjects, name):
+    """Name the subjects of a pair, or hold those it knows against others."""
+    if subjects is None:
         return pair
     if pair.subject is None:
-        return pair.with_subject(people)
-    if not same_people(pair.subject, people):
+        return pair.with_subject(subjects)
+    if not same_people(pair.subject, subjects):
         raise ValueError(
             f"{name} and the pair's own subjects disagree on which epochs belong to one "
             "person. Leave one of them out, or correct it."
@@ -77,69 +117,112 @@ def same_people(one, other):
     return len(both) == len({name for name, _ in both}) == len({name for _, name in both})
 
 
+# ---------------------------------------------------------------- labels
+
+
+def check_labels(y, n_epochs):
+    """Take labels as a one-dimensional array of codes or names, at least one of them scored."""
+    if y is None:
+        raise ValueError(
+            "A stager requires y to be passed, but the target y is None; give the stage of "
+            "each epoch, -1 or '?' where unscored."
+        )
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    if y.dtype == object:
+        y = _of_one_kind(y)
+    if y.dtype.kind == "S":
+        y = y.astype(str)
+    if y.dtype.kind == "U" and np.isin(y, ["nan", "None"]).any():
+        raise ValueError(
+            'y holds missing values as text ("nan"); an unscored epoch is "?", or -1 among '
+            "codes."
+        )
+    if y.shape != (n_epochs,):
+        raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
+    if y.dtype.kind == "f":
+        if not np.array_equal(y, np.floor(y)):
+            raise ValueError(
+                "Unknown label type: continuous. y holds stages (whole codes or names); "
+                "given fractions or NaN."
+            )
+        y = y.astype(np.int64)
+    if y.dtype.kind in "iu" and np.any(y < UNSCORED):
+        raise ValueError(
+            f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
+        )
+    if is_unscored(y).all():
+        raise ValueError(
+            f"None of the {n_epochs} epochs is scored, so there is nothing to learn or judge."
+        )
+    return y
+
+
+def _of_one_kind(y):
+    """Take an array of objects for what its values are: all integers, or all names."""
+    if all(isinstance(label, (int, np.integer)) for label in y.flat):
+        return y.astype(np.int64)
+    if all(isinstance(label, str) for label in y.flat):
+        return y.astype(str)
+    kinds = sorted({type(label).__name__ for label in y.flat})
+    raise ValueError(
+        f"y mixes {' and '.join(kinds)}: stages are all codes (-1 where unscored) or all "
+        'names ("?" where unscored).'
+    )
+
+
+# ---------------------------------------------------------------- signals
+
+
 def check_signal(pair, modality, name=None):
-    """Refuse epochs that no network could learn from.
+    """Refuse NaN and volts; warn of channels that are flat in every epoch.
 
-    Parameters
-    ----------
-    pair : PairedEpochs
-        The epochs.
-    modality : {"target", "source"}
-        What to check, in blocks.
-    name : str, optional
-        What the user calls it, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a value is NaN or infinite, or a signal of three axes looks like volts (what
-        was made of a signal, as a spectrogram, has other units).
-
-    Warns
-    -----
-    UserWarning
-        If a channel of a signal of three axes is flat in every epoch.
+    Every value is read once, for NaN. Signals of three axes are microvolts (spectrograms
+    are not): their spread is measured on a sample of epochs, and only channels that are
+    flat there are read again.
     """
     name = name or modality
-    spread = []
     for rows, block in pair.blocks(modality):
-        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
-        if not finite.all():
-            row = rows.start + int(np.argmin(finite))
+        if not _is_finite(block):
+            finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
             raise ValueError(
-                f"The {name} holds NaN or infinite values, first in epoch {row}. Drop "
-                "or repair such epochs before fitting."
+                f"The {name} holds NaN or infinite values, first in epoch "
+                f"{rows.start + int(np.argmin(finite))}. Drop or repair such epochs before "
+                "fitting."
             )
-        if block.ndim == 3:
-            spread.append(block.std(axis=2))
-    if not spread:
+    n_epochs = len(pair)
+    signal = pair.read(modality, slice(0, 1))
+    if signal.ndim != 3 or not n_epochs:
         return
-    spread = np.concatenate(spread)  # (n_epochs, n_channels)
+    sample = np.arange(0, n_epochs, max(1, n_epochs // SAMPLED_EPOCHS))
+    spread = pair.read(modality, sample).std(axis=2)  # (n_sampled, n_channels)
     if in_volts(spread.ravel()):
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch "
             f"{np.median(spread):.2g}); microvolts are expected. Multiply by "
             "1e6, or build the pair with PairedEpochs.from_mne, which converts."
         )
-    flat = (
-        np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if len(spread) > 1 else []
-    )
+    flat = np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if n_epochs > 1 else []
+    if len(flat):
+        for _, block in pair.blocks(modality):
+            flat = flat[(block[:, flat].std(axis=2) < 1e6 * FLAT_VOLTS).all(axis=0)]
     if len(flat):
         known = pair.ch_names[modality]
         which = ", ".join(str(known[k] if known else k) for k in flat)
         warnings.warn(
             f"The {name} has no signal in channel {which}: it is flat in all of "
-            f"{len(spread)} epochs. Was the electrode connected?",
+            f"{n_epochs} epochs. Was the electrode connected?",
             stacklevel=5,
         )
 
 
-def _one(X, name):
-    """Take an array, an ``mne.Epochs`` or a pair as a pair."""
-    if isinstance(X, PairedEpochs):
-        return X
-    if hasattr(X, "get_data") and hasattr(X, "events"):
-        return PairedEpochs.from_mne(X, target=X.ch_names)
-    X = numbers_of(X, name)
-    # (n_epochs, n_times) -> (n_epochs, 1, n_times)
-    return PairedEpochs(X[:, None] if X.ndim == 2 else X)
+def _is_finite(block):
+    """Whether all values are finite, in one pass: a sum of squares keeps every NaN."""
+    if block.dtype.kind != "f":
+        return True
+    if block.flags.c_contiguous and block.dtype in (np.float32, np.float64):
+        values = block.reshape(-1)
+        if np.isfinite(np.dot(values, values)):
+            return True
+    return bool(np.isfinite(block).all())

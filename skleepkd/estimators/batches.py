@@ -2,22 +2,52 @@
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from skleepkd.stages import UNSCORED
 
+#: Epochs, or windows, of a night that a network of sequences takes at a time, so that they
+#: stay in the processor's cache.
+TOGETHER = 192
 
-class _PairDataset(Dataset):
-    """Epochs of a pair and what belongs to them, read by batches; a device may hold them."""
+
+class EpochDataset(Dataset):
+    """Epochs of a pair and what else belongs to their rows; a device may hold them.
+
+    Parameters
+    ----------
+    pair : PairedEpochs
+        The epochs: its target.
+    y : ndarray of int, shape (n_epochs,), optional
+        Codes of the stages, -1 where unscored.
+    extras : dict of array of shape (n_epochs, ...), optional
+        What the batch carries besides ``"target"``: an online teacher's source as another
+        pair, a frozen teacher's output as arrays.
+    """
 
     def __init__(self, pair, y=None, extras=None):
         self.pair = self.signal = pair
         self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
         self.extras = extras or {}
 
+    def __len__(self):
+        return len(self.pair)
+
     def __getitem__(self, number):
         x, y = self.__getitems__([number])
         return {name: tensor[0] for name, tensor in x.items()}, y[0]
+
+    def __getitems__(self, rows):
+        """Read a whole batch, as a torch loader does where this method exists."""
+        rows = np.asarray(rows)
+        x = {"target": _read(self.signal, rows)}
+        x |= {name: _read(values, rows) for name, values in self.extras.items()}
+        return x, torch.from_numpy(self.y[rows])
+
+    def split(self, validates):
+        """Part the rows to train on from the scored ones of subjects who are held out."""
+        train, valid = ~validates, validates & (self.y >= 0)
+        return tuple(Subset(self, np.flatnonzero(rows)) for rows in (train, valid))
 
     def n_bytes(self):
         """Bytes of the epochs, in single precision, and of what has an entry for each."""
@@ -29,33 +59,13 @@ class _PairDataset(Dataset):
         self.signal = _held(self.pair, device)
         self.extras = {name: _held(part, device) for name, part in self.extras.items()}
 
-
-class EpochDataset(_PairDataset):
-    """Epochs of a pair, with what else belongs to their rows.
-
-    Parameters
-    ----------
-    pair : PairedEpochs
-        The epochs.
-    y : ndarray of int, shape (n_epochs,), optional
-        Codes of the stages, -1 where unscored.
-    extras : dict of array of shape (n_epochs, ...), optional
-        What the batch carries besides ``"target"``: the online teacher's ``"source"``
-        as another pair, a frozen teacher's answers as arrays.
-    """
-
-    def __len__(self):
-        return len(self.pair)
-
-    def __getitems__(self, rows):
-        """Read a whole batch; a loader that finds this method asks it for batches."""
-        rows = np.asarray(rows)
-        x = {"target": _read(self.signal, rows)}
-        x |= {name: _read(values, rows) for name, values in self.extras.items()}
-        return x, torch.from_numpy(self.y[rows])
+    def hold_where_it_fits(self, device):
+        """Hold the epochs on a GPU, if they take at most half of what is free there."""
+        if self.signal is self.pair and self.n_bytes() <= room_on(device):
+            self.hold(device)
 
 
-class WindowDataset(_PairDataset):
+class WindowDataset(EpochDataset):
     """Windows of consecutive epochs, with what else belongs to them.
 
     Parameters
@@ -69,18 +79,27 @@ class WindowDataset(_PairDataset):
         axis of the sequence, as in logits.
     window_extras : dict of array of shape (n_windows, ...), optional
         What belongs to a window as a whole: a teacher's features.
-    share : bool, default=False
+    share, share_validation : bool, default=False
         Whether epochs that several windows of a batch hold are given once, as
-        :class:`SharedEpochs`.
+        :class:`SharedEpochs`; and whether those of the validation part are.
     """
 
     def __init__(
-        self, pair, windows, y=None, extras=None, window_extras=None, *, share=False
+        self,
+        pair,
+        windows,
+        y=None,
+        extras=None,
+        window_extras=None,
+        *,
+        share=False,
+        share_validation=False,
     ):
         super().__init__(pair, y, extras)
         self.windows = windows
         self.window_extras = window_extras or {}
         self.share = share
+        self.share_validation = share_validation
 
     def __len__(self):
         return len(self.windows)
@@ -103,13 +122,19 @@ class WindowDataset(_PairDataset):
         x |= {name: _read(array, numbers) for name, array in self.window_extras.items()}
         return x, torch.from_numpy(self.y[windows])
 
-    def select(self, numbers, share=None):
-        """Return the data set of some of the windows."""
-        extras = {name: Rows(array, numbers) for name, array in self.window_extras.items()}
-        share = self.share if share is None else share
-        return WindowDataset(
-            self.pair, self.windows[numbers], self.y, self.extras, extras, share=share
+    def split(self, validates):
+        """Part the windows to train on from the scored ones of subjects who are held out."""
+        validates = validates[self.windows[:, 0]]
+        scored = (self.y[self.windows] >= 0).any(axis=1)
+        return (
+            self._select(np.flatnonzero(~validates), self.share),
+            self._select(np.flatnonzero(validates & scored), self.share_validation),
         )
+
+    def _select(self, numbers, share):
+        extras = {name: Rows(array, numbers) for name, array in self.window_extras.items()}
+        windows = self.windows[numbers]
+        return WindowDataset(self.pair, windows, self.y, self.extras, extras, share=share)
 
 
 class Rows:
@@ -151,6 +176,16 @@ class SharedEpochs:
     def apart(self):
         """Return the windows one by one, shape (batch, length, n_channels, ...)."""
         return self.epochs[self.windows]
+
+    def output_of(self, module):
+        """Let a network encode each epoch once, and classify the windows of the features."""
+        # (n_epochs, n_features) -> (batch, length, n_features)
+        if module.training:
+            return module.classify_sequence(module.encode_epochs(self.epochs)[self.windows])
+        parts = [module.encode_epochs(part) for part in self.epochs.split(TOGETHER)]
+        features = torch.cat(parts)
+        parts = self.windows.split(TOGETHER)
+        return torch.cat([module.classify_sequence(features[part]) for part in parts])
 
 
 class WindowBatches(Sampler):
@@ -198,19 +233,7 @@ class WindowBatches(Sampler):
 
 
 def batches_in_order(dataset, batch_size):
-    """Batches of windows that are equally long, in their order.
-
-    Parameters
-    ----------
-    dataset : WindowDataset
-        Where it shares epochs, a batch is a whole run, so that no epoch is in two.
-    batch_size : int
-        Windows in a batch otherwise.
-
-    Returns
-    -------
-    list of ndarray of int
-    """
+    """Batches of windows that are equally long, in order; of shared epochs, whole runs."""
     windows = dataset.windows
     if not len(windows):
         return []
@@ -244,6 +267,44 @@ def _held(values, device):
     if hasattr(values, "read"):
         return _read(values, np.arange(len(values))).to(device)
     return torch.as_tensor(np.asarray(values)).to(device)
+
+
+def make_loader(iterator, dataset, options, *, training, device, together):
+    """Make a batch loader; training rows are shuffled, and held on a GPU where they fit.
+
+    ``options`` go to ``iterator``, ``together`` neighbouring windows stay together.
+    """
+    options = {"shuffle": training, "pin_memory": _is_cuda(device), **options}
+    if options["batch_size"] == -1:
+        options["batch_size"] = len(dataset)
+    base = getattr(dataset, "dataset", dataset)
+    if not isinstance(base, EpochDataset):
+        return iterator(dataset, **options)
+    if training and not options.get("num_workers"):
+        base.hold_where_it_fits(device)
+    if base.signal is not base.pair:
+        options["pin_memory"] = False
+    options.setdefault("collate_fn", as_is)
+    if isinstance(dataset, WindowDataset):
+        batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
+        if training and shuffle:
+            batches = WindowBatches(dataset, batch_size, together if dataset.share else 1)
+        else:
+            batches = batches_in_order(dataset, batch_size)
+        return iterator(dataset, batch_sampler=batches, **options)
+    # Batch normalisation cannot learn from a last batch of a single epoch.
+    if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
+        options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
+    return iterator(dataset, **options)
+
+
+def room_on(device):
+    """Bytes of a GPU that a training set may take, half of what is free; 0 on the CPU."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if _is_cuda(device) else 0
+
+
+def _is_cuda(device):
+    return torch.device(device).type == "cuda"
 
 
 def as_is(batch):

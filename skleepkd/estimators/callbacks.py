@@ -9,8 +9,7 @@ from skorch.callbacks import Callback
 class LossTerms(Callback):
     """Write the mean of each term of the loss into the history, pass by pass.
 
-    The net notes a term with ``net.note_term(name, value, training, weight)``; sums stay on the device
-    until the pass ends.
+    A term is noted by ``net.note_term``; sums stay on the device until the pass ends.
     """
 
     def on_epoch_begin(self, net, **kwargs):
@@ -36,7 +35,7 @@ class BestWeights(Callback):
         """Begin anew."""
         self.best_ = -float("inf")
         self.weights_ = None
-        net.best_epoch_ = None
+        _note_best_epoch(net, None)
 
     def on_epoch_begin(self, net, **kwargs):
         """Begin to count agreements."""
@@ -44,16 +43,16 @@ class BestWeights(Callback):
         self.confusion_ = torch.zeros(n_classes * n_classes, dtype=torch.int64)
 
     def on_batch_end(self, net, batch, training, y_pred=None, **kwargs):
-        """Count the answers of a validation batch."""
-        if training or net.phase_ == "features":
+        """Count the predictions of a validation batch."""
+        if training or not net.step_.stages:
             return
-        self.confusion_ += count_answers(y_pred, batch[1], len(net.classes_))
+        self.confusion_ += count_predictions(y_pred, batch[1], len(net.classes_))
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         """Record the kappa, and keep the weights if it is the best so far."""
         if dataset_valid is None:
             return
-        if net.phase_ == "features":
+        if not net.step_.stages:
             name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
         else:
             name, score = "valid_kappa", kappa_of_confusion(self.confusion_)
@@ -62,7 +61,7 @@ class BestWeights(Callback):
         net.history.record(f"{name}_best", bool(best))
         if best:
             self.best_ = score
-            net.best_epoch_ = len(net.history)
+            _note_best_epoch(net, len(net.history))
             self.weights_ = weights_of(net)
 
     def on_train_end(self, net, **kwargs):
@@ -134,7 +133,7 @@ class StepwiseValidation(Callback):
             raise ValueError(f"score is 'accuracy' or 'kappa'; given {self.score!r}.")
         self.steps_, self.waited_, self.best_step_ = 0, 0, None
         self.scores_, self.best_, self.weights_ = [], -float("inf"), None
-        net.best_epoch_ = None
+        _note_best_epoch(net, None)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         """Take the subjects who are held out."""
@@ -152,7 +151,7 @@ class StepwiseValidation(Callback):
         net.history.record_batch(name, abs(score))
         if score >= self.best_:
             self.best_, self.best_step_, self.waited_ = score, self.steps_, 0
-            net.best_epoch_ = len(net.history)
+            _note_best_epoch(net, len(net.history))
             self.weights_ = weights_of(net)
         else:
             self.waited_ += 1
@@ -161,7 +160,7 @@ class StepwiseValidation(Callback):
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""
-        if net.phase_ == "features":
+        if not net.step_.stages:
             return "valid_feature_loss", -self._feature_loss(net)
         return f"valid_{self.score}", self._agreement(net)
 
@@ -180,7 +179,9 @@ class StepwiseValidation(Callback):
         # A loader draws a number when it begins; the training must not notice.
         with torch.random.fork_rng(devices=[]):
             for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
-                confusion += count_answers(net.evaluation_step(batch), batch[1], n_classes)
+                confusion += count_predictions(
+                    net.evaluation_step(batch), batch[1], n_classes
+                )
         if self.score == "kappa":
             return kappa_of_confusion(confusion)
         table = confusion.view(n_classes, n_classes)  # (true, predicted)
@@ -194,6 +195,38 @@ class StepwiseValidation(Callback):
         self.datasets_ = None
 
 
+class StrategyHooks(Callback):
+    """Let a strategy, and nets that it trains together with the student, follow the passes."""
+
+    def on_train_begin(self, net, **kwargs):
+        """Begin, the other nets too."""
+        _notify_others(net, "on_train_begin", kwargs)
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Begin a pass, the other nets too."""
+        _notify_others(net, "on_epoch_begin", kwargs)
+
+    def on_epoch_end(self, net, **kwargs):
+        """End a pass, the other nets too."""
+        _notify_others(net, "on_epoch_end", kwargs)
+        net.strategy_.after_pass(net)
+
+    def on_train_end(self, net, **kwargs):
+        """End, the other nets too."""
+        _notify_others(net, "on_train_end", kwargs)
+
+
+def _notify_others(net, event, kwargs):
+    for other in net.trained_nets():
+        if other is not net:
+            other.notify(event, **kwargs)
+
+
+def _note_best_epoch(net, epoch):
+    for each in net.trained_nets():
+        each.best_epoch_ = epoch
+
+
 def weights_of(net):
     """Copy the weights of all networks that are kept together."""
     return [copy.deepcopy(module.state_dict()) for module in net.trained_modules()]
@@ -205,22 +238,11 @@ def put_back(net, weights):
         module.load_state_dict(own)
 
 
-def count_answers(y_pred, y, n_classes):
-    """Count the answers of a batch.
+def count_predictions(y_pred, y, n_classes):
+    """Count predictions of a batch in a flat confusion matrix, (n_classes * n_classes,).
 
-    Parameters
-    ----------
-    y_pred : torch.Tensor of shape (batch, n_classes, ...), or a tuple that begins with it
-        Logits.
-    y : torch.Tensor of int, shape (batch, ...)
-        Codes, -1 where unscored.
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    torch.Tensor of int, shape (n_classes * n_classes,)
-        A flat confusion matrix, the true class being the slower index.
+    The true class is the slower index; logits are (batch, n_classes, ...), codes (batch, ...)
+    and -1 where unscored.
     """
     logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
     y = y.cpu()
@@ -230,17 +252,7 @@ def count_answers(y_pred, y, n_classes):
 
 
 def kappa_of_confusion(confusion):
-    """Cohen's kappa of a flat confusion matrix; 0 where chance alone agrees.
-
-    Parameters
-    ----------
-    confusion : torch.Tensor of int, shape (n_classes * n_classes,)
-        Counts, the true class being the slower index.
-
-    Returns
-    -------
-    float
-    """
+    """Cohen's kappa of a flat confusion matrix; 0 where chance alone agrees."""
     n_classes = round(len(confusion) ** 0.5)
     table = confusion.double().view(n_classes, n_classes)  # (true, predicted)
     total = table.sum()

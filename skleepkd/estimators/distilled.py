@@ -1,32 +1,43 @@
 """A student that learns from the wearable what its teacher knows from polysomnography."""
 
+import copy
+from functools import partial
+
+import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_memory
+from torch import nn
 
 from skleepkd.distillation.adapters import check_adapter
+from skleepkd.distillation.features import OUTPUT
 from skleepkd.distillation.losses import SoftmaxDistillation
-from skleepkd.distillation.teachers import (
-    clone_for_student,
+from skleepkd.distillation.matched_layers import FEATURE_LOSSES, match_layers
+from skleepkd.distillation.offline import Offline
+from skleepkd.distillation.online import Online
+from skleepkd.distillation.strategy import (
+    TEACHER_FEATURE,
+    TEACHER_OUTPUT,
+    Strategy,
+    needs_stager,
+)
+from skleepkd.distillation.teacher import (
+    TeacherInFold,
     final_stager,
-    fit_teacher,
-    fit_transformers,
-    is_frozen,
     network_spec,
     refuse_half_frozen,
     split_params,
-    transformed,
-    warn_of_leakage,
 )
-from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.estimators.epoch_net import input_spec
-from skleepkd.estimators.online import begin_online
+from skleepkd.distillation.two_step import TwoStep
+from skleepkd.epochs.checks import training_input
+from skleepkd.estimators.callbacks import StrategyHooks
+from skleepkd.estimators.held_out import HeldOut
+from skleepkd.estimators.sequential import training_windows
 from skleepkd.estimators.supervised import SleepStager
-from skleepkd.estimators.taught import FEATURE_LOSSES, TaughtStager, copy_weights
-from skleepkd.estimators.validation import HeldOut
-from skleepkd.networks.build import build_network
+from skleepkd.networks.build import uncompiled
 
-STRATEGIES = ("offline", "online", "two-step")
+STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 
 def _goes_on(student):
@@ -36,8 +47,8 @@ def _goes_on(student):
     return True
 
 
-class DistilledSleepStager(TaughtStager):
-    """Stage sleep from a wearable signal, taught by a stager of the paired source.
+class DistilledSleepStager(SleepStager):
+    """Stage sleep from a wearable signal with what a stager of the paired source knows.
 
     ``fit`` takes pairs of simultaneous epochs; ``predict`` needs the wearable alone. The
     student's loss is::
@@ -48,23 +59,26 @@ class DistilledSleepStager(TaughtStager):
 
     Parameters
     ----------
-    teacher : estimator
+    teacher : estimator or None
         A stager of the source: a ``SleepStager``, a ``Pipeline`` that ends in one or,
         where only its probabilities are used, any classifier. It is cloned and fitted
         on the source of the rows that ``fit`` is given, so in cross-validation it never
         sees the test subject. ``sklearn.frozen.FrozenEstimator(teacher)`` marks one
-        that is fitted already and is used as it is.
+        that is fitted already and is used as it is. None where a strategy of your own
+        needs no teacher.
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
         architecture.
-    strategy : {"offline", "online", "two-step"}, default="offline"
-        "offline": the teacher is fitted, then frozen; its answers are computed once.
+    strategy : {"offline", "online", "two-step"} or Strategy, default="offline"
+        "offline": the teacher is fitted, then frozen; its output is computed once.
         "online": both are trained together, the teacher on its own cross-entropy alone;
         the student's losses send it no gradient. Passes and batches are the student's,
         optimiser and class weights the teacher's own.
         "two-step": the teacher is fitted, then frozen; the student learns its features
         alone, without any label, and then from the best weights of that step, with a
         fresh optimiser, all of the loss but the feature term.
+        One of your own is a :class:`~skleepkd.distillation.Strategy`; a copy of it is
+        fitted, ``strategy_``.
     feature_loss : {"mse", "attention"}, None or torch.nn.Module, default="mse"
         Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
         :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time), or
@@ -102,7 +116,11 @@ class DistilledSleepStager(TaughtStager):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher; it is asked about ``X.source_epochs``.
+        The fitted teacher; it predicts ``X.source_epochs``.
+    strategy_ : Strategy
+        What was done with it.
+    matched_layers_ : torch.nn.ModuleList
+        One for each pair of layers, with its loss and its adapter.
     adapters_ : torch.nn.ModuleList
         One a layer.
     history_ : skorch.history.History
@@ -163,6 +181,8 @@ class DistilledSleepStager(TaughtStager):
         self.memory = memory
         super().__init__(module, **kwargs)
 
+    # ------------------------------------------------------------ the contract
+
     def fit(self, X, y, X_source=None, groups=None):
         """Fit the teacher (unless it is frozen) and the student.
 
@@ -171,7 +191,7 @@ class DistilledSleepStager(TaughtStager):
         X : PairedEpochs, or array of shape (n_epochs, n_channels, n_times)
             The pair or, with ``X_source``, the target alone; in microvolts.
         y : array-like of shape (n_epochs,)
-            Stages, codes or names; -1 or "?" where unscored (the teacher still teaches).
+            Stages, codes or names; -1 or "?" where unscored (the teacher's terms remain).
         X_source : array of shape (n_epochs, n_channels, n_times), optional
             The source of the same epochs, where X is no pair.
         groups : array-like of shape (n_epochs,), optional
@@ -187,14 +207,7 @@ class DistilledSleepStager(TaughtStager):
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
-        self._check_parameters()
-        pair = as_pair(X, X_source, groups)
-        if not pair.has_source:
-            raise ValueError(
-                "Distillation needs the teacher's signal: give a PairedEpochs with a source, "
-                "or X_source=."
-            )
-        return self._fit(pair, y)
+        return self._fit_pair(X, y, X_source, groups)
 
     @available_if(_goes_on)
     def partial_fit(self, X, y, classes=None, groups=None):
@@ -217,41 +230,35 @@ class DistilledSleepStager(TaughtStager):
         AttributeError
             If the strategy is "online", whose teacher begins together with its student.
         """
-        return super().partial_fit(X, y, classes, groups)
+        return self._fit_pair(X, y, None, groups, go_on=True)
 
-    def predict_proba(self, X):
-        """Probability of each stage, from the wearable alone.
+    def _fit_pair(self, X, y, X_source, groups, go_on=False):
+        self.strategy_ = self._make_strategy()
+        self._check_parameters()
+        source_for = None if self.teacher is None else "Distillation"
+        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
+        return self.end_fit(self.begin_fit(pair, y, go_on))
 
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
+    @property
+    def adapters_(self):
+        """Adapters of the matched layers, one a layer."""
+        return nn.ModuleList(layer.adapter for layer in self.matched_layers)
 
-        Returns
-        -------
-        ndarray of shape (n_epochs, n_classes)
-            Columns in the order of ``classes_``.
+    # ------------------------------------------------------------ parameters
 
-        Warns
-        -----
-        LeakageWarning
-            If a frozen teacher was fitted on people or nights of X, and the student was
-            not.
-        """
-        self.check_is_fitted()
-        teacher = final_stager(self.teacher_)
-        if is_frozen(self.teacher) and teacher is not None:
-            warn_of_leakage(X, teacher, self, "teacher")
-        return super().predict_proba(X)
-
-    # ------------------------------------------------------------ the teacher
-
-    def _check_parameters(self):
+    def _make_strategy(self):
+        if isinstance(self.strategy, Strategy):
+            return clone(self.strategy)
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"Unknown strategy {self.strategy!r}; the strategies are "
-                f"{', '.join(map(repr, STRATEGIES))}."
+                f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own "
+                "skleepkd.distillation.Strategy."
             )
+        return STRATEGIES[self.strategy]()
+
+    def _check_parameters(self):
+        """Refuse parameters that mean nothing, or do not go together."""
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is a share from 0 to 1; given {self.alpha!r}.")
         if isinstance(self.feature_loss, str) and self.feature_loss not in FEATURE_LOSSES:
@@ -259,6 +266,7 @@ class DistilledSleepStager(TaughtStager):
                 f"Unknown feature_loss {self.feature_loss!r}; name one of "
                 f"{', '.join(map(repr, FEATURE_LOSSES))}, or give None or an nn.Module."
             )
+        SoftmaxDistillation(self.temperature)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
             raise ValueError(
@@ -270,121 +278,271 @@ class DistilledSleepStager(TaughtStager):
                 f"teacher is an estimator; given the name {self.teacher!r}. Write "
                 f'teacher=SleepStager("{self.teacher}").'
             )
+        if self.teacher is None and not isinstance(self.strategy, Strategy):
+            raise ValueError(
+                f"strategy={self.strategy!r} needs a teacher: an estimator of the source, "
+                'such as teacher=SleepStager("USleep").'
+            )
         refuse_half_frozen(self.teacher, "teacher")
-        stager = final_stager(self.teacher)
+        self.strategy_.check(self)
         needs = {
-            "strategy='online'": self.strategy == "online",
-            "a feature_loss": self._uses_features,
-            "strategy='two-step'": self.strategy == "two-step",
+            "a feature_loss": self.uses_features,
             "start_from_teacher": self.start_from_teacher,
             "module=None": self.module is None,
         }
-        needs = [name for name, needed in needs.items() if needed]
-        if stager is None and needs:
-            raise ValueError(
-                f"{needs[0]} needs a teacher that is a SleepStager or a Pipeline that ends in "
-                f"one; given {type(self.teacher).__name__}. A teacher of another kind gives "
-                "probabilities alone: feature_loss=None, alpha > 0 and a module."
-            )
-        length = None if stager is None else stager.sequence_length_
-        if (
-            stager is not None
-            and isinstance(stager.classes, str)
-            and isinstance(self.classes, str)
-            and stager.classes != self.classes
-        ):
+        for what, needed in needs.items():
+            if needed:
+                needs_stager(self, what)
+        stager = final_stager(self.teacher)
+        if stager is not None:
+            self._check_teacher(stager)
+
+    def _check_teacher(self, stager):
+        by_name = isinstance(stager.classes, str) and isinstance(self.classes, str)
+        if by_name and stager.classes != self.classes:
             raise ValueError(
                 f"The teacher's classes are {stager.classes!r}, the student's "
                 f"{self.classes!r}: their codes mean other stages. Give both the same scheme."
             )
-        window_by_window = self._uses_features or self.strategy == "online"
-        if window_by_window and length != self.sequence_length_:
+        window_by_window = self.uses_features or not self.strategy_.fits_teacher_first
+        if window_by_window and stager.sequence_length_ != self.sequence_length_:
             raise ValueError(
                 "Features are compared window by window, and an online teacher sees its "
-                f"student's windows: the teacher's sequence_length is {length}, the student's "
-                f"{self.sequence_length_}. Give both the same, or feature_loss=None and "
-                "alpha > 0."
-            )
-        if self.feature_loss is None and not (self.alpha or self.start_from_teacher):
-            raise ValueError(
-                "Nothing of the teacher would reach the student: feature_loss is None and "
-                "alpha is 0. Give one of them, or start_from_teacher=True."
-            )
-        if self.strategy == "two-step" and not self._uses_features:
-            raise ValueError(
-                "strategy='two-step' learns features first, but feature_loss is None or "
-                "feature_weight is 0. Give a feature_loss, or strategy='offline'."
-            )
-        if self.strategy == "online" and self.warm_start:
-            raise ValueError("An online teacher begins anew, so warm_start must be False.")
-        if self.strategy == "online" and is_frozen(self.teacher):
-            raise ValueError(
-                "An online teacher is trained together with the student, so it cannot be a "
-                "FrozenEstimator. Give the stager itself, or strategy='offline'."
-            )
-        if self.strategy == "online" and self.start_from_teacher:
-            raise ValueError(
-                "start_from_teacher needs a fitted teacher; an online teacher begins together "
-                "with the student. Use strategy='offline'."
+                f"student's windows: the teacher's sequence_length is "
+                f"{stager.sequence_length_}, the student's {self.sequence_length_}. Give both "
+                "the same, or feature_loss=None and alpha > 0."
             )
 
-    def _check_ahead(self, y):
-        super()._check_ahead(y)
-        SoftmaxDistillation(self.temperature)
-
-    def _check_networks(self, pair, y):
-        """Build both networks and compare them, before hours are spent on the teacher."""
-        if self.module is not None:
-            super()._check_networks(pair, y)
-        teacher = self.teacher
-        if not (self._uses_features or self.start_from_teacher) or not isinstance(
-            teacher, SleepStager
-        ):
-            return  # a frozen one costs nothing, what a Pipeline makes is not known yet
-        n_outputs = len(self._find_classes(y))
-        module, options = network_spec(teacher)
-        with torch.random.fork_rng(devices=[]):
-            taught = build_network(
-                module, input_spec(pair.source_epochs, n_outputs), options
-            )
-            if self.module is not None:
-                module, options = self.module, {}
-            options = {**options, **self.get_params_for("module")}
-            own = build_network(module, input_spec(pair, n_outputs), options)
-        if self.start_from_teacher:
-            copy_weights(taught, own)
-        if self._uses_features:
-            layers = self._paired_layers(own, taught)
-            epochs = (pair.shape[1:], pair.source_epochs.shape[1:])
-            self._make_adapters(layers, (own, taught), epochs)
-
-    def _learn_from_source(self, pair, y, seed, go_on):
-        """Fit the teacher, unless it is frozen or trained together with the student."""
-        source = pair.source_epochs
-        check_signal(source, "target", "source")
-        if is_frozen(self.teacher):
-            check_is_fitted(self.teacher)
-            self.teacher_ = self.teacher
-            return pair, y
-        teacher = clone_for_student(
-            self.teacher, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
-        )
-        if self.strategy != "online":
-            teacher = fit_teacher(teacher, source, y, self.held_out_, self.memory)
-        else:
-            fit_transformers(teacher, source, y, self.held_out_)
-            seen = transformed(teacher, source)
-            classes = self._find_classes(y)
-            begin_online(final_stager(teacher), seen, y, self.held_out_, classes)
-        self.teacher_ = teacher
-        return pair, y
-
-    # ------------------------------------------------------------ parameters
+    @property
+    def uses_features(self):
+        """Whether features of the teacher are compared."""
+        has_teacher = self.teacher is not None
+        return has_teacher and self.feature_loss is not None and self.feature_weight != 0
 
     def set_params(self, **params):
-        """Set parameters; ``teacher__*`` are the teacher's."""
-        inner, own = split_params(params, "teacher", self.teacher)
-        super().set_params(**own)
-        if inner:
-            self.teacher.set_params(**inner)
+        """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
+        for name in ("teacher", "strategy"):
+            inner, params = split_params(params, name, getattr(self, name))
+            owner = params.get(name, getattr(self, name))
+            if inner:
+                owner.set_params(**inner)
+        super().set_params(**params)
         return self
+
+    # ------------------------------------------------------------ fitting
+
+    def _begin_source(self, pair, y, seed, go_on):
+        """Build the teacher's network, and refuse a teacher that the student cannot follow."""
+        if self.teacher is None:
+            self.teacher_ = None
+            return None
+        teacher = TeacherInFold(
+            self.teacher,
+            pair.source_epochs,
+            y,
+            HeldOut(self.held_out_.tolist()),
+            seed,
+            self.checkpoint,
+            **self.strategy_.teacher_params(self, self._find_classes(y)),
+        )
+        self.teacher_ = teacher.estimator
+        return teacher
+
+    def _select_rows(self, pair, y, scored):
+        return pair, y  # what nobody scored has the teacher's terms
+
+    def windows_of(self, pair, codes):
+        """Return the windows to train on, (n_windows, sequence_length)."""
+        return training_windows(pair, self.sequence_length_)
+
+    def end_fit(self, training):
+        """Fit the teacher and pass over the training rows, step by step."""
+        strategy, pair, codes = self.strategy_, training.pair, training.codes
+        if self.teacher is not None and strategy.fits_teacher_first:
+            self.teacher_ = training.source.fit(self.memory)
+            if self.start_from_teacher and training.is_new:
+                copy_weights(self._teacher_module(), uncompiled(self.module_))
+        before = []
+        with training.random:
+            columns = strategy.prepare(self, pair, codes)
+            for number, step in enumerate(strategy.steps(self, pair, codes)):
+                if number:
+                    before += self.history
+                    self.history.clear()
+                    self.initialize_optimizer()
+                    torch.manual_seed(torch.initial_seed() + 1)
+                self._run_step(step, pair, codes, self._columns_of(step, columns))
+        for row in self.history:
+            row["epoch"] += len(before)
+        self.history[:0] = before
+        if self.best_epoch_ is not None:
+            self.best_epoch_ += len(before)
+        return self
+
+    def _columns_of(self, step, columns):
+        """Columns that take part in a step."""
+        left_out = [] if step.stages else [TEACHER_OUTPUT]
+        if not step.features:
+            left_out += map(TEACHER_FEATURE.format, range(len(self.matched_layers)))
+        return {name: columns[name] for name in columns if name not in left_out}
+
+    def _run_step(self, step, pair, codes, columns=None):
+        """Train for a step, or take what ``memory`` keeps of an equal one."""
+        run = partial(super()._run_step, step, pair, codes, columns)
+        if step.key is None:
+            run()
+            return
+        learn = check_memory(self.memory).cache(_learn, ignore=["student", "run"])
+        epochs = self.max_epochs if step.max_epochs is None else step.max_epochs
+        weights, history = learn(step.key, epochs, student=self, run=run)
+        for module, own in zip(self.trained_modules(), weights, strict=True):
+            uncompiled(module).load_state_dict(own)
+        self.history[:] = history
+
+    def _trains_shared(self):
+        # A teacher's features are those of a window; what a strategy does with a batch is its own.
+        whole = type(self.strategy_).before_step is not Strategy.before_step
+        compares = self.uses_features and self.step_.features
+        return super()._trains_shared() and not compares and not whole
+
+    # ------------------------------------------------------------ the networks
+
+    @property
+    def matched_layers(self):
+        """Matched layers, uncompiled; empty where no features are compared."""
+        return uncompiled(self.matched_layers_)
+
+    def _teacher_module(self):
+        return uncompiled(final_stager(self.teacher_).module_)
+
+    def _network_spec(self):
+        if self.module is not None:
+            return super()._network_spec()
+        module, options = network_spec(final_stager(self.teacher_))
+        return module, {**options, **self.get_params_for("module")}
+
+    def initialize_module(self):
+        """Build the student, which may begin at the teacher's weights."""
+        super().initialize_module()
+        if self.start_from_teacher:
+            self._need_equal_classes("start_from_teacher")
+            copy_weights(self._teacher_module(), self.module_)
+        return self
+
+    def initialize_criterion(self):
+        """Build the criterion and the teacher's terms."""
+        super().initialize_criterion()
+        self.softmax_loss_ = SoftmaxDistillation(self.temperature)
+        # Beside the losses, adapters are trained by the student's optimiser and resumed, and
+        # are no part of the network.
+        self.matched_layers_ = nn.ModuleList()
+        if self.uses_features:
+            window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
+            self.matched_layers_ = match_layers(
+                self.layers,
+                self.feature_loss,
+                self.adapter,
+                uncompiled(self.module_),
+                self._teacher_module(),
+                [window + net.epoch_shape_ for net in (self, final_stager(self.teacher_))],
+                self.sequence_length_,
+            )
+            names = [(m.student_layer, m.teacher_layer) for m in self.matched_layers_]
+            if any(OUTPUT in pair for pair in names):
+                self._need_equal_classes("layers='output'")
+        return self
+
+    def _need_equal_classes(self, name):
+        teacher = final_stager(self.teacher_).classes_
+        if not np.array_equal(teacher, self.classes_):
+            raise ValueError(
+                f"{name} needs the same classes in the same order: the teacher has "
+                f"{teacher.tolist()}, the student {self.classes_.tolist()}. Give both the "
+                "same classes=."
+            )
+
+    def trained_nets(self):
+        """Nets that are trained together."""
+        return [self, *self.strategy_.trained_nets(self)]
+
+    def trained_modules(self):
+        """Modules whose best weights are kept together: networks and adapters."""
+        return [*super().trained_modules(), self.adapters_]
+
+    def resumed_objects(self):
+        """Objects beside the networks on which the next pass depends."""
+        return [*super().resumed_objects(), self.strategy_]
+
+    @property
+    def _default_callbacks(self):
+        return [("strategy", StrategyHooks()), *super()._default_callbacks]
+
+    # ------------------------------------------------------------ the loss
+
+    def train_step(self, batch, **fit_params):
+        """Train on a batch, between the strategy's two hooks."""
+        batch = self.strategy_.before_step(self, batch, training=True)
+        step = super().train_step(batch, **fit_params)
+        self.strategy_.after_step(self)
+        return step
+
+    def validation_step(self, batch, **fit_params):
+        """Judge a batch of the subjects who are held out."""
+        batch = self.strategy_.before_step(self, batch, training=False)
+        return super().validation_step(batch, **fit_params)
+
+    def infer(self, x, **fit_params):
+        """Compute the logits of a batch and, where a teacher's features are in it, features."""
+        if TEACHER_FEATURE.format(0) not in x:
+            return super().infer(x)
+        with self.capture([layer.student_layer for layer in self.matched_layers]) as seen:
+            logits = super().infer(x)
+        with self.autocasting():
+            features = [m.adapter(seen[m.student_layer]) for m in self.matched_layers]
+        return logits, [feature.float() for feature in features]
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Return cross-entropy and the teacher's terms, weighted."""
+        logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
+        loss = 0.0
+        if self.step_.stages:
+            cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
+            n_scored = int((y_true >= 0).sum())
+            self.note_term("cross_entropy", cross_entropy, training, n_scored)
+            loss = (1 - self.alpha) * cross_entropy
+            if TEACHER_OUTPUT in X:
+                term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
+                self.note_term("softmax_loss", term, training, len(y_true))
+                loss = loss + self.alpha * term
+        if features:
+            term = 0.0
+            for number, (layer, own) in enumerate(
+                zip(self.matched_layers, features, strict=True)
+            ):
+                summary = X[TEACHER_FEATURE.format(number)].to(self.device)
+                term = term + layer(own, summary)
+            term = term / len(features)
+            self.note_term("feature_loss", term, training, len(y_true))
+            loss = loss + (self.feature_weight if self.step_.stages else 1.0) * term
+        return loss
+
+
+def _learn(key, epochs, student, run):
+    """Run a step; ``key`` stands for everything but its passes in the cache."""
+    run()
+    weights = [
+        {name: value.cpu() for name, value in uncompiled(module).state_dict().items()}
+        for module in student.trained_modules()
+    ]
+    return copy.deepcopy(weights), list(student.history)
+
+
+def copy_weights(teacher, student):
+    """Give a student its teacher's weights, if the networks are equal."""
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            "The student cannot begin at the teacher's weights: the networks differ "
+            f"(as many channels and samples, and the same module, are needed). {error}"
+        ) from error

@@ -4,26 +4,20 @@ import copy
 import fnmatch
 
 import numpy as np
-import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skleepkd.distillation.teachers import (
-    clone_for_student,
+from skleepkd.distillation.teacher import (
+    TeacherInFold,
     final_stager,
-    fit_teacher,
     is_frozen,
-    network_spec,
     refuse_half_frozen,
     split_params,
-    warn_of_leakage,
 )
-from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.estimators.epoch_net import input_spec
-from skleepkd.estimators.labels import class_weights, find_classes
+from skleepkd.epochs.checks import training_input
+from skleepkd.estimators.held_out import HeldOut
+from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.supervised import SleepStager
-from skleepkd.estimators.validation import HeldOut
-from skleepkd.networks.build import build_network, parameter_groups, uncompiled
+from skleepkd.networks.build import input_spec, parameter_groups, uncompiled
 
 
 class FineTunedSleepStager(SleepStager):
@@ -96,57 +90,55 @@ class FineTunedSleepStager(SleepStager):
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
+        return self._fit_pair(X, y, X_source, groups)
+
+    def partial_fit(self, X, y, classes=None, groups=None):
+        """Train on with the target, as :meth:`SleepStager.partial_fit`."""
+        return self._fit_pair(X, y, None, groups, go_on=True)
+
+    def _fit_pair(self, X, y, X_source, groups, go_on=False):
         refuse_half_frozen(self.pretrained, "pretrained")
         if final_stager(self.pretrained) is None:
             raise ValueError(
                 "pretrained must be a SleepStager or a Pipeline that ends in one, frozen or "
                 f"not; given {type(self.pretrained).__name__}."
             )
-        pair = as_pair(X, X_source, groups)
-        if not is_frozen(self.pretrained) and not pair.has_source:
+        options = self.get_params_for("module")
+        if options:
             raise ValueError(
-                "Pretraining in the fold needs the source: give a PairedEpochs with one, or "
-                "X_source=. A stager that is fitted already goes into FrozenEstimator."
+                f"The network is the pretrained stager's: give {', '.join(options)} there, "
+                "as pretrained__module__..."
             )
-        return self._fit(pair, y)
+        goes_on = (go_on or self.warm_start) and self.initialized_
+        source_for = None
+        if not (is_frozen(self.pretrained) or goes_on):
+            source_for = (
+                "Pretraining in the fold (a fitted stager goes into FrozenEstimator)"
+            )
+        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
+        return self.end_fit(self.begin_fit(pair, y, go_on))
 
-    def predict_proba(self, X):
-        """Probability of each stage, from the wearable alone.
+    # ------------------------------------------------------------ fitting
 
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
-
-        Returns
-        -------
-        ndarray of shape (n_epochs, n_classes)
-            Columns in the order of ``classes_``.
-
-        Warns
-        -----
-        LeakageWarning
-            If a frozen pretrained stager was fitted on people or nights of X, and this
-            one was not.
-        """
-        self.check_is_fitted()
-        if is_frozen(self.pretrained):
-            warn_of_leakage(X, final_stager(self.pretrained_), self, "pretrained stager")
-        return super().predict_proba(X)
-
-    def _learn_from_source(self, pair, y, seed, go_on):
-        """Fit the source stager, unless it is frozen; the target's scored rows follow."""
+    def _begin_source(self, pair, y, seed, go_on):
+        """Build the network that is pretrained; where the training goes on, it was."""
         if go_on:
-            return super()._learn_from_source(pair, y, seed, go_on)
-        self.pretrained_ = self.pretrained
-        if not is_frozen(self.pretrained):
-            source = pair.source_epochs
-            check_signal(source, "target", "source")
-            stager = clone_for_student(
-                self.pretrained, HeldOut(self.held_out_.tolist()), seed, self.checkpoint
-            )
-            self.pretrained_ = fit_teacher(stager, source, y, self.held_out_, self.memory)
-        return super()._learn_from_source(pair, y, seed, go_on)
+            return None
+        source = pair.source_epochs if pair.has_source else None
+        held_out = HeldOut(self.held_out_.tolist())
+        stager = TeacherInFold(self.pretrained, source, y, held_out, seed, self.checkpoint)
+        self.pretrained_ = stager.estimator
+        return stager
+
+    def end_fit(self, training):
+        """Fit the source stager, unless it is frozen, then the target's scored rows."""
+        if training.source is not None:
+            self.pretrained_ = training.source.fit(self.memory)
+            uncompiled(self.module_).load_state_dict(self._pretrained_module().state_dict())
+        return super().end_fit(training)
+
+    def _pretrained_module(self):
+        return uncompiled(final_stager(self.pretrained_).module_)
 
     @property
     def sequence_length_(self):
@@ -154,37 +146,6 @@ class FineTunedSleepStager(SleepStager):
         if self.sequence_length is None:
             return final_stager(self.pretrained).sequence_length_
         return self.sequence_length
-
-    def _check_ahead(self, y):
-        self._check_sequences()
-        pretrained = final_stager(self.pretrained)
-        if is_frozen(self.pretrained):
-            check_is_fitted(self.pretrained)
-            classes = pretrained.classes_
-        else:
-            pretrained._check_ahead(y)
-            classes = find_classes(pretrained.classes, y)
-        if self.classes is not None:
-            find_classes(self.classes, y)
-        class_weights(self.class_weight, np.array([], int), classes)
-        options = self.get_params_for("module")
-        if options:
-            raise ValueError(
-                f"The network is the pretrained stager's: give {', '.join(options)} there, "
-                "as pretrained__module__..."
-            )
-
-    def _check_networks(self, pair, y):
-        """Compare the source with the target, and find what is trained, ahead of a fit."""
-        stager = self.pretrained
-        if not (isinstance(stager, SleepStager) and pair.has_source):
-            return  # a frozen one costs nothing, what a Pipeline makes is not known yet
-        n_outputs = len(find_classes(stager.classes, y))
-        signal = input_spec(pair.source_epochs, n_outputs)
-        self._check_alike(signal, input_spec(pair, n_outputs))
-        module, options = network_spec(stager)
-        with torch.random.fork_rng(devices=[]):
-            trained_parameters(build_network(module, signal, options), self.trainable)
 
     def _check_alike(self, expected, given):
         """Refuse a target that the pretrained network was not built for."""
@@ -197,12 +158,13 @@ class FineTunedSleepStager(SleepStager):
                     f"{other:g}. Give both the same derivations and sampling rate."
                 )
 
-    def _take_data(self, pair, y, go_on=False):
-        codes = super()._take_data(pair, y, go_on)
+    def _remember_input(self, pair, codes, classes, go_on):
         expected = final_stager(self.pretrained_).signal_
-        self._check_alike(expected, self.signal_)
+        self._check_alike(expected, input_spec(pair, len(classes)))
+        if go_on:
+            self.signal_ = input_spec(pair, len(classes))
+        super()._remember_input(pair, codes, classes, go_on)
         self.signal_ = dict(expected)  # what the network was built for
-        return codes
 
     def _find_classes(self, y):
         pretrained = final_stager(self.pretrained_).classes_
@@ -219,7 +181,7 @@ class FineTunedSleepStager(SleepStager):
 
     def initialize_module(self):
         """Copy the pretrained network, and fix what is not to be trained."""
-        self.module_ = copy.deepcopy(uncompiled(final_stager(self.pretrained_).module_))
+        self.module_ = copy.deepcopy(self._pretrained_module())
         trained = trained_parameters(self.module_, self.trainable)
         for name, parameter in self.module_.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -252,24 +214,7 @@ class FineTunedSleepStager(SleepStager):
 
 
 def trained_parameters(module, trainable):
-    """Names of the parameters that are trained.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    trainable : "all", None or sequence of str
-        Names of parameter groups, or patterns of parameter names.
-
-    Returns
-    -------
-    set of str
-
-    Raises
-    ------
-    ValueError
-        If a name is neither a group nor a pattern that a parameter matches.
-    """
+    """Names of the parameters that ``trainable`` (groups, or patterns of names) means."""
     names = [name for name, _ in module.named_parameters()]
     if trainable is None:
         return set()

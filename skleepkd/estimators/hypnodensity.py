@@ -51,7 +51,7 @@ def hypnodensity(stager, X, resolution):
     step = _samples(resolution, sfreq)
     if step == n_times:
         return stager.predict_proba(X), _epoch_onsets(as_pair(X), n_times / sfreq)
-    pair = stager._check_predicted(X)
+    pair = stager.check_predicted(X)
     alone = n_times % step == 0 and stager.sequence_length_ == 1
     answers = (_each_epoch if alone else _joined_epochs)(stager, pair, step)
     none = np.empty((0, len(stager.classes_)), dtype=np.float32), np.empty(0)

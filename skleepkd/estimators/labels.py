@@ -1,9 +1,11 @@
-"""Labels of the user and codes of the network."""
+"""Labels of the user, codes of the network, and the cross-entropy of those that are scored."""
 
 import warnings
 
 import numpy as np
-from sklearn.utils import column_or_1d
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from skleepkd.stages import (
     SCHEMES,
@@ -16,89 +18,11 @@ from skleepkd.stages import (
 )
 
 
-def check_labels(y, n_epochs):
-    """Take labels as a one-dimensional array of codes or names.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_epochs,)
-        Stages; -1 or "?" where unscored.
-    n_epochs : int
-        How many are expected.
-
-    Returns
-    -------
-    ndarray of shape (n_epochs,)
-
-    Raises
-    ------
-    ValueError
-        If the number or the kind is wrong, or nothing is scored.
-    """
-    if y is None:
-        raise ValueError(
-            "A stager requires y to be passed, but the target y is None; give the stage of "
-            "each epoch, -1 or '?' where unscored."
-        )
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
-    if y.dtype == object:
-        y = _of_one_kind(y)
-    if y.dtype.kind == "S":
-        y = y.astype(str)
-    if y.dtype.kind == "U" and np.isin(y, ["nan", "None"]).any():
-        raise ValueError(
-            'y holds missing values as text ("nan"); an unscored epoch is "?", or -1 among '
-            "codes."
-        )
-    if y.shape != (n_epochs,):
-        raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
-    if y.dtype.kind == "f":
-        if not np.array_equal(y, np.floor(y)):
-            raise ValueError(
-                "Unknown label type: continuous. y holds stages (whole codes or names); "
-                "given fractions or NaN."
-            )
-        y = y.astype(np.int64)
-    if y.dtype.kind in "iu" and np.any(y < UNSCORED):
-        raise ValueError(
-            f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
-        )
-    if is_unscored(y).all():
-        raise ValueError(
-            f"None of the {n_epochs} epochs is scored, so there is nothing to learn or judge."
-        )
-    return y
-
-
 def find_classes(classes, y):
-    """Labels of the network's outputs, in order.
+    """Labels of the network's outputs: those of ``y``, of a scheme, or a list.
 
-    Parameters
-    ----------
-    classes : None, str or array-like
-        None: the labels that ``y`` holds; a scheme's name: its codes or, where ``y``
-        holds names, its names; else the labels themselves.
-    y : ndarray of shape (n_epochs,)
-        As :func:`check_labels` returns them.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-
-    Raises
-    ------
-    ValueError
-        If ``y`` holds a label that is no class, or there are fewer than two classes; where
-        ``classes`` is None, also if a name differs from a stage's in case or blanks alone,
-        or means "unscored".
-
-    Warns
-    -----
-    UserWarning
-        If ``classes`` is None and names of a scheme's stages stand beside others, which
-        may be slips.
+    Names that are slips of a scheme's raise ValueError where ``classes`` is None, names
+    that stand beside a scheme's warn.
     """
     seen = np.unique(y[~left_unscored(y, classes)])
     if classes is None:
@@ -179,19 +103,7 @@ def _advice(unknown):
 
 
 def encode(y, classes):
-    """Codes of labels, -1 where unscored.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_epochs,)
-        Labels that are all among ``classes`` or unscored.
-    classes : ndarray of shape (n_classes,)
-        The labels in order.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_epochs,)
-    """
+    """Codes of labels that are all among ``classes``, or -1 where unscored."""
     known = np.isin(y, classes)
     unknown = ~(known | is_unscored(y))
     if unknown.any():
@@ -204,35 +116,11 @@ def encode(y, classes):
     return codes
 
 
-def _of_one_kind(y):
-    """Take an array of objects for what its values are: all integers, or all names."""
-    if all(isinstance(label, (int, np.integer)) for label in y.flat):
-        return y.astype(np.int64)
-    if all(isinstance(label, str) for label in y.flat):
-        return y.astype(str)
-    kinds = sorted({type(label).__name__ for label in y.flat})
-    raise ValueError(
-        f"y mixes {' and '.join(kinds)}: stages are all codes (-1 where unscored) or all "
-        'names ("?" where unscored).'
-    )
-
-
 def class_weights(class_weight, codes, classes):
-    """Weight of each class in the cross-entropy.
+    """Weights of the classes in the cross-entropy, (n_classes,) float32, or None.
 
-    Parameters
-    ----------
-    class_weight : None, "balanced" or dict
-        "balanced" gives ``n_scored / (n_classes * count)`` as scikit-learn does (1 for a
-        class that does not occur); a dict names classes, the others weigh 1.
-    codes : ndarray of int
-        Codes of the training epochs, -1 where unscored.
-    classes : ndarray of shape (n_classes,)
-        The labels in order.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_classes,), or None
+    "balanced" gives ``n_scored / (n_classes * count)`` as scikit-learn does (1 for a class
+    that does not occur); a dict names classes, the others weigh 1.
     """
     if class_weight is None:
         return None
@@ -252,3 +140,37 @@ def class_weights(class_weight, codes, classes):
     seen = counts > 0
     weights[seen] = counts.sum() / (seen.sum() * counts[seen])
     return weights
+
+
+class StageCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy, averaged over the scored epochs of a batch.
+
+    As ``torch.nn.CrossEntropyLoss``, but a batch without a scored epoch costs 0
+    instead of NaN, and the device is never waited for.
+
+    Parameters
+    ----------
+    weight : torch.Tensor of shape (n_classes,), optional
+        Weight of each class; the average is weighted.
+    label_smoothing : float, default=0.0
+        As in ``torch.nn.CrossEntropyLoss``.
+    """
+
+    def __init__(self, weight=None, label_smoothing=0.0):
+        super().__init__(weight, ignore_index=UNSCORED, label_smoothing=label_smoothing)
+
+    def forward(self, logits, y):
+        """Return the loss of logits (batch, n_classes, ...) and codes (batch, ...)."""
+        total = F.cross_entropy(
+            logits,
+            y,
+            self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        scored = y != self.ignore_index
+        if self.weight is None:
+            return total / scored.sum().clamp(min=1)
+        count = torch.where(scored, self.weight[y.clamp(min=0)], 0.0).sum()
+        return total / torch.where(count > 0, count, torch.ones_like(count))

@@ -1,29 +1,57 @@
-"""What a stager of sequences does: one answer an epoch from all windows that hold it."""
+"""What a stager of sequences does: one output an epoch from all windows that hold it."""
+
+import warnings
 
 import numpy as np
 import torch
 
-from skleepkd.estimators.batches import WindowDataset
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 
 
-def check_sequences(length, fusion, neighbours):
-    """Refuse parameters of sequences that mean nothing.
-
-    Parameters
-    ----------
-    length, neighbours : int
-        Epochs in a window, and neighbouring windows that a batch holds together.
-    fusion : str
-        How the answers of windows become one.
-    """
-    for name, value in (("sequence_length", length), ("neighbouring_windows", neighbours)):
+def check_sequences(stager):
+    """Refuse parameters of sequences that mean nothing."""
+    sizes = {
+        "sequence_length": stager.sequence_length_,
+        "neighbouring_windows": stager.neighbouring_windows,
+    }
+    for name, value in sizes.items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} is a whole number, 1 at least; given {value!r}.")
-    if fusion not in FUSIONS:
+    if stager.fusion not in FUSIONS:
         raise ValueError(
-            f"fusion is one of {', '.join(map(repr, FUSIONS))}; given {fusion!r}."
+            f"fusion is one of {', '.join(map(repr, FUSIONS))}; given {stager.fusion!r}."
         )
+    if stager.sequence_length_ > 1 and stager.train_split is not None:
+        raise ValueError(
+            "train_split parts rows, and the windows of sequences overlap: give "
+            "validation= (subjects) with a sequence_length above 1."
+        )
+
+
+def check_windows(stager, pair, scored):
+    """Refuse sequences where nothing is left to train on, or to validate with."""
+    length = stager.sequence_length_
+    windows = training_windows(pair, length)
+    known = len(np.unique(pair.recording))
+    left = known - len(np.unique(pair.recording[windows]))
+    if left:
+        warnings.warn(
+            f"{left} of {known} recordings have no {length} consecutive epochs "
+            "(sequence_length), and are not learned from.",
+            stacklevel=4,
+        )
+    windows = windows[scored[windows].any(axis=1)]
+    validates = stager.validates(pair)[windows[:, 0]]
+    sides = {"to train on": ~validates}
+    if len(stager.held_out_):
+        sides[f"of those held out ({', '.join(map(str, stager.held_out_))})"] = validates
+    for who, rows in sides.items():
+        if not rows.any():
+            raise ValueError(
+                f"No {length} consecutive epochs (sequence_length), one of them scored, are "
+                f"there in the subjects {who}. Give whole nights, a smaller sequence_length "
+                "or another validation=."
+            )
 
 
 def _runs(pair):
@@ -42,24 +70,7 @@ def _runs(pair):
 
 
 def training_windows(pair, length):
-    """Windows of a pair that a network can be trained on.
-
-    Parameters
-    ----------
-    pair : PairedEpochs
-        With recordings.
-    length : int
-        Epochs in a window; runs that are shorter are left out.
-
-    Returns
-    -------
-    ndarray of int, shape (n_windows, length)
-
-    Raises
-    ------
-    ValueError
-        If recordings are not known, or no run is long enough.
-    """
+    """Windows of a pair, (n_windows, length), that a network can be trained on."""
     if pair.recording is None:
         raise ValueError(
             f"sequence_length={length} needs to know which epochs follow one another: give "
@@ -78,19 +89,7 @@ def training_windows(pair, length):
 
 
 def predicted_windows(pair, length):
-    """Windows that hold every epoch of a pair, shorter ones for short runs.
-
-    Parameters
-    ----------
-    pair : PairedEpochs
-        One recording where they are not known.
-    length : int
-        Epochs in a window.
-
-    Returns
-    -------
-    ndarray of int, shape (n_windows, length)
-    """
+    """Windows that hold every epoch of a pair, filled up with -1 for short runs."""
     people = pair.subject
     if pair.recording is None and people is not None and len(np.unique(people)) > 1:
         raise ValueError(
@@ -100,92 +99,49 @@ def predicted_windows(pair, length):
     return make_windows(_runs(pair), length, short=True)
 
 
-def predict_windows(stager, pair, windows, share):
-    """Ask a fitted stager about windows.
-
-    Parameters
-    ----------
-    stager : SleepStager
-        Fitted.
-    pair : PairedEpochs
-        Checked.
-    windows : ndarray of int, shape (n_windows, length)
-        Of :func:`predicted_windows`.
-    share : bool
-        Whether each epoch is encoded once.
-
-    Yields
-    ------
-    numbers : ndarray of int, shape (batch,)
-        Which windows.
-    windows : ndarray of int, shape (batch, length)
-        Their rows, without filling.
-    logits : torch.Tensor of shape (batch, n_classes, length)
-    """
-    dataset = WindowDataset(pair.target_epochs, windows, share=share)
-    loader = stager.get_iterator(dataset, training=False)
-    # The loader's own batches tell which windows they hold.
-    for numbers, batch in zip(loader.batch_sampler, loader, strict=True):
-        rows = windows[numbers]
-        yield numbers, rows[:, rows[0] >= 0], stager.evaluation_step(batch)
-
-
-def fused_probabilities(stager, pair, share):
-    """Probabilities of each epoch, fused from all windows that hold it.
-
-    Parameters
-    ----------
-    stager, pair, share
-        As for :func:`predict_windows`.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_epochs, n_classes)
-    """
-    windows = predicted_windows(pair, stager.sequence_length_)
+def fused_probabilities(stager, pair):
+    """Probabilities of each epoch, fused from all windows that hold it."""
     nonlinearity = stager._get_predict_nonlinearity()
     fused = Fusion(len(pair), len(stager.classes_), stager.fusion)
-    for _, rows, logits in predict_windows(stager, pair, windows, share):
+    for rows, logits in _predict_windows(stager, stager.make_dataset(pair)):
         fused.add(rows, nonlinearity(logits).cpu().numpy())
     return fused.answer().astype(np.float32)
 
 
 def centred_features(stager, pair, layer):
-    """Features of each epoch, from the window in which it is nearest to the middle.
-
-    Parameters
-    ----------
-    stager, pair
-        As for :func:`predict_windows`.
-    layer : str
-        Name of the layer.
-
-    Returns
-    -------
-    ndarray of shape (n_epochs, ...)
-    """
+    """Features of each epoch, from the window in which it is nearest to the middle."""
     windows = predicted_windows(pair, stager.sequence_length_)
-    axis = sequence_axis(stager, pair, layer)
+    dataset = stager.make_dataset(pair, windows=windows)
+    axis = _sequence_axis(stager, pair, layer)
     nearest = np.full(len(pair), np.inf)
-    answer = None
+    features = None
     with stager.capture([layer]) as seen:
-        for _, rows, _ in predict_windows(stager, pair, windows, share=False):
+        for rows, _ in _predict_windows(stager, dataset):
             found = _by_epoch(seen[layer], axis, rows.shape).cpu().numpy()
-            if answer is None:
-                answer = np.empty((len(pair), *found.shape[2:]), dtype=found.dtype)
+            if features is None:
+                features = np.empty((len(pair), *found.shape[2:]), dtype=found.dtype)
             distance = np.abs(np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2)
             for row, window in zip(rows, found, strict=True):
                 nearer = distance < nearest[row]
                 nearest[row[nearer]] = distance[nearer]
-                answer[row[nearer]] = window[nearer]
-    return answer
+                features[row[nearer]] = window[nearer]
+    return features
 
 
-def sequence_axis(stager, pair, layer):
-    """Axis of a layer's answer along which the epochs of a window lie.
+def _predict_windows(stager, dataset):
+    """Yield the rows of batches of windows, without filling, and their logits."""
+    loader = stager.get_iterator(dataset, training=False)
+    # The loader's own batches tell which windows they hold.
+    for numbers, batch in zip(loader.batch_sampler, loader, strict=True):
+        rows = dataset.windows[numbers]
+        yield rows[:, rows[0] >= 0], stager.evaluation_step(batch)
 
-    It is found by asking about one window of two epochs and one of three: 0 where epochs
-    are strung together with the batch, 1 for (batch, sequence, ...), else the time axis.
+
+def _sequence_axis(stager, pair, layer):
+    """Axis of a layer's output along which the epochs of a window lie.
+
+    Windows of two epochs and of three tell: 0 where epochs are strung together with the
+    batch, 1 for (batch, sequence, ...), else the time axis.
     """
     shapes = []
     for length in (2, 3):
@@ -198,18 +154,19 @@ def sequence_axis(stager, pair, layer):
     ]
     if len(differ) != 1:
         raise ValueError(
-            f"The layer {layer!r} answers a window of two epochs with the shape "
-            f"{tuple(shapes[0])} and one of three with {tuple(shapes[1])}: it has no features "
-            "of single epochs. Name another layer."
+            f"The output of the layer {layer!r} has the shape {tuple(shapes[0])} for a window "
+            f"of two epochs and {tuple(shapes[1])} for one of three: it has no features of "
+            "single epochs. Name another layer."
         )
     return differ[0]
 
 
 def _by_epoch(features, axis, shape):
-    """Part a layer's answer by epochs: (batch, length, ...)."""
+    """Part a layer's output by epochs: (batch, length, ...)."""
     batch, length = shape
     if axis == 0:
+        # (batch * length, ...) -> (batch, length, ...)
         return features.unflatten(0, (batch, length))
-    # (batch, ..., length * steps, ...) -> (batch, ..., length, steps, ...)
+    # (batch, ..., length * steps, ...) -> (batch, length, ..., steps, ...)
     features = features.unflatten(axis, (length, -1)).movedim(axis, 1)
     return features.squeeze(axis + 1) if features.shape[axis + 1] == 1 else features

@@ -1,27 +1,40 @@
-"""A sleep stager: skorch's classifier that knows nights, people and unscored epochs."""
+"""A sleep stager: skorch's classifier that knows nights, subjects and unscored epochs."""
+
+import inspect
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
+from torch import nn
 
-from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.estimators.cross_entropy import StageCrossEntropy
-from skleepkd.estimators.epoch_net import EpochNet, input_spec
-from skleepkd.estimators.hypnodensity import hypnodensity
-from skleepkd.estimators.labels import check_labels, class_weights, encode, find_classes
-from skleepkd.estimators.net import seeded
-from skleepkd.estimators.sequential import (
-    centred_features,
-    fused_probabilities,
+from skleepkd.distillation.features import capture_features
+from skleepkd.distillation.leakage import warn_of_leakage
+from skleepkd.distillation.strategy import PerWindow, Step
+from skleepkd.epochs.checks import check_labels, predicted_input, training_input
+from skleepkd.estimators import labels, sequential
+from skleepkd.estimators.batches import (
+    EpochDataset,
+    SharedEpochs,
+    WindowDataset,
+    make_loader,
 )
-from skleepkd.estimators.validation import draw_held_out
+from skleepkd.estimators.callbacks import BestWeights, LossTerms
+from skleepkd.estimators.held_out import draw_held_out
+from skleepkd.estimators.hypnodensity import hypnodensity
+from skleepkd.estimators.passes import RandomStream, run_batches, run_passes
 from skleepkd.networks.build import (
     build_network,
-    check_takes_sequences,
+    check_output,
     feature_layers,
-    find_network,
+    input_spec,
+    uncompiled,
 )
 from skleepkd.stages import is_unscored, left_unscored
 
@@ -31,7 +44,18 @@ def softmax(logits):
     return logits.softmax(dim=1)
 
 
-class SleepStager(EpochNet):
+@dataclass
+class Training:
+    """What a fit goes on with, once its networks are built."""
+
+    pair: object
+    codes: np.ndarray
+    random: RandomStream
+    is_new: bool
+    source: object = None  # the teacher or pretrained stager, on its way to be fitted
+
+
+class SleepStager(NeuralNetClassifier):
     """Stage sleep from one modality with a neural network.
 
     A :class:`skorch.classifier.NeuralNetClassifier`: every parameter of skorch's works
@@ -162,7 +186,7 @@ class SleepStager(EpochNet):
         batch_size=32,
         lr=1e-3,
         optimizer=torch.optim.Adam,
-        criterion=StageCrossEntropy,
+        criterion=labels.StageCrossEntropy,
         train_split=None,
         predict_nonlinearity=softmax,
         verbose=0,
@@ -215,7 +239,25 @@ class SleepStager(EpochNet):
         ValueError
             If X or y is not what is expected; the message says what to do.
         """
-        return self._fit(as_pair(X, groups=groups), y)
+        return self.end_fit(self.begin_fit(*training_input(X, y, groups=groups)))
+
+    def partial_fit(self, X, y, classes=None, groups=None):
+        """Train on, with the weights and the optimiser that are there.
+
+        Parameters
+        ----------
+        X, y, groups
+            As for ``fit``; classes, channels and samples must be those of ``fit``.
+        classes : object
+            Ignored; it is there for scikit-learn.
+
+        Returns
+        -------
+        SleepStager
+            The stager itself.
+        """
+        pair, y = training_input(X, y, groups=groups)
+        return self.end_fit(self.begin_fit(pair, y, go_on=True))
 
     def predict_proba(self, X):
         """Probability of each stage.
@@ -233,21 +275,20 @@ class SleepStager(EpochNet):
         Raises
         ------
         FloatingPointError
-            If the network answers NaN, as after a training that diverged in its last step.
+            If the network's output is NaN, as after a training that diverged in its last
+            step.
+
+        Warns
+        -----
+        LeakageWarning
+            If a frozen teacher or pretrained stager was fitted on people or nights of X,
+            and this one was not.
         """
         self.check_is_fitted()
-        if self.sequence_length_ == 1 or is_dataset(X):
-            answers = super().predict_proba(X)
-        else:
-            answers = fused_probabilities(self, self._check_predicted(X), self._can_share())
-        n_failed = np.isnan(answers).reshape(len(answers), -1).any(axis=1).sum()
-        if n_failed:
-            raise FloatingPointError(
-                f"The network answers NaN for {n_failed} of {len(answers)} epochs: its "
-                f"training diverged. Fit it anew with a lower learning rate (lr is "
-                f"{self.lr!r}), or look for extreme values in the signal."
-            )
-        return answers
+        warn_of_leakage(X, self)
+        if is_dataset(X):
+            return super().predict_proba(X)
+        return self.predict_pair(self.check_predicted(X))
 
     def predict(self, X):
         """Stage of each epoch, in the labels that ``fit`` was given.
@@ -287,7 +328,7 @@ class SleepStager(EpochNet):
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
     def extract_features(self, X, layer=None):
-        """Return what a layer of the network answers.
+        """Return the output of a layer of the network.
 
         Parameters
         ----------
@@ -300,16 +341,17 @@ class SleepStager(EpochNet):
         Returns
         -------
         ndarray of shape (n_epochs, ...)
-            With a ``sequence_length`` above 1, of each epoch what the window answers in
-            which it is nearest to the middle.
+            With a ``sequence_length`` above 1, of each epoch from the window in which it is
+            nearest to the middle.
         """
         self.check_is_fitted()
         if layer is None:
             layer = feature_layers(self.module_)[0]
+        pair = self.check_predicted(X)
         if self.sequence_length_ > 1:
-            return centred_features(self, self._check_predicted(X), layer)
+            return sequential.centred_features(self, pair, layer)
         parts = []
-        for batch in self.get_iterator(self.get_dataset(X), training=False):
+        for batch in self.get_iterator(self.make_dataset(pair), training=False):
             with self.capture([layer]) as seen:
                 self.evaluation_step(batch)
             parts.append(seen[layer].cpu().numpy())
@@ -323,27 +365,27 @@ class SleepStager(EpochNet):
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
             Epochs in microvolts (of a pair, the target).
         resolution : float, default=30.0
-            Seconds for each answer, a whole number of samples. Where it divides 30 s,
-            each epoch is answered by itself, in the order of X. Where it does not (20 s),
+            Seconds for each output, a whole number of samples. Where it divides 30 s, each
+            epoch is predicted by itself, in the order of X. Where it does not (20 s),
             consecutive epochs of a recording are joined: X is a ``PairedEpochs`` that
-            knows ``recording`` and ``onset``, and is answered recording by recording in
+            knows ``recording`` and ``onset``, and outputs come recording by recording in
             the order of their names and of time.
         return_onset : bool, default=False
             Whether to return the onsets too.
 
         Returns
         -------
-        probabilities : ndarray of shape (n_answers, n_classes)
+        probabilities : ndarray of shape (n_outputs, n_classes)
             Columns in the order of ``classes_``; at 30 s, those of ``predict_proba``.
-        onset : ndarray of shape (n_answers,)
-            Only if ``return_onset``: when each answer's time begins, in seconds from the
+        onset : ndarray of shape (n_outputs,)
+            Only if ``return_onset``: when each output's time begins, in seconds from the
             recording's start. Where X has no onsets, from its first row, epochs following
             one another.
 
         Raises
         ------
         ValueError
-            If the network answers whole epochs alone ("UTime", braindecode's "USleep" and
+            If the network predicts whole epochs alone ("UTime", braindecode's "USleep" and
             networks with a method ``segment`` do not), if the resolution is no whole
             number of samples, or if epochs are to be joined and X does not say which
             follow one another, or they overlap.
@@ -351,10 +393,10 @@ class SleepStager(EpochNet):
         Notes
         -----
         A gap in the onsets ends a joined signal; what remains there and is shorter than
-        ``resolution`` has no answer. Joined epochs are read in pieces of about 35, beyond
+        ``resolution`` has no output. Joined epochs are read in pieces of about 35, beyond
         whose ends convolutions see zeros. A stager of sequences joins epochs at every
-        resolution but 30 s. In a pipeline the stager is asked about what the steps before
-        it make of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
+        resolution but 30 s. In a pipeline the stager is given what the steps before it make
+        of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
         """
         probabilities, onset = hypnodensity(self, X, resolution)
         return (probabilities, onset) if return_onset else probabilities
@@ -374,72 +416,67 @@ class SleepStager(EpochNet):
         tags.input_tags.three_d_array = True
         return tags
 
-    # ------------------------------------------------------------ fitting
+    def check_is_fitted(self, attributes=None, msg=None, **kwargs):
+        """Raise NotFittedError before ``fit``; skorch would advise "initialize" too."""
+        msg = msg or "This %(name)s is not fitted yet: call fit first."
+        super().check_is_fitted(attributes, msg, **kwargs)
 
-    def _fit(self, pair, y, go_on=False):
-        """Train on a pair; ``go_on`` with the weights and the optimiser that are there."""
-        y = check_labels(y, len(pair))
-        check_signal(pair, "target")
-        self._check_ahead(y)
-        self._check_networks(pair, y)
+    # ------------------------------------------------------------ fitting and predicting
+
+    def begin_fit(self, pair, y, go_on=False):
+        """Do all of a fit of checked input but the passes: what is wrong shows here."""
         go_on = (go_on or self.warm_start) and self.initialized_
+        sequential.check_sequences(self)
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError(
                 "A training that resumes needs a seed, so that it is found again and begins "
                 "alike: give random_state=, or leave checkpoint out."
             )
-        seed, source_seed = self._draw_seeds()
-        subjects = (
-            None if pair.subject is None else pair.subject[~left_unscored(y, self.classes)]
-        )
+        # A student and its teacher must not begin at the same weights by accident.
+        random_state = check_random_state(self.random_state)
+        seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
+        subjects = pair.subject
+        if subjects is not None:
+            subjects = subjects[~left_unscored(y, self.classes)]
         self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
+        self.best_epoch_ = None
+        source = self._begin_source(pair, y, source_seed, go_on)
+        classes = self._find_classes(y)
+        scored = ~left_unscored(y, classes)
         if self.sequence_length_ > 1:
-            self._check_windows(pair, y)
-        pair, y = self._learn_from_source(pair, y, source_seed, go_on)
-        codes = self._take_data(pair, y, go_on)
-        with seeded(seed, self.device):
+            sequential.check_windows(self, pair, scored)
+        pair, y = self._select_rows(pair, y, scored)
+        codes = labels.encode(y, classes)
+        self._remember_input(pair, codes, classes, go_on)
+        random = RandomStream(seed, self.device)
+        with random:
             if not go_on:
                 self.initialize()
-            return self.train(pair, codes)
+        self._check_output()
+        return Training(pair, codes, random, not go_on, source)
 
-    def _check_ahead(self, y):
-        """Find mistakes before a teacher is fitted, which may take hours."""
-        self._check_sequences()
-        class_weights(self.class_weight, np.array([], int), self._find_classes(y))
-        if isinstance(self.module, str):
-            find_network(self.module)
+    def end_fit(self, training):
+        """Pass over the training rows of what :meth:`begin_fit` returned."""
+        with training.random:
+            self._run_step(Step(), training.pair, training.codes)
+        return self
 
-    def _check_networks(self, pair, y):
-        """Find mistakes that show when networks are built, before hours are spent."""
-        if self.sequence_length_ == 1:
-            return
-        module, options = self._network()
-        n_outputs = len(self._find_classes(y))
-        with torch.random.fork_rng(devices=[]):
-            network = build_network(module, input_spec(pair, n_outputs), options)
-            window = (self.sequence_length_, *pair.shape[1:])
-            check_takes_sequences(network, window, n_outputs)
+    def _begin_source(self, pair, y, seed, go_on):
+        """Return what is to be fitted on the source before; nothing here."""
 
-    def _draw_seeds(self):
-        """Draw a seed for this network, and one for a network that learns from the source.
-
-        A student and its teacher must not begin at the same weights by accident.
-        """
-        random_state = check_random_state(self.random_state)
-        return random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-
-    def _learn_from_source(self, pair, y, seed, go_on):
-        """Return the rows to train on; here the scored ones of the target."""
-        scored = ~left_unscored(y, self._find_classes(y))
-        if not scored.all() and self.sequence_length_ == 1:
+    def _select_rows(self, pair, y, scored):
+        """Return the rows to train on; here those of the target that somebody scored."""
+        if self.sequence_length_ == 1 and not scored.all():
             pair, y = pair[scored], y[scored]
         return pair.target_epochs, y
 
-    def _take_data(self, pair, y, go_on=False):
-        """Remember what the target is, and return the codes of ``y``."""
-        classes = self._find_classes(y)
-        codes = encode(y, classes)
-        training = ~self._validates(pair)
+    def _find_classes(self, y):
+        """Find the labels of the network's outputs, in order."""
+        return labels.find_classes(self.classes, y)
+
+    def _remember_input(self, pair, codes, classes, go_on):
+        """Remember what the stager is fitted to, which must be as before if it goes on."""
+        training = ~self.validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
@@ -458,35 +495,121 @@ class SleepStager(EpochNet):
                 known = before is not None and fitted_on[name] is not None
                 fitted_on[name] = np.union1d(before, fitted_on[name]) if known else None
         self.classes_inferred_ = classes
-        self.class_weight_ = class_weights(self.class_weight, codes[training], classes)
+        self.class_weight_ = labels.class_weights(
+            self.class_weight, codes[training], classes
+        )
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
-        return codes
 
-    def _find_classes(self, y):
-        """Find the labels of the network's outputs, in order."""
-        return find_classes(self.classes, y)
+    def _check_output(self):
+        """Refuse a network whose output has another shape than the loss expects."""
+        # With a loss of the user's own, what a network of single epochs puts out is theirs too.
+        of_stages = isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss)
+        if self.sequence_length_ > 1 or of_stages:
+            module, n_outputs = uncompiled(self.module_), len(self.classes_)
+            check_output(module, self.epoch_shape_, n_outputs, self.sequence_length_)
 
-    # ------------------------------------------------------------ skorch's small methods
+    def _run_step(self, step, pair, codes, columns=None):
+        """Train for the passes of a step, on rows that carry further columns."""
+        self.step_ = step
+        dataset = self.make_dataset(pair, codes, columns)
+        self.notify("on_train_begin", X=pair, y=codes)
+        self.fit_loop(dataset, codes, step.max_epochs)
+        self.notify("on_train_end", X=pair, y=codes)
 
-    def partial_fit(self, X, y, classes=None, groups=None):
-        """Train on, with the weights and the optimiser that are there.
+    def check_predicted(self, X):
+        """Take what a user gives for epochs as a checked pair that this stager can predict."""
+        return predicted_input(
+            X,
+            epoch_shape=self.epoch_shape_,
+            ch_names=self.ch_names_,
+            sfreq=self.signal_.get("sfreq"),
+        )
 
-        Parameters
-        ----------
-        X, y, groups
-            As for ``fit``; classes, channels and samples must be those of ``fit``.
-        classes : object
-            Ignored; it is there for scikit-learn.
+    def predict_pair(self, pair):
+        """Predict the probabilities of a checked pair."""
+        if self.sequence_length_ == 1:
+            probabilities = super().predict_proba(self.make_dataset(pair))
+        else:
+            probabilities = sequential.fused_probabilities(self, pair)
+        failed = np.isnan(probabilities).reshape(len(probabilities), -1).any(axis=1)
+        if failed.any():
+            raise FloatingPointError(
+                f"The network's output is NaN for {failed.sum()} of {len(failed)} epochs: its "
+                f"training diverged. Fit it anew with a lower learning rate (lr is "
+                f"{self.lr!r}), or look for extreme values in the signal."
+            )
+        return probabilities
 
-        Returns
-        -------
-        SleepStager
-            The stager itself.
-        """
-        return self._fit(as_pair(X, groups=groups), y, go_on=True)
+    # ------------------------------------------------------------ data sets and batches
+
+    @property
+    def sequence_length_(self):
+        """Consecutive epochs that the network sees at a time."""
+        return self.sequence_length
+
+    def validates(self, pair):
+        """Mark the rows of the subjects who are held out."""
+        if not len(self.held_out_):
+            return np.zeros(len(pair), dtype=bool)
+        return np.isin(pair.subject, self.held_out_)
+
+    def windows_of(self, pair, codes):
+        """Return the windows to train on, (n_windows, sequence_length); none without a stage."""
+        windows = sequential.training_windows(pair, self.sequence_length_)
+        return windows[(codes[windows] >= 0).any(axis=1)]
+
+    def make_dataset(self, pair, codes=None, columns=None, windows=None):
+        """Make the data set of a checked pair: of epochs, or of windows of them."""
+        columns = columns or {}
+        per_window = {
+            name: column.values
+            for name, column in columns.items()
+            if isinstance(column, PerWindow)
+        }
+        extras = {name: columns[name] for name in columns if name not in per_window}
+        pair = pair.target_epochs
+        if self.sequence_length_ == 1:
+            return EpochDataset(pair, codes, extras)
+        share, shares_in_training = {}, self._trains_shared()
+        if windows is None and codes is None:
+            windows = sequential.predicted_windows(pair, self.sequence_length_)
+            share = {"share": hasattr(self.module_, "encode_epochs")}
+        elif windows is None:
+            windows = self.windows_of(pair, codes)
+            together = shares_in_training and self.neighbouring_windows > 1
+            share = {"share": together, "share_validation": shares_in_training}
+        return WindowDataset(pair, windows, codes, extras, per_window, **share)
+
+    def _trains_shared(self):
+        """Whether the network may encode an epoch once for all windows of a training batch."""
+        return hasattr(self.module_, "encode_epochs")
+
+    def get_dataset(self, X, y=None):
+        """Make the data set of what skorch was given."""
+        return X if is_dataset(X) else self.make_dataset(self.check_predicted(X))
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """Split by subject where subjects are held out, else as ``train_split`` says."""
+        if not len(self.held_out_):
+            return super().get_split_datasets(X, y, **fit_params)
+        return X.split(self.validates(X.pair))
+
+    def get_iterator(self, dataset, training=False):
+        """Load batches by one indexed read each; training rows are shuffled."""
+        prefix = "iterator_train" if training else "iterator_valid"
+        return make_loader(
+            getattr(self, prefix),
+            dataset,
+            {"batch_size": self.batch_size, **self.get_params_for(prefix)},
+            training=training,
+            device=self.device,
+            together=self.neighbouring_windows,
+        )
+
+    # ------------------------------------------------------------ the network
 
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
@@ -494,10 +617,164 @@ class SleepStager(EpochNet):
             raise ValueError(
                 "The network is built by fit, which knows the number of channels and samples."
             )
-        module, options = self._network()
+        module, options = self._network_spec()
         self.module_ = build_network(module, self.signal_, options)
         return self
 
-    def _network(self):
+    def _network_spec(self):
         """Return what to build and the options that were given for it."""
         return self.module, self.get_params_for("module")
+
+    def initialize_criterion(self):
+        """Build the criterion with the weights of the classes."""
+        options = self.get_params_for("criterion")
+        if self.class_weight_ is not None:
+            options["weight"] = torch.from_numpy(self.class_weight_)
+        self.criterion_ = self.initialized_instance(self.criterion, options)
+        return self
+
+    def infer(self, x, **fit_params):
+        """Compute the logits of a batch ``{"target": ...}``."""
+        target = x["target"].to(self.device, non_blocking=True)
+        with self.autocasting():
+            if isinstance(target, SharedEpochs):
+                logits = target.output_of(self.module_)
+            else:
+                logits = self.module_(target)
+        if self.sequence_length_ > 1 and logits.ndim == 2:  # a window of a single epoch
+            logits = logits[..., None]  # (batch, n_classes) -> (batch, n_classes, 1)
+        return logits.float()
+
+    def autocasting(self):
+        """Compute in bfloat16 in the block, if ``autocast`` says so."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
+
+    @contextmanager
+    def capture(self, layers):
+        """Catch features as :func:`capture_features`; a compiled network runs uncompiled."""
+        module = self.module_
+        object.__setattr__(self, "module_", uncompiled(module))
+        try:
+            with capture_features(self.module_, layers) as seen:
+                yield seen
+        finally:
+            object.__setattr__(self, "module_", module)
+
+    # ------------------------------------------------------------ the loop over passes
+
+    @property
+    def _default_callbacks(self):
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("loss_terms", LossTerms()),
+            ("best_weights", BestWeights()),
+            ("print_log", PrintLog()),
+        ]
+
+    def trained_nets(self):
+        """Nets that are trained together."""
+        return [self]
+
+    def trained_modules(self):
+        """Modules whose best weights are kept together."""
+        return [net.module_ for net in self.trained_nets()]
+
+    def resumed_objects(self):
+        """Objects beside the networks on which the next pass depends."""
+        return [callback for _, callback in self.callbacks_]
+
+    def note_term(self, name, value, training, weight):
+        """Add a batch's term of the loss, a mean over ``weight`` epochs, to that of the pass."""
+        name = f"{'train' if training else 'valid'}_{name}"
+        total, count = self.terms_.get(name, (0.0, 0))
+        self.terms_[name] = (total + weight * value.detach(), count + weight)
+
+    def check_data(self, X, y=None):
+        """Do nothing: ``fit`` has checked."""
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Pass over the training rows; with a checkpoint, from its last pass on."""
+        loop = partial(super().fit_loop, X, y, **fit_params)
+        run_passes(self, loop, X, self.max_epochs if epochs is None else epochs)
+        return self
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Keep the last pass, or put it back."""
+        if hasattr(self, "checkpoint_"):
+            self.checkpoint_.between_passes()
+        super().on_epoch_begin(net, **kwargs)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Loop over batches as skorch does, and wait for the losses when the pass ends."""
+        if iterator is not None:
+            super()._set_training(training)
+            run_batches(self, iterator, training, prefix, step_fn, **fit_params)
+
+    def _set_training(self, training=True):
+        """Set the mode of networks that are in the other one; skorch sets it each batch."""
+        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
+        if any(getattr(part, "training", training) != training for part in parts):
+            super()._set_training(training)
+
+    # ------------------------------------------------------------ parameters, pickles
+
+    @property
+    def device(self):
+        """The device in use; ``get_params`` gives it as it was set ("auto")."""
+        device = self.__dict__["device"]
+        if isinstance(device, str) and device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return device
+
+    @device.setter
+    def device(self, device):
+        self.__dict__["device"] = device
+
+    def get_params(self, deep=True, **kwargs):
+        """Return the parameters as they were set."""
+        params = super().get_params(deep=deep, **kwargs)
+        params["device"] = self.__dict__["device"]
+        # skorch's own note of which names to validate is among them.
+        return {name: value for name, value in params.items() if name[0] != "_"}
+
+    def __setattr__(self, name, value):
+        if not name.endswith("_") and "__" not in name:
+            # A parameter that is a torch module (a loss) is stored as it is; skorch
+            # registers fitted components alone.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self):
+        # skorch lists the whole network; scikit-learn would list all of skorch's defaults.
+        own = inspect.signature(type(self).__init__).parameters
+        given = [
+            f"{name}={value!r}"
+            for name, value in self.get_params(deep=False).items()
+            if name in self._params_to_validate
+            or (name in own and repr(value) != repr(own[name].default))
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __getstate__(self):
+        if torch.device(self.device).type == "cuda":
+            return super().__getstate__()
+        # skorch pickles networks apart, by the plain pickle, which cannot send a class
+        # of a notebook to a worker; off the GPU there is no need to.
+        return self.__dict__.copy()
+
+    def __setstate__(self, state):
+        wanted = state["device"]
+        self.__dict__["device"] = wanted
+        if "__cuda_dependent_attributes__" in state:
+            super().__setstate__({**state, "device": self.device})
+            # A device that is not here has become the CPU, with a warning.
+            wanted = "auto" if wanted == "auto" else self.__dict__["device"]
+        else:
+            self.__dict__.update(state)
+        self.__dict__["device"] = wanted
+        for name in self._modules + self._criteria:
+            getattr(self, f"{name}_").to(self.device)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from skleepkd import networks
+from skleepkd.stages import EPOCH_SECONDS
 
 
 def build_network(module, signal, options):
@@ -33,6 +34,19 @@ def build_network(module, signal, options):
         if (takes_all or key in names) and key not in fixed
     }
     return module(**{**handed, **options})
+
+
+def input_spec(pair, n_outputs):
+    """Give what a network of a pair is built for: channels, samples, classes and rate."""
+    spec = {"n_chans": pair.shape[1], "n_times": pair.shape[2], "n_outputs": n_outputs}
+    sfreq = pair.sfreq["target"]
+    if len(pair.shape) > 3:
+        spec["n_bins"] = pair.shape[3]
+    elif sfreq is None:  # the frames of a spectrogram would not say
+        sfreq = pair.shape[2] / EPOCH_SECONDS
+    if sfreq is not None:
+        spec["sfreq"] = sfreq
+    return spec
 
 
 def find_network(name):
@@ -67,22 +81,39 @@ def network_name(module):
     return None
 
 
-def check_takes_sequences(network, shape, n_outputs):
-    """Refuse a network that does not stage windows of consecutive epochs of this shape."""
-    window, wanted = (1, *shape), (1, n_outputs, shape[0])
-    cause = None
-    try:
-        with torch.no_grad():
-            output = tuple(network.eval()(torch.zeros(window)).shape)
-        if output == wanted:
+def check_output(network, epoch_shape, n_outputs, sequence_length=1):
+    """Refuse a network whose output for zeros has another shape than logits of its input."""
+    name, device = (
+        type(network).__name__,
+        next((p.device for p in network.parameters()), "cpu"),
+    )
+    network.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if sequence_length == 1:
+            output = network(torch.zeros(2, *epoch_shape, device=device))
+            found = (
+                tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
+            )
+            if found != (2, n_outputs):
+                raise ValueError(
+                    f"The output of {name} for 2 epochs is {found}, and not "
+                    f"{(2, n_outputs)}, (batch, n_classes): a tensor with a logit for each "
+                    "epoch and each of n_outputs classes."
+                )
             return
-        found = f"they have {output}"
-    except Exception as error:  # what a network raises is its own affair
-        found, cause = f"it raised: {error}", error
+        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
+        cause = None
+        try:
+            found = tuple(network(torch.zeros(shape, device=device)).shape)
+            if found == wanted:
+                return
+            found = f"they have {found}"
+        except Exception as error:  # what a network raises is its own affair
+            found, cause = f"it raised: {error}", error
     raise ValueError(
-        f"{type(network).__name__} does not take windows of consecutive epochs, which "
-        f"sequence_length={shape[0]} needs: given an array of shape {window}, its logits "
-        f"should have the shape {wanted}, (batch, n_classes, sequence), but {found}. "
+        f"{name} does not take windows of consecutive epochs, which "
+        f"sequence_length={sequence_length} needs: given an array of shape {shape}, its "
+        f"logits should have the shape {wanted}, (batch, n_classes, sequence), but {found}. "
         "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
     ) from cause
 

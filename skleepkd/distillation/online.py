@@ -1,0 +1,94 @@
+"""Online distillation: teacher and student are trained together, batch by batch."""
+
+import numpy as np
+
+from skleepkd.distillation.strategy import (
+    TEACHER_FEATURE,
+    TEACHER_OUTPUT,
+    Strategy,
+    needs_something_to_learn,
+    needs_stager,
+)
+from skleepkd.distillation.teacher import final_stager, is_frozen, transformed
+
+#: The teacher's signal, as a batch carries it.
+_SOURCE = "source"
+
+
+class Online(Strategy):
+    """The teacher takes its own step on each batch, then the student learns from it.
+
+    Passes and batches are the student's, optimiser and class weights the teacher's own. The
+    teacher learns by its own cross-entropy alone; the student's losses send it no gradient.
+
+    References
+    ----------
+    Anandakumar et al. (2022), section 2.3.2.
+    """
+
+    fits_teacher_first = False
+
+    def check(self, student):
+        """Refuse a teacher that is no stager or is fitted already."""
+        needs_stager(student, "strategy='online'")
+        needs_something_to_learn(student)
+        if student.warm_start:
+            raise ValueError("An online teacher begins anew, so warm_start must be False.")
+        if is_frozen(student.teacher):
+            raise ValueError(
+                "An online teacher is trained together with the student, so it cannot be a "
+                "FrozenEstimator. Give the stager itself, or strategy='offline'."
+            )
+        if student.start_from_teacher:
+            raise ValueError(
+                "start_from_teacher needs a fitted teacher; an online teacher begins together "
+                "with the student. Use strategy='offline'."
+            )
+
+    def teacher_params(self, student, classes):
+        """Give the teacher the student's classes; its kept weights are of the student's pass."""
+        params = {"callbacks__best_weights": None}
+        if final_stager(student.teacher).classes is None:
+            params["classes"] = classes.tolist()
+        return params
+
+    def prepare(self, student, pair, y):
+        """Return the source as the teacher sees it."""
+        if not np.array_equal(final_stager(student.teacher_).classes_, student.classes_):
+            raise ValueError(
+                "An online teacher needs the student's classes; leave the teacher's classes= "
+                "out."
+            )
+        return {_SOURCE: transformed(student.teacher_, pair.source_epochs)}
+
+    def before_step(self, student, batch, training):
+        """Let the teacher take its step; what it computed before it joins the batch."""
+        x, y = batch
+        stager = final_stager(student.teacher_)
+        layers = [layer.teacher_layer for layer in student.matched_layers]
+        loss, logits, features = _step(stager, x[_SOURCE], y, layers, training)
+        student.note_term("teacher_loss", loss, training, int((y >= 0).sum()))
+        x = {"target": x["target"]}
+        if student.alpha:
+            x[TEACHER_OUTPUT] = logits
+        for number, layer in enumerate(student.matched_layers):
+            name = TEACHER_FEATURE.format(number)
+            x[name] = layer.loss.summarise(features[layer.teacher_layer].detach())
+        return x, y
+
+    def trained_nets(self, student):
+        """Return the teacher: resumed, and kept at the best pass, with its student."""
+        return [final_stager(student.teacher_)]
+
+
+def _step(stager, source, y, layers, training):
+    """Take a teacher's own step; return its loss, logits and features from before it."""
+    batch = ({"target": source}, y)
+    stager.notify("on_batch_begin", batch=batch, training=training)
+    with stager.capture(layers) as features:
+        step = (stager.train_step if training else stager.validation_step)(batch)
+    prefix = "train" if training else "valid"
+    stager.history.record_batch(f"{prefix}_loss", step["loss"].item())
+    stager.history.record_batch(f"{prefix}_batch_size", len(y))
+    stager.notify("on_batch_end", batch=batch, training=training, **step)
+    return step["loss"].detach(), step["y_pred"].detach(), features

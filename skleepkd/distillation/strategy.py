@@ -1,0 +1,129 @@
+"""What a teacher does for its student: the hooks that every strategy overrides."""
+
+from dataclasses import dataclass
+
+from sklearn.base import BaseEstimator
+
+from skleepkd.distillation.teacher import final_stager
+
+#: What a batch carries of the teacher: logarithms of its probabilities, shape (batch,
+#: n_classes), and the summary of each matched layer's features.
+TEACHER_OUTPUT = "teacher_output"
+TEACHER_FEATURE = "teacher_feature_{}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a training: what is learned, and for how many passes.
+
+    Parameters
+    ----------
+    name : str, default=""
+        Tells the step from the others of its training.
+    stages : bool, default=True
+        Whether the student learns the stages: cross-entropy and the teacher's output.
+        The best pass is then the one with the highest kappa, else the one with the lowest
+        feature loss.
+    features : bool, default=True
+        Whether it learns the teacher's features.
+    max_epochs : int or None, default=None
+        Passes; None for the student's ``max_epochs``.
+    key : str or None, default=None
+        Under which the student's ``memory`` keeps what is learned; None keeps nothing.
+    """
+
+    name: str = ""
+    stages: bool = True
+    features: bool = True
+    max_epochs: int | None = None
+    key: str | None = None
+
+
+class Strategy(BaseEstimator):
+    """What a teacher does for its student: nothing. Override what you need.
+
+    ``DistilledSleepStager(teacher, strategy=MyStrategy())`` fits a copy of the strategy,
+    ``student.strategy_``, so that ``__init__`` stores parameters and nothing else. What a
+    fit learns goes into attributes that end in an underscore. Of the student the hooks
+    may use its parameters, ``module_``, ``teacher_``, ``matched_layers_`` (one for each
+    pair of layers whose features are compared), ``classes_``, ``device`` and
+    ``note_term``.
+    """
+
+    #: Whether the teacher is fitted before its student is trained.
+    fits_teacher_first = True
+
+    def check(self, student):
+        """Raise ValueError for parameters of the student that do not go together."""
+
+    def teacher_params(self, student, classes):
+        """Return parameters that the clone of a teaching stager takes, as a dict."""
+        return {}
+
+    def prepare(self, student, pair, y):
+        """Return what joins each row, as a dict of names and arrays.
+
+        Parameters
+        ----------
+        student : DistilledSleepStager
+            Initialised, not trained yet; its ``teacher_`` is fitted, where that comes first.
+        pair : PairedEpochs
+            The training rows.
+        y : ndarray of int64, shape (n_epochs,)
+            Codes of their stages, -1 where unscored.
+
+        Returns
+        -------
+        dict of str to array of shape (n_epochs, ...), PerWindow or PairedEpochs
+            Batches carry their rows under these names. ``TEACHER_OUTPUT`` (logarithms of
+            probabilities, or logits) takes part in the loss by the student's ``alpha``.
+        """
+        return {}
+
+    def steps(self, student, pair, y):
+        """Yield what is learned, one :class:`Step` after the other.
+
+        Each but the first begins with the best weights of the one before, a fresh optimiser
+        and an empty history.
+        """
+        yield Step()
+
+    def before_step(self, student, batch, training):
+        """Return the batch that a training or validation step is given: (dict, codes)."""
+        return batch
+
+    def after_step(self, student):
+        """Do something after each training step, as a moving average would."""
+
+    def after_pass(self, student):
+        """Do something after each pass, as a schedule would."""
+
+    def trained_nets(self, student):
+        """Return further nets that are trained together with the student."""
+        return []
+
+
+@dataclass(frozen=True)
+class PerWindow:
+    """A column of a batch with an entry for each training window of epochs, not for each epoch."""
+
+    values: object
+
+
+def needs_stager(student, what):
+    """Refuse a teacher that is no stager, where ``what`` needs one."""
+    if final_stager(student.teacher) is None:
+        raise ValueError(
+            f"{what} needs a teacher that is a SleepStager or a Pipeline that ends in "
+            f"one; given {type(student.teacher).__name__}. A teacher of another kind gives "
+            "probabilities alone: feature_loss=None, alpha > 0 and a module."
+        )
+
+
+def needs_something_to_learn(student):
+    """Refuse a student that nothing of its teacher would reach."""
+    if student.feature_loss is None and not (student.alpha or student.start_from_teacher):
+        raise ValueError(
+            "Nothing of the teacher would reach the student: feature_loss is None and "
+            "alpha is 0. Give one of them, or start_from_teacher=True."
+        )

@@ -1,0 +1,279 @@
+"""Teachers: fitted in the fold or frozen, and what they compute for a student, once."""
+
+import tempfile
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted, check_memory, has_fit_parameter
+from skorch import NeuralNet
+
+from skleepkd.distillation.features import OUTPUT
+from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.checks import check_signal
+from skleepkd.epochs.rows import preallocate
+from skleepkd.memory import key_of
+from skleepkd.pipelines import final_estimator, split_pipeline, transform
+from skleepkd.stages import left_unscored
+
+#: Bytes of a teacher's output that are kept in memory, for each array of it; what is larger
+#: goes to a temporary memory map.
+OUTPUT_IN_MEMORY = 2**30
+
+#: Half precision holds three digits of values up to ``HALF_MAX``, and differences of
+#: 6e-8 below 6e-5; features whose largest is below ``HALF_MIN`` are kept in single.
+HALF_MAX = 65504.0
+HALF_MIN = 1e-2
+
+
+def is_frozen(teacher):
+    """Whether a teacher is marked as fitted already, by ``FrozenEstimator``."""
+    return isinstance(teacher, FrozenEstimator)
+
+
+def final_stager(teacher):
+    """Return the stager at a teacher's end, or None where it is another classifier.
+
+    Only what is frozen may be looked through whole: of what is fitted here, no part may be
+    frozen (:func:`refuse_half_frozen`).
+    """
+    last = final_estimator(teacher) if is_frozen(teacher) else _end_of(teacher)
+    return last if hasattr(type(last), "extract_features") else None
+
+
+def _end_of(estimator):
+    """Return the last step of a ``Pipeline``, of nested ones that of the innermost."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def refuse_half_frozen(estimator, name):
+    """Refuse a ``Pipeline`` with a frozen stager at its end that is not frozen itself.
+
+    Nothing would warn of its subjects, and the steps before would be fitted anew, not as
+    the stager has seen them.
+    """
+    last = _end_of(estimator)
+    if last is not estimator and is_frozen(last) and final_stager(last) is not None:
+        raise ValueError(
+            f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all "
+            "of it, once fitted, FrozenEstimator(pipeline), or nothing."
+        )
+
+
+def network_spec(stager):
+    """Return a stager's network, which may be another stager's, and the options given for it."""
+    options = stager.get_params_for("module")
+    if stager.module is not None:
+        return stager.module, options
+    inner = getattr(stager, "pretrained", None) or stager.teacher
+    module, inherited = network_spec(final_stager(inner))
+    return module, {**inherited, **options}
+
+
+class TeacherInFold:
+    """A teacher on its way to be fitted: cloned, and its network built, so that faults show.
+
+    Parameters
+    ----------
+    teacher : estimator
+        Cloned, unless it is frozen. A ``random_state`` that it leaves open is set.
+    source : PairedEpochs
+        The source of the training rows, checked, as a pair of its own.
+    y : ndarray of shape (n_epochs,)
+        Labels.
+    held_out : HeldOut
+        The subjects that the student holds out. A stager validates on them; another
+        classifier, and the steps before a stager, are fitted without them.
+    seed : int
+        For whatever in the teacher has a ``random_state`` of None.
+    checkpoint : path-like or None
+        The student's folder, for a stager that has none of its own.
+    **params
+        Further parameters of the stager.
+    """
+
+    def __init__(self, teacher, source, y, held_out, seed, checkpoint=None, **params):
+        self.source, self.y, self.held_out = source, y, np.asarray(held_out.subjects)
+        self.training = None
+        self.estimator = teacher
+        if is_frozen(teacher):
+            check_is_fitted(teacher)
+            return
+        self.estimator = clone_for_student(teacher, held_out, seed, checkpoint)
+        stager = final_stager(self.estimator)
+        if stager is not None:
+            stager.set_params(**params)
+            steps, _ = split_pipeline(self.estimator)
+            if steps:
+                self._fit_transformers(steps, stager)
+            seen = transformed(self.estimator, source)
+            if steps:
+                check_signal(seen, "target", "source, as the teacher's steps transform it,")
+            self.training = stager.begin_fit(seen, y)
+
+    def _fit_transformers(self, steps, stager):
+        scored = ~left_unscored(self.y, stager.classes)
+        steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
+        Pipeline(steps).fit(*self._rows_to_fit(scored))
+
+    def _rows_to_fit(self, scored):
+        """Return the rows, of those that are scored, of subjects who are not held out."""
+        rows = scored
+        if len(self.held_out):
+            rows = rows & ~np.isin(self.source.subject, self.held_out)
+        return self.source[rows], self.y[rows]
+
+    def fit(self, memory=None):
+        """Return the fitted teacher; ``memory`` keeps it for equal parameters and data."""
+        if is_frozen(self.estimator):
+            return self.estimator
+        if memory is None:
+            return _fit(None, self)
+        key = key_of(self.estimator, self.source, self.y, self.held_out)
+        return check_memory(memory).cache(_fit, ignore=["teacher"])(key, self)
+
+
+def _fit(key, teacher):
+    """Fit; ``key`` stands for the teacher in the cache."""
+    if teacher.training is not None:
+        final_stager(teacher.estimator).end_fit(teacher.training)
+        return teacher.estimator
+    source, y = teacher._rows_to_fit(~left_unscored(teacher.y))
+    options = {}
+    if source.subject is not None and has_fit_parameter(teacher.estimator, "groups"):
+        options = {"groups": source.subject}
+    return teacher.estimator.fit(teacher_input(teacher.estimator, source), y, **options)
+
+
+def clone_for_student(teacher, held_out, seed, checkpoint=None):
+    """Clone a teacher, and set what the student chooses for it."""
+    teacher = clone(teacher)
+    stager = final_stager(teacher)
+    if stager is not None:
+        stager.set_params(validation=held_out)
+        if stager.checkpoint is None:
+            stager.set_params(checkpoint=checkpoint)
+    unset = [
+        name
+        for name, value in teacher.get_params().items()
+        if value is None and name.split("__")[-1] == "random_state"
+    ]
+    return teacher.set_params(**dict.fromkeys(unset, seed))
+
+
+def teacher_input(teacher, source):
+    """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
+    plain = (
+        isinstance(final_estimator(teacher), NeuralNet) and final_stager(teacher) is None
+    )
+    return source["target"] if plain else source
+
+
+def transformed(teacher, source):
+    """Source as the stager at a teacher's end sees it, as a pair."""
+    seen = transform(teacher, source)
+    return seen if isinstance(seen, PairedEpochs) else source.replace(target=seen)
+
+
+def teacher_output(teacher, source, classes):
+    """Logarithms of a fitted teacher's probabilities for a checked source."""
+    stager = final_stager(teacher)
+    if stager is None:
+        probabilities = teacher.predict_proba(teacher_input(teacher, source))
+    else:
+        probabilities = stager.predict_pair(transformed(teacher, source))
+    return log_probabilities(probabilities, teacher.classes_, classes)
+
+
+def log_probabilities(probabilities, given, wanted):
+    """Logarithms of a teacher's probabilities, in the columns of the student.
+
+    Columns meet by label: a class that the teacher lacks has the probability 0, one that
+    the student lacks is left out.
+    """
+    given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
+    if not set(given) & set(wanted):
+        raise ValueError(
+            f"Teacher and student have no class in common: the teacher knows {given}, the "
+            f"student {wanted}."
+        )
+    output = np.full((len(probabilities), len(wanted)), -np.inf, dtype=np.float32)
+    # Where a network is sure, float32 rounds the others to 0; a class that the teacher
+    # knows is never impossible.
+    tiny = np.finfo(np.float32).tiny
+    for column, label in enumerate(wanted):
+        if label in given:
+            output[:, column] = np.log(probabilities[:, given.index(label)].clip(min=tiny))
+    return output
+
+
+def teacher_features(stager, dataset, layers, summaries):
+    """Compute the output of layers of a fitted stager, once for each row.
+
+    ``summaries`` are applied to each batch of a layer's features before they are kept: in
+    16 bit where the values fit (the logits in 32), in memory up to ``OUTPUT_IN_MEMORY``
+    bytes an array, else in a temporary memory map.
+    """
+    arrays, start = [], 0
+    for batch in stager.get_iterator(dataset, training=False):
+        n_rows = len(batch[1])
+        with stager.capture(layers) as seen, torch.no_grad():
+            stager.evaluation_step(batch)
+            parts = [
+                summarise(seen[name]).cpu().numpy()
+                for name, summarise in zip(layers, summaries, strict=True)
+            ]
+        for name, part in zip(layers, parts, strict=True):
+            if len(part) != n_rows:
+                raise ValueError(
+                    f"The teacher's layer {name!r} has {len(part)} outputs for {n_rows} "
+                    "windows: it sees their epochs apart. Name a layer with one output for "
+                    "each window with layers=."
+                )
+        if not arrays:
+            arrays = [
+                _allocate(len(dataset), part, _precision(name, part))
+                for name, part in zip(layers, parts, strict=True)
+            ]
+        for number, part in enumerate(parts):
+            if not np.isfinite(part).all():
+                raise ValueError("The teacher's features are NaN or infinite.")
+            if arrays[number].dtype == np.float16 and np.abs(part).max() > HALF_MAX:
+                wide = _allocate(len(dataset), part, np.float32)
+                wide[:start] = arrays[number][:start]
+                arrays[number] = wide
+            arrays[number][start : start + len(part)] = part
+        start += len(parts[0])
+    return arrays
+
+
+def _precision(name, part):
+    exact = name == OUTPUT or np.abs(part).max() < HALF_MIN
+    return np.float32 if exact else np.float16
+
+
+def _allocate(n_rows, part, dtype):
+    shape = (n_rows,) + part.shape[1:]
+    if np.prod(shape) * np.dtype(dtype).itemsize <= OUTPUT_IN_MEMORY:
+        return np.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile() as file:
+        preallocate(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def split_params(params, prefix, teacher):
+    """Part the parameters of a teacher, without their prefix, from the student's own."""
+    start = f"{prefix}__"
+    inner = {name: value for name, value in params.items() if name.startswith(start)}
+    own = {name: value for name, value in params.items() if name not in inner}
+    if inner and is_frozen(params.get(prefix, teacher)):
+        raise ValueError(
+            f"{', '.join(inner)} cannot be set: {prefix} is a FrozenEstimator, which was "
+            "fitted before and stays as it is. Give it unfrozen to search over its "
+            "parameters."
+        )
+    return {name.removeprefix(start): value for name, value in inner.items()}, own

@@ -1,0 +1,264 @@
+"""Passes over the training rows: stopped by callbacks, resumed from what is kept on disk."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from skorch.callbacks import EarlyStopping
+
+from skleepkd._files import replace_file
+from skleepkd.distillation.teacher import final_stager
+from skleepkd.estimators.callbacks import TrainingStopped
+from skleepkd.memory import key_of
+
+
+class RandomStream:
+    """Random numbers of torch that go on where they stopped, apart from the program's own.
+
+    Parameters
+    ----------
+    seed : int
+        Where they begin.
+    device : str or torch.device
+        Whose numbers they are, beside the CPU's.
+    """
+
+    def __init__(self, seed, device):
+        self.device = device
+        outer = random_state(device)
+        torch.manual_seed(seed)
+        self._state = random_state(device)
+        set_random_state(outer)
+
+    def __enter__(self):
+        self._outer = random_state(self.device)
+        set_random_state(self._state)
+
+    def __exit__(self, *_):
+        self._state = random_state(self.device)
+        set_random_state(self._outer)
+
+
+def random_state(device):
+    """State of torch's random numbers: of the CPU and, where it is used, of all GPUs."""
+    cuda = torch.device(device).type == "cuda"
+    return [torch.get_rng_state(), torch.cuda.get_rng_state_all() if cuda else None]
+
+
+def set_random_state(state):
+    """Put back what :func:`random_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state_all(state[1])
+
+
+def run_passes(net, loop, dataset, epochs):
+    """Run skorch's ``loop(epochs=...)``; with a checkpoint, from its last pass on."""
+    if net.checkpoint is None:
+        _run_until_stopped(net, loop, epochs)
+        return
+    teacher = final_stager(getattr(net, "teacher_", None))
+    about = (dataset.pair, dataset.y, net.held_out_, epochs, net.step_)
+    key = key_of(net, teacher, *about, torch.initial_seed())
+    checkpoint = net.checkpoint_ = Checkpoint(net.checkpoint, key, net)
+    try:
+        left = checkpoint.passes_left(epochs)
+        if left:
+            _run_until_stopped(net, loop, left)
+        if not checkpoint.resume():
+            checkpoint.keep(finished=True)
+    finally:
+        del net.checkpoint_
+
+
+def _run_until_stopped(net, loop, epochs):
+    try:
+        loop(epochs=epochs)
+    except TrainingStopped as stopped:
+        # Callbacks at the end of a pass expect it to have been validated.
+        valid = stopped.datasets["dataset_valid"]
+        iterator = None if valid is None else net.get_iterator(valid, training=False)
+        net.run_single_epoch(iterator, False, "valid", net.validation_step)
+        net.notify("on_epoch_end", **stopped.datasets)
+    except KeyboardInterrupt:
+        # So does skorch's EarlyStopping end a training; a user's Ctrl-C ends the program.
+        if not any(map(_stopped_early, net.trained_nets())):
+            raise
+
+
+def _stopped_early(net):
+    return any(
+        isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+        for _, callback in net.callbacks_
+    )
+
+
+def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
+    """Loop over batches as skorch does, and wait for the losses when the pass ends."""
+    losses = []
+    try:
+        for batch in iterator:
+            net.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            losses.append(step["loss"].detach())
+            net.history.record_batch(f"{prefix}_loss", losses[-1])
+            net.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
+            net.notify("on_batch_end", batch=batch, training=training, **step)
+    finally:
+        batches = net.history[-1]["batches"]
+        own = [entry for entry in batches if f"{prefix}_loss" in entry]
+        values = torch.stack(losses).tolist() if losses else []
+        for entry, value in zip(own, values, strict=True):
+            entry[f"{prefix}_loss"] = value
+    net.history.record(f"{prefix}_batch_count", len(losses))
+    if training and not np.isfinite(values).all():
+        raise FloatingPointError(
+            f"The training diverged: the loss is NaN or infinite in pass "
+            f"{len(net.history)}. Lower the learning rate (lr is {net.lr!r}), or look "
+            "for extreme values in the signal."
+        )
+
+
+class Checkpoint:
+    """The file of one training.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where it lies; made where it does not exist.
+    key : str
+        What the training depends on; its name.
+    net : SleepStager
+        Initialised; its training has begun.
+    """
+
+    def __init__(self, folder, key, net):
+        self.path = Path(folder) / f"{key}.pt"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.net = net
+        self.passes_before = len(net.history)
+        self.kept = self._read()
+
+    def passes_left(self, epochs):
+        """Count the passes to go, of ``epochs``."""
+        if self.kept is None:
+            return epochs
+        return 0 if self.kept["finished"] else epochs - self.kept["passes"]
+
+    def between_passes(self):
+        """Put back what was kept, the first time; else keep what there is now."""
+        if not self.resume() and len(self.net.history) > self.passes_before:
+            self.keep()
+
+    def resume(self):
+        """Put back what was kept, once, and tell whether there was anything."""
+        if self.kept is None:
+            return False
+        for net, state in zip(self.net.trained_nets(), self.kept["nets"], strict=True):
+            _put_back(net, state)
+        set_random_state(self.kept["random_state"])
+        self.kept = None
+        return True
+
+    def keep(self, finished=False):
+        """Write the state of now; the file is that of before until the new one is whole."""
+        state = {
+            "passes": len(self.net.history) - self.passes_before,
+            "finished": finished,
+            "nets": [_state_of(net) for net in self.net.trained_nets()],
+            "random_state": random_state(self.net.device),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getbuffer()
+        replace_file(self.path, hashlib.sha256(data).digest(), data)
+
+    def _read(self):
+        """Read the file, if it is there and whole; no code is run by that."""
+        if not self.path.exists():
+            return None
+        data = self.path.read_bytes()
+        digest, data = data[:32], data[32:]
+        if hashlib.sha256(data).digest() != digest:
+            warnings.warn(
+                f"The checkpoint {self.path} is damaged; the training begins anew.",
+                stacklevel=2,
+            )
+            return None
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _state_of(net):
+    """Collect what a net's next pass depends on, as tensors, numbers, text and lists of them."""
+    parts = net._modules + net._criteria + net._optimizers
+    return _plain(
+        {
+            "parts": {name: getattr(net, f"{name}_").state_dict() for name in parts},
+            "trainable": [parameter.requires_grad for parameter in _parameters(net)],
+            "callbacks": [_state_of_object(thing) for thing in net.resumed_objects()],
+            "history": list(net.history),
+            "best_epoch": net.best_epoch_,
+        }
+    )
+
+
+def _put_back(net, state):
+    for name in net._modules + net._optimizers:
+        getattr(net, f"{name}_").load_state_dict(state["parts"][name])
+    for name in net._criteria:
+        # Statistics of a teacher's features have no place before they are learned, which
+        # a finished training has no need of.
+        getattr(net, f"{name}_").load_state_dict(state["parts"][name], strict=False)
+    for parameter, trainable in zip(_parameters(net), state["trainable"], strict=True):
+        parameter.requires_grad_(trainable)
+    for thing, own in zip(net.resumed_objects(), state["callbacks"], strict=True):
+        vars(thing).update(own["attributes"])
+        for name, inner in own["objects"].items():
+            (getattr(thing, name) if name else thing).load_state_dict(inner)
+    net.history[:] = state["history"]
+    net.best_epoch_ = state["best_epoch"]
+
+
+def _parameters(net):
+    modules = [getattr(net, f"{name}_") for name in net._modules]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _state_of_object(thing):
+    """Part what a callback or strategy has learned into plain attributes and stateful ones.
+
+    What is neither plain nor has a ``state_dict`` (data sets, classes) is made anew when a
+    training begins.
+    """
+    if hasattr(thing, "state_dict"):
+        return {"attributes": {}, "objects": {"": thing.state_dict()}}
+    attributes, objects = {}, {}
+    for name, value in vars(thing).items():
+        if not name.endswith("_"):
+            continue
+        if hasattr(value, "state_dict") and not isinstance(value, type):
+            objects[name] = value.state_dict()
+            continue
+        try:
+            attributes[name] = _plain(value)
+        except TypeError:
+            continue
+    return {"attributes": attributes, "objects": objects}
+
+
+def _plain(value):
+    """Return a value as what torch reads back without running code."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        plain = {key: _plain(item) for key, item in value.items()}
+        # A state dict of torch knows the versions of its layers.
+        return plain if type(value) is dict else value
+    raise TypeError(f"{type(value).__name__} is neither a tensor nor plain.")
