@@ -24,7 +24,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
-from skleepkd.datasets.simulated import simulate_night
+from skleepkd.datasets import simulate_night
 from skleepkd.stages import scheme_names, to_scheme
 
 #: What the judge is shown: an EEG derivation and, in some rows, an eye derivation.

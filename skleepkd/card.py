@@ -9,7 +9,7 @@ import numpy as np
 from skleepkd._files import fits_json, from_json, to_json
 from skleepkd.distillation.leakage import seen_by
 from skleepkd.distillation.teacher import final_stager, is_frozen, network_spec
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import class_names, split_pipeline
 from skleepkd.recording import RecordingStager
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from skleepkd._files import replace_file
 from skleepkd.distillation.teacher import final_stager
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import split_pipeline
 
 #: Largest difference between probabilities of ONNX Runtime and of torch.

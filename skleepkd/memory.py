@@ -12,32 +12,14 @@ from skorch.callbacks import Callback
 
 from skleepkd.epochs import PairedEpochs
 
-#: Parameters of nets that change nothing of what a training answers.
+#: Parameters of stagers that change nothing of what a training results in.
 _WITHOUT_EFFECT = {"checkpoint", "memory", "verbose"}
 
 _LIBRARIES = ("skleepkd", "torch", "scikit-learn", "skorch", "numpy")
 
 
 def key_of(*things):
-    """Digest what a result depends on.
-
-    Parameters
-    ----------
-    *things : object
-        Of a pair count the values of its rows and what they carry, of a net (a stager)
-        its parameters and its weights, of a callback its parameters, of classes and
-        functions their own source too. The versions of the libraries are part of every key.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If something has no name under which another process would find it (a lambda, a
-        class inside a function).
-    """
+    """Digest what a result depends on, the versions of the libraries included."""
     versions = [version(name) for name in _LIBRARIES]
     try:
         return _Hasher("sha1", coerce_mmap=True).hash((versions, things))
@@ -50,7 +32,7 @@ def key_of(*things):
 
 
 class _Hasher(NumpyHasher):
-    """joblib's hasher, which lets tensors and fitted nets differ between equal runs."""
+    """joblib's hasher, by what a pair, a stager or a function does and not by its pickle."""
 
     def save(self, obj):
         if isinstance(obj, torch.Tensor):

@@ -9,7 +9,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from torch import nn
 
-from skleepkd import networks
 from skleepkd._files import fits_json, read_checked, refusing, to_json, write_checked
 from skleepkd._restored import (
     APART,
@@ -33,8 +32,7 @@ from skleepkd.distillation.teacher import is_frozen, network_spec
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.passes import RandomStream
 from skleepkd.estimators.supervised import softmax
-from skleepkd.networks.build import find_network
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import find_network, network_name, uncompiled
 from skleepkd.pipelines import final_estimator, scheme_of
 from skleepkd.recording import RecordingStager, check_preprocessors
 
@@ -362,8 +360,8 @@ def _network(stager):
     module, options = network_spec(stager)
     if isinstance(module, str):
         given, name = "name", module
-    elif _is_known(module):
-        given, name = "class", module.__name__
+    elif network_name(module):
+        given, name = "class", network_name(module)
     else:
         # Of an instance the class, of a functools.partial what it calls.
         named = module if hasattr(module, "__qualname__") else type(module)
@@ -372,18 +370,6 @@ def _network(stager):
     kept = {key: to_json(value) for key, value in options.items() if fits_json(value)}
     left_out = {key: repr(value) for key, value in options.items() if key not in kept}
     return {"name": name, "given": given, "options": kept, "left_out": left_out}
-
-
-def _is_known(module):
-    """Whether a network is one of ours or of braindecode's, which names alone restore."""
-    if not isinstance(module, type):
-        return False
-    if module.__module__.startswith("braindecode."):
-        try:
-            return find_network(module.__name__) is module
-        except ValueError:
-            return False
-    return module in [getattr(networks, name) for name in networks.__all__]
 
 
 def _parameters(stager):

@@ -8,30 +8,14 @@ from skleepkd.stages import SCHEMES, scheme_names
 
 
 def split_pipeline(estimator):
-    """Part what epochs go through from what predicts in the end.
-
-    Pipelines, frozen estimators and fitted searches are looked through, however nested. For
-    those that only read: whoever fits what is found here may fit what is frozen.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A ``Pipeline``, a ``FrozenEstimator``, a search with a ``best_estimator_``, or any
-        other.
-
-    Returns
-    -------
-    steps : list of (str, transformer)
-        What epochs go through before; steps that do nothing are left out. Names of an inner
-        pipeline's steps follow that of the step which holds it, "outer__inner".
-    final : estimator
-        What predicts.
-    """
+    """Part an estimator into the named steps that epochs go through, and what predicts."""
+    # For those that only read: whoever fits what is found here may fit what is frozen.
     steps, prefix = [], ""
     while True:
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
         elif isinstance(estimator, Pipeline):
+            # Steps of an inner pipeline are named as scikit-learn does, "outer__inner".
             *before, (last, estimator) = estimator.steps
             steps += [
                 (f"{prefix}{name}", step)
@@ -58,42 +42,21 @@ def transform(estimator, X):
 
 
 def scheme_of(stager):
-    """Name the scheme whose stages a fitted stager answers with.
-
-    Parameters
-    ----------
-    stager : estimator
-        With ``classes_``. One without ``classes`` of its own has the scheme of the stager
-        that it was pretrained as or taught by, if it answers with all stages of it.
-
-    Returns
-    -------
-    {"aasm", "wldr", "wnr"} or None
-        None where several schemes may be meant, or none.
-    """
-    answers = np.asarray(getattr(stager, "classes_", ())).tolist()
+    """Name the scheme whose stages a fitted stager predicts; None where that is not sure."""
+    classes = np.asarray(getattr(stager, "classes_", ())).tolist()
     scheme = getattr(stager, "classes", None)
+    # Without classes of its own it has the scheme that it was pretrained or distilled in.
     before = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
     if scheme is None and before is not None:
         scheme = scheme_of(final_estimator(before))
     names = SCHEMES[scheme] if isinstance(scheme, str) and scheme in SCHEMES else ()
-    if names and answers in (list(names), [*range(len(names))]):
+    if names and classes in (list(names), [*range(len(names))]):
         return scheme
-    return "aasm" if answers == [*range(5)] else None  # only one scheme has five
+    return "aasm" if classes == [*range(5)] else None  # only one scheme has five
 
 
 def class_names(stager):
-    """Names of a fitted stager's classes, or their codes where several schemes have them.
-
-    Parameters
-    ----------
-    stager : estimator
-        With ``classes_``.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-    """
+    """Names of a fitted stager's classes, or their codes where several schemes have them."""
     classes = np.asarray(stager.classes_)
     if classes.dtype.kind not in "iu":
         return classes.astype(str)

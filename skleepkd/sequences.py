@@ -1,10 +1,10 @@
-"""Sequences: windows of consecutive epochs, and one answer from all that hold an epoch."""
+"""Sequences: windows of consecutive epochs, and one prediction from all that hold an epoch."""
 
 import numpy as np
 
 from skleepkd.stages import EPOCH_SECONDS
 
-#: How the answers of all windows that hold an epoch become one.
+#: How the predictions of all windows that hold an epoch become one.
 FUSIONS = ("product", "mean", "centre")
 
 #: Seconds by which a step between onsets may differ from the recording's usual one.
@@ -54,7 +54,7 @@ def find_runs(recording, onset, n_epochs):
             twice = onset[rows[np.argmin(steps)]]
             raise ValueError(
                 f"Two epochs of {night} begin at {twice:g} s. Give each recording a name of "
-                "its own, or drop what is there twice."
+                "its own, or drop one of the two."
             )
         usual = min(np.median(steps), EPOCH_SECONDS)
         gaps = np.abs(steps - usual) > ONSET_TOLERANCE
@@ -63,7 +63,7 @@ def find_runs(recording, onset, n_epochs):
 
 
 def make_windows(runs, length, *, short=False):
-    """Cut runs into windows of consecutive epochs, one step apart.
+    """Cut runs into windows of consecutive epochs, one epoch apart.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def make_windows(runs, length, *, short=False):
 
 
 class Fusion:
-    """Gather the answers of overlapping windows, and answer once for each epoch.
+    """Make one prediction for each epoch from those of all windows that hold it.
 
     Parameters
     ----------
     n_epochs, n_classes : int
-        Shape of the answer.
+        Shape of the fused probabilities.
     fusion : {"product", "mean", "centre"}, default="product"
         "product" multiplies the probabilities of all windows that hold the epoch [1]_ and
         takes the root of their number, which leaves the stage as it is and the
@@ -133,39 +133,34 @@ class Fusion:
         self._distance = np.full(n_epochs, np.inf)
 
     def add(self, windows, probabilities):
-        """Take the answers of some windows of equal length.
+        """Take the predictions of some windows of equal length.
 
         Parameters
         ----------
         windows : ndarray of int, shape (n_windows, length)
             Rows of each window.
         probabilities : ndarray of shape (n_windows, n_classes, length)
-            What they answer.
+            What is predicted for them.
         """
+        if self.fusion == "centre":
+            offsets = np.arange(windows.shape[1]) - (windows.shape[1] - 1) / 2
+            # At the same distance the earlier window holds the epoch behind its middle.
+            distances = np.abs(offsets) - 0.25 * (offsets > 0)
+            for position, distance in enumerate(distances):
+                nearer = distance < self._distance[windows[:, position]]
+                rows = windows[nearer, position]
+                self._distance[rows] = distance
+                self._total[rows] = probabilities[nearer, :, position]
+                self._votes[rows] = 1
+            return
         # (n_windows, n_classes, length) -> (n_windows * length, n_classes)
         votes = np.moveaxis(probabilities, 1, 2).reshape(-1, probabilities.shape[1])
-        if self.fusion == "centre":
-            middle = (windows.shape[1] - 1) / 2
-            for position in np.argsort(np.abs(np.arange(windows.shape[1]) - middle)):
-                self._keep_nearer(
-                    windows[:, position], probabilities[..., position], position - middle
-                )
-            return
         if self.fusion == "product":
             votes = np.log(np.maximum(votes, np.finfo(np.float32).tiny))
         rows = windows.ravel()
         for column, values in enumerate(votes.T):
             self._total[:, column] += np.bincount(rows, values, len(self._total))
         self._votes += np.bincount(rows, minlength=len(self._total))
-
-    def _keep_nearer(self, rows, probabilities, offset):
-        """Keep what a window answers for the epoch at one of its positions, if nearest."""
-        # At the same distance the earlier window holds the epoch behind its middle.
-        distance = abs(offset) - (0.25 if offset > 0 else 0.0)
-        nearer = distance < self._distance[rows]
-        self._distance[rows[nearer]] = distance
-        self._total[rows[nearer]] = probabilities[nearer]
-        self._votes[rows[nearer]] = 1
 
     def answer(self):
         """Return the probabilities of each epoch, shape (n_epochs, n_classes).
@@ -176,7 +171,7 @@ class Fusion:
             Rows that no window held are NaN.
         """
         with np.errstate(invalid="ignore"):
-            answer = self._total / self._votes[:, None]
+            fused = self._total / self._votes[:, None]
         if self.fusion == "product":
-            answer = np.exp(answer - answer.max(axis=1, keepdims=True))
-        return answer / answer.sum(axis=1, keepdims=True)
+            fused = np.exp(fused - fused.max(axis=1, keepdims=True))
+        return fused / fused.sum(axis=1, keepdims=True)

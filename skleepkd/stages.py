@@ -28,33 +28,17 @@ _FROM_AASM = {
     "wnr": (0, 1, 1, 1, 2),
 }
 
-#: Annotation texts, after "sleep stage" has been taken off and case folded.
+#: Annotation texts of each code, after "sleep stage" has been taken off and case folded.
 #: Rechtschaffen and Kales' stages 3 and 4 are both N3 (Iber et al. 2007).
 _TEXTS = {
-    "w": 0,
-    "wake": 0,
-    "1": 1,
-    "n1": 1,
-    "2": 2,
-    "n2": 2,
-    "3": 3,
-    "4": 3,
-    "n3": 3,
-    "n4": 3,
-    "nrem1": 1,
-    "nrem2": 2,
-    "nrem3": 3,
-    "nrem4": 3,
-    "s1": 1,
-    "s2": 2,
-    "s3": 3,
-    "s4": 3,
-    "r": 4,
-    "rem": 4,
-    "?": UNSCORED,
-    "unscored": UNSCORED,
-    "movement time": UNSCORED,
+    0: ("w", "wake"),
+    1: ("1", "n1", "nrem1", "s1"),
+    2: ("2", "n2", "nrem2", "s2"),
+    3: ("3", "4", "n3", "n4", "nrem3", "nrem4", "s3", "s4"),
+    4: ("r", "rem"),
+    UNSCORED: ("?", "unscored", "movement time"),
 }
+_CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
 #: Texts that look like a stage, even where they are none that is known.
 _LIKE_A_STAGE = re.compile(r"stage|sleep|\d", re.IGNORECASE)
@@ -87,7 +71,7 @@ def scheme_names(scheme):
 
 
 def is_unscored(y):
-    """Mark the labels that mean "nobody scored this epoch".
+    """Mark the labels of epochs that nobody has scored.
 
     Parameters
     ----------
@@ -105,67 +89,23 @@ def is_unscored(y):
 
 
 def left_unscored(y, classes=None):
-    """Mark the labels of a training set that nobody scored.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_epochs,)
-        Codes or names.
-    classes : None, str or array-like, default=None
-        The stages, as a stager is given them.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_epochs,)
-        As :func:`is_unscored` marks them; but where -1 and 1 are all the labels, these are
-        two classes in scikit-learn's old codes, and nothing is marked, unless ``classes``
-        has no -1: then stage 1 alone was scored.
-    """
+    """Mark the unscored labels of a training set, where -1 may be one of two classes."""
+    # Where -1 and 1 are all the labels, these are two classes in scikit-learn's old codes,
+    # unless ``classes`` (a scheme or a list) has no -1: then stage 1 alone was scored.
     y = np.asarray(y)
-    scheme = isinstance(classes, str)
-    may_be_classes = classes is None or (not scheme and UNSCORED in list(classes))
     only_two = y.dtype.kind in "if" and np.array_equal(np.unique(y), [UNSCORED, 1])
-    if only_two and may_be_classes:
+    if only_two and (classes is None or UNSCORED in list(classes)):
         return np.zeros(len(y), dtype=bool)
     return is_unscored(y)
 
 
 def stage_labels(classes):
-    """Labels of a scheme, or of a list, in the order of their codes.
-
-    Parameters
-    ----------
-    classes : {"aasm", "wldr", "wnr"} or list
-        The scheme, or the labels themselves.
-
-    Returns
-    -------
-    list
-    """
+    """List the labels of a scheme, or of a list, in the order of their codes."""
     return list(scheme_names(classes) if isinstance(classes, str) else classes)
 
 
 def stage_codes(y, labels, argument):
-    """Places of scored stages among the labels.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_epochs,)
-        Stages; where all labels are names, their codes serve too.
-    labels : list
-        The labels in the order of their codes.
-    argument : str
-        What the user calls ``y``, for the error.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_epochs,)
-
-    Raises
-    ------
-    ValueError
-        If a stage is not among the labels, as "unscored" is not.
-    """
+    """Places of scored stages among the labels; of names, their codes serve too."""
     place = {label: code for code, label in enumerate(labels)}
     if all(isinstance(label, str) for label in labels):
         place |= {code: code for code in range(len(labels))}
@@ -229,7 +169,7 @@ def stage_of_text(description):
     Returns
     -------
     int or None
-        The code, -1 where unscored, or None where the text speaks of no stage.
+        The code, -1 where unscored, or None where the text names no stage.
 
     Examples
     --------
@@ -237,29 +177,11 @@ def stage_of_text(description):
     >>> stage_of_text("Sleep stage 4"), stage_of_text("Movement time"), stage_of_text("Lights off")
     (3, -1, None)
     """
-    return _TEXTS.get(_shortened(description))
+    return _CODES.get(_shortened(description))
 
 
 def check_texts(annotations, *, epoch=EPOCH_SECONDS):
-    """Look for stages that would not be read, or not as they are meant.
-
-    Parameters
-    ----------
-    annotations : mne.Annotations
-        Scored stages, and whatever else. Those shorter than an epoch do not count.
-    epoch : float, default=30.0
-        Length of an epoch in seconds.
-
-    Raises
-    ------
-    ValueError
-        If 0 is among texts of digits, which then are no Rechtschaffen and Kales stages.
-
-    Warns
-    -----
-    UserWarning
-        If texts speak of no known stage.
-    """
+    """Refuse digits that are codes, and warn of long annotations that are no known stage."""
     covered = Counter()
     for duration, text in zip(annotations.duration, annotations.description, strict=True):
         if duration >= epoch - 1e-3:
@@ -313,7 +235,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     Warns
     -----
     UserWarning
-        If annotations of an epoch or longer speak of no known stage.
+        If annotations of an epoch or longer name no known stage.
     """
     check_texts(annotations, epoch=epoch)
     onset = np.asarray(onset, dtype=float)

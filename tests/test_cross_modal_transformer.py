@@ -174,7 +174,6 @@ def test_exports_with_a_free_batch_size():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_chans": 0, "n_times": 6000}, "at least one channel"),
         ({"n_chans": 3, "n_times": 49}, "shorter than one window"),
         ({"n_chans": 3, "n_times": 6000, "num_heads": 7}, "must divide 256"),
     ],

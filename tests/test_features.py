@@ -2,8 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from skleepkd import networks
 from skleepkd.distillation import capture_features
-from skleepkd.networks.declared import feature_layers, parameter_groups
+from skleepkd.networks.build import (
+    feature_layers,
+    find_network,
+    network_name,
+    parameter_groups,
+)
 from tests.tiny import TinyNetwork
 
 
@@ -64,9 +70,17 @@ def test_declared_layers_and_groups():
         feature_layers(nn.Sequential(nn.Linear(2, 2)))
 
 
-def test_u_sleep_is_known():
+def test_braindecodes_own_u_sleep_is_known():
     models = pytest.importorskip("braindecode.models")
+    assert find_network("USleep") is networks.USleep
+    assert find_network("braindecode.USleep") is models.USleep
+    for kind in (networks.USleep, models.USleep, networks.UTime, models.EEGNet):
+        assert find_network(network_name(kind)) is kind
+    assert network_name(TinyNetwork) is None
+    with pytest.raises(ValueError, match="No network"):
+        find_network("braindecode.EEGNet")
     net = models.USleep(n_chans=3, n_times=6000, sfreq=200, time_conv_size_s=9 / 200)
+    assert type(net) is models.USleep
     (layer,) = feature_layers(net)
     with capture_features(net, [layer]) as seen:
         net(torch.zeros(1, 3, 6000))

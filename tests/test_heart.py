@@ -6,11 +6,10 @@ import pytest
 from scipy.signal import butter, decimate, find_peaks, sosfiltfilt, welch
 from sklearn.utils import Bunch
 
-from skleepkd.datasets import _heart
-from skleepkd.datasets._devices import draw_motions
-from skleepkd.datasets._physiology import Course, Person
-from skleepkd.datasets._rendering import Clock
-from skleepkd.datasets.simulated import simulate_night
+from skleepkd.datasets import simulate_night
+from skleepkd.datasets.simulated import heart as heart_module
+from skleepkd.datasets.simulated.body import Body, Clock, Course
+from skleepkd.datasets.simulated.cohort import draw_motions
 
 SFREQ = 100.0
 W, N1, N2, N3, REM = range(5)
@@ -26,19 +25,21 @@ def nights():
 
 @pytest.fixture(scope="module")
 def hearts():
-    """The beats of many people, each of whom has every stage for as long."""
+    """The beats of many subjects, each of whom has every stage for as long."""
     stages = np.repeat([W, N2, N1, N2, N3, REM, N1, N3, REM, W], 40)
     drawn = []
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        course = Course(stages, Person(rng), rng)
+        course = Course(stages, Body(rng), rng)
         moved = draw_motions(course.stage, rng).onsets
-        drawn.append(_heart.draw_beats(course, _heart.Heart(rng), moved, rng).times)
+        drawn.append(
+            heart_module.draw_beats(course, heart_module.Heart(rng), moved, rng).times
+        )
     return stages, drawn
 
 
 def by_stage(hearts, measure):
-    """Apply a measure to the intervals of each stage, shape (n_people, 5)."""
+    """Apply a measure to the intervals of each stage, shape (n_subjects, 5)."""
     stages, drawn = hearts
     found = []
     for beats in drawn:
@@ -115,14 +116,14 @@ def test_ectopic_beats_are_rare_and_early(nights):
 
 def test_a_steady_heart_beats_evenly(monkeypatch):
     for name in ("_RSA_SIZE", "_ECTOPIC"):
-        monkeypatch.setattr(_heart, name, 0.0)
+        monkeypatch.setattr(heart_module, name, 0.0)
     for name in ("_LOW", "_VERY_LOW"):
-        monkeypatch.setattr(_heart, name, np.zeros(5))
-    heart = _heart.Heart(np.random.default_rng(0))
+        monkeypatch.setattr(heart_module, name, np.zeros(5))
+    heart = heart_module.Heart(np.random.default_rng(0))
     heart.rate, heart.trend = 60.0, 0.0
 
     course = Bunch(stage=np.full(3000, REM))
-    beats = _heart.draw_beats(course, heart, np.empty(0), np.random.default_rng(0))
+    beats = heart_module.draw_beats(course, heart, np.empty(0), np.random.default_rng(0))
     np.testing.assert_allclose(np.diff(beats.times), 1.0, atol=1e-3)
     assert len(beats.times) in (2999, 3000)
 
@@ -205,15 +206,15 @@ def test_arousals_make_the_heart_fast_then_slow():
     assert np.mean(strangers) < 4
 
 
-def test_people_differ():
+def test_subjects_differ():
     rng = np.random.default_rng(0)
-    hearts = [_heart.Heart(rng) for _ in range(400)]
+    hearts = [heart_module.Heart(rng) for _ in range(400)]
     assert np.std([heart.rate for heart in hearts]) == pytest.approx(8, abs=1)
     rsa = np.log([heart.modulation[0] for heart in hearts])
     assert np.std(rsa) == pytest.approx(0.5, abs=0.06)
 
 
-def test_people_s_nights_differ(nights):
+def test_subjects_s_nights_differ(nights):
     rates = [60 / np.diff(night.beats).mean() for night in nights]
     assert 3 < np.std(rates) < 14
     variability = [rmssd(np.diff(night.beats)) for night in nights]
@@ -250,10 +251,10 @@ def test_a_low_rate_flattens_r_waves():
 @pytest.mark.parametrize("sfreq", [32.0, 50.0, 64.0, 100.0, 256.0])
 def test_resampling_keeps_what_a_rate_can_hold(sfreq):
     clock = Clock(3, sfreq)
-    times = np.arange(round(90 * _heart._DRAWN_AT)) / _heart._DRAWN_AT
-    found = _heart._resample(np.cos(2 * np.pi * 10 * times) + 3, clock)
+    times = np.arange(round(90 * heart_module._DRAWN_AT)) / heart_module._DRAWN_AT
+    found = heart_module._resample(np.cos(2 * np.pi * 10 * times) + 3, clock)
     np.testing.assert_allclose(found, np.cos(2 * np.pi * 10 * clock.times) + 3, atol=1e-9)
-    gone = _heart._resample(np.cos(2 * np.pi * 46 * times), clock)
+    gone = heart_module._resample(np.cos(2 * np.pi * 46 * times), clock)
     np.testing.assert_allclose(gone, 0, atol=1e-9)
 
 

@@ -4,8 +4,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.networks.build import find_network
-from skleepkd.networks.segment import segment
+from skleepkd.networks.build import find_network, segment
 from skleepkd.plotting import HypnodensityDisplay
 from tests.tiny import TinyNetwork, make_pair
 
@@ -98,14 +97,14 @@ def test_a_network_of_ones_own_and_a_compiled_one():
 def test_networks_that_know_whole_epochs_alone():
     X, y = make_pair(n_subjects=2, n_epochs=4)
     stager = SleepStager(TinyNetwork, max_epochs=1, device="cpu").fit(X, y)
-    with pytest.raises(ValueError, match="TinyNetwork answers whole epochs alone. UTime"):
+    with pytest.raises(ValueError, match="TinyNetwork predicts whole epochs alone. UTime"):
         stager.hypnodensity(X, 1.0)
     np.testing.assert_array_equal(stager.hypnodensity(X), stager.predict_proba(X))
 
     class USleep(torch.nn.Module):  # of that name, and not braindecode's
         pass
 
-    with pytest.raises(ValueError, match="USleep answers whole epochs alone"):
+    with pytest.raises(ValueError, match="USleep predicts whole epochs alone"):
         segment(USleep(), torch.zeros(1, 1, 60), 2)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.distillation import capture_features
 from skleepkd.networks import SeqSleepNet
-from skleepkd.networks.declared import parameter_groups
+from skleepkd.networks.build import parameter_groups
 from skleepkd.networks.seqsleepnet import triangular_filters
 
 #: Bins of the triangles' corners at 100 Hz and 129 bins, from the published code.
@@ -291,7 +291,6 @@ def test_published_weight_decay():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_chans": 0}, "at least one channel"),
         ({"n_chans": 1, "n_bins": 33}, "32 filters do not fit into the 33 frequency bins"),
         ({"n_chans": 1, "sfreq": 1000.0}, "do not fit into the 13 .* up to 50 Hz"),
     ],

@@ -12,8 +12,9 @@ import pytest
 from scipy.signal import coherence, decimate, welch
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from skleepkd.datasets import _hypnograms
-from skleepkd.datasets.simulated import DERIVATIONS, make_cohort, simulate_night
+from skleepkd.datasets import make_cohort, simulate_night
+from skleepkd.datasets.simulated import body
+from skleepkd.datasets.simulated.cohort import DERIVATIONS
 from skleepkd.stages import stage_of_text
 
 SHARED = Path(
@@ -81,16 +82,16 @@ def test_figures_are_those_of_the_real_annotations(real_nights):
                     jumps[6 * stop // len(night), stage, following] += 1
         if (latency := np.argmax(night > 0)) > 0:
             latencies.append(np.log(latency))
-    np.testing.assert_array_equal(_hypnograms.JUMPS, jumps)
+    np.testing.assert_array_equal(body.JUMPS, jumps)
     measured = [(np.mean(lengths), np.std(lengths)) for lengths in log_bouts]
-    np.testing.assert_allclose(_hypnograms.LOG_BOUT, measured, atol=0.006)
+    np.testing.assert_allclose(body.LOG_BOUT, measured, atol=0.006)
     measured = np.mean(latencies), np.std(latencies)
-    np.testing.assert_allclose(_hypnograms.LOG_LATENCY, measured, atol=0.006)
+    np.testing.assert_allclose(body.LOG_LATENCY, measured, atol=0.006)
 
 
 def test_stage_sequences_resemble_real_nights():
     rng = np.random.default_rng(0)
-    drawn = np.array([_hypnograms.draw_hypnogram(960, rng) for _ in range(60)])
+    drawn = np.array([body.draw_hypnogram(960, rng) for _ in range(60)])
     shares = np.bincount(drawn.ravel(), minlength=5) / drawn.size
     # Counts of the in-bed part of the 39 nights: W 4509, N1 2762, N2 17577, N3 5591,
     # REM 7711.
@@ -105,8 +106,8 @@ def test_stage_sequences_resemble_real_nights():
 
 def test_the_scorer_errs_as_people_do():
     rng = np.random.default_rng(0)
-    stages = np.concatenate([_hypnograms.draw_hypnogram(300, rng) for _ in range(30)])
-    scores = _hypnograms.score_hypnogram(stages, rng)
+    stages = np.concatenate([body.draw_hypnogram(300, rng) for _ in range(30)])
+    scores = body.score_hypnogram(stages, rng)
     # People reach 0.81 to 0.91 with the majority of ten scorers.
     assert 0.90 < np.mean(scores == stages) < 0.97
     assert np.mean((scores == stages)[stages == N1]) < 0.9
@@ -380,8 +381,8 @@ def test_unscored_nights_are_other_people():
 @pytest.mark.parametrize(
     ("parameters", "match"),
     [
-        ({"n_subjects": 0}, "at least one person"),
-        ({"n_subjects": -1, "unscored": 2}, "at least one person"),
+        ({"n_subjects": 0}, "at least one subject"),
+        ({"n_subjects": -1, "unscored": 2}, "at least one subject"),
         ({"n_epochs": 0}, "n_epochs"),
         ({"sfreq": 0.0}, "sfreq"),
         ({"sfreq": 64.01}, "whole number of samples"),

@@ -225,7 +225,6 @@ def test_exports_with_a_free_batch_size():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_chans": 0, "n_times": 6000}, "at least one channel"),
         ({"n_chans": 1, "n_times": 47}, "shorter than the 48 samples"),
         ({"n_chans": 1, "n_times": 6000, "pools": (2, 2)}, "6 filters, 2 pools"),
         ({"n_chans": 1, "n_times": 6000, "up_kernel_sizes": (3,)}, "1 up_kernel_sizes"),

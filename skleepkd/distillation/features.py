@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 
 _HALF = (torch.bfloat16, torch.float16)
 

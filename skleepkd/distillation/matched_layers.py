@@ -13,7 +13,7 @@ from skleepkd.distillation.losses import (
     FeatureMSE,
     PlainFeatureLoss,
 )
-from skleepkd.networks.declared import feature_layers
+from skleepkd.networks.build import feature_layers
 
 #: Feature losses by name.
 FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}

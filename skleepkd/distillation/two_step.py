@@ -6,7 +6,7 @@ from skleepkd.distillation.offline import columns_of_teacher
 from skleepkd.distillation.strategy import Step, Strategy, needs_stager
 from skleepkd.distillation.teacher import final_stager, network_spec, transformed
 from skleepkd.memory import key_of, source_of
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 
 #: Parameters that the first step does not depend on; of the teacher its weights tell.
 _LATER = {

@@ -36,7 +36,7 @@ from skleepkd.estimators.callbacks import StrategyHooks
 from skleepkd.estimators.held_out import HeldOut
 from skleepkd.estimators.sequential import training_windows
 from skleepkd.estimators.supervised import SleepStager
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import uncompiled
 
 STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 

@@ -17,8 +17,7 @@ from skleepkd.epochs.checks import training_input
 from skleepkd.estimators.held_out import HeldOut
 from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.supervised import SleepStager
-from skleepkd.networks.build import input_spec
-from skleepkd.networks.declared import parameter_groups, uncompiled
+from skleepkd.networks.build import input_spec, parameter_groups, uncompiled
 
 
 class FineTunedSleepStager(SleepStager):

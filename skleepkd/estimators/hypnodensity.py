@@ -8,7 +8,7 @@ import torch
 
 from skleepkd.epochs.checks import as_pair
 from skleepkd.estimators.batches import EpochDataset
-from skleepkd.networks.segment import segment
+from skleepkd.networks.build import segment
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
 from skleepkd.stages import EPOCH_SECONDS
 

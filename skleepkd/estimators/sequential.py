@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from skleepkd.distillation.features import capture_of
-from skleepkd.networks.declared import feature_layers
+from skleepkd.networks.build import feature_layers
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 
 

@@ -24,8 +24,12 @@ from skleepkd.estimators.parameters import (
     restore_state,
 )
 from skleepkd.estimators.sequential import extract_features
-from skleepkd.networks.build import build_network, check_output, input_spec
-from skleepkd.networks.declared import uncompiled
+from skleepkd.networks.build import (
+    build_network,
+    check_output,
+    input_spec,
+    uncompiled,
+)
 from skleepkd.stages import is_unscored, left_unscored
 
 

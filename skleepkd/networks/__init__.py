@@ -4,4 +4,13 @@ from .cross_modal_transformer import EpochCrossModalTransformer
 from .seqsleepnet import SeqSleepNet
 from .utime import UTime
 
-__all__ = ["EpochCrossModalTransformer", "SeqSleepNet", "UTime"]
+__all__ = ["EpochCrossModalTransformer", "SeqSleepNet", "USleep", "UTime"]
+
+
+def __getattr__(name):
+    # braindecode takes seconds to import, and few need it.
+    if name == "USleep":
+        from .usleep import USleep
+
+        return USleep
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,7 @@
-"""From a name, a class or a factory to a network that fits the signal."""
+"""From a name, a class or a factory to a network, and what a network declares of itself."""
 
 import copy
 import inspect
-import warnings
 
 import torch
 from torch import nn
@@ -12,43 +11,20 @@ from skleepkd.stages import EPOCH_SECONDS
 
 
 def build_network(module, signal, options):
-    """Build a network for a signal.
+    """Build a network, of whose constructor ``options`` win over ``signal``.
 
-    Parameters
-    ----------
-    module : str, type, callable or torch.nn.Module
-        A network's name (ours or any of braindecode's), its class or a factory. An
-        instance is copied, so that what was given is never trained.
-    signal : dict
-        ``n_chans``, ``n_times``, ``n_outputs`` and ``sfreq`` (hertz). Those that the
-        network's constructor names are handed to it.
-    options : dict
-        Further arguments of the constructor; they win over ``signal``.
-
-    Returns
-    -------
-    torch.nn.Module
-
-    Raises
-    ------
-    ValueError
-        If no network has that name.
+    An instance is copied, so that what the user gave is never trained.
     """
     if isinstance(module, nn.Module):
         if not options:
             return copy.deepcopy(module)
         module = type(module)
-    name = module if isinstance(module, str) else None
-    if name is not None:
-        module = find_network(name)
+    if isinstance(module, str):
+        module = find_network(module)
     if not callable(module):
         raise ValueError(
             f"module is a network's name, a class or a factory; given {module!r}."
         )
-    if name == "USleep" and "time_conv_size_s" not in options:
-        # The paper's kernel has 9 samples whatever the rate (Perslev et al. 2021);
-        # braindecode's default lasts 9/128 s, an even number of samples at 200 Hz.
-        options = {"time_conv_size_s": 9 / signal["sfreq"], **options}
     names = inspect.signature(module).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in names.values())
     fixed = getattr(module, "keywords", {})  # of a functools.partial
@@ -61,71 +37,129 @@ def build_network(module, signal, options):
 
 
 def input_spec(pair, n_outputs):
-    """Tell what a network of a pair's target is built for: channels, samples, classes, rate.
-
-    Of a spectrogram, whose frames do not tell, ``sfreq`` is there only where it is known.
-    """
+    """Give what a network of a pair is built for: channels, samples, classes and rate."""
     spec = {"n_chans": pair.shape[1], "n_times": pair.shape[2], "n_outputs": n_outputs}
     sfreq = pair.sfreq["target"]
     if len(pair.shape) > 3:
         spec["n_bins"] = pair.shape[3]
-    elif sfreq is None:
+    elif sfreq is None:  # the frames of a spectrogram would not say
         sfreq = pair.shape[2] / EPOCH_SECONDS
     if sfreq is not None:
         spec["sfreq"] = sfreq
     return spec
 
 
-def check_output(network, epoch_shape, n_outputs, sequence_length=1):
-    """Refuse a network whose output for zeros has another shape than logits of its input."""
-    device = next((p.device for p in network.parameters()), "cpu")
-    name = type(network).__name__
-    network.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if sequence_length == 1:
-            output, wanted = (
-                network(torch.zeros(2, *epoch_shape, device=device)),
-                (2, n_outputs),
-            )
-            found = (
-                tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
-            )
-            if found != wanted:
-                raise ValueError(
-                    f"{name} puts out {found} for 2 epochs; {wanted}, (batch, n_classes), is "
-                    "expected: a tensor with a logit for each epoch and each of n_outputs "
-                    "classes."
-                )
-            return
-        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
-        hint = (
-            f"{name} does not take windows of consecutive epochs, which "
-            f"sequence_length={sequence_length} needs: for an array of shape {shape} it "
-            f"should put out logits of shape {wanted}, (batch, n_classes, sequence)"
-        )
-        other = "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
-        try:
-            output = network(torch.zeros(shape, device=device))
-        except Exception as error:  # what a network raises is its own affair
-            raise ValueError(f"{hint}. It raised: {error} {other}") from error
-        if output.shape != wanted:
-            raise ValueError(f"{hint}; it put out {tuple(output.shape)}. {other}")
-
-
 def find_network(name):
-    """Find a network by its name, among ours first, then among braindecode's."""
+    """Find a network's class by its name, among ours first, then among braindecode's."""
     if name in networks.__all__:
         return getattr(networks, name)
-    with warnings.catch_warnings():
-        # braindecode asks MNE for a montage under its old name.
-        warnings.filterwarnings("ignore", message=".*standard_1020.*")
-        import braindecode.models
+    from skleepkd.networks.usleep import models
 
-    found = getattr(braindecode.models, name, None)
+    # Of a name that is ours too, "braindecode.USleep" is braindecode's.
+    theirs = name.removeprefix("braindecode.")
+    found = getattr(models, theirs if theirs in networks.__all__ else name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(
             f"No network is called {name!r}. skleepkd has {', '.join(networks.__all__)}; "
-            "braindecode's are listed by braindecode.models.__all__, USleep among them. A "
-            "class or a factory of your own can be given as well."
+            "braindecode's are listed by braindecode.models.__all__. A class or a factory "
+            "of your own can be given as well."
         )
     return found
+
+
+def network_name(module):
+    """Return the name by which `find_network` finds a class; None of any other module."""
+    if isinstance(module, type) and module.__module__.startswith(
+        ("skleepkd.", "braindecode.")
+    ):
+        for name in (module.__name__, f"braindecode.{module.__name__}"):
+            try:
+                if find_network(name) is module:
+                    return name
+            except ValueError:
+                pass
+    return None
+
+
+def check_output(network, epoch_shape, n_outputs, sequence_length=1):
+    """Refuse a network whose output for zeros has another shape than logits of its input."""
+    name, device = (
+        type(network).__name__,
+        next((p.device for p in network.parameters()), "cpu"),
+    )
+    network.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if sequence_length == 1:
+            output = network(torch.zeros(2, *epoch_shape, device=device))
+            found = (
+                tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
+            )
+            if found != (2, n_outputs):
+                raise ValueError(
+                    f"The output of {name} for 2 epochs is {found}, and not "
+                    f"{(2, n_outputs)}, (batch, n_classes): a tensor with a logit for each "
+                    "epoch and each of n_outputs classes."
+                )
+            return
+        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
+        cause = None
+        try:
+            found = tuple(network(torch.zeros(shape, device=device)).shape)
+            if found == wanted:
+                return
+            found = f"they have {found}"
+        except Exception as error:  # what a network raises is its own affair
+            found, cause = f"it raised: {error}", error
+    raise ValueError(
+        f"{name} does not take windows of consecutive epochs, which "
+        f"sequence_length={sequence_length} needs: given an array of shape {shape}, its "
+        f"logits should have the shape {wanted}, (batch, n_classes, sequence), but {found}. "
+        "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
+    ) from cause
+
+
+def uncompiled(module):
+    """Return the network that ``torch.compile`` wraps, or the network itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def feature_layers(module):
+    """Names of the layers whose features are compared by default."""
+    return tuple(_declared(module, "feature_layers", "layers= ('output' for the logits)"))
+
+
+def parameter_groups(module):
+    """Parts of a network for fine-tuning: of each name, how its parameters' names begin."""
+    return dict(_declared(module, "parameter_groups", "trainable="))
+
+
+def segment(module, x, step):
+    """Compute logits for every ``step`` samples of a signal (batch, n_chans, times)."""
+    module = _as_ours(module)
+    if not hasattr(module, "segment"):
+        raise ValueError(
+            f"{type(module).__name__} predicts whole epochs alone. UTime and USleep predict "
+            "at any resolution, and so does a network with a method segment(x, step) that "
+            "returns logits of shape (batch, n_outputs, times // step)."
+        )
+    return module.segment(x, step)
+
+
+def _declared(module, attribute, parameter):
+    module = _as_ours(module)
+    if getattr(module, attribute, None) is None:
+        names = ", ".join(name for name, _ in module.named_modules() if name)
+        raise ValueError(
+            f"{type(module).__name__} does not declare {attribute}; name what you want with "
+            f"{parameter}. Its layers are: {names}."
+        )
+    return getattr(module, attribute)
+
+
+def _as_ours(module):
+    """Return a network that declares itself, where it is braindecode's U-Sleep."""
+    module = uncompiled(module)
+    if network_name(type(module)) == "braindecode.USleep":
+        module = copy.copy(module)  # with the same layers and weights
+        module.__class__ = networks.USleep
+    return module

@@ -12,42 +12,24 @@ WINDOW = 50
 EMBED_DIM = 256
 
 
-class _WindowEmbedding(nn.Module):
-    """One channel as a class token followed by one token for each 50-sample window.
+def _path(*convolutions):
+    """Convolutions (n_in, n_out, length) that step by their length, then normalisation."""
+    layers = []
+    for n_in, n_out, length in convolutions:
+        layers += [nn.Conv1d(n_in, n_out, length, stride=length), nn.LeakyReLU()]
+    return nn.Sequential(*layers, nn.BatchNorm1d(n_out))
 
-    Three convolutional paths see each window at 50, 5 and 25 samples of resolution.
-    Every convolution steps by its own length, so windows never overlap and an
-    incomplete last window drops out.
-    """
+
+class _WindowEmbedding(nn.Module):
+    """One channel as a class token, then one token for each whole window of 50 samples."""
 
     def __init__(self, n_windows, drop_prob):
         super().__init__()
-        self.coarse = nn.Sequential(
-            nn.Conv1d(1, 64, kernel_size=50, stride=50),
-            nn.LeakyReLU(),
-            nn.BatchNorm1d(64),
-        )
-        self.fine = nn.Sequential(
-            nn.Conv1d(1, 32, kernel_size=5, stride=5),
-            nn.LeakyReLU(),
-            nn.Conv1d(32, 64, kernel_size=5, stride=5),
-            nn.LeakyReLU(),
-            nn.Conv1d(64, 96, kernel_size=2, stride=2),
-            nn.LeakyReLU(),
-            nn.BatchNorm1d(96),
-        )
-        self.middle = nn.Sequential(
-            nn.Conv1d(1, 64, kernel_size=25, stride=25),
-            nn.LeakyReLU(),
-            nn.Conv1d(64, 96, kernel_size=2, stride=2),
-            nn.LeakyReLU(),
-            nn.BatchNorm1d(96),
-        )
-        self.mix = nn.Sequential(
-            nn.Conv1d(EMBED_DIM, EMBED_DIM, kernel_size=1),
-            nn.LeakyReLU(),
-            nn.BatchNorm1d(EMBED_DIM),
-        )
+        # Three paths see each window at 50, 5 and 25 samples of resolution.
+        self.coarse = _path((1, 64, 50))
+        self.fine = _path((1, 32, 5), (32, 64, 5), (64, 96, 2))
+        self.middle = _path((1, 64, 25), (64, 96, 2))
+        self.mix = _path((EMBED_DIM, EMBED_DIM, 1))
         self.class_token = nn.Parameter(torch.randn(1, 1, EMBED_DIM))
         # Fixed, so it is rebuilt with the network and not stored with its weights.
         self.register_buffer(
@@ -65,15 +47,13 @@ class _WindowEmbedding(nn.Module):
 
 
 class _FirstTokenAttention(nn.MultiheadAttention):
-    """Multi-head self-attention whose answer is computed for the first token alone.
-
-    With one query, the key and value projections can be applied to the query and to
-    the attended mean in place of every token: ``q . (W x) = (W' q) . x`` and
-    ``sum a (W x) = W (sum a x)``. A bias on the keys shifts all scores alike, and so
-    drops out of the softmax. The answer is that of ``nn.MultiheadAttention``.
-    """
+    """What ``nn.MultiheadAttention`` computes for the first token, for it alone."""
 
     def forward(self, tokens):
+        # With one query, the key and value projections can be applied to the query and to
+        # the attended mean in place of every token: q . (W x) = (W' q) . x and
+        # sum a (W x) = W (sum a x). A bias on the keys shifts all scores alike, and so
+        # drops out of the softmax.
         n_heads, head_dim, width = self.num_heads, self.head_dim, self.embed_dim
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
@@ -81,6 +61,7 @@ class _FirstTokenAttention(nn.MultiheadAttention):
         value_weight = value_weight.view(n_heads, head_dim, width)
 
         query = F.linear(tokens[:, 0], query_weight, query_bias)
+        # (batch, width) -> (batch, heads, head_dim)
         query = query.view(-1, n_heads, head_dim) / math.sqrt(head_dim)
         query = torch.einsum("bhd,hdw->bhw", query, key_weight)
         weights = (query @ tokens.transpose(1, 2)).softmax(dim=-1)  # (batch, heads, tokens)
@@ -137,15 +118,14 @@ class EpochCrossModalTransformer(nn.Module):
     head reads.
 
     The network with three channels follows [1]_, whose two-channel original is [2]_.
-    Only the first token of each stream reaches the answer, so attention and
-    feed-forward blocks are computed for this token alone. Unlike the published code of
-    [1]_, which feeds its first channel twice and never reads its third, this one uses
-    every channel.
+    Only the first token of each stream reaches the logits, so attention and feed-forward
+    blocks are computed for it alone. Unlike the published code of [1]_, which feeds its
+    first channel twice and never reads its third, this one uses every channel.
 
     Parameters
     ----------
     n_chans : int
-        Number of channels, at least 1.
+        Number of channels.
     n_times : int
         Samples in an epoch, at least 50. Up to 49 samples at the end of an epoch that
         fill no window are not read (20 of 1920 at 64 Hz).
@@ -168,15 +148,15 @@ class EpochCrossModalTransformer(nn.Module):
     head : nn.Linear
         From features to logits.
     feature_layers : tuple of str
-        Layers whose answers distillation compares unless told otherwise.
+        Layers that distillation compares by default.
     parameter_groups : dict of str to tuple of str
         Names for parts of the network, each given by prefixes of parameter names.
 
     Raises
     ------
     ValueError
-        If ``n_chans``, ``n_times`` or ``num_heads`` cannot be used, or if ``forward``
-        is given another shape.
+        If ``n_times`` or ``num_heads`` cannot be used, or ``forward`` is given another
+        shape.
 
     References
     ----------
@@ -215,8 +195,6 @@ class EpochCrossModalTransformer(nn.Module):
         drop_prob=0.1,
     ):
         super().__init__()
-        if n_chans < 1:
-            raise ValueError(f"n_chans is {n_chans}; at least one channel is needed.")
         if n_times < WINDOW:
             raise ValueError(
                 f"n_times is {n_times}, shorter than one window of {WINDOW} samples; give "
@@ -267,19 +245,7 @@ class EpochCrossModalTransformer(nn.Module):
 
 
 def sinusoidal_position(n_positions, width):
-    """Sines and cosines of geometrically spaced wavelengths (Vaswani et al. 2017).
-
-    Parameters
-    ----------
-    n_positions : int
-        Number of positions.
-    width : int
-        Width of a token, even.
-
-    Returns
-    -------
-    Tensor of shape (n_positions, width)
-    """
+    """Sines and cosines of geometrically spaced wavelengths (Vaswani et al. 2017)."""
     position = torch.arange(n_positions).unsqueeze(1)
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angles = position * rate  # (n_positions, width / 2)

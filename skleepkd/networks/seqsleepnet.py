@@ -8,10 +8,7 @@ HIGHEST_FREQUENCY = 50.0
 
 
 class _FilterBank(nn.Module):
-    """Triangular filters of learned shape, a set for each channel.
-
-    A filter's weights lie between 0 and its triangle, so they are never negative.
-    """
+    """Triangular filters of learned shape, a set for each channel."""
 
     def __init__(self, n_chans, n_bins, n_filters, sfreq):
         super().__init__()
@@ -21,13 +18,14 @@ class _FilterBank(nn.Module):
         self.register_buffer("triangles", triangles, persistent=False)
 
     def forward(self, x):
+        # A filter's weights lie between 0 and its triangle.
         filters = self.weight.sigmoid() * self.triangles
         x = torch.einsum("nctb,cbf->ntcf", x, filters)
         return x.flatten(2)  # (epochs, frames, channels * filters)
 
 
 class _Attention(nn.Module):
-    """Weighted mean of the frames of an epoch, the weights being learned from them."""
+    """Mean of the frames of an epoch, weighted by what is learned from each."""
 
     def __init__(self, width, attention_size):
         super().__init__()
@@ -48,7 +46,7 @@ class SeqSleepNet(nn.Module):
     Learned filters sum up the frequencies of each frame, a bidirectional recurrent
     network reads the frames of an epoch, and attention makes one vector of them. A second
     bidirectional recurrent network reads the vectors of consecutive epochs, and a linear
-    layer turns each of its answers into logits [1]_ [2]_. An epoch's vector depends on
+    layer turns each of its outputs into logits [1]_ [2]_. An epoch's vector depends on
     that epoch alone, so that epochs which several sequences share can be encoded once
     (:meth:`encode_epochs`, :meth:`classify_sequence`).
 
@@ -57,8 +55,8 @@ class SeqSleepNet(nn.Module):
     Parameters
     ----------
     n_chans : int
-        Number of channels, at least 1. Each has filters of its own; their outputs lie
-        side by side before the epoch's recurrent network, as in [2]_.
+        Number of channels. Each has filters of its own; their outputs lie side by side
+        before the epoch's recurrent network, as in [2]_.
     n_times : int
         Frames of an epoch's spectrogram: 29 for 30 s.
     n_outputs : int, default=5
@@ -85,7 +83,7 @@ class SeqSleepNet(nn.Module):
     Attributes
     ----------
     sequence_features : nn.Identity
-        What distillation compares by default, the answers of the sequence encoder, shape
+        What distillation compares by default, the outputs of the sequence encoder, shape
         ``(batch, 2 * hidden_size, sequence)``.
     feature_layers : tuple of str
         Names of the layers to distil from.
@@ -97,8 +95,8 @@ class SeqSleepNet(nn.Module):
     Raises
     ------
     ValueError
-        If ``n_chans`` is below 1, there are too few bins for so many filters, or
-        ``forward`` is given another shape.
+        If there are too few bins for so many filters, or ``forward`` is given another
+        shape.
 
     Notes
     -----
@@ -160,8 +158,6 @@ class SeqSleepNet(nn.Module):
         projections=False,
     ):
         super().__init__()
-        if n_chans < 1:
-            raise ValueError(f"n_chans is {n_chans}; at least one channel is needed.")
         self.epoch_shape = (n_chans, n_times, n_bins)
         width = 2 * hidden_size  # both directions
 
@@ -224,7 +220,7 @@ class SeqSleepNet(nn.Module):
         Parameters
         ----------
         features : Tensor of shape (batch, sequence, 2 * hidden_size)
-            What :meth:`encode_epochs` answered, in the order of time.
+            Outputs of :meth:`encode_epochs`, in the order of time.
 
         Returns
         -------
@@ -247,36 +243,15 @@ class SeqSleepNet(nn.Module):
 
 
 def triangular_filters(n_bins, n_filters, sfreq):
-    """Triangles of equal width in hertz, each from the peak of one neighbour to the next.
-
-    Parameters
-    ----------
-    n_bins : int
-        Frequency bins of a Fourier transform of even length, 0 to ``sfreq / 2``.
-    n_filters : int
-        Number of triangles between 0 and 50 Hz (or ``sfreq / 2``).
-    sfreq : float
-        Sampling rate in hertz.
-
-    Returns
-    -------
-    Tensor of shape (n_bins, n_filters)
-        1 at each triangle's peak, 0 outside it.
-
-    Raises
-    ------
-    ValueError
-        If two corners of a triangle fall into one bin.
-    """
+    """Triangles of equal width in hertz, each from the peak of one neighbour to the next."""
     n_fft = 2 * (n_bins - 1)
-    corners = torch.linspace(
-        0, min(HIGHEST_FREQUENCY, sfreq / 2), n_filters + 2, dtype=torch.float64
-    )
+    highest = min(HIGHEST_FREQUENCY, sfreq / 2)
+    corners = torch.linspace(0, highest, n_filters + 2, dtype=torch.float64)
     corners = ((n_fft + 1) * corners / sfreq).floor()  # in bins
     if (corners.diff() < 1).any():
         raise ValueError(
             f"{n_filters} filters do not fit into the {int(corners[-1]) + 1} frequency bins "
-            f"up to {min(HIGHEST_FREQUENCY, sfreq / 2):g} Hz; give a smaller n_filters "
+            f"up to {highest:g} Hz; give a smaller n_filters "
             "(module__n_filters= of a stager) or a longer Fourier transform."
         )
     left, peak, right = corners[:-2], corners[1:-1], corners[2:]

@@ -47,7 +47,7 @@ class UTime(nn.Module):
     decoder goes back to single samples with the encoder's maps of each level beside its
     own, and every sample gets a score a class. Their mean over an epoch, through one
     linear layer, gives the epoch's logits. As nothing but this mean knows the length of
-    an epoch, :meth:`segment` answers at any other resolution with the same weights.
+    an epoch, :meth:`segment` gives logits at any resolution with the same weights.
 
     The defaults are those of [1]_, for teacher and student alike. The original U-Time
     [2]_, with the widths of its published code, has one level less, pools more, and
@@ -62,7 +62,7 @@ class UTime(nn.Module):
     Parameters
     ----------
     n_chans : int
-        Number of channels, at least 1.
+        Number of channels.
     n_times : int
         Samples in an epoch, at least the product of ``pools`` (48 by default). It need
         not be a multiple of it.
@@ -96,16 +96,16 @@ class UTime(nn.Module):
         From the mean of the scores to logits.
     feature_layers : tuple of str
         Layers whose maps attention transfer compares [1]_, each once: the bottleneck
-        (first, so it is what ``extract_features`` gives unless told otherwise), the
-        pooled maps of the encoder, those of the decoder, and the scores of every sample.
+        (first, so that ``extract_features`` gives it by default), the pooled maps of the
+        encoder, those of the decoder, and the scores of every sample.
     parameter_groups : dict of str to tuple of str
         Names for parts of the network, each given by prefixes of parameter names.
 
     Raises
     ------
     ValueError
-        If the numbers of filters, pools and kernels do not match, if ``n_chans`` or
-        ``n_times`` cannot be used, or if ``forward`` is given another shape.
+        If the numbers of filters, pools and kernels do not match, if an epoch is too
+        short, or if ``forward`` is given another shape.
 
     Notes
     -----
@@ -167,8 +167,6 @@ class UTime(nn.Module):
                 f"bottom; given {len(filters)} filters, {depth} pools and "
                 f"{len(up_kernel_sizes)} up_kernel_sizes."
             )
-        if n_chans < 1:
-            raise ValueError(f"n_chans is {n_chans}; at least one channel is needed.")
         if n_times < math.prod(pools):
             raise ValueError(
                 f"n_times is {n_times}, shorter than the {math.prod(pools)} samples that "
@@ -237,9 +235,9 @@ class UTime(nn.Module):
         ----------
         x : Tensor of shape (batch, n_chans, times)
             A signal of any length. Samples beyond its last whole step are seen by the
-            convolutions and get no answer.
+            convolutions and get no logits.
         step : int
-            Samples for each answer: ``sfreq`` gives one a second.
+            Samples in a step; ``sfreq`` makes it a second.
 
         Returns
         -------

@@ -25,10 +25,7 @@ from scipy.fft import irfft, rfft
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import fftconvolve, lfilter
 
-from skleepkd.datasets._rendering import HIGHEST, Clock
-from skleepkd.stages import EPOCH_SECONDS
-
-_W = 0
+from skleepkd.datasets.simulated.body import HIGHEST, SECONDS, Clock, W
 
 #: Heart rate, breathing rate and strength of respiratory sinus arrhythmia by stage (W,
 #: N1, N2, N3, REM), as multiples of those in REM sleep (Penzel et al. 2016).
@@ -70,13 +67,12 @@ _DRAWN_AT = 100.0
 #: Rates and breathing are known on this grid, in hertz.
 _STEPS = 8.0
 
-#: A night's heart: seconds of the beats, which of them are ectopic, and breathing (about
-#: -1 to 1, shape (n_times,)) at the samples of a clock.
+#: Seconds of the beats, which of them are ectopic, and breathing (about -1 to 1) on a clock.
 Beats = namedtuple("Beats", "times ectopic breathing clock")
 
 
 class Heart:
-    """What differs between people; log-normal factors, except rates."""
+    """What differs between subjects; log-normal factors, except rates."""
 
     def __init__(self, rng):
         self.rate = np.clip(rng.normal(63.0, 8.0), 42.0, 90.0)  # beats a minute, REM
@@ -92,23 +88,8 @@ class Heart:
 
 
 def draw_beats(course, heart, moved, rng):
-    """Draw a night's breathing and heart beats.
-
-    Parameters
-    ----------
-    course : Course
-        The stage of each second.
-    heart : Heart
-    moved : ndarray of float
-        Seconds at which the body moves.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Beats
-    """
-    seconds = round(EPOCH_SECONDS)
-    n_epochs = len(course.stage) // seconds
+    """Draw a night's breathing and heart beats; ``moved``: seconds of body movements."""
+    n_epochs = len(course.stage) // SECONDS
     clock = Clock(n_epochs, _STEPS)
 
     def by_stage(values):
@@ -118,7 +99,7 @@ def draw_beats(course, heart, moved, rng):
     fresh = rng.normal(0, _MOMENT_SD * np.sqrt(1 - _MOMENT_MEMORY**2), (3, n_epochs))
     fresh[:, 0] = rng.normal(0, _MOMENT_SD, 3)
     moments = lfilter([1], [1, -_MOMENT_MEMORY], fresh)
-    moments = gaussian_filter1d(np.repeat(moments, seconds, axis=1), 10.0)
+    moments = gaussian_filter1d(np.repeat(moments, SECONDS, axis=1), 10.0)
     rsa, low, very_low = (
         factor * clock.at_samples(np.exp(moment))
         for factor, moment in zip(heart.modulation, moments, strict=True)
@@ -137,17 +118,15 @@ def draw_beats(course, heart, moved, rng):
     log_rate += _RSA_SIZE * by_stage(_RSA) * rsa * breathing
     log_rate += by_stage(_LOW) * low * _band(clock, rng, 0.07, 0.13, 0.0)
     log_rate += by_stage(_VERY_LOW) * very_low * _band(clock, rng, 0.003, 0.04, -1.0)
-    awake = course.stage == _W
+    awake = course.stage == W
     aroused = np.flatnonzero(awake[1:] & ~awake[:-1]) + 1.0
     log_rate += heart.arousal * _accelerations(clock, np.r_[aroused, moved], rng)
 
     integral = rng.uniform() + np.cumsum(np.exp(log_rate)) / _STEPS
     beats = np.arange(np.ceil(integral[0]), integral[-1])
     times = np.interp(beats, integral, clock.times)
-    ectopic = (
-        rng.random(len(times))
-        < _ECTOPIC * heart.ectopic * np.median(np.diff(times, append=clock.n_seconds)) / 60
-    )
+    usual = np.median(np.diff(times, append=clock.n_seconds))
+    ectopic = rng.random(len(times)) < _ECTOPIC * heart.ectopic * usual / 60
     ectopic[[0, -1]] = False
     ectopic[1:] &= ~ectopic[:-1]
     # It comes early and the next beat comes when it would have come: a pause.
@@ -157,23 +136,10 @@ def draw_beats(course, heart, moved, rng):
 
 
 def draw_ecg(course, heart, beats, clock, rng):
-    """Draw the electrocardiogram (lead II) of a night's beats.
+    """Draw the electrocardiogram (lead II) in microvolts, (n_times,), on a clock.
 
-    Parameters
-    ----------
-    course : Course
-    heart : Heart
-    beats : Beats
-    clock : Clock
-        Where it is sampled. A QRS complex lasts 0.1 s and reaches up to 40 Hz: below
-        about 90 Hz a smooth low-pass filter, which ends at half the sampling rate,
-        makes it lower and wider: R waves keep 0.86 of their size at 50 Hz, 0.6 at 32.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of float32, shape (n_times,)
-        Microvolts.
+    A QRS complex lasts 0.1 s and reaches up to 40 Hz: below about 90 Hz a smooth low-pass
+    filter makes it lower and wider. R waves keep 0.86 of their size at 50 Hz, 0.6 at 32.
     """
     n_drawn = round(clock.n_seconds * _DRAWN_AT)
     drawn = np.zeros(n_drawn)
@@ -195,8 +161,7 @@ def draw_ecg(course, heart, beats, clock, rng):
         drawn += np.bincount(at[inside], value[inside], minlength=n_drawn)
     ecg = _resample(drawn, clock)
     ecg += _BASELINE * np.interp(clock.times, beats.clock.times, beats.breathing)
-    muscle = clock.noise(rng, lambda f: np.full((1, len(f)), 35**-0.5), 10.0)[0]
-    ecg += _MUSCLE * clock.at_samples(course.tone) * muscle
+    ecg += _MUSCLE * clock.at_samples(course.tone) * clock.muscle(rng)
     return ecg.astype(np.float32)
 
 
@@ -204,7 +169,7 @@ def _band(clock, rng, low, high, exponent):
     """Noise of unit power between two frequencies; its power falls as f**exponent."""
     grid = np.linspace(low, high, 200)
     power = np.trapezoid(grid**exponent, grid)
-    return clock.noise(rng, lambda f: np.sqrt(f**exponent / power)[None], low, high)[0]
+    return clock.noise(rng, lambda f: np.sqrt(f**exponent / power), low, high)
 
 
 def _accelerations(clock, onsets, rng):

@@ -1,0 +1,440 @@
+"""The estimators of published experiments, ready configured."""
+
+import torch.nn.functional as F
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+from torch.optim import Adam
+
+from skleepkd.distillation import AttentionTransfer
+from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.estimators.callbacks import StepwiseValidation
+from skleepkd.preprocessing import SourceSelector
+
+__all__ = ["anandakumar2022", "joshi2021", "phan2019"]
+
+
+def anandakumar2022(
+    method, network="USleep", variant="paper", *, random_state=None, **params
+):
+    """Ear-EEG stagers of Anandakumar et al. (2022): supervised, transferred, distilled.
+
+    Every method takes the same pairs, ear-EEG as the target and scalp-EEG as the source
+    (three derivations each in the paper, paired A1-A2 with L-R, C3-O1 with LE and C4-O2
+    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled). All of them share
+    the paper's training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999,
+    batches of 32 epochs, 100 passes, cross-entropy without class weights.
+
+    Parameters
+    ----------
+    method : {"scalp", "ear", "transfer", "offline", "online"}
+        "scalp" and "ear": supervised, on one of the two signals. "transfer": all of the
+        scalp network is trained on with ear-EEG. "offline" and "online": cross-entropy
+        plus the distance of the features to those of a scalp network, which is trained
+        before and frozen, or trained at the same time.
+    network : str, type or callable, default="USleep"
+        "USleep" or "EpochCrossModalTransformer", the paper's two, or whatever
+        :class:`~skleepkd.SleepStager` takes as its module.
+    variant : {"paper", "reference"}, default="paper"
+        "reference" follows the published code where that differs from the paper and can
+        be followed by parameters; see the notes.
+    random_state : int, RandomState or None, default=None
+        Seed of the stager that is returned. The scalp network inside it draws its seed
+        from this one: with the same ``random_state``, transfer and offline distillation
+        have the same scalp network, and it does not begin at the ear network's weights.
+    **params
+        Parameters for each stager in the method, the scalp network's too, such as
+        ``max_epochs=10``, ``module__depth=8`` or ``validation=1``. Those of one alone
+        are set afterwards: ``set_params(teacher__lr=1e-4)``, ``set_params(memory=...)``.
+
+    Returns
+    -------
+    estimator
+        A stager or, for "scalp", a ``Pipeline`` that picks the source first. Not fitted.
+
+    Raises
+    ------
+    ValueError
+        If the method or the variant is unknown.
+
+    Notes
+    -----
+    Where the recipe departs from the paper:
+
+    - The feature term is a mean over every element of the features, as in the published
+      code. Equation 2 reads as a sum over the features of an epoch, 36,000 of them for
+      U-Sleep: at the beginning of training it would outweigh the cross-entropy by more
+      than ten thousand to one, so it cannot be what was run with weights of 1 to 1.
+      ``set_params(feature_loss=FeatureMSE(reduction="sum"))`` gives the sum.
+    - ``validation=None``: the weights of the last pass are kept. The paper's weights were
+      those of the best pass on the test subject, which makes every number of it
+      optimistic. To choose on a subject of the training set, give ``validation=1``; seven
+      training subjects are too few for that to be more than noise.
+    - Weight decay is 0 for every method. The paper names none; the published code has
+      1e-4 for supervised training and transfer and 0 for distillation, so that its
+      comparison is one of weight decay too.
+    - ``EpochCrossModalTransformer`` uses all of its channels; the published one reads the
+      first of three twice and the third never.
+
+    ``variant="reference"`` has that weight decay (the frozen teacher of "offline" was
+    trained with it, both networks of "online" without) and Adam's epsilon of 1e-9. It
+    reproduces neither the choice of weights on the test subject (by accuracy and by
+    kappa) nor the channel that is never read. The code compared the logits and not the
+    features until a week before the paper: ``set_params(layers=["output"])``.
+
+    References
+    ----------
+    Anandakumar, M., Pradeepkumar, J., Kappel, S. L., Edussooriya, C. U. S. and
+    De Silva, A. C. (2022). A knowledge distillation framework for enhancing ear-EEG
+    based sleep staging with scalp-EEG data. arXiv:2211.02638.
+
+    Examples
+    --------
+    >>> from skleepkd.recipes import anandakumar2022
+    >>> student = anandakumar2022("online", random_state=0)
+    >>> student.strategy, student.teacher.module, student.max_epochs
+    ('online', 'USleep', 100)
+    """
+    _check_names(method, ("scalp", "ear", "transfer", "offline", "online"), variant)
+    reference = variant == "reference"
+    distilled = {
+        "max_epochs": 100,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "optimizer": Adam,
+        "optimizer__betas": (0.9, 0.999),
+        "optimizer__eps": 1e-9 if reference else 1e-8,
+        "optimizer__weight_decay": 0.0,
+        "validation": None,
+        "class_weight": None,
+        "classes": "aasm",
+    }
+    supervised = (
+        distilled | {"optimizer__weight_decay": 1e-4 if reference else 0.0} | params
+    )
+    distilled |= params
+    if method == "scalp":
+        return _on_source(SleepStager(network, random_state=random_state, **supervised))
+    if method == "ear":
+        return SleepStager(network, random_state=random_state, **supervised)
+    if method == "transfer":
+        return FineTunedSleepStager(
+            SleepStager(network, **supervised),
+            trainable="all",
+            random_state=random_state,
+            **_without_network(supervised),
+        )
+    teacher = SleepStager(network, **(supervised if method == "offline" else distilled))
+    return DistilledSleepStager(
+        teacher,
+        strategy=method,
+        feature_loss="mse",
+        feature_weight=1.0,
+        alpha=0.0,
+        random_state=random_state,
+        **distilled,
+    )
+
+
+def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **params):
+    """ECG stagers of Joshi et al. (2021): supervised, and distilled from an EEG stager.
+
+    Every method takes the same pairs, one ECG lead as the target and one EEG derivation
+    as the source (in the paper at 200 Hz and not filtered, each channel of each window
+    scaled to run from 0 to 1), and stages in the codes of its scheme
+    (:func:`skleepkd.stages.to_scheme`). Teacher and student are the same
+    :class:`~skleepkd.networks.UTime`. All methods share the paper's training: Adam with a
+    learning rate of 0.001, batches of 256 epochs, 150 passes (in two steps 150 each) and
+    cross-entropy with classes weighted by their inverse frequency, the teacher's too.
+
+    Parameters
+    ----------
+    method : {"eeg", "ecg", "sd+cl", "at+cl", "at+sd+cl"}
+        "eeg" and "ecg": supervised, on one of the two signals. "sd+cl": the divergence
+        from the probabilities of an EEG network, trained before and frozen, in equal
+        shares with the cross-entropy (equation 4 with alpha = 0.5). "at+cl" and
+        "at+sd+cl": first the attention maps of the EEG network (equation 3), without any
+        label, then the cross-entropy alone or as in "sd+cl".
+    n_classes : {4, 3}, default=4
+        Wake, light sleep, deep sleep and REM (W, L, D, R), or W, N and R.
+    variant : {"paper", "reference"}, default="paper"
+    random_state : int, RandomState or None, default=None
+        As of :func:`anandakumar2022`; the distilled methods of one ``random_state`` share
+        their teacher.
+    **params
+        Parameters for each stager in the method, the EEG network's too, such as
+        ``max_epochs=10``, ``module__filters=...`` or ``validation=MassSplit(subjects)``.
+        Those of one alone are set afterwards: ``set_params(alpha=0.9)``.
+
+    Returns
+    -------
+    estimator
+        A stager or, for "eeg", a ``Pipeline`` that picks the source first. Not fitted.
+
+    Raises
+    ------
+    ValueError
+        If the method, the number of classes or the variant is unknown.
+
+    Notes
+    -----
+    Where the recipe departs from the paper:
+
+    - The weights are those of the pass with the best kappa on the validation subjects;
+      the paper's measure is weighted F1, looked at after every second pass. (Of the
+      attention step, they are those with the lowest loss, as in the paper.)
+    - ``validation="auto"`` draws 10 % of the training subjects. The paper's own are drawn
+      once: ``validation=MassSplit(subjects)`` (:class:`~skleepkd.datasets.MassSplit`).
+    - Equation 3 is a sum over layers and here a mean: the step has no other term, and
+      Adam does not see a constant factor.
+    - Equation 6 writes logarithms on both sides; this is the divergence KL(teacher ||
+      student) of the probabilities, summed over classes and averaged over epochs.
+
+    ``variant="reference"`` has no class weights (the published code computes them and
+    never uses them); it divides the divergence by the number of classes as well, which in
+    the same ratio is ``alpha=1 / (n_classes + 1)``; and its attention maps are normalised
+    over the batch, compared by their mean absolute difference, and averaged over groups
+    of layers in which the decoder's last map counts twice. The maps of a layer are kept as
+    often as it is counted, which takes nearly four times the memory. It does not reproduce
+    how the code's scripts pick a checkpoint by its file name, which can pick a wrong one.
+
+    References
+    ----------
+    Joshi, V., Vijayarangan, S., Preejith, S. P. and Sivaprakasam, M. (2021). A deep
+    knowledge distillation framework for EEG assisted enhancement of single-lead ECG based
+    sleep staging. arXiv:2112.07252.
+
+    Examples
+    --------
+    >>> from skleepkd.recipes import joshi2021
+    >>> student = joshi2021("at+sd+cl", n_classes=3, random_state=0)
+    >>> student.strategy, student.feature_loss, student.alpha, student.classes
+    ('two-step', 'attention', 0.5, 'wnr')
+    """
+    if n_classes not in (4, 3):
+        raise ValueError(
+            f"n_classes is 4 (W, L, D, R) or 3 (W, N, R); given {n_classes!r}."
+        )
+    _check_names(method, ("eeg", "ecg", "sd+cl", "at+cl", "at+sd+cl"), variant)
+    reference = variant == "reference"
+    shared = {
+        "classes": "wldr" if n_classes == 4 else "wnr",
+        "class_weight": None if reference else "balanced",
+        "max_epochs": 150,
+        "batch_size": 256,
+        "lr": 1e-3,
+        "optimizer": Adam,
+        "validation": "auto",
+        **params,
+    }
+    if method == "eeg":
+        return _on_source(SleepStager("UTime", random_state=random_state, **shared))
+    if method == "ecg":
+        return SleepStager("UTime", random_state=random_state, **shared)
+    if method == "sd+cl":
+        features = {"strategy": "offline", "feature_loss": None}
+    elif reference:
+        features = {
+            "strategy": "two-step",
+            "feature_loss": BatchAttentionTransfer(),
+            "layers": _REFERENCE_LAYERS,
+        }
+    else:
+        features = {"strategy": "two-step", "feature_loss": "attention"}
+    alpha = 1 / (n_classes + 1) if reference else 0.5
+    return DistilledSleepStager(
+        SleepStager("UTime", **shared),
+        alpha=0.0 if method == "at+cl" else alpha,
+        temperature=1.0,
+        random_state=random_state,
+        **features,
+        **shared,
+    )
+
+
+#: Layers as the published code averages them: means over the encoder, the bottleneck,
+#: the decoder, the decoder's last level once more, and the scores. In units of 1/25.
+_REFERENCE_LAYERS = (
+    *(f"pools.{level}" for level in range(5)),
+    *["bottom"] * 5,
+    *(f"decoder.{level}" for level in range(5)),
+    *["decoder.4"] * 5,
+    *["dense"] * 5,
+)
+
+
+class BatchAttentionTransfer(AttentionTransfer):
+    """Attention transfer as the code of Joshi et al. has it: in the wrong direction.
+
+    At each moment, the maps are divided by their Euclidean norm over the epochs of the
+    batch, not over time, so that the loss of an epoch depends on the others; what is
+    averaged is the absolute difference.
+    """
+
+    def summarise(self, features):
+        """Return the maps as they are, (batch, times), of (batch, channels, times)."""
+        return features.square().sum(dim=1).flatten(1)
+
+    def compare(self, student, teacher):
+        """Return the mean absolute difference of the normalised maps."""
+        return F.l1_loss(F.normalize(student, dim=0), F.normalize(teacher, dim=0))
+
+
+def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **params):
+    """SeqSleepNets of Phan et al. (2019): from scratch, or transferred and fine-tuned.
+
+    A stager of spectrograms, so that a step comes before it, which learns mean and
+    deviation of each frequency from the training recordings of the target (for direct
+    transfer too, as in the paper)::
+
+        make_pipeline(LogSpectrogram(), phan2019("all", load("c4-a1.safetensors")))
+
+    All methods share the paper's training: Adam with a learning rate of 0.0001, batches of
+    32 sequences of 20 epochs, 10 passes, dropout of 0.25, an L2 penalty of 0.001 on all
+    weights but the filters, cross-entropy without class weights, weights chosen by
+    evaluations every 10 steps
+    (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
+    overlapping sequences multiplied.
+
+    Parameters
+    ----------
+    method : {"scratch", "direct", "softmax", "softmax+arnn", "softmax+seqrnn", "all"}
+        "scratch": trained on the target alone. The others begin at the pretrained
+        network's weights, and what the name says is trained further: nothing ("direct"),
+        the last layer, that and the encoder of epochs, that and the encoder of
+        sequences, or all of the network.
+    pretrained : stager, default=None
+        A SeqSleepNet that was trained on another channel. A fitted one, as
+        :func:`~skleepkd.load` gives it, is taken as it is (``FrozenEstimator``); one that
+        is not fitted is fitted on the source of the training rows, and None is such a one
+        with this training. "scratch" needs none.
+    variant : {"paper", "reference"}, default="paper"
+    random_state : int, RandomState or None, default=None
+        Seed of the stager that is returned. All methods of one ``random_state`` hold out
+        the same subjects.
+    **params
+        Parameters for the stager, such as ``max_epochs=3`` or
+        ``validation=SleepEdfFolds()``, and for a network that is pretrained in the fold.
+
+    Returns
+    -------
+    SleepStager or FineTunedSleepStager
+        Not fitted.
+
+    Raises
+    ------
+    ValueError
+        If the method or the variant is unknown.
+
+    Notes
+    -----
+    The paper's pretraining is ``phan2019("scratch", validation=None)`` on the large cohort.
+    One that happens in the fold goes through all of its passes too and keeps the last
+    weights, as no validation of it is described.
+
+    Where the recipe departs from the paper:
+
+    - The training stops after 50 *evaluations* without improvement (500 steps), and not
+      before step 1000, as in the published code; the text says 50 steps.
+    - ``validation="auto"`` draws 10 % of the training subjects where there are ten at
+      least, and else keeps the last weights. The paper's four of nineteen are
+      ``validation=SleepEdfFolds()`` (:class:`~skleepkd.datasets.SleepEdfFolds`) or, drawn
+      by chance, ``validation=4``.
+    - ``LogSpectrogram`` in a pipeline learns from all training recordings, those of the
+      subjects who validate among them.
+    - A sequence ends where an epoch is missing; the paper's run on across it.
+    - There are no projections after the recurrent networks: equations 1 and 5 have them,
+      the published code has not (``module__projections=True``).
+    - Without ``pretrained``, both networks learn from the same subjects, in the paper from
+      two cohorts.
+
+    ``variant="reference"`` leaves the last layer fixed in "softmax+arnn", as the published
+    code does by mistake. It does not reproduce that code's recurrent cells (LSTMs with
+    batch normalisation for each time step, not built here; the text says GRU) nor the one
+    or two batches that it leaves out of each pass.
+
+    References
+    ----------
+    Phan, H., Chén, O. Y., Koch, P., Mertins, A. and De Vos, M. (2019). Deep transfer
+    learning for single-channel automatic sleep staging with channel mismatch.
+
+    Examples
+    --------
+    >>> from skleepkd.recipes import phan2019
+    >>> stager = phan2019("softmax+seqrnn", random_state=0)
+    >>> stager.trainable, stager.max_epochs, stager.pretrained.module
+    (('head', 'sequence_encoder'), 10, 'SeqSleepNet')
+    """
+    trainable = {
+        "direct": None,
+        "softmax": ("head",),
+        "softmax+arnn": ("head", "epoch_encoder"),
+        "softmax+seqrnn": ("head", "sequence_encoder"),
+        "all": "all",
+    }
+    _check_names(method, ("scratch", *trainable), variant)
+    if variant == "reference":
+        trainable["softmax+arnn"] = ("epoch_encoder",)
+    network = {"classes": "aasm", "sequence_length": 20, "module__drop_prob": 0.25}
+    training = {
+        "fusion": "product",
+        "max_epochs": 10,
+        "batch_size": 32,
+        "lr": 1e-4,
+        "optimizer": Adam,
+        # Beside a mean over the 32 sequences of a batch; the paper's loss is their sum.
+        "optimizer__weight_decay": 1e-3 / 32,
+        "optimizer__param_groups": [("filterbank*", {"weight_decay": 0.0})],
+        "class_weight": None,
+        "validation": "auto",
+        "callbacks__best_weights": StepwiseValidation(),
+    }
+    if method == "scratch":
+        whole = network | training | params
+        return SleepStager("SeqSleepNet", random_state=random_state, **whole)
+    if pretrained is None:
+        inner = {
+            name: value
+            for name, value in (network | training | params).items()
+            if not name.startswith("callbacks__best_weights")
+        }
+        pretrained = SleepStager("SeqSleepNet", callbacks__best_weights=None, **inner)
+        params = _without_network(params)
+    return FineTunedSleepStager(
+        _as_frozen(pretrained),
+        trainable=trainable[method],
+        random_state=random_state,
+        **(training | params),
+    )
+
+
+def _check_names(method, methods, variant):
+    if variant not in ("paper", "reference"):
+        raise ValueError(f"variant is 'paper' or 'reference'; given {variant!r}.")
+    if method not in methods:
+        listed = ", ".join(map(repr, methods))
+        raise ValueError(f"Unknown method {method!r}; the paper's are {listed}.")
+
+
+def _on_source(stager):
+    return Pipeline([("source", SourceSelector()), ("stager", stager)])
+
+
+def _without_network(params):
+    """Leave out what a fine-tuned stager carries over from the pretrained one."""
+    return {
+        name: value
+        for name, value in params.items()
+        if name not in ("classes", "sequence_length") and not name.startswith("module__")
+    }
+
+
+def _as_frozen(pretrained):
+    """Freeze a stager that is fitted already."""
+    try:
+        check_is_fitted(pretrained)
+    except NotFittedError:
+        return pretrained
+    frozen = isinstance(pretrained, FrozenEstimator)
+    return pretrained if frozen else FrozenEstimator(pretrained)
