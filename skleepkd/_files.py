@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import re
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+
+from skleepkd.memory import replace_file
 
 #: Where the digest of a file stands: first in our entry of the safetensors metadata.
 _DIGEST = re.compile(rb'"skleepkd":"\{\\"sha256\\":\\"([0-9a-f]{64})\\"')
@@ -235,35 +235,3 @@ def read_checked(path, latest):
 
 def _no_json(constant):
     raise ValueError(f"{constant} is no JSON.")
-
-
-def replace_file(path, *parts):
-    """Write a file so that what has its name is always whole.
-
-    Parameters
-    ----------
-    path : path-like
-        What was there before is replaced at once, or stays.
-    *parts : bytes
-        Its content.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; the error names it, or its folder where that is missing.
-    """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        # A full disk does not say what it was full for, others name the part.
-        error.filename = str(path if path.parent.is_dir() else path.parent)
-        del error.filename2
-        raise
-    finally:
-        part.unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from sklearn.utils import Bunch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from skleepkd._files import replace_file
 from skleepkd.distillation.teachers import final_stager
+from skleepkd.memory import replace_file
 from skleepkd.networks.declared import uncompiled
 from skleepkd.pipelines import split_pipeline
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd._files import replace_file
+from skleepkd.memory import replace_file
 from skleepkd.stages import EPOCH_SECONDS, SCHEMES, scheme_names, stage_of_text
 
 #: The ends of EDF+'s texts "Sleep stage ..." for the codes of each scheme. Light, deep

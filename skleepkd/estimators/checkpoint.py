@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skleepkd._files import replace_file
+from skleepkd.memory import replace_file
 
 
 class Checkpoint:
