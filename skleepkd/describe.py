@@ -1,6 +1,5 @@
-"""A fitted stager in a few lines: where it comes from, what it saw, what it needs."""
+"""A fitted stager in a few lines of text."""
 
-import math
 from importlib.metadata import version
 
 from skleepkd.distillation.teachers import seen_by
@@ -21,26 +20,21 @@ def describe(stager):
     Returns
     -------
     str
-        Where it comes from (network, class, strategy, version of skleepkd), what it saw
-        (subjects and recordings, those held out), what it predicts, and what it needs:
-        channels in order, sampling rate in hertz, unit, steps before it.
+        Where it comes from (network, class, strategy, version), what it saw and predicts, and
+        what it needs: channels in order, rate in hertz, unit, steps before it.
 
     Raises
     ------
-    TypeError
-        If it is no such stager.
-    sklearn.exceptions.NotFittedError
-        If it is not fitted.
+    TypeError or sklearn.exceptions.NotFittedError
+        If it is no such stager, or not fitted.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skleepkd import SleepStager, describe
-    >>> rng = np.random.default_rng(0)
-    >>> X, y = 30 * rng.standard_normal((16, 1, 400)), np.tile(["W", "N2"], 8)
-    >>> small = {"module__filters": (4, 4), "module__pools": (4,)}
-    >>> print(describe(SleepStager("UTime", max_epochs=1, **small).fit(X, y)))
-    Network: UTime, ... parameters, trained as SleepStager by skleepkd ...
+    >>> X, y = [[[0, 30] * 200]] * 16, ["W", "N2"] * 8
+    >>> stager = SleepStager("UTime", module__filters=(4, 4), module__pools=(4,), max_epochs=1)
+    >>> print(describe(stager.fit(X, y)))
+    Network: UTime, 680 parameters, trained as SleepStager by skleepkd ...
     Fitted on: subjects not known, recordings not known; nobody held out, no score
     Predicts: N2, W
     Needs: 1 channel (names not known), 13.3333 Hz, microvolts
@@ -50,24 +44,27 @@ def describe(stager):
     if not isinstance(last, SleepStager):
         raise TypeError(f"describe takes a stager; given {type(last).__name__}.")
     last.check_is_fitted()
-    subjects, nights = seen_by(last, "subject"), seen_by(last, "recording")
-    network = uncompiled(last.module_)
+    network, rate = uncompiled(last.module_), last.signal_.get("sfreq")
     size = sum(parameter.numel() for parameter in network.parameters())
+    classes = dict(zip(map(str, last.classes_), map(str, class_names(last)), strict=True))
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
-    sfreq = last.signal_.get("sfreq")
-    rate = "sampling rate not known" if sfreq is None else f"{sfreq:g} Hz"
+    score = "nobody held out, no score"
+    if len(last.held_out_) and last.history_:
+        best = getattr(last, "best_epoch_", None) or len(last.history_)
+        kappa = last.history_[best - 1].get("valid_kappa", float("nan"))
+        score = f"kappa {kappa:.2f} on {_count(last.held_out_, 'held-out subject')}"
     lines = [
         f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",
-        f"Fitted on: {_count(subjects, 'subject')}, {_count(nights, 'recording')}; "
-        f"{_held_out(last)}",
-        f"Predicts: {_classes(last)}",
-        f"Needs: {_count(range(last.epoch_shape_[0]), 'channel')} ({names}), {rate}, microvolts",
+        f"Fitted on: {_count(seen_by(last, 'subject'), 'subject')}, "
+        f"{_count(seen_by(last, 'recording'), 'recording')}; {score}",
+        f"Predicts: {', '.join(n if n == c else f'{c} ({n})' for c, n in classes.items())}",
+        f"Needs: {_count(range(last.epoch_shape_[0]), 'channel')} ({names}), "
+        f"{'unknown rate' if rate is None else f'{rate:g} Hz'}, microvolts",
+        *(f"Preprocessor: {step!r}" for step in (stager.preprocessors if recorded else ())),
+        *(f"Step: {name}, {' '.join(repr(step).split())}" for name, step in steps),
     ]
     if last.sequence_length_ > 1:
         lines.append(f"Sequences: {last.sequence_length_} consecutive epochs at a time")
-    if recorded:
-        lines += [f"Preprocessor: {step!r}" for step in stager.preprocessors]
-    lines += [f"Step: {name}, {' '.join(repr(step).split())}" for name, step in steps]
     return "\n".join(lines)
 
 
@@ -78,21 +75,7 @@ def origin_of(stager):
     return stager.history_[0].get("origin", now) if stager.history_ else now
 
 
-def _held_out(stager):
-    if not len(stager.held_out_) or not len(stager.history_):
-        return "nobody held out, no score"
-    best = getattr(stager, "best_epoch_", None) or len(stager.history_)
-    kappa = stager.history_[best - 1].get("valid_kappa", math.nan)
-    who = _count(stager.held_out_, "subject")
-    return f"kappa {kappa:.2f} on {who} held out to choose the weights"
-
-
 def _count(names, what):
     if names is None:
         return f"{what}s not known"
     return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
-
-
-def _classes(stager):
-    pairs = zip(map(str, stager.classes_), map(str, class_names(stager)), strict=True)
-    return ", ".join(code if code == name else f"{code} ({name})" for code, name in pairs)

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import warnings
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skleepkd import preprocessing
+from skleepkd import networks, preprocessing
 from skleepkd.describe import origin_of
 from skleepkd.distillation.teachers import network_spec, seen_by
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
@@ -27,16 +26,12 @@ from skleepkd.networks.declared import uncompiled
 from skleepkd.pipelines import final_estimator, scheme_of
 from skleepkd.recording import RecordingStager
 
-FORMAT = 1
-
 #: Classes and functions that a file may name, beside networks.
 _CLASSES = (FrozenEstimator, FunctionTransformer, Pipeline, RecordingStager, SleepStager)
 _NAMED = {name: getattr(preprocessing, name) for name in preprocessing.__all__}
 _NAMED |= {named.__name__: named for named in _CLASSES}
-_OF_BRAINDECODE = (
-    *("Preprocessor", "filterbank"),
-    *("exponential_moving_demean", "exponential_moving_standardize"),
-)
+_MOVING = ("exponential_moving_demean", "exponential_moving_standardize")
+_OF_BRAINDECODE = ("Preprocessor", "filterbank", *_MOVING)
 
 #: Methods of ``mne.io.Raw`` that a file may name: they change the signal in memory, its
 #: channels or their names, and neither read nor write a file, nor call what they are given.
@@ -79,10 +74,8 @@ def save(stager, path):
 
     Raises
     ------
-    TypeError
-        If it is no such stager, or a step or preprocessor is one that no file can hold.
-    sklearn.exceptions.NotFittedError
-        If it is not fitted.
+    TypeError or sklearn.exceptions.NotFittedError
+        If it is no such stager, not fitted, or holds a step that no file can hold.
     ValueError
         If the predictions depend on something that no file can hold.
     OSError
@@ -91,7 +84,7 @@ def save(stager, path):
     Warns
     -----
     UserWarning
-        If parameters are left out since JSON cannot hold them (callbacks, an optimiser).
+        If parameters are left out that JSON cannot hold (callbacks, an optimiser).
 
     Notes
     -----
@@ -102,11 +95,8 @@ def save(stager, path):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from skleepkd import SleepStager, load, save
-    >>> X = 30 * np.random.default_rng(0).standard_normal((16, 1, 400))
-    >>> stager = SleepStager("UTime", module__filters=(4, 4), module__pools=(4,), max_epochs=1)
-    >>> save(stager.fit(X, np.tile([0, 2], 8)), "ear.safetensors")  # doctest: +SKIP
+    >>> from skleepkd import load, save
+    >>> save(stager, "ear.safetensors")  # doctest: +SKIP
     >>> stager = load("ear.safetensors")  # doctest: +SKIP
     """
     last = final_estimator(stager.stager if type(stager) is RecordingStager else stager)
@@ -134,23 +124,23 @@ def save(stager, path):
             "the epochs or the recording in code of your own."
         ) from error
     # Load asks for a network, and what chose the weights is done with.
-    missed = [
-        n for n in left_out if not n.startswith(("module", "callbacks__best_weights"))
-    ]
+    done = ("module", "callbacks__best_weights")
+    missed = ", ".join(name for name in left_out if not name.startswith(done))
     if missed:
         warnings.warn(
-            f"Not kept in the file, as JSON cannot hold them: {', '.join(missed)}. The "
+            f"Not kept in the file, as JSON cannot hold them: {missed}. The "
             "predictions do not depend on them; set them again to train on after load.",
             stacklevel=2,
         )
-    about = {"sha256": "0" * 64, "format": FORMAT, "version": version("skleepkd")}
+    about = {"sha256": "0" * 64, "format": 1, "version": version("skleepkd")}
     about |= {"estimator": estimator, "left_out": _to_json(left_out)}
     about = json.dumps(about, separators=(",", ":"), allow_nan=False)
-    tensors = uncompiled(last.module_).state_dict()
     # Copies, since safetensors refuses tensors that share their memory.
-    form = torch.contiguous_format
-    tensors = {n: t.detach().cpu().clone(memory_format=form) for n, t in tensors.items()}
-    data = safetensors.torch.save(tensors, {"skleepkd": about})
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in uncompiled(last.module_).state_dict().items()
+    }
+    data = safetensors.torch.save(copies, {"skleepkd": about})
     start, stop = _DIGEST.search(data).span(1)
     replace_file(path, data[:start], _digest(data, start, stop), data[stop:])
 
@@ -170,11 +160,10 @@ def load(path, module=None):
     -------
     SleepStager, Pipeline or RecordingStager
         Fitted, predicting as the saved one did. A distilled or fine-tuned stager comes back
-        as the student that it was, a :class:`SleepStager`, and all of its layers can be
-        trained (of layers that were not, torch rounds the last digit of some probabilities
-        differently then). ``fitted_on_`` includes what its frozen teacher or pretrained
-        stager was fitted on. The optimiser begins anew. A device that is not here becomes
-        ``"auto"``.
+        as the student that it was, a :class:`SleepStager` of which all layers can be trained
+        (of those that were not, torch rounds the last digit of some probabilities
+        differently). ``fitted_on_`` includes what its frozen teacher or pretrained stager was
+        fitted on. The optimiser begins anew; a device that is not here becomes ``"auto"``.
 
     Raises
     ------
@@ -187,11 +176,10 @@ def load(path, module=None):
 
     Notes
     -----
-    Every byte counts: the file holds the SHA-256 digest of itself (with zeros in its place),
-    which is checked first. It tells damage, not forgery. A forged file can hold a stager that
-    predicts what its author likes; it cannot make Python import or call anything but the
-    networks, transformers and functions that :func:`save` describes, nor read or write
-    another file.
+    The file holds the SHA-256 digest of itself (with zeros in its place), which tells damage,
+    not forgery. A forged file can hold a stager that predicts what its author likes; it
+    cannot make Python import or call anything but the networks, transformers and functions
+    that :func:`save` describes, nor read or write another file.
     """
     data = Path(path).absolute().read_bytes()
     found = _DIGEST.search(data)
@@ -201,10 +189,10 @@ def load(path, module=None):
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         text = header["__metadata__"]["skleepkd"]
         about = json.loads(text)
-        if about["format"] != FORMAT:
+        if about["format"] != 1:
             raise ValueError(
                 f"It is of format {about['format']}, written by skleepkd {about['version']}; "
-                f"this version reads format {FORMAT}. Install a newer one."
+                "this version reads format 1. Install a newer one."
             )
         about = json.loads(text, object_hook=_from_json)
         estimator = about["estimator"]
@@ -213,16 +201,15 @@ def load(path, module=None):
         stager.module = _find_module(stager.module, module, about["left_out"])
         _build(stager, safetensors.torch.load(data))
     except Exception as error:  # networks raise anything, given options that do not suit
-        raise ValueError(f"{path} cannot be loaded: {error!r}") from error
+        raise ValueError(
+            f"{path} cannot be loaded. {type(error).__name__}: {error}"
+        ) from error
     return estimator
 
 
 def _digest(data, start, stop):
     """Digest a file, with zeros for the digest that stands from start to stop."""
     return hashlib.sha256(data[:start] + b"0" * 64 + data[stop:]).hexdigest().encode()
-
-
-# ---------------------------------------------------------------- values and estimators
 
 
 def _to_json(value):
@@ -269,21 +256,17 @@ def _from_json(entry):
 def _fits_json(value):
     try:
         _to_json(value)
-    except TypeError:
+    except (TypeError, ValueError):
         return False
     return True
 
 
 def _name_of(thing):
     name, module = getattr(thing, "__name__", None), str(getattr(thing, "__module__", None))
-    ours = ("skleepkd.networks", "skleepkd.preprocessing", "skleepkd.recording")
-    with suppress(ValueError):
-        if module.startswith((*ours, "braindecode", "sklearn")) and _find(name) is thing:
-            return name
-    raise TypeError(
-        f"{thing!r} is code, which no file holds; networks and preprocessing of skleepkd and "
-        "braindecode are named"
-    )
+    known = name in _NAMED or name in networks.__all__ or module.startswith("braindecode.")
+    if known and _find(name) is thing:
+        return name
+    raise TypeError(f"{thing!r} is code, which no file holds")
 
 
 def _find(name):
@@ -323,9 +306,6 @@ def _assemble(name, parameters, attributes):
     estimator = _find(name)(**parameters)
     vars(estimator).update(attributes)
     return estimator
-
-
-# ---------------------------------------------------------------- the stager
 
 
 def _parameters(stager):
