@@ -1,6 +1,6 @@
 """Knowledge distillation for sleep staging, in scikit-learn's words."""
 
-from skleepkd.card import model_card
+from skleepkd.describe import describe
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.export import export_onnx
@@ -15,8 +15,8 @@ __all__ = [
     "PairedEpochs",
     "RecordingStager",
     "SleepStager",
+    "describe",
     "export_onnx",
     "load",
-    "model_card",
     "save",
 ]

@@ -12,8 +12,8 @@ import torch
 from sklearn.utils import Bunch
 from torch import nn
 
-from skleepkd._files import replace_file
 from skleepkd.distillation.teacher import final_stager
+from skleepkd.memory import replace_file
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import split_pipeline
 

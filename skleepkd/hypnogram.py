@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skleepkd._files import replace_file
+from skleepkd.memory import replace_file
 from skleepkd.stages import EPOCH_SECONDS, SCHEMES, stage_of_text
 
 #: Of each scheme's stages the end of EDF+'s text "Sleep stage ...", YASA's name and the

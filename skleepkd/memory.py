@@ -1,9 +1,12 @@
-"""Keys under which results are kept: equal for equal contents, in every process."""
+"""Keys under which results are kept, equal in every process, and files that stay whole."""
 
 import inspect
+import os
 import pickle
+import uuid
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from joblib.hashing import NumpyHasher
@@ -68,3 +71,22 @@ def source_of(thing):
         return inspect.getsource(thing)
     except (TypeError, OSError):  # built in, or typed at a prompt
         return None
+
+
+def replace_file(path, *parts):
+    """Write bytes to a file so that what has its name is always whole; errors name it."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        # A full disk does not say what it was full for, others name the part.
+        error.filename = str(path if path.parent.is_dir() else path.parent)
+        del error.filename2
+        raise
+    finally:
+        part.unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from skleepkd import (
     FineTunedSleepStager,
     RecordingStager,
     SleepStager,
+    describe,
     export_onnx,
     load,
-    model_card,
     save,
 )
 from skleepkd.pipelines import class_names, scheme_of, split_pipeline, transform
@@ -87,12 +87,12 @@ def test_what_is_wrapped_is_saved_and_described(wrapped, tmp_path, name):
         if isinstance(again, Pipeline):
             assert [key for key, _ in again.steps] == [key for key, _ in given.steps]
             assert type(again[-1]) is type(given[-1])
-    assert model_card(again) == model_card(given)
-    assert model_card(given).count("Step: ") == len(split_pipeline(given)[0])
+    assert describe(again) == describe(given)
+    assert describe(given).count("Step: ") == len(split_pipeline(given)[0])
     whole = RecordingStager(given)
     save(whole, path)
     assert type(load(path).stager) is type(again)
-    assert model_card(load(path)) == model_card(whole)
+    assert describe(load(path)) == describe(whole)
 
 
 def test_what_is_wrapped_is_exported(wrapped, tmp_path):
@@ -195,7 +195,7 @@ def test_schemes_are_those_of_the_teacher(tmp_path):
         for stager in (student, again):
             assert scheme_of(stager) == "wldr"
             assert class_names(stager).tolist() == ["W", "L", "D", "R"]
-            assert "0 (W), 1 (L), 2 (D), 3 (R)" in model_card(stager)
+            assert "0 (W), 1 (L), 2 (D), 3 (R)" in describe(stager)
 
 
 def test_schemes_that_are_not_known():

@@ -29,6 +29,7 @@ from skleepkd import (
     PairedEpochs,
     RecordingStager,
     SleepStager,
+    describe,
     load,
     save,
 )
@@ -69,9 +70,17 @@ def about(path):
         return json.loads(file.metadata()["skleepkd"])
 
 
-def rewrite(path, **changes):
-    """Forge a file with another content and a digest that fits."""
-    forge(path, {**about(path), **changes})
+def parameters_of(said):
+    """The stager's parameters in what a file says, as JSON."""
+    return dict(said["estimator"]["estimator"][1]["dict"])
+
+
+def rewrite(path, parameters=(), **changes):
+    """Forge a file with other content or parameters, and a digest that fits."""
+    said = {**about(path), **changes}
+    forged = {**parameters_of(said), **dict(parameters)}
+    said["estimator"]["estimator"][1]["dict"] = list(forged.items())
+    forge(path, said)
 
 
 def forge(path, said, tensors=None):
@@ -163,16 +172,14 @@ def test_an_own_network_is_not_guessed(path, tiny):
     save(tiny, path)
     with pytest.raises(ValueError, match=r"tests.tiny.TinyNetwork.*module="):
         load(path)
-    with pytest.raises(ValueError, match="do not fit the network"):
+    with pytest.raises(ValueError, match="loading state_dict for UTime"):
         load(path, "UTime")
-    said = about(path)["network"]
-    rewrite(path, network={**said, "given": "name", "name": "Unheard"})
-    with pytest.raises(ValueError, match="No network is called 'Unheard'"):
-        load(path)
     # What the library holds besides networks is not found either.
-    rewrite(path, network={**said, "given": "class", "name": "build"})
-    with pytest.raises(ValueError, match="No network is called 'build'"):
-        load(path)
+    for name in ("Unheard", "build"):
+        for module in (name, {"named": name}):
+            rewrite(path, {"module": module}, left_out={"dict": []})
+            with pytest.raises(ValueError, match=f"No network is called '{name}'"):
+                load(path)
 
 
 class Activated(TinyNetwork):
@@ -190,7 +197,7 @@ def test_options_that_no_file_holds_are_asked_for(path, pair):
     save(stager, path)
     # The class alone would load, and answer otherwise.
     for module in (None, Activated):
-        with pytest.raises(ValueError, match=r"functools.partial.*activation=.*Tanh"):
+        with pytest.raises(ValueError, match=r"activation=.*Tanh.*functools.partial"):
             load(path, module)
     answer_alike(load(path, functools.partial(Activated, activation=nn.Tanh)), stager, X)
 
@@ -201,7 +208,7 @@ def test_an_instance_and_a_factory_are_networks_too(path, pair):
     for module in (instance, functools.partial(TinyNetwork, n_filters=3)):
         stager = SleepStager(module, **FAST).fit(X, y)
         save(stager, path)
-        with pytest.raises(ValueError, match="TinyNetwork, which skleepkd does not know"):
+        with pytest.raises(ValueError, match="no file holds module=.*TinyNetwork"):
             load(path)
         answer_alike(load(path, module), stager, X)
 
@@ -255,7 +262,7 @@ def test_of_a_distilled_stager_the_student_is_kept(path, pair, strategy):
     assert again.module == "UTime"
     assert again.module__pools == (3, 2)
     answer_alike(again, student, X)
-    assert about(path)["stager"] == "DistilledSleepStager"
+    assert f"trained as DistilledSleepStager ({strategy}) by skleepkd" in describe(again)
     # Nothing of the teacher is in the file.
     held = sum(value.numel() for value in safetensors.torch.load_file(path).values())
     assert held == sum(value.numel() for value in student.module_.state_dict().values())
@@ -397,24 +404,19 @@ def test_parameters_come_back_as_they_were(path, pair):
     assert type(params["classes"]) is tuple
     assert again.optimizer_.param_groups[0]["betas"] == (0.8, 0.9)
     assert again.criterion_.label_smoothing == 0.25
-    assert about(path)["left_out"] == []
+    assert about(path)["left_out"]["dict"] == [["module", repr(TinyNetwork)]]
 
 
 def test_what_can_be_fitted_can_be_loaded(path):
     X, y = nights(1, 60, 2.0)
-    given = {
-        "verbose": (None, False),
-        "warm_start": (0, False),
-        "compile": (0, False),
-    }
-    for name, (value, expected) in given.items():
+    for name, value in {"verbose": None, "warm_start": 0, "compile": 0}.items():
         stager = SleepStager("UTime", **SMALL_UTIME, **FAST, **{name: value}).fit(X, y)
         again = saved_and_loaded(stager, path)
-        assert again.get_params()[name] is expected
+        assert again.get_params()[name] == value
         answer_alike(again, stager, X)
     numbered = PairedEpochs(X["target"], ch_names=[7])
     stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(numbered, y)
-    assert list(saved_and_loaded(stager, path).ch_names_) == ["7"]
+    assert list(saved_and_loaded(stager, path).ch_names_) == [7]
     whole = RecordingStager(stager, ch_names=np.array(["ear"]))
     assert saved_and_loaded(whole, path).ch_names == ["ear"]
 
@@ -431,13 +433,6 @@ def test_labels_of_two_codes_are_warned_of_once(path):
     answer_alike(again, stager, X)
 
 
-def test_what_load_would_refuse_is_not_written(path, tiny):
-    tiny.set_params(batch_size=8.0)
-    with pytest.raises(ValueError, match=r"not saved, as load would.*8\.0 for batch_size"):
-        save(tiny, path)
-    assert not path.exists()
-
-
 class Seeded(TinyNetwork):
     """A network with an option that is a large number and no size."""
 
@@ -445,14 +440,10 @@ class Seeded(TinyNetwork):
         super().__init__(n_chans, n_times, n_outputs)
 
 
-def test_a_seed_of_the_network_is_given_again(path, pair):
+def test_a_seed_of_the_network_comes_back(path, pair):
     X, y = pair
     stager = SleepStager(Seeded, module__seed=123456789, **FAST).fit(X, y)
-    save(stager, path)
-    for module in (None, Seeded):
-        with pytest.raises(ValueError, match=r"functools.partial\(.*seed=123456789\)"):
-            load(path, module)
-    answer_alike(load(path, functools.partial(Seeded, seed=123456789)), stager, X)
+    answer_alike(saved_and_loaded(stager, path, Seeded), stager, X)
 
 
 def test_parameters_that_json_cannot_hold_are_named(path, pair):
@@ -478,7 +469,11 @@ def test_parameters_that_json_cannot_hold_are_named(path, pair):
     with pytest.warns(UserWarning, match=message) as record:
         save(stager, path)
     assert record[0].filename == __file__
-    assert about(path)["left_out"] == left_out
+    assert [name for name, _ in about(path)["left_out"]["dict"]] == [
+        *left_out[:1],
+        "module",
+        *left_out[1:],
+    ]
     again = load(path, TinyNetwork)
     assert again.get_params()["optimizer"] is torch.optim.Adam
     answer_alike(again, stager, X)
@@ -491,7 +486,9 @@ def test_answers_that_would_change_are_refused(path, pair):
         return (5 * logits).softmax(dim=1)
 
     stager = SleepStager(TinyNetwork, predict_nonlinearity=cold, **FAST).fit(X, y)
-    with pytest.raises(ValueError, match="Answers depend on predict_nonlinearity=.*cold"):
+    with pytest.raises(
+        ValueError, match="Predictions depend on predict_nonlinearity=.*cold"
+    ):
         save(stager, path)
     assert not path.exists()
     for fine in ("auto", None):
@@ -526,10 +523,10 @@ def test_training_goes_on(path, pair, tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cuda:3", "xla", "meta"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cuda:3", "xla"])
 def test_a_device_that_is_not_here(path, pair, tiny, device):
     save(tiny, path)
-    rewrite(path, parameters={**about(path)["parameters"], "device": device})
+    rewrite(path, {"device": device})
     again = load(path, TinyNetwork)
     assert again.get_params()["device"] == "auto"
     answer_alike(again, tiny, pair[0])
@@ -583,7 +580,7 @@ def test_from_the_gpu_and_back(path, pair):
     again = saved_and_loaded(stager, path, TinyNetwork)
     assert next(again.module_.parameters()).is_cuda
     np.testing.assert_allclose(again.predict_proba(X), stager.predict_proba(X), atol=1e-6)
-    rewrite(path, parameters={**about(path)["parameters"], "device": "cpu"})
+    rewrite(path, {"device": "cpu"})
     on_cpu = load(path, TinyNetwork)
     assert not next(on_cpu.module_.parameters()).is_cuda
     np.testing.assert_allclose(on_cpu.predict_proba(X), stager.predict_proba(X), atol=1e-4)
@@ -595,7 +592,9 @@ def test_from_the_gpu_and_back(path, pair):
 def test_what_can_be_saved(path, pair, tiny):
     X, y = pair
     pipeline = make_pipeline(FunctionTransformer(np.abs), clone(TINY)).fit(X["target"], y)
-    with pytest.raises(TypeError, match=r"'functiontransformer' cannot.*pipeline\[-1\]"):
+    with pytest.raises(
+        TypeError, match=r"cannot be saved: .*absolute.* is code.*pipeline\[-1\]"
+    ):
         save(pipeline, path)
     piped = make_pipeline(FunctionTransformer(), LogisticRegression())
     for other in (piped, LogisticRegression(), tiny.module_):
@@ -621,9 +620,8 @@ def test_other_tools_read_the_file(path, tiny):
     tensors = safetensors.torch.load_file(path)
     assert tensors.keys() == tiny.module_.state_dict().keys()
     said = about(path)
-    assert said["format"] == 2
-    assert said["network"]["name"] == "tests.tiny.TinyNetwork"
-    assert said["parameters"]["max_epochs"] == 2
+    assert said["format"] == 1
+    assert parameters_of(said)["max_epochs"] == 2
     # The digest is that of the file with zeros in its place.
     data = path.read_bytes().replace(said["sha256"].encode(), b"0" * 64)
     assert hashlib.sha256(data).hexdigest() == said["sha256"]
@@ -668,28 +666,10 @@ def test_a_safetensors_file_of_another_tool_is_refused(path):
 
 def test_a_later_format_is_refused(path, tiny):
     save(tiny, path)
-    rewrite(path, format=3, version="9.0")
-    with pytest.raises(ValueError, match=r"format 3, written by skleepkd 9.0.*newer"):
+    said = {**about(path), "format": 2, "version": "9.0", "estimator": {"new": []}}
+    forge(path, said)
+    with pytest.raises(ValueError, match=r"format 2, written by skleepkd 9.0.*newer"):
         load(path, TinyNetwork)
-
-
-def test_files_of_format_1_are_read(path, pair):
-    X, y = pair
-    teacher = SleepStager("UTime", **SMALL_UTIME, **FAST)
-    student = DistilledSleepStager(teacher, **FAST).fit(X, y)
-    save(student, path)
-    later = {"taught", "versions", "steps", "frozen", "recording"}
-    said = {name: value for name, value in about(path).items() if name not in later}
-    assert set(said) == {
-        *("sha256", "format", "version", "stager", "network", "parameters", "left_out"),
-        *("fitted", "fitted_on", "history"),
-    }
-    compiled = {**said["parameters"], "compile__options": {"dict": []}}
-    forge(path, {**said, "format": 1, "parameters": compiled})
-    answer_alike(load(path), student, X)
-    forge(path, {**said, "format": 2, "parameters": compiled})
-    with pytest.raises(ValueError, match="may not hold compile__options"):
-        load(path)
 
 
 def test_a_fresh_interpreter_loads_it(path):
@@ -711,18 +691,6 @@ assert "braindecode" not in sys.modules and "tests" not in sys.modules
     files = [str(path), str(path.with_suffix(".npy")), str(answers)]
     subprocess.run([sys.executable, "-c", code, *files], check=True, timeout=120)
     np.testing.assert_allclose(np.load(answers), pipeline.predict_proba(X), atol=1e-6)
-
-
-def test_absurd_sizes_take_no_memory(path, tiny):
-    save(tiny, path)
-    data = path.read_bytes()
-    for length in (2**63 - 1, 10**9):
-        path.write_bytes(length.to_bytes(8, "little") + data[8:])
-        with pytest.raises(ValueError, match="damaged"):
-            load(path, TinyNetwork)
-    path.write_bytes(data.replace(b'"shape":[4,2,5]', b'"shape":[4,2,5000000000000]'))
-    with pytest.raises(ValueError, match="damaged"):
-        load(path, TinyNetwork)
 
 
 def test_no_half_file(path, tiny, monkeypatch):
@@ -747,7 +715,7 @@ def test_no_half_file(path, tiny, monkeypatch):
 def test_folders_must_exist(path, tiny):
     with pytest.raises(FileNotFoundError, match=r"directory: .*missing'$"):
         save(tiny, path.parent / "missing" / "stager.safetensors")
-    with pytest.raises(FileNotFoundError, match=rf"load found no file: '{path}'$"):
+    with pytest.raises(FileNotFoundError, match=rf"directory: '{path}'$"):
         load(path)
     with pytest.raises(FileNotFoundError, match=rf"'{os.getcwd()}/absent.safetensors'$"):
         load("absent.safetensors")

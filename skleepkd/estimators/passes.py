@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from skorch.callbacks import EarlyStopping
 
-from skleepkd._files import replace_file
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
-from skleepkd.memory import key_of
+from skleepkd.memory import key_of, replace_file
 
 
 @dataclass

@@ -202,37 +202,55 @@ def forge_json_file(data, other, rng):
 
 _DIGEST = re.compile(rb'\\"sha256\\":\\"[0-9a-f]{64}\\"')
 
+_CODE = (
+    *("os.system", "builtins.eval", "eval", "subprocess.Popen", "torch.load", "__class__"),
+    *("SGD", "Sequential", "Module", "nn", "StandardScaler", "REVE", "apply_function"),
+    *("tests.fuzz.forgeries.Canary", "save", "../../x", "/etc/hostname", "checkpoint"),
+)
+
+
+def name_code(document, rng):
+    """Put names of code and of files in the place of some texts and entries, in place."""
+    for _ in range(rng.integers(1, 4)):
+        texts = [path for path in places(document)[1:] if _is_name(document, path)]
+        path = texts[rng.integers(len(texts))]
+        holder = document
+        for key in path[:-1]:
+            holder = holder[key]
+        code = _CODE[rng.integers(len(_CODE))]
+        holder[path[-1]] = code if rng.random() < 0.6 else {"named": code}
+    return document
+
+
+def _is_name(document, path):
+    """Whether a text, or an object of one entry, stands at a path."""
+    for key in path:
+        document = document[key]
+    return isinstance(document, (str, dict))
+
 
 def forge_model(data, other, rng):
-    """Change what a model file says, with a digest that fits, or damage its bytes."""
+    """Name code in a model file, with a digest that fits, or damage its bytes."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.3:
         return damage(data, other, rng)
-    if kind < 0.25:
+    if kind < 0.35:
         return CANARIES[rng.integers(len(CANARIES))] + data[: rng.integers(100)]
     length = struct.unpack("<Q", data[:8])[0]
     header, tensors = json.loads(data[8 : 8 + length]), data[8 + length :]
-    if kind < 0.35:
-        about, tensors = header["__metadata__"]["skleepkd"], damage(tensors, other, rng)
-    elif kind < 0.5:
-        about = header["__metadata__"].pop("skleepkd")
-        forge_json(header, rng)
+    metadata = header.pop("__metadata__")
+    if kind < 0.45:
+        tensors = damage(tensors, other, rng)
     else:
-        about = json.loads(header["__metadata__"]["skleepkd"])
+        about = json.loads(metadata["skleepkd"])
         digest = about.pop("sha256")
-        about = json.dumps(
-            {"sha256": digest, **forge_json(about, rng)}, separators=(",", ":")
-        )
-        if kind > 0.95:
-            about = about[:-1] + ',"x":' + "[" * 100_000 + "]" * 100_000 + "}"
-    others = header.pop("__metadata__", {})
-    others = others if isinstance(others, dict) else {"odd": others}
-    metadata = {"skleepkd": about, **{k: v for k, v in others.items() if k != "skleepkd"}}
+        about = {"sha256": digest, **name_code(about, rng)}
+        metadata["skleepkd"] = json.dumps(about, separators=(",", ":"))
     if rng.random() < 0.05:
         metadata["pickle"] = CANARIES[0].decode("latin-1")
     # The entry of the digest stands first, as the reader wants it.
-    header = {"__metadata__": metadata, **header}
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8", "replace")
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"))
+    text = text.encode("utf-8", "replace")
     return sign(struct.pack("<Q", len(text)) + text + tensors)
 
 

@@ -258,7 +258,7 @@ def _load(root):
     try:
         return load(root / "stager.safetensors")
     except ValueError as error:
-        if "class or factory that it was trained with" not in str(error):
+        if "no file holds module=" not in str(error):
             raise
         return load(root / "stager.safetensors", TinyNetwork)
 
