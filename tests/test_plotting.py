@@ -12,7 +12,6 @@ from skleepkd.plotting import (
     EmbeddingDisplay,
     HypnogramDisplay,
     TrainingCurveDisplay,
-    plot_confusion_matrix,
 )
 
 
@@ -342,21 +341,6 @@ def test_training_curves_over_steps_mark_no_best_of_the_test():
     assert curves == {"all": [[10, 0.6], [20, 0.5]], "scratch": [[10, 0.6]]}
     assert loss.lines[0].get_xydata().tolist() == [[10, 1.5], [20, 1.2]]
     assert all(line.get_marker() != "o" for line in accuracy.lines)
-
-
-def test_confusion_matrix_counts_and_shares():
-    y_true = ["W", "W", "W", "W", "REM", "?", "N2"]
-    y_pred = ["W", "W", "W", "N1", "N2", "W", "N2"]
-    display = plot_confusion_matrix(y_true, y_pred)
-    display.figure_.canvas.draw()
-    expected = np.zeros((5, 5))
-    expected[0, :2], expected[4, 2], expected[2, 2] = (0.75, 0.25), 1, 1
-    np.testing.assert_allclose(display.confusion_matrix, expected)
-    assert display.text_[0, 0].get_text() == "75 %\n3"
-    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
-    assert labels == ["W\n(4)", "N1\n(0)", "N2\n(1)", "N3\n(0)", "REM\n(1)"]
-    with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
-        plot_confusion_matrix([-1, -1], [0, 1])
 
 
 def test_the_stagers_own_scheme_is_drawn():

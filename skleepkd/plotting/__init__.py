@@ -5,7 +5,6 @@ drawing, ``ax_`` is the array of its axes and ``figure_`` their figure. Unscored
 are -1, or "?" among names; codes and names of stages serve alike.
 """
 
-from skleepkd.plotting.confusion import plot_confusion_matrix
 from skleepkd.plotting.embedding import EmbeddingDisplay
 from skleepkd.plotting.hypnodensity import HypnodensityDisplay
 from skleepkd.plotting.hypnogram import HypnogramDisplay
@@ -16,5 +15,4 @@ __all__ = [
     "HypnodensityDisplay",
     "HypnogramDisplay",
     "TrainingCurveDisplay",
-    "plot_confusion_matrix",
 ]
