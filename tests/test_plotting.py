@@ -274,7 +274,9 @@ def test_embedding_from_estimators_and_pipelines():
     for name in estimators:
         assert piped.embedding[name].shape == (20, 2)
         np.testing.assert_array_equal(piped.embedding[name], named.embedding[name])
-    with pytest.raises(ValueError, match=r"'Ear' has features of 29 epochs"):
+    with pytest.raises(
+        ValueError, match=r"one shape from every network.*'Ear': \(29, 2, 10\)"
+    ):
         EmbeddingDisplay.from_estimators(estimators, {"Scalp": X, "Ear": X[1:]})
 
 
@@ -310,10 +312,10 @@ def test_training_curves():
         "ear, validation": [[1, 3], [2, 2], [3, 2]],
         "scalp, training": [[1, 2], [2, 1]],
     }
-    curve, best = kappa.lines
-    assert curve.get_ydata().tolist() == [0, 0.4, 0.3]
+    (curve,) = kappa.lines
+    assert curve.get_xydata().tolist() == [[1, 0], [2, 0.4], [3, 0.3]]
     assert curve.get_label() == "ear, best 0.40"
-    assert best.get_xydata().tolist() == [[2, 0.4]]
+    assert (curve.get_marker(), curve.get_markevery()) == ("o", [1])
 
 
 def test_training_curve_of_one_stager():

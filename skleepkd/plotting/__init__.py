@@ -6,13 +6,7 @@ are -1, or "?" among names; codes and names of stages serve alike.
 """
 
 from skleepkd.plotting.embedding import EmbeddingDisplay
-from skleepkd.plotting.hypnodensity import HypnodensityDisplay
 from skleepkd.plotting.hypnogram import HypnogramDisplay
 from skleepkd.plotting.training import TrainingCurveDisplay
 
-__all__ = [
-    "EmbeddingDisplay",
-    "HypnodensityDisplay",
-    "HypnogramDisplay",
-    "TrainingCurveDisplay",
-]
+__all__ = ["EmbeddingDisplay", "HypnogramDisplay", "TrainingCurveDisplay"]
