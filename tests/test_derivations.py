@@ -9,7 +9,6 @@ from skleepkd import PairedEpochs
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
-    band_pass,
     derivations,
     derive,
     ear_derivations,
@@ -200,7 +199,7 @@ def test_steps_of_braindecode(tmp_path, in_files):
         [RawDataset(raw, {"subject": f"s{k}"}) for k, raw in enumerate(raws)]
     )
     steps = [
-        Preprocessor(band_pass, apply_on_array=False, l_freq=0.5, h_freq=40.0),
+        Preprocessor("filter", apply_on_array=False, l_freq=0.5, h_freq=40.0),
         Preprocessor(reject_ear_electrodes, apply_on_array=False, threshold=4.0),
         Preprocessor(ear_derivations, apply_on_array=False, keep_channels=True),
         Preprocessor(scalp_derivations, apply_on_array=False, keep_channels=True),

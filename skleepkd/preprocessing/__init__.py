@@ -17,7 +17,7 @@ from skleepkd.preprocessing.paired import (
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.preprocessing.raw import band_pass
+from skleepkd.preprocessing.raw import band_pass  # noqa: F401
 from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
@@ -30,7 +30,6 @@ __all__ = [
     "LogSpectrogram",
     "PairedTransformer",
     "SourceSelector",
-    "band_pass",
     "derivation_power",
     "derive",
     "ear_derivations",
