@@ -1,15 +1,13 @@
 """Functions on recordings, and transformers of epochs."""
 
-from skleepkd.preprocessing.channels import (
+from skleepkd.preprocessing.ear import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
-    derivation_power,
-    reject_ear_electrodes,
-)
-from skleepkd.preprocessing.derivations import (
     SCALP_DERIVATIONS,
+    derivation_power,
     derive,
     ear_derivations,
+    reject_ear_electrodes,
     scalp_derivations,
 )
 from skleepkd.preprocessing.paired import (
