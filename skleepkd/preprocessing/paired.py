@@ -9,20 +9,48 @@ from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair
 
 
-class StatelessTransformer(TransformerMixin, BaseEstimator):
-    """A transformer of epochs that learns nothing, so that it need not be fitted."""
-
-    def __sklearn_is_fitted__(self):
-        return True
+class EpochTransformer(TransformerMixin, BaseEstimator):
+    """A transformer of epochs."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        return tags
+
+
+class StatelessTransformer(EpochTransformer):
+    """A transformer that learns nothing, so that it need not be fitted."""
+
+    def fit(self, X, y=None):
+        """Check the parameters: there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y
+            Not used.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError or ValueError
+            If a parameter is none that the class describes.
+        """
+        self._check_parameters()
+        return self
+
+    def _check_parameters(self):
+        pass
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
 
 
-class PairedTransformer(TransformerMixin, BaseEstimator):
+class PairedTransformer(EpochTransformer):
     """Preprocess the two modalities of a pair, each in its own way.
 
     A step of a scikit-learn ``Pipeline`` before a distilled or fine-tuned stager: in
@@ -33,7 +61,7 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
     ----------
     source : transformer, optional
         What prepares the teacher's signal: a scikit-learn transformer of arrays of
-        shape (n_epochs, n_channels, n_times), in microvolts, whose answer may have
+        shape (n_epochs, n_channels, n_times), in microvolts, whose output may have
         another trailing shape. None leaves the signal unchanged.
     target : transformer, optional
         The same for the wearable signal.
@@ -72,7 +100,7 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
             The pair, or the target alone.
         y : array-like of shape (n_epochs,), optional
-            Stages, handed on to both; rows that nobody scored are not left out.
+            Stages, handed on to both; unscored rows are not left out.
 
         Returns
         -------
@@ -89,10 +117,10 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
                 "There is a transformer for the source and X has no source. In a pipeline "
                 "give a PairedEpochs: X_source= goes to the last step alone, past this one."
             )
-        self.target_ = _transformer(self.target).fit(pair["target"], y)
+        self.target_ = _clone(self.target).fit(pair["target"], y)
         self.source_ = None
         if pair.has_source:
-            self.source_ = _transformer(self.source).fit(pair["source"], y)
+            self.source_ = _clone(self.source).fit(pair["source"], y)
         return self
 
     def transform(self, X):
@@ -111,32 +139,24 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         pair = as_pair(X)
-        target = _float32(self.target_.transform(pair["target"]))
-        if not isinstance(X, PairedEpochs):
-            return target
-        if not pair.has_source or self.source_ is None:
-            return pair.target_epochs.replace(target=target)
-        source = _float32(self.source_.transform(pair["source"]))
-        return pair.replace(target=target, source=source)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+        target, source = self.target_.transform(pair["target"]), None
+        if pair.has_source and self.source_ is not None:
+            source = np.asarray(self.source_.transform(pair["source"]), dtype=np.float32)
+        return of_kind(X, np.asarray(target, dtype=np.float32), source)
 
 
 class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
 
     Many array functions take one epoch at a time, such as braindecode's
-    ``exponential_moving_standardize``. Nothing is learnt in ``fit``.
+    ``exponential_moving_standardize``. Nothing is learned in ``fit``.
 
     Parameters
     ----------
     function : callable
-        Takes one epoch of shape (n_channels, n_times), in microvolts, and answers
-        with an array of the same shape for each epoch. It gets a copy, which it may
-        change. A function that can be imported can also be pickled.
+        Takes one epoch of shape (n_channels, n_times), in microvolts, and returns an
+        array of the same shape for each epoch. It gets a copy, which it may change. A
+        function that can be imported can also be pickled.
     kw_args : dict, optional
         Further keyword arguments for the function.
 
@@ -157,30 +177,11 @@ class EpochwiseTransformer(StatelessTransformer):
         self.function = function
         self.kw_args = kw_args
 
-    def fit(self, X, y=None):
-        """Check that the function can be called.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        TypeError
-            If ``function`` is not callable.
-        """
+    def _check_parameters(self):
         if not callable(self.function):
             raise TypeError(
                 f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
             )
-        return self
 
     def transform(self, X):
         """Apply the function to each epoch.
@@ -199,26 +200,26 @@ class EpochwiseTransformer(StatelessTransformer):
         Raises
         ------
         ValueError
-            If there is no epoch, or the function's answers differ in shape.
+            If there is no epoch, or the function's outputs differ in shape.
         """
         return of_each_modality(X, self._apply)
 
     def _apply(self, pair, modality):
         if not len(pair):
             raise ValueError("There are no epochs to transform.")
-        answers = None
+        outputs = None
         for rows, block in pair.blocks(modality):
-            for row, epoch in zip(range(rows.start, rows.stop), block, strict=True):
-                answer = np.asarray(self.function(epoch.copy(), **(self.kw_args or {})))
-                if answers is None:
-                    answers = np.empty((len(pair),) + answer.shape, dtype=np.float32)
-                if answer.shape != answers.shape[1:]:
+            for row, epoch in enumerate(block, start=rows.start):
+                output = np.asarray(self.function(epoch.copy(), **(self.kw_args or {})))
+                if outputs is None:
+                    outputs = np.empty((len(pair), *output.shape), dtype=np.float32)
+                if output.shape != outputs.shape[1:]:
                     raise ValueError(
-                        f"The function answered {modality} epoch {row} with the shape "
-                        f"{answer.shape}, and epoch 0 with {answers.shape[1:]}."
+                        f"The function returned {modality} epoch {row} with the shape "
+                        f"{output.shape}, and epoch 0 with {outputs.shape[1:]}."
                     )
-                answers[row] = answer
-        return answers
+                outputs[row] = output
+        return outputs
 
 
 class SourceSelector(StatelessTransformer):
@@ -236,22 +237,6 @@ class SourceSelector(StatelessTransformer):
     >>> SourceSelector().fit_transform(X)
     <PairedEpochs: 8 epochs of 1 subject, target (2, 50)>
     """
-
-    def fit(self, X, y=None):
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X : PairedEpochs
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-        """
-        return self
 
     def transform(self, X):
         """Return the source as the target of a pair of its own.
@@ -275,32 +260,21 @@ class SourceSelector(StatelessTransformer):
 
 
 def of_each_modality(X, apply):
-    """Transform epochs, or both modalities of a pair, alike.
-
-    Parameters
-    ----------
-    X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-        What ``transform`` was given.
-    apply : callable
-        ``apply(pair, modality)`` returns the array that takes a modality's place.
-
-    Returns
-    -------
-    PairedEpochs or ndarray
-        Of the kind of ``X``.
-    """
+    """Put ``apply(pair, modality)`` in the place of each modality that X has."""
     pair = as_pair(X)
-    target = apply(pair, "target")
+    source = apply(pair, "source") if pair.has_source else None
+    return of_kind(X, apply(pair, "target"), source)
+
+
+def of_kind(X, target, source=None):
+    """Give transformed epochs as what X was: an array, or a pair with all it carries."""
     if not isinstance(X, PairedEpochs):
         return target
-    source = apply(pair, "source") if pair.has_source else None
-    return pair.replace(target=target, source=source)
+    if source is None:
+        return X.target_epochs.replace(target=target)
+    return X.replace(target=target, source=source)
 
 
-def _transformer(transformer):
-    # A FunctionTransformer without a function hands its input on.
+def _clone(transformer):
+    # A FunctionTransformer without a function returns its input.
     return FunctionTransformer() if transformer is None else clone(transformer)
-
-
-def _float32(array):
-    return np.asarray(array, dtype=np.float32)

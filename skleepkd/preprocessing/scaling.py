@@ -5,23 +5,10 @@ import numpy as np
 from skleepkd.preprocessing.paired import StatelessTransformer, of_each_modality
 
 
-def _min_max(epochs, axis):
-    low = epochs.min(axis=axis, keepdims=True)
-    return low, epochs.max(axis=axis, keepdims=True) - low
-
-
-def _standard(epochs, axis):
-    return epochs.mean(axis=axis, keepdims=True), epochs.std(axis=axis, keepdims=True)
-
-
-#: What is taken off each epoch, and what the rest is then divided by.
-_METHODS = {"min-max": _min_max, "standard": _standard}
-
-
 class EpochScaler(StatelessTransformer):
     """Scale each channel of each epoch by its own range, or by its own mean and spread.
 
-    A step of a ``Pipeline`` before a stager. Nothing is learnt in ``fit``, so an epoch is
+    A step of a ``Pipeline`` before a stager. Nothing is learned in ``fit``, so an epoch is
     scaled alike wherever it comes from; how large a signal was is lost. Of a pair both
     modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
 
@@ -54,28 +41,6 @@ class EpochScaler(StatelessTransformer):
     def __init__(self, method="min-max"):
         self.method = method
 
-    def fit(self, X, y=None):
-        """Check the method.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If the method is unknown.
-        """
-        self._check_method()
-        return self
-
     def transform(self, X):
         """Scale each channel of each epoch.
 
@@ -95,24 +60,27 @@ class EpochScaler(StatelessTransformer):
         ValueError
             If the method is unknown or X holds no epochs of numbers.
         """
-        self._check_method()
+        self._check_parameters()
         return of_each_modality(X, self._scaled)
 
-    def _check_method(self):
-        if self.method not in _METHODS:
+    def _check_parameters(self):
+        if self.method not in ("min-max", "standard"):
             raise ValueError(
-                f"method is one of {', '.join(map(repr, _METHODS))}; given {self.method!r}."
+                f"method is one of 'min-max', 'standard'; given {self.method!r}."
             )
 
     def _scaled(self, pair, modality):
         shape = pair.shape if modality == "target" else pair.source_epochs.shape
         scaled = np.empty(shape, dtype=np.float32)
-        axis = tuple(range(2, len(shape)))
+        over = {"axis": tuple(range(2, len(shape))), "keepdims": True}
         for rows, block in pair.blocks(modality):
             block = np.asarray(block, dtype=np.float64)
-            offset, scale = _METHODS[self.method](block, axis)
+            span = np.ptp(block, **over)
+            if self.method == "min-max":
+                offset, scale = block.min(**over), span
+            else:
+                offset, scale = block.mean(**over), block.std(**over)
             # The mean of a flat channel may miss its value by a rounding error, which
             # would be scaled up: x / inf is 0.
-            scale[np.ptp(block, axis=axis, keepdims=True) == 0] = np.inf
-            scaled[rows] = (block - offset) / scale
+            scaled[rows] = (block - offset) / np.where(span == 0, np.inf, scale)
         return scaled

@@ -4,19 +4,20 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 from scipy.signal.windows import hamming
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.preprocessing.paired import EpochTransformer, of_kind
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Epochs whose frames stay in the processor's cache between the steps.
 N_AT_A_TIME = 32
 
 
-class LogSpectrogram(TransformerMixin, BaseEstimator):
+class LogSpectrogram(EpochTransformer):
     """Short-time Fourier amplitudes of epochs in decibels, standardised.
 
     A step of a scikit-learn ``Pipeline`` before a stager of spectrograms
@@ -99,8 +100,8 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
             Epochs in microvolts. A 2-D array is one channel. Of a pair, target and
             source have statistics of their own.
-        y : array-like of shape (n_epochs,), optional
-            Not used; epochs that nobody scored count as well.
+        y
+            Not used: unscored epochs count as well.
 
         Returns
         -------
@@ -164,32 +165,29 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         pair = self._check(X)
         sfreq = pair.sfreq["target"] or self.sfreq_
         if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
-            fitted, given = (
-                f"{n_channels} channel(s) of {n_times} samples at {rate:g} Hz"
-                for (n_channels, n_times), rate in (
-                    (self.epoch_shape_, self.sfreq_),
-                    (pair.shape[1:], sfreq),
-                )
+            raise ValueError(
+                f"Fitted to {self.epoch_shape_[0]} channel(s) of {self.epoch_shape_[1]} "
+                f"samples at {self.sfreq_:g} Hz; given {pair.shape[1]} of {pair.shape[2]} at "
+                f"{sfreq:g} Hz."
             )
-            raise ValueError(f"Fitted to epochs of {fitted}; given {given}.")
-        answers = None
+        spectrograms = None
         for rows, decibels in self._decibels(pair):
             if self.standardize:
                 # (channels, bins) -> (channels, 1, bins): alike in all frames
                 decibels -= self.mean_[:, None].astype(np.float32)
                 decibels /= self.scale_[:, None].astype(np.float32)
-            if answers is None:
-                answers = np.empty((len(pair), *decibels.shape[1:]), dtype=np.float32)
-            answers[rows] = decibels
+            if spectrograms is None:
+                shape = (len(pair), *decibels.shape[1:])
+                spectrograms = np.empty(shape, dtype=np.float32)
+            spectrograms[rows] = decibels
         if not isinstance(X, PairedEpochs):
-            return answers
+            return spectrograms
         # As pairs, so that the rate of the signal travels with its spectrogram.
         names = pair.ch_names["target"]
-        target = PairedEpochs(answers, sfreq=self.sfreq_, ch_names=names)
-        if not pair.has_source or self.source_ is None:
-            return pair.target_epochs.replace(target=target)
-        source = self.source_.transform(pair.source_epochs)
-        return pair.replace(target=target, source=source)
+        target, source = PairedEpochs(spectrograms, sfreq=self.sfreq_, ch_names=names), None
+        if pair.has_source and self.source_ is not None:
+            source = self.source_.transform(pair.source_epochs)
+        return of_kind(X, target, source)
 
     def _check(self, X):
         """Take X as a pair whose target can be transformed."""
@@ -215,8 +213,3 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
             amplitude = np.abs(fft.rfft(frames, self.n_fft_))
             np.maximum(amplitude, np.float32(self.floor), out=amplitude)
             yield rows, 20 * np.log10(amplitude, out=amplitude)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
