@@ -147,8 +147,7 @@ def reject_ear_electrodes(
     raw : mne.io.Raw
         The recording, in volts. Names are added to its ``info["bads"]``.
     electrodes : sequence of str, optional
-        The ear electrodes, three or more. By default those of
-        :data:`EAR_ELECTRODES` that the recording has.
+        Three or more; by default those of :data:`EAR_ELECTRODES` that the recording has.
     l_freq, h_freq
         As for :func:`derivation_power`.
     threshold : float, default=3.0
@@ -214,8 +213,7 @@ def derive(raw, weights, *, keep_channels=False):
     Raises
     ------
     ValueError
-        If a channel is missing, or a derivation has the name of a channel that is
-        kept.
+        If a channel is missing, or a derivation has the name of a channel that is kept.
     """
     import mne
 
@@ -297,9 +295,9 @@ def ear_derivations(raw, *, keep_channels=False):
         LE = mean(ELA, ELB) - mean(ELE, ELI, ELG, ELK)
         RE = mean(ERA, ERB) - mean(ERE, ERI, ERG, ERK)
 
-    Where one of a derivation's two means has no electrode left, the derivation is
-    zero, is marked as bad, and a warning says so; such a night stays usable with its
-    other derivations. (The paper had to leave its subject 5 out.)
+    Where one of a derivation's two means has no electrode left, the derivation is zero,
+    is marked as bad, and a warning says so: such a night, as the paper's subject 5, stays
+    usable with its other derivations.
 
     Parameters
     ----------

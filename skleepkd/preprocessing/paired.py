@@ -19,7 +19,7 @@ class EpochTransformer(TransformerMixin, BaseEstimator):
 
 
 class StatelessTransformer(EpochTransformer):
-    """A transformer that learns nothing, so that it need not be fitted."""
+    """A transformer of each epoch by itself, that need not be fitted."""
 
     def fit(self, X, y=None):
         """Check the parameters: there is nothing to learn.
@@ -41,8 +41,46 @@ class StatelessTransformer(EpochTransformer):
         self._check_parameters()
         return self
 
+    def transform(self, X):
+        """Transform each epoch.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs. A 2-D array is one channel. Of a pair, target and source are treated
+            alike; :class:`PairedTransformer` treats them apart.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, ...)
+            Of the kind of ``X``, float32.
+
+        Raises
+        ------
+        TypeError or ValueError
+            As in ``fit``, or if there is no epoch or what is made of epochs differs in
+            shape.
+        """
+        self._check_parameters()
+        pair = as_pair(X)
+        if not len(pair):
+            raise ValueError("There are no epochs to transform.")
+        source = self._transformed(pair, "source") if pair.has_source else None
+        return of_kind(X, self._transformed(pair, "target"), source)
+
     def _check_parameters(self):
         pass
+
+    def _transformed(self, pair, modality):
+        """Transform a modality block by block, which ``_transform_block`` does."""
+        transformed = None
+        for rows, block in pair.blocks(modality):
+            values = self._transform_block(block)
+            if transformed is None:
+                shape = (len(pair), *values.shape[1:])
+                transformed = np.empty(shape, dtype=np.float32)
+            transformed[rows] = values
+        return transformed
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -183,43 +221,9 @@ class EpochwiseTransformer(StatelessTransformer):
                 f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
             )
 
-    def transform(self, X):
-        """Apply the function to each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            A 2-D array is one channel. Of a pair, target and source are treated
-            alike; :class:`PairedTransformer` treats them apart.
-
-        Returns
-        -------
-        PairedEpochs or ndarray of shape (n_epochs, ...)
-            Of the kind of ``X``, float32.
-
-        Raises
-        ------
-        ValueError
-            If there is no epoch, or the function's outputs differ in shape.
-        """
-        return of_each_modality(X, self._apply)
-
-    def _apply(self, pair, modality):
-        if not len(pair):
-            raise ValueError("There are no epochs to transform.")
-        outputs = None
-        for rows, block in pair.blocks(modality):
-            for row, epoch in enumerate(block, start=rows.start):
-                output = np.asarray(self.function(epoch.copy(), **(self.kw_args or {})))
-                if outputs is None:
-                    outputs = np.empty((len(pair), *output.shape), dtype=np.float32)
-                if output.shape != outputs.shape[1:]:
-                    raise ValueError(
-                        f"The function returned {modality} epoch {row} with the shape "
-                        f"{output.shape}, and epoch 0 with {outputs.shape[1:]}."
-                    )
-                outputs[row] = output
-        return outputs
+    def _transform_block(self, block):
+        kw_args = self.kw_args or {}
+        return np.stack([self.function(epoch.copy(), **kw_args) for epoch in block])
 
 
 class SourceSelector(StatelessTransformer):
@@ -257,13 +261,6 @@ class SourceSelector(StatelessTransformer):
             If X has no source.
         """
         return as_pair(X).source_epochs
-
-
-def of_each_modality(X, apply):
-    """Put ``apply(pair, modality)`` in the place of each modality that X has."""
-    pair = as_pair(X)
-    source = apply(pair, "source") if pair.has_source else None
-    return of_kind(X, apply(pair, "target"), source)
 
 
 def of_kind(X, target, source=None):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skleepkd.preprocessing.paired import StatelessTransformer, of_each_modality
+from skleepkd.preprocessing.paired import StatelessTransformer
 
 
 class EpochScaler(StatelessTransformer):
@@ -20,9 +20,10 @@ class EpochScaler(StatelessTransformer):
 
     Notes
     -----
-    A channel that is flat during an epoch becomes 0. In [1]_ windows are scaled at the rate
-    of the recording and resampled afterwards, by which values may overshoot 0 and 1; of
-    epochs that are resampled already, all values lie between the two.
+    A channel that is flat during an epoch becomes 0. Epochs may have any unit; of
+    spectrograms all values of a channel are scaled together. In [1]_ windows are scaled at
+    the rate of the recording and resampled afterwards, by which values may overshoot 0 and
+    1; of epochs that are resampled already, all values lie between the two.
 
     References
     ----------
@@ -41,46 +42,21 @@ class EpochScaler(StatelessTransformer):
     def __init__(self, method="min-max"):
         self.method = method
 
-    def transform(self, X):
-        """Scale each channel of each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs, in any unit. A 2-D array is one channel. Of a trailing axis
-            (spectrograms) all values of a channel are scaled together.
-
-        Returns
-        -------
-        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
-            Of the kind of ``X``, float32, without a unit.
-
-        Raises
-        ------
-        ValueError
-            If the method is unknown or X holds no epochs of numbers.
-        """
-        self._check_parameters()
-        return of_each_modality(X, self._scaled)
-
     def _check_parameters(self):
         if self.method not in ("min-max", "standard"):
             raise ValueError(
                 f"method is one of 'min-max', 'standard'; given {self.method!r}."
             )
 
-    def _scaled(self, pair, modality):
-        shape = pair.shape if modality == "target" else pair.source_epochs.shape
-        scaled = np.empty(shape, dtype=np.float32)
-        over = {"axis": tuple(range(2, len(shape))), "keepdims": True}
-        for rows, block in pair.blocks(modality):
-            block = np.asarray(block, dtype=np.float64)
-            span = np.ptp(block, **over)
-            if self.method == "min-max":
-                offset, scale = block.min(**over), span
-            else:
-                offset, scale = block.mean(**over), block.std(**over)
-            # The mean of a flat channel may miss its value by a rounding error, which
-            # would be scaled up: x / inf is 0.
-            scaled[rows] = (block - offset) / np.where(span == 0, np.inf, scale)
-        return scaled
+    def _transform_block(self, block):
+        block = np.asarray(block, dtype=np.float64)
+        # The values of a channel, whatever axes they have.
+        values = {"axis": tuple(range(2, block.ndim)), "keepdims": True}
+        span = np.ptp(block, **values)
+        if self.method == "min-max":
+            offset, scale = block.min(**values), span
+        else:
+            offset, scale = block.mean(**values), block.std(**values)
+        # The mean of a flat channel may miss its value by a rounding error, which would be
+        # scaled up: x / inf is 0.
+        return (block - offset) / np.where(span == 0, np.inf, scale)

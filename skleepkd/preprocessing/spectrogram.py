@@ -27,10 +27,8 @@ class LogSpectrogram(EpochTransformer):
     with zeros to 256 samples and Fourier transformed, then ``20 log10`` of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
-    all frames of the epochs given, and no others: inside a pipeline these are the
-    training recordings. A stager that was pretrained elsewhere meets spectrograms that
-    are standardised by the training recordings of its new signal, also where the stager
-    itself is not trained further.
+    all frames of the epochs given: inside a pipeline from the training recordings, also
+    where the stager is a pretrained one that is not trained further.
 
     Parameters
     ----------
@@ -43,11 +41,10 @@ class LogSpectrogram(EpochTransformer):
         that holds a window.
     floor : float, default=1e-3
         Amplitude in microvolts below which everything counts as this much, so that a
-        flat signal gives -60 dB and not minus infinity. White noise of 1 nV
-        (root mean square) has amplitudes of about nine times this at 100 Hz.
+        flat signal gives -60 dB and not minus infinity.
     standardize : bool, default=True
-        Whether to subtract the mean of each channel and frequency and to divide by the
-        deviation. Where the training epochs do not vary it is not divided.
+        Whether to subtract the mean and to divide by the deviation, but where the training
+        epochs do not vary.
 
     Attributes
     ----------
@@ -98,8 +95,8 @@ class LogSpectrogram(EpochTransformer):
         Parameters
         ----------
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and
-            source have statistics of their own.
+            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and source
+            have statistics of their own.
         y
             Not used: unscored epochs count as well.
 
@@ -136,6 +133,7 @@ class LogSpectrogram(EpochTransformer):
                 # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
                 frames = decibels.swapaxes(1, 2).reshape(-1, n_channels * n_bins)
                 scaler.partial_fit(frames)
+            # (channels * bins,) -> (channels, bins)
             self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
             self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
         self.source_ = clone(self).fit(pair.source_epochs) if pair.has_source else None
@@ -170,15 +168,14 @@ class LogSpectrogram(EpochTransformer):
                 f"samples at {self.sfreq_:g} Hz; given {pair.shape[1]} of {pair.shape[2]} at "
                 f"{sfreq:g} Hz."
             )
-        spectrograms = None
+        n_frames = 1 + (pair.shape[2] - len(self.window_)) // self.hop_
+        shape = (*pair.shape[:2], n_frames, self.n_fft_ // 2 + 1)
+        spectrograms = np.empty(shape, dtype=np.float32)
         for rows, decibels in self._decibels(pair):
             if self.standardize:
                 # (channels, bins) -> (channels, 1, bins): alike in all frames
                 decibels -= self.mean_[:, None].astype(np.float32)
                 decibels /= self.scale_[:, None].astype(np.float32)
-            if spectrograms is None:
-                shape = (len(pair), *decibels.shape[1:])
-                spectrograms = np.empty(shape, dtype=np.float32)
             spectrograms[rows] = decibels
         if not isinstance(X, PairedEpochs):
             return spectrograms
