@@ -32,12 +32,10 @@ def sleep_scorers(classes="aasm"):
 
     Notes
     -----
-    Where a stage is absent, scores stay defined and silent. A mean over the stages is one
-    over those that have the score: macro F1 over the stages that occur in the truth or in
-    the prediction. Kappa is 0 where it is undefined, which is where truth and prediction
-    are one and the same constant. A stage's own score is nan where it has no epochs to
-    count: F1 if neither truth nor prediction has the stage, sensitivity if the truth lacks
-    it, specificity if the truth has no other.
+    A stage's score is nan where it has no epochs to count: F1 if neither truth nor
+    prediction has the stage, sensitivity if the truth lacks it, specificity if the truth
+    has no other. A mean over the stages is one over those that have the score. Kappa is 0
+    where it is undefined: where truth and prediction are one and the same constant.
 
     Examples
     --------
@@ -85,9 +83,9 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
 
     Notes
     -----
-    Epochs of one night are alike, so an interval over epochs is far too narrow, and a
-    pooled score weighs subjects by the length of their nights. Report the mean over
-    subjects with its interval; ``pooled`` is there to compare with papers that pool.
+    Report the mean over subjects with its interval: epochs of one night are alike, and a
+    pooled score weighs subjects by the length of their nights. ``pooled`` is there to
+    compare with papers that pool.
 
     Examples
     --------
@@ -147,9 +145,8 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     -----
     The fewer the epochs, the larger the error, even of a perfect stager: chance moves
     the accuracy of each bin. So the mean over subjects is as a rule above the pooled
-    error, and errors compare where the numbers of epochs and of bins are alike. A stager
-    that is too sure for one subject and too unsure for another may look calibrated when
-    pooled.
+    error, and errors compare where the numbers of epochs and of bins are alike. Pooled, a
+    stager that is too sure for one subject and too unsure for another may look calibrated.
 
     As a score of ``cross_validate``, negated since the smaller is the better:
     ``make_scorer(expected_calibration_error, response_method="predict_proba",

@@ -57,23 +57,18 @@ class EmbeddingDisplay:
         estimators : dict of str to estimator
             Fitted stagers, or pipelines that end in one, by the name to be shown.
         X : PairedEpochs, array-like or dict
-            Held-out epochs for all of them, or the epochs of each by its name (a scalp
-            teacher reads ``X.source_epochs``, an ear stager ``X``); rows are the same.
+            Held-out epochs for all of them, or by their names: the same rows, of which a
+            scalp teacher reads ``X.source_epochs``, an ear stager ``X``.
         y
             As for the class.
         layer : str, optional
             The layer whose outputs are the features; by default the declared one.
         **options
-            Further arguments of :meth:`from_features`.
+            As for :meth:`from_features`.
 
         Returns
         -------
         EmbeddingDisplay
-
-        Raises
-        ------
-        ValueError
-            As for :meth:`from_features`.
         """
         features = {}
         for name, estimator in estimators.items():
@@ -109,7 +104,7 @@ class EmbeddingDisplay:
         random_state : int, RandomState instance or None, default=0
             Seed of the drawn epochs and of the map.
         **options
-            Arguments of :meth:`plot`.
+            As for :meth:`plot`.
 
         Returns
         -------
@@ -125,9 +120,8 @@ class EmbeddingDisplay:
         >>> import numpy as np
         >>> from skleepkd.plotting import EmbeddingDisplay
         >>> rng = np.random.default_rng(0)
-        >>> display = EmbeddingDisplay.from_features(
-        ...     {"Scalp": rng.normal(size=(20, 8)), "Ear": rng.normal(3, size=(20, 8))}
-        ... )
+        >>> scalp, ear = rng.normal(size=(20, 8)), rng.normal(3, size=(20, 8))
+        >>> display = EmbeddingDisplay.from_features({"Scalp": scalp, "Ear": ear})
         >>> display.embedding["Ear"].shape
         (20, 2)
         """
@@ -167,8 +161,8 @@ class EmbeddingDisplay:
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
         reference : str, optional
-            A network to be shown with each of the others, one panel for each pair, as
-            the paper shows the scalp network. By default all share one panel.
+            A network to be shown with each of the others in a panel, as the paper shows
+            the scalp network. By default all share one panel.
         color_by : {"network", "stage"}, default="network"
             "stage" gives each network a panel, its epochs in the colours of ``y``.
 
@@ -179,8 +173,7 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If ``reference`` or ``color_by`` is unknown, or stages are wanted without
-            ``y``.
+            If ``reference`` or ``color_by`` is unknown, or there is no ``y`` for stages.
         """
         names = list(self.embedding)
         if reference is not None and reference not in names:

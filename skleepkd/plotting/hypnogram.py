@@ -109,7 +109,7 @@ class HypnogramDisplay:
         resolution : float, default=30.0
             Seconds for each of them: other than 30 s, the stager's ``hypnodensity``.
         classes, ax
-            As for the class and :meth:`plot`; by default the stager's own scheme.
+            As for the class, by default the stager's own scheme, and :meth:`plot`.
 
         Returns
         -------
@@ -191,21 +191,24 @@ class HypnogramDisplay:
         from_top = np.arange(len(labels))
         if isinstance(self.classes, str):  # every scheme ends in REM, drawn next to wake
             from_top = np.r_[0, len(labels) - 1, 1 : len(labels) - 1]
-        stages, title = {}, "Prediction"
-        if self.y_true is not None:
-            stages["Truth"] = codes_with_gaps(self.y_true, labels, "y_true")
-            if self.y_pred is not None and np.any(stages["Truth"] != UNSCORED):
-                report = staging_report(self.y_true, self.y_pred, classes=self.classes)
-                title += f" (kappa {report.pooled['kappa']:.2f})"
-        if self.y_pred is not None:
-            stages[title] = codes_with_gaps(self.y_pred, labels, "y_pred")
-        onset, proba_onset = self.onset, self.proba_onset
+        given = {"y_true": self.y_true, "y_pred": self.y_pred}
+        stages = {
+            name: codes_with_gaps(y, labels, name)
+            for name, y in given.items()
+            if y is not None
+        }
+        onset = self.onset
         if onset is None and stages:
-            onset = EPOCH_SECONDS * np.arange(len(next(iter(stages.values()))))
+            n_epochs = max(map(len, stages.values()))
+            onset = EPOCH_SECONDS * np.arange(n_epochs)
         check_consistent_length(*stages.values(), onset)
+        titles = {"y_true": "Truth", "y_pred": "Prediction"}
+        if len(stages) == 2 and np.any(stages["y_true"] != UNSCORED):
+            report = staging_report(self.y_true, self.y_pred, classes=self.classes)
+            titles["y_pred"] += f" (kappa {report.pooled['kappa']:.2f})"
         panels = [
-            (title, _Steps(onset, EPOCH_SECONDS), codes, _draw_stages)
-            for title, codes in stages.items()
+            (titles[name], _Steps(onset, EPOCH_SECONDS), codes, _draw_stages)
+            for name, codes in stages.items()
         ]
         if self.probabilities is not None:
             probabilities = np.asarray(self.probabilities, dtype=float)
@@ -214,6 +217,7 @@ class HypnogramDisplay:
                     f"probabilities has shape {probabilities.shape}; a column for each of "
                     f"{labels} is expected."
                 )
+            proba_onset = self.proba_onset
             if proba_onset is None and self.resolution == EPOCH_SECONDS:
                 proba_onset = onset
             if proba_onset is None:

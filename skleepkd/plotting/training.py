@@ -12,13 +12,12 @@ class TrainingCurveDisplay:
     Parameters
     ----------
     histories : dict of str to skorch History
-        Of each training, by the name to be shown: a list with a dict for each pass that
-        holds ``train_loss`` and, as far as they were recorded, ``valid_loss`` and the
-        score. Where the dicts hold ``step``, the curves go over the steps of the training
-        instead of its passes.
+        Of each training, by the name to be shown: for each pass a dict with ``train_loss``
+        and, as far as they were recorded, ``valid_loss`` and the score. Where all have
+        ``step``, the curves go over the steps of the training instead of its passes.
     score : str, default="valid_kappa"
-        The score to draw. The best of a ``valid_`` score is marked; of another one, such
-        as a look at the test subject, no best is to be chosen.
+        The score to draw. The best of a ``valid_`` score is marked; of another, such as
+        that of a test subject, no best is to be chosen.
 
     Attributes
     ----------

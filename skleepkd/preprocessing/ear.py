@@ -37,8 +37,7 @@ PAPER_REJECTIONS = {
 SCALP_DERIVATIONS = ("A1-A2", "C3-O1", "C4-O2")
 
 _SEGMENT_SECONDS = 4.0
-# A recording that is not preloaded is read ten minutes at a time: some 100 MB of work space
-# for the spectra of 12 electrodes.
+# Ten minutes at a time: some 100 MB of work space for the spectra of 12 electrodes.
 _SEGMENTS_PER_BLOCK = 300
 _BLOCK_SECONDS = 600
 
@@ -46,10 +45,9 @@ _BLOCK_SECONDS = 600
 def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
     """Mean power of the derivation between each two electrodes.
 
-    The power of ``i - j`` follows from the spectra and the real part of the cross
-    spectrum, ``P_ij = S_ii + S_jj - 2 Re S_ij``, so no derivation is formed. Spectra
-    are Welch's (four-second Hann segments that overlap by half) and are added up over
-    blocks of ten minutes: a night that is not preloaded is never read as a whole.
+    The power of ``i - j`` is ``P_ij = S_ii + S_jj - 2 Re S_ij``, of Welch's spectra and
+    cross spectra (four-second Hann segments that overlap by half). A night that is not
+    preloaded is read ten minutes at a time.
 
     Parameters
     ----------
@@ -63,15 +61,14 @@ def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
     Returns
     -------
     ndarray of shape (n_electrodes, n_electrodes)
-        Mean power spectral density in the band, in square volts per hertz. Rows and
-        columns of electrodes without a signal (constant, or with a value that is not
-        finite) are NaN.
+        Mean power spectral density in the band, in square volts per hertz; NaN for
+        electrodes without a signal (constant, or with a value that is not finite).
 
     Raises
     ------
     ValueError
-        If a channel is missing, the band is empty or not below half the sampling
-        rate, or the recording is too short.
+        If a channel is missing, the band is empty or not below half the sampling rate, or
+        the recording is too short.
     """
     electrodes = list(electrodes)
     _check_channels(raw, electrodes)
@@ -137,10 +134,9 @@ def reject_ear_electrodes(
     hundred of them. The ratio keeps the rule quiet where all electrodes are nearly alike
     and the MAD is small. Up to five noisy electrodes of twelve can be told from the others.
 
-    Electrodes without a signal (constant, or with a value that is not finite) are
-    marked as well. Electrodes that are bad already stay so and have no part in the
-    medians. Powers are means over the recording as it is given: crop it first where
-    its ends do not count.
+    Electrodes without a signal are marked as well. Electrodes that are bad already stay
+    so and have no part in the medians. Powers are means over the recording as it is
+    given: crop it first where its ends do not count.
 
     Parameters
     ----------
@@ -206,9 +202,8 @@ def derive(raw, weights, *, keep_channels=False):
     Returns
     -------
     mne.io.Raw
-        EEG channels named as in ``weights``, in volts, with the recording's clock and
-        annotations, save those of single channels that are gone. With
-        ``keep_channels`` they follow the recording's own channels.
+        EEG channels named as in ``weights``, in volts, after those that are kept, with the
+        recording's clock and annotations, save those of single channels that are gone.
 
     Raises
     ------

@@ -58,8 +58,7 @@ class StatelessTransformer(EpochTransformer):
         Raises
         ------
         TypeError or ValueError
-            As in ``fit``, or if there is no epoch or what is made of epochs differs in
-            shape.
+            As in ``fit``, if there is no epoch, or if what is made of epochs differs in shape.
         """
         self._check_parameters()
         pair = as_pair(X)
@@ -91,25 +90,22 @@ class StatelessTransformer(EpochTransformer):
 class PairedTransformer(EpochTransformer):
     """Preprocess the two modalities of a pair, each in its own way.
 
-    A step of a scikit-learn ``Pipeline`` before a distilled or fine-tuned stager: in
-    ``fit`` it gets a pair and prepares both modalities; in ``predict``, where the
-    wearable signal comes alone, it prepares that one alike.
+    A step of a ``Pipeline`` before a distilled or fine-tuned stager: in ``fit`` it prepares
+    both modalities; in ``predict``, where the wearable signal comes alone, that one alike.
 
     Parameters
     ----------
     source : transformer, optional
-        What prepares the teacher's signal: a scikit-learn transformer of arrays of
-        shape (n_epochs, n_channels, n_times), in microvolts, whose output may have
-        another trailing shape. None leaves the signal unchanged.
+        What prepares the teacher's signal: a transformer of arrays of shape (n_epochs,
+        n_channels, n_times), in microvolts, whose output may have another trailing shape.
+        None leaves the signal unchanged.
     target : transformer, optional
         The same for the wearable signal.
 
     Attributes
     ----------
-    source_ : transformer or None
-        The fitted clone for the source; None if there was no source in ``fit``.
-    target_ : transformer
-        The fitted clone for the target.
+    source_, target_ : transformer
+        The fitted clones; ``source_`` is None if there was no source in ``fit``.
 
     Examples
     --------
@@ -171,9 +167,9 @@ class PairedTransformer(EpochTransformer):
 
         Returns
         -------
-        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
-            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets
-            and sampling rates; its source is left out if ``fit`` saw none.
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, ...)
+            Of the kind of ``X``, float32. A pair keeps all that it carries; its source is
+            left out if ``fit`` saw none.
         """
         check_is_fitted(self)
         pair = as_pair(X)
@@ -187,14 +183,13 @@ class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
 
     Many array functions take one epoch at a time, such as braindecode's
-    ``exponential_moving_standardize``. Nothing is learned in ``fit``.
+    ``exponential_moving_standardize``.
 
     Parameters
     ----------
     function : callable
-        Takes one epoch of shape (n_channels, n_times), in microvolts, and returns an
-        array of the same shape for each epoch. It gets a copy, which it may change. A
-        function that can be imported can also be pickled.
+        Takes a copy of one epoch, (n_channels, n_times), in microvolts, and returns an
+        array of one shape for all. If it can be imported it can also be pickled.
     kw_args : dict, optional
         Further keyword arguments for the function.
 
@@ -229,17 +224,17 @@ class EpochwiseTransformer(StatelessTransformer):
 class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
 
-    The first step of a ``Pipeline`` that is trained on, and predicts from, the teacher's
-    signal, and yet takes the same pair as the stagers of the wearable.
+    The first step of a ``Pipeline`` that predicts from the teacher's signal, and yet takes
+    the same pair as the stagers of the wearable.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skleepkd import PairedEpochs
     >>> from skleepkd.preprocessing import SourceSelector
-    >>> X = PairedEpochs(np.zeros((8, 1, 50)), source=np.ones((8, 2, 50)), subject="s1")
+    >>> X = PairedEpochs(np.zeros((8, 1, 50)), source=np.ones((8, 2, 50)))
     >>> SourceSelector().fit_transform(X)
-    <PairedEpochs: 8 epochs of 1 subject, target (2, 50)>
+    <PairedEpochs: 8 epochs, target (2, 50)>
     """
 
     def transform(self, X):
@@ -248,12 +243,12 @@ class SourceSelector(StatelessTransformer):
         Parameters
         ----------
         X : PairedEpochs
-            With a source, in microvolts.
+            With a source.
 
         Returns
         -------
         PairedEpochs
-            With subjects, recordings and onsets; nothing is copied.
+            With all that X carries; nothing is copied.
 
         Raises
         ------

@@ -20,11 +20,11 @@ N_AT_A_TIME = 32
 class LogSpectrogram(EpochTransformer):
     """Short-time Fourier amplitudes of epochs in decibels, standardised.
 
-    A step of a scikit-learn ``Pipeline`` before a stager of spectrograms
-    (``SleepStager("SeqSleepNet")``). With the defaults an epoch of 30 s at 100 Hz becomes
-    29 frames of 129 frequency bins, as in [1]_: symmetric Hamming windows of 2 s, one a
-    second, the first at the epoch's first sample and none beyond its last, each filled
-    with zeros to 256 samples and Fourier transformed, then ``20 log10`` of the amplitude.
+    A step of a ``Pipeline`` before a stager of spectrograms. With the defaults an epoch of
+    30 s at 100 Hz becomes 29 frames of 129 frequency bins, as in [1]_: symmetric Hamming
+    windows of 2 s, one a second, the first at the epoch's first sample and none beyond its
+    last, each filled with zeros to 256 samples and Fourier transformed, then ``20 log10``
+    of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
     all frames of the epochs given: inside a pipeline from the training recordings, also
@@ -43,14 +43,13 @@ class LogSpectrogram(EpochTransformer):
         Amplitude in microvolts below which everything counts as this much, so that a
         flat signal gives -60 dB and not minus infinity.
     standardize : bool, default=True
-        Whether to subtract the mean and to divide by the deviation, but where the training
-        epochs do not vary.
+        Whether to subtract the mean and to divide by the deviation, which is 1 where the
+        training epochs do not vary.
 
     Attributes
     ----------
     sfreq_ : float
-        Sampling rate of the signal in hertz: the pair's, or else what makes an epoch
-        last 30 s.
+        Sampling rate in hertz: the pair's, or else what makes an epoch last 30 s.
     window_ : ndarray of shape (n_window_samples,)
         The Hamming window.
     hop_, n_fft_ : int
@@ -150,9 +149,8 @@ class LogSpectrogram(EpochTransformer):
         Returns
         -------
         PairedEpochs or ndarray of shape (n_epochs, n_channels, n_frames, n_bins)
-            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets,
-            channel names and the sampling rates of its signals; its source is left out
-            if ``fit`` saw none.
+            Of the kind of ``X``, float32. A pair keeps all that it carries, also the
+            sampling rates of its signals; its source is left out if ``fit`` saw none.
 
         Raises
         ------
