@@ -132,7 +132,7 @@ def reject_ear_electrodes(
     times the median. Three scaled MAD is the usual limit of robust outlier rules: were
     the log powers of twelve good electrodes Gaussian, it would reject about one in a
     hundred of them. The ratio keeps the rule quiet where all electrodes are nearly alike
-    and the MAD is small. Up to five noisy electrodes of twelve can be told from the others.
+    and the MAD is small. Up to five noisy electrodes of twelve can be recognised.
 
     Electrodes without a signal are marked as well. Electrodes that are bad already stay
     so and have no part in the medians. Powers are means over the recording as it is
