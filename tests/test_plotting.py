@@ -151,6 +151,7 @@ def test_epochs_that_overlap_in_other_ways_are_an_error(onset):
         ("wldr", ["W", "R", "L", "D"]),
         ("wnr", ["W", "R", "N"]),
         (["wake", "sleep"], ["wake", "sleep"]),
+        (["N1", "N2", "N3", "REM", "W"], ["W", "REM", "N1", "N2", "N3"]),
     ],
 )
 def test_hypnogram_of_other_schemes(classes, expected):

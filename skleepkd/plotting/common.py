@@ -4,7 +4,8 @@ import numpy as np
 
 from skleepkd.stages import UNSCORED, is_unscored, stage_codes
 
-#: Amber for wake, red for REM, blues that darken with the depth of sleep.
+#: From the top of a hypnogram to its bottom: amber for wake, red for REM, blues that darken
+#: with the depth of sleep.
 STAGE_COLORS = {
     "W": "#f0b23e",
     "REM": "#c8364a",

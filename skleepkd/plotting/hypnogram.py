@@ -18,8 +18,9 @@ from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_codes, stage_labels
 class HypnogramDisplay:
     """Hypnogram of one night: scored stages, predicted stages and their probabilities.
 
-    What is given has a panel each, from the top. REM is drawn as a red bar. Where an epoch
-    is unscored or missing, the line is broken and the areas are blank.
+    What is given has a panel each, from the top. Known stages are drawn in the order of
+    sleep, REM as a red bar. Where an epoch is unscored or missing, the line is broken and
+    the areas are blank.
 
     Parameters
     ----------
@@ -189,8 +190,8 @@ class HypnogramDisplay:
         """
         labels = stage_labels(self.classes)
         from_top = np.arange(len(labels))
-        if isinstance(self.classes, str):  # every scheme ends in REM, drawn next to wake
-            from_top = np.r_[0, len(labels) - 1, 1 : len(labels) - 1]
+        if set(labels) <= set(STAGE_COLORS):
+            from_top = np.argsort([[*STAGE_COLORS].index(label) for label in labels])
         given = {"y_true": self.y_true, "y_pred": self.y_pred}
         stages = {
             name: codes_with_gaps(y, labels, name)
