@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Memory
 from sklearn.base import clone
+from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from skorch.callbacks import LRScheduler
 from small_network import SmallNetwork
@@ -34,12 +35,8 @@ from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import FeatureMSE
 from skleepkd.metrics import gap_closed, sleep_scorers
-from skleepkd.plotting import (
-    EmbeddingDisplay,
-    HypnogramDisplay,
-    TrainingCurveDisplay,
-    plot_confusion_matrix,
-)
+from skleepkd.plotting import EmbeddingDisplay, HypnogramDisplay, TrainingCurveDisplay
+from skleepkd.stages import UNSCORED, scheme_names
 
 # Chosen on the seeds 101 to 103, like the weights of the losses below.
 PASSES = 10
@@ -166,11 +163,18 @@ fold = {name: result["estimator"][0] for name, result in results.items()}
 hypnogram = HypnogramDisplay.from_estimator(fold["offline"], night, truth)
 hypnogram.figure_.savefig(folder / "hypnogram.png", dpi=150)
 
-answers = [
-    (cohort.y[rows], student.predict(cohort.X[rows]))
-    for student, rows in zip(offline["estimator"], offline["indices"]["test"], strict=True)
-]
-confusion = plot_confusion_matrix(*map(np.concatenate, zip(*answers, strict=True)))
+predicted = np.empty_like(cohort.y)
+for fitted, rows in zip(offline["estimator"], offline["indices"]["test"], strict=True):
+    predicted[rows] = fitted.predict(cohort.X[rows])
+scored = cohort.y != UNSCORED
+confusion = ConfusionMatrixDisplay.from_predictions(
+    cohort.y[scored],
+    predicted[scored],
+    labels=range(5),
+    display_labels=scheme_names("aasm"),
+    normalize="true",
+    values_format=".0%",
+)
 confusion.figure_.savefig(folder / "confusion_matrix.png", dpi=150)
 
 curves = TrainingCurveDisplay.from_estimators(

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 
 from skleepkd.datasets import make_cohort
 from skleepkd.metrics import staging_report
-from skleepkd.plotting import HypnodensityDisplay, TrainingCurveDisplay
+from skleepkd.plotting import HypnogramDisplay, TrainingCurveDisplay
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
 
@@ -109,7 +109,7 @@ views = {
     "the ECG, by the student": (student, scaled.target_epochs),
 }
 for name, (stager, epochs) in views.items():
-    display = HypnodensityDisplay.from_estimator(stager, epochs, y[night], resolution=1.0)
+    display = HypnogramDisplay.from_estimator(stager, epochs, y[night], resolution=1.0)
     display.figure_.suptitle(f"A simulated night from {name}")
 plt.show()
 

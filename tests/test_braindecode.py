@@ -7,13 +7,12 @@ from sklearn.pipeline import make_pipeline
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.preprocessing import (
+    EAR_ELECTRODES,
     EpochwiseTransformer,
     PairedTransformer,
-    band_pass,
     ear_derivations,
     scalp_derivations,
 )
-from skleepkd.preprocessing.channels import EAR_ELECTRODES
 from tests.tiny import TinyNetwork
 
 preprocessing = pytest.importorskip("braindecode.preprocessing")
@@ -74,9 +73,7 @@ def test_preprocess_windows_pair_cross_validate(stager):
         [RawDataset(recording(seed), {"subject": f"p{seed}"}) for seed in range(4)]
     )
     steps = [
-        preprocessing.Preprocessor(
-            band_pass, apply_on_array=False, l_freq=0.2, h_freq=42.0
-        ),
+        preprocessing.Preprocessor("filter", apply_on_array=False, l_freq=0.2, h_freq=42.0),
         preprocessing.Preprocessor(derive_both, apply_on_array=False),
     ]
     preprocessing.preprocess(dataset, steps)

@@ -6,8 +6,8 @@ from scipy.signal import welch
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
-    channels,
     derivation_power,
+    ear,
     reject_ear_electrodes,
 )
 
@@ -74,7 +74,7 @@ def test_power_does_not_depend_on_blocks_and_leaves_a_file_unloaded(tmp_path, mo
     ear_night().save(tmp_path / "night_raw.fif", fmt="double", verbose=False)
     raw = mne.io.read_raw_fif(tmp_path / "night_raw.fif", verbose=False)
     whole = derivation_power(raw, EAR_ELECTRODES)
-    monkeypatch.setattr(channels, "_SEGMENTS_PER_BLOCK", 7)
+    monkeypatch.setattr(ear, "_SEGMENTS_PER_BLOCK", 7)
     longest = []
     read = raw.get_data
 

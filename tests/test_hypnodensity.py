@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.networks.build import find_network, segment
-from skleepkd.plotting import HypnodensityDisplay
+from skleepkd.plotting import HypnogramDisplay
 from tests.tiny import TinyNetwork, make_pair
 
 SFREQ = 2.0  # hertz, so that 30 s are 60 samples
@@ -344,12 +345,12 @@ def test_display_draws_each_probability_at_its_time():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(5), size=6)
     onset = np.array([0, 20, 40, 300, 320, 340])[[2, 0, 1, 5, 4, 3]]
-    display = HypnodensityDisplay.from_predictions(
-        probabilities,
+    display = HypnogramDisplay.from_predictions(
+        ["W", "?", "REM"],
+        onset=[0.0, 30.0, 300.0],
+        probabilities=probabilities,
         resolution=20,
-        onset=onset,
-        y_true=["W", "?", "REM"],
-        y_onset=[0.0, 30.0, 300.0],
+        proba_onset=onset,
     )
     display.figure_.canvas.draw()
     truth, panel = display.ax_
@@ -374,17 +375,17 @@ def test_display_draws_each_probability_at_its_time():
 @pytest.mark.parametrize(("resolution", "n_answers"), [(1.0, 120), (20.0, 6), (30.0, 4)])
 def test_display_from_estimator(utime, resolution, n_answers):
     X = night(4, onset=600 + 30.0 * np.arange(4))
-    display = HypnodensityDisplay.from_estimator(
-        utime, X, [0, 1, 2, 4], resolution=resolution
-    )
+    display = HypnogramDisplay.from_estimator(utime, X, [0, 1, 2, 4], resolution=resolution)
     display.figure_.canvas.draw()
-    areas, edges = areas_of(display.ax_[1])
+    assert len(display.ax_) == 3  # scored, predicted, and the probabilities
+    panel = display.ax_[-1]
+    areas, edges = areas_of(panel)
     np.testing.assert_allclose(edges, 600 + resolution * np.arange(n_answers + 1))
     np.testing.assert_allclose(
         areas["REM"], utime.hypnodensity(X, resolution)[:, 4], atol=1e-6
     )
-    title = f"Hypnodensity, an answer every {resolution:g} s"
-    assert display.ax_[1].get_title(loc="left") == title
+    title = f"Predicted probability every {resolution:g} s"
+    assert panel.get_title(loc="left") == title
     assert display.plot().figure_ is not None
 
 
@@ -395,8 +396,10 @@ def test_display_without_scores_and_with_other_classes():
     stager = SleepStager(
         "UTime", module__filters=(2, 4), module__pools=(3,), max_epochs=1, device="cpu"
     ).fit(X, names)
-    display = HypnodensityDisplay.from_estimator(stager, X["target"], classes="wldr")
-    (panel,) = display.ax_
+    display = HypnogramDisplay.from_estimator(
+        make_pipeline("passthrough", stager), X["target"], resolution=1, classes="wldr"
+    )
+    panel = display.ax_[-1]
     areas, edges = areas_of(panel)
     assert list(areas) == ["W", "R", "L", "D"]
     np.testing.assert_array_equal(areas["D"], 0)  # the stager does not know it
@@ -410,20 +413,20 @@ def test_display_without_scores_and_with_other_classes():
 def test_display_shows_one_recording_and_no_time_twice(utime):
     X = night(4, recording=["n1", "n1", "n2", "n2"])
     with pytest.raises(ValueError, match=r"X holds \['n1', 'n2'\]"):
-        HypnodensityDisplay.from_estimator(utime, X)
+        HypnogramDisplay.from_estimator(utime, X, resolution=1)
     windows = night(4, onset=20.0 * np.arange(4))
     with pytest.raises(ValueError, match="Steps of 1 s overlap.*resolution of 30 s"):
-        HypnodensityDisplay.from_estimator(utime, windows)
-    display = HypnodensityDisplay.from_estimator(
-        utime, windows, [0, 1, 2, 3], resolution=30
-    )
+        HypnogramDisplay.from_estimator(utime, windows, resolution=1)
+    display = HypnogramDisplay.from_estimator(utime, windows, [0, 1, 2, 3], resolution=30)
     for panel in display.ax_:
         edges = panel.patches[0].get_data().edges * 3600
         np.testing.assert_allclose(edges, 5 + 20 * np.arange(5))
-    with pytest.raises(ValueError, match=r"shape \(2, 4\).*one column for each"):
-        HypnodensityDisplay.from_predictions(np.ones((2, 4)), resolution=1)
-    with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
-        HypnodensityDisplay.from_predictions(np.ones((0, 5)), resolution=1)
+    with pytest.raises(ValueError, match=r"shape \(2, 4\); a column for each"):
+        HypnogramDisplay.from_predictions(probabilities=np.ones((2, 4)), resolution=1)
+    with pytest.raises(ValueError, match="no epochs to draw"):
+        HypnogramDisplay.from_predictions(probabilities=np.ones((0, 5)), resolution=1)
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        HypnogramDisplay.from_predictions([0, 1, 2], probabilities=np.ones((2, 5)))
 
 
 def test_spectrograms_are_answered_every_epoch_and_not_finer():

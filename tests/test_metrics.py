@@ -1,4 +1,3 @@
-import contextlib
 import itertools
 import pickle
 import warnings
@@ -16,7 +15,6 @@ from sklearn.metrics import (
     recall_score,
 )
 from sklearn.model_selection import LeaveOneGroupOut, cross_validate
-from sklearn.pipeline import make_pipeline
 
 from skleepkd.metrics import (
     bootstrap_interval,
@@ -213,34 +211,6 @@ def test_scorers_in_cross_validate_predict_once():
         scores = {name: results[f"test_{name}"][fold] for name in sleep_scorers()}
         assert scores == pytest.approx(report.per_subject[subject], nan_ok=True)
         assert results["estimator"][fold].n_predictions_ == 1
-
-
-@pytest.mark.parametrize(
-    ("n_codes", "classes", "advice"),
-    [(4, "aasm", "'wldr'"), (3, "wldr", "'wnr'"), (5, "wnr", "'aasm'"), (2, "wnr", r"\[")],
-)
-def test_scorers_warn_of_codes_of_another_scheme(n_codes, classes, advice):
-    X, y = np.zeros((60, 1)), np.tile(np.arange(n_codes), 60)[:60]
-    guess = make_pipeline(DummyClassifier(strategy="uniform", random_state=0)).fit(X, y)
-    scorer = sleep_scorers(classes)["f1_W"]
-    few = y < 3  # so that the labels alone are no error
-    said = rf"0 to {n_codes - 1};.*sleep_scorers\({advice}"
-    with pytest.warns(UserWarning, match=said), contextlib.suppress(ValueError):
-        scorer(guess, X[few], y[few])
-
-
-def test_scorers_are_silent_where_the_codes_are_theirs():
-    X, codes = np.zeros((60, 1)), np.tile(np.arange(4), 15)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for classes, y in (
-            ("wldr", codes),
-            (list("abcd"), codes),
-            ("aasm", codes + 1),
-            ("aasm", np.array(AASM)[codes]),
-        ):
-            guess = DummyClassifier().fit(X, y)
-            sleep_scorers(classes)["kappa"](guess, X, y)
 
 
 def test_bad_labels_are_named():
@@ -460,12 +430,14 @@ def test_calibration_error_as_a_scorer():
 
 
 def test_bad_probabilities_are_refused():
-    expected = r"shape \(2, 4\); \(2, 5\) is expected.*classes='wldr'"
+    expected = r"shape \(2, 4\); a column for each .*classes='wldr'"
     with pytest.raises(ValueError, match=expected):
         expected_calibration_error([0, 1], np.full((2, 4), 0.25))
-    with pytest.raises(ValueError, match=r"\(2, 4\) is expected.*classes='aasm'"):
+    with pytest.raises(ValueError, match=r"shape \(2, 5\); .*classes='aasm'"):
         expected_calibration_error([0, 1], np.full((2, 5), 0.2), classes="wldr")
-    with pytest.raises(ValueError, match=r"the classes \[.*\]\.$"):
+    with pytest.raises(ValueError, match=r"the classes \[.*\] is expected\.$"):
+        expected_calibration_error([0], np.full((1, 6), 1 / 6))
+    with pytest.raises(ValueError, match="inconsistent numbers"):
         expected_calibration_error([0], np.full((2, 5), 0.2))
     for value in (np.nan, 2.0, -0.5):
         proba = np.full((2, 5), 0.2)

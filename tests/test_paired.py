@@ -249,5 +249,5 @@ def test_epochwise_errors_say_what_is_wrong():
     shortened = EpochwiseTransformer(
         lambda epoch: epoch[:, : 9 if epoch.max() > 500 else 8]
     )
-    with pytest.raises(ValueError, match=r"target epoch 3 with the shape \(2, 9\)"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         shortened.transform(X)

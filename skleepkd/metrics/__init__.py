@@ -3,8 +3,11 @@
 Scores skip unscored epochs (-1, or "?" among names) and take codes or names.
 """
 
-from skleepkd.metrics.calibration import expected_calibration_error
-from skleepkd.metrics.staging import sleep_scorers, staging_report
+from skleepkd.metrics.staging import (
+    expected_calibration_error,
+    sleep_scorers,
+    staging_report,
+)
 from skleepkd.metrics.subjects import bootstrap_interval, gap_closed, paired_test
 
 __all__ = [

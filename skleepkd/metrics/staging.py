@@ -1,6 +1,4 @@
-"""Scores of stages: for ``cross_validate``, for each subject, over subjects, pooled."""
-
-import warnings
+"""Scores of stages and their probabilities: for ``cross_validate``, by subject, pooled."""
 
 import numpy as np
 from sklearn.metrics import confusion_matrix, make_scorer
@@ -20,7 +18,8 @@ def sleep_scorers(classes="aasm"):
     Parameters
     ----------
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-        The stages: a scheme's name, or the labels in the order of their codes.
+        The stages: a scheme's name, or the labels in the order of their codes. Codes do
+        not say whose they are: name the scheme of a stager of four or three stages.
 
     Returns
     -------
@@ -28,20 +27,15 @@ def sleep_scorers(classes="aasm"):
         ``accuracy``, ``kappa`` (Cohen's), ``f1_weighted``, and for each stage, as in
         ``f1_N1``, its ``f1``, ``sensitivity`` (recall) and ``specificity`` (the share of
         the other stages' epochs that are not taken for it); their means over the stages
-        are ``f1_macro``, ``sensitivity_macro`` and ``specificity_macro``.
+        are ``f1_macro``, ``sensitivity_macro`` and ``specificity_macro``. They raise
+        ValueError as :func:`staging_report` does.
 
     Notes
     -----
-    Where a stage is absent, scores stay defined and silent. A mean over the stages is one
-    over those that have the score: macro F1 over the stages that occur in the truth or in
-    the prediction. Kappa is 0 where it is undefined, which is where truth and prediction
-    are one and the same constant. A stage's own score is nan where it has no epochs to
-    count: F1 if neither truth nor prediction has the stage, sensitivity if the truth lacks
-    it, specificity if the truth has no other.
-
-    Scorers raise ValueError if no epoch is scored or a label is not among ``classes``. They
-    warn where the estimator's classes are the codes 0, 1, ... of fewer or more stages: the
-    names would be wrong. :func:`staging_report` cannot tell: name the scheme there.
+    A stage's score is nan where it has no epochs to count: F1 if neither truth nor
+    prediction has the stage, sensitivity if the truth lacks it, specificity if the truth
+    has no other. A mean over the stages is one over those that have the score. Kappa is 0
+    where it is undefined: where truth and prediction are one and the same constant.
 
     Examples
     --------
@@ -56,10 +50,7 @@ def sleep_scorers(classes="aasm"):
     names = ["accuracy", "kappa", "f1_weighted"]
     names += [f"{score}_macro" for score in _BY_STAGE]
     names += [f"{score}_{stage}" for score in _BY_STAGE for stage in stage_labels(classes)]
-    return {
-        name: _StageScorer(_score, 1, {"name": name, "classes": classes}, "predict")
-        for name in names
-    }
+    return {name: make_scorer(_score, name=name, classes=classes) for name in names}
 
 
 def staging_report(y_true, y_pred, groups=None, classes="aasm"):
@@ -74,7 +65,7 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
     groups : array-like of shape (n_epochs,), optional
         The subject of each epoch.
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-        The stages: a scheme's name, or the labels in the order of their codes.
+        As for :func:`sleep_scorers`.
 
     Returns
     -------
@@ -92,9 +83,9 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
 
     Notes
     -----
-    Epochs of one night are alike, so an interval over epochs is far too narrow, and a
-    pooled score weighs people by the length of their nights. Report the mean over
-    subjects with its interval; ``pooled`` is there to compare with papers that pool.
+    Report the mean over subjects with its interval: epochs of one night are alike, and a
+    pooled score weighs subjects by the length of their nights. ``pooled`` is there to
+    compare with papers that pool.
 
     Examples
     --------
@@ -103,40 +94,127 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
     >>> report = staging_report(y_true, y_pred, groups=["a"] * 4 + ["b"] * 2)
     >>> report.mean["accuracy"], report.interval["accuracy"]
     (0.375, (0.0, 0.75))
-    >>> {subject: scores["accuracy"] for subject, scores in report.per_subject.items()}
-    {'a': 0.75, 'b': 0.0}
     >>> report.pooled["accuracy"]
     0.6
     """
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    y_true, y_pred, groups = _scored(y_true, y_pred, groups)
     pooled = _scores(y_true, y_pred, classes)
-    per_subject = {}
+    per_subject, mean, interval = {}, {}, {}
     if groups is not None:
-        groups = np.asarray(groups)
-        check_consistent_length(y_true, groups)
-        for subject in np.unique(groups[~is_unscored(y_true)]).tolist():
+        for subject in np.unique(groups).tolist():
             rows = groups == subject
             per_subject[subject] = _scores(y_true[rows], y_pred[rows], classes)
-    mean, interval = {}, {}
-    for name in pooled if per_subject else ():
-        values = [scores[name] for scores in per_subject.values()]
-        mean[name], interval[name] = over_subjects(values)
+        for name in pooled:
+            values = [scores[name] for scores in per_subject.values()]
+            mean[name], interval[name] = over_subjects(values)
     return Bunch(mean=mean, interval=interval, per_subject=per_subject, pooled=pooled)
 
 
-def _scores(y_true, y_pred, classes):
-    """Compute every score of the scored epochs from one confusion matrix."""
-    check_consistent_length(y_true, y_pred)
+def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, groups=None):
+    """Mean distance between how sure a stager is and how often it is right.
+
+    Epochs are binned by the probability of their most probable stage, the confidence:
+    ``sum over bins of n_bin / n * |accuracy in the bin - mean confidence in the bin|``,
+    the bins being of equal width, each without its lower and with its upper end. 0 is
+    perfect; a stager that is sure and always wrong has 1.
+
+    Parameters
+    ----------
+    y_true, groups
+        As for :func:`staging_report`.
+    proba : array-like of shape (n_epochs, n_classes)
+        What ``predict_proba`` returns. Unscored epochs may have NaN.
+    classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
+        The stages of the columns: a scheme's name, or the labels (``stager.classes_``).
+    n_bins : int, default=15
+        Number of bins.
+
+    Returns
+    -------
+    float or Bunch
+        The error over all epochs. With ``groups`` a Bunch as that of
+        :func:`staging_report`, of floats instead of dicts.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, no epoch is scored, a label is not among ``classes``, or
+        a scored epoch has no probabilities (NaN, below 0, a sum other than 1).
+
+    Notes
+    -----
+    The fewer the epochs, the larger the error, even of a perfect stager: chance moves
+    the accuracy of each bin. So the mean over subjects is as a rule above the pooled
+    error, and errors compare where the numbers of epochs and of bins are alike. Pooled, a
+    stager that is too sure for one subject and too unsure for another may look calibrated.
+
+    As a score of ``cross_validate``, negated since the smaller is the better:
+    ``make_scorer(expected_calibration_error, response_method="predict_proba",
+    greater_is_better=False, classes="aasm")`` of a stager with the same ``classes``.
+
+    References
+    ----------
+    Guo, C. et al. (2017). On calibration of modern neural networks, equation 3.
+
+    Examples
+    --------
+    >>> from skleepkd.metrics import expected_calibration_error
+    >>> proba = [[0.8, 0.1, 0.1]] * 5
+    >>> f"{expected_calibration_error(['W', 'W', 'R', 'N', '?'], proba, classes='wnr'):.2f}"
+    '0.30'
+    """
+    if n_bins < 1:
+        raise ValueError(f"n_bins is a number of bins, at least 1; given {n_bins!r}.")
+    y_true, proba, groups = _scored(y_true, np.asarray(proba, dtype=float), groups)
+    labels = stage_labels(classes)
+    if proba.shape[1:] != (len(labels),):
+        fitting = [k for k, v in SCHEMES.items() if proba.shape[1:] == (len(v),)]
+        raise ValueError(
+            f"proba has the shape {proba.shape}; a column for each of the classes {labels} "
+            "is expected."
+            + "".join(f" Of other stages name the scheme, classes={k!r}." for k in fitting)
+        )
+    # Half precision rounds sums.
+    if not ((proba >= 0).all() and np.allclose(proba.sum(axis=1), 1, atol=1e-2)):
+        raise ValueError(
+            "The rows of proba must be probabilities: none below 0 or NaN, with a sum of 1. "
+            "Give what predict_proba returns."
+        )
+    confidence = proba.max(axis=1)
+    excess = (proba.argmax(axis=1) == stage_codes(y_true, labels, "y_true")) - confidence
+    # An inner edge belongs to the bin below it.
+    bins = np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], confidence, side="left")
+    pooled = _binned_error(bins, excess)
+    if groups is None:
+        return pooled
+    per_subject = {
+        subject: _binned_error(bins[groups == subject], excess[groups == subject])
+        for subject in np.unique(groups).tolist()
+    }
+    mean, interval = over_subjects([*per_subject.values()])
+    return Bunch(mean=mean, interval=interval, per_subject=per_subject, pooled=pooled)
+
+
+def _scored(y_true, predicted, groups=None):
+    """Keep the scored epochs, of which there must be one."""
+    y_true, predicted = np.asarray(y_true), np.asarray(predicted)
+    check_consistent_length(y_true, predicted, groups)
     scored = ~is_unscored(y_true)
     if not scored.any():
         raise ValueError(
             f"None of the {len(scored)} epochs is scored, so there is nothing to compare; "
             "leave this set out or give its stages."
         )
+    groups = None if groups is None else np.asarray(groups)[scored]
+    return y_true[scored], predicted[scored], groups
+
+
+def _scores(y_true, y_pred, classes):
+    """Compute every score from one confusion matrix of scored epochs."""
     labels = stage_labels(classes)
     counts = confusion_matrix(
-        stage_codes(np.asarray(y_true)[scored], labels, "y_true"),
-        stage_codes(np.asarray(y_pred)[scored], labels, "y_pred"),
+        stage_codes(y_true, labels, "y_true"),
+        stage_codes(y_pred, labels, "y_pred"),
         labels=range(len(labels)),
     )
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
@@ -162,23 +240,10 @@ def _scores(y_true, y_pred, classes):
 
 
 def _score(y_true, y_pred, *, name, classes):
+    y_true, y_pred, _ = _scored(y_true, y_pred)
     return _scores(y_true, y_pred, classes)[name]
 
 
-class _StageScorer(type(make_scorer(_score))):
-    """scikit-learn's scorer, that also looks at whose predictions it names."""
-
-    def _score(self, method_caller, estimator, *args, **kwargs):
-        labels = stage_labels(self._kwargs["classes"])
-        codes = getattr(estimator, "classes_", labels)
-        n_codes = len(codes)
-        if n_codes != len(labels) and np.array_equal(codes, range(n_codes)):
-            named = [name for name in SCHEMES if len(SCHEMES[name]) == n_codes]
-            scheme = repr(named[0]) if named else "[...]"
-            warnings.warn(
-                f"The estimator's classes are the codes 0 to {n_codes - 1}; its scores are "
-                f"named after {len(labels)} stages, {', '.join(map(str, labels))}. If the "
-                f"codes mean others, name those: sleep_scorers({scheme}).",
-                stacklevel=2,
-            )
-        return super()._score(method_caller, estimator, *args, **kwargs)
+def _binned_error(bins, excess):
+    # n_bin * (accuracy - mean confidence) is the sum of hit - confidence in the bin.
+    return float(np.abs(np.bincount(bins, weights=excess)).sum() / len(bins))

@@ -11,7 +11,8 @@ def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_st
     Parameters
     ----------
     values : array-like of shape (n_subjects,)
-        One score for each subject.
+        One score for each subject, as ``cross_validate`` gives them where each fold leaves
+        one subject out.
     confidence : float, default=0.95
         Coverage of the interval.
     n_resamples : int, default=10000
@@ -39,11 +40,7 @@ def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_st
     >>> bootstrap_interval([0.5, 0.5, 0.5])
     (0.5, 0.5)
 
-    Where each fold leaves one subject out, the scores of ``cross_validate`` are such
-    values:
-
-    >>> scores = {"test_kappa": [0.61, 0.70, 0.48, 0.66, 0.57]}
-    >>> low, high = bootstrap_interval(scores["test_kappa"])
+    >>> low, high = bootstrap_interval([0.61, 0.70, 0.48, 0.66, 0.57])
     >>> f"{low:.2f} to {high:.2f}"
     '0.53 to 0.67'
     """
@@ -63,12 +60,8 @@ def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, rando
     ----------
     scalp, ear, method : array-like of shape (n_subjects,)
         One score for each subject, the subjects in the same order.
-    confidence : float, default=0.95
-        Coverage of the intervals.
-    n_resamples : int, default=10000
-        How many times the subjects are drawn with replacement.
-    random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
+    confidence, n_resamples, random_state
+        As for :func:`bootstrap_interval`.
 
     Returns
     -------
@@ -127,14 +120,12 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
         One score for each subject and method, the subjects in the same order: those
         from ``cross_validate`` that leaves one subject out in each fold, or
         ``[scores["kappa"] for scores in staging_report(...).per_subject.values()]``.
-    confidence : float, default=0.95
-        Coverage of the interval.
+    confidence, random_state
+        As for :func:`bootstrap_interval`.
     n_resamples : int, default=10000
         Where there are no more ways than these (up to 13 subjects), all of them are
         counted and the p-value is exact; else so many are drawn. Also the draws of the
         interval.
-    random_state : int, RandomState instance or None, default=0
-        Seed of the draws.
 
     Returns
     -------
@@ -150,11 +141,11 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
 
     Notes
     -----
-    The subjects must be independent of each other: one value for a person, not for a
+    The subjects must be independent of each other: one value for a subject, not for a
     night or an epoch. It is assumed that, were the methods alike, the differences would
     lie symmetrically around 0, not that they are normal. The test takes the two
     methods as they were trained here: the chance in a training (its seed) is not part
-    of it, and neither is that the folds share training people. A p-value is one for one
+    of it, and neither is that the folds share training subjects. A p-value is one for one
     comparison that was planned; of many comparisons some are small by chance
     (``scipy.stats.false_discovery_control``). With ``n`` subjects it is never below
     ``2 / 2**n``: five of them cannot reach 0.05. A large one does not show that two
@@ -195,20 +186,7 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
 
 
 def over_subjects(values):
-    """Mean and bootstrap interval over the subjects who have a score.
-
-    Parameters
-    ----------
-    values : array-like of shape (n_subjects,)
-        One score for each subject, nan where it is undefined.
-
-    Returns
-    -------
-    mean : float
-        nan where nobody has the score.
-    interval : tuple of float
-        At 95 %; nan where fewer than two have the score.
-    """
+    """Mean and 95 % bootstrap interval over the subjects whose score is not nan."""
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     mean = float(values.mean()) if len(values) else np.nan

@@ -5,16 +5,8 @@ drawing, ``ax_`` is the array of its axes and ``figure_`` their figure. Unscored
 are -1, or "?" among names; codes and names of stages serve alike.
 """
 
-from skleepkd.plotting.confusion import plot_confusion_matrix
 from skleepkd.plotting.embedding import EmbeddingDisplay
-from skleepkd.plotting.hypnodensity import HypnodensityDisplay
 from skleepkd.plotting.hypnogram import HypnogramDisplay
 from skleepkd.plotting.training import TrainingCurveDisplay
 
-__all__ = [
-    "EmbeddingDisplay",
-    "HypnodensityDisplay",
-    "HypnogramDisplay",
-    "TrainingCurveDisplay",
-    "plot_confusion_matrix",
-]
+__all__ = ["EmbeddingDisplay", "HypnogramDisplay", "TrainingCurveDisplay"]

@@ -6,7 +6,12 @@ import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
 from skleepkd.pipelines import final_estimator, transform
-from skleepkd.plotting.common import codes_with_gaps, make_panels, stage_colors
+from skleepkd.plotting.common import (
+    SMALL_LEGEND,
+    codes_with_gaps,
+    make_panels,
+    stage_colors,
+)
 from skleepkd.stages import stage_labels
 
 
@@ -22,7 +27,7 @@ class EmbeddingDisplay:
     embedding : dict of str to ndarray of shape (n_epochs, 2)
         The place of each epoch on the map, for each network.
     y : array-like of shape (n_epochs,), optional
-        The scored stages of these epochs.
+        Their scored stages.
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
         The stages: a scheme's name, or the labels in the order of their codes.
 
@@ -44,21 +49,7 @@ class EmbeddingDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimators(
-        cls,
-        estimators,
-        X,
-        y=None,
-        *,
-        layer=None,
-        classes="aasm",
-        max_epochs=500,
-        perplexity=30.0,
-        random_state=0,
-        reference=None,
-        color_by="network",
-        ax=None,
-    ):
+    def from_estimators(cls, estimators, X, y=None, *, layer=None, **options):
         """Extract features with fitted stagers, map and draw them.
 
         Parameters
@@ -66,45 +57,25 @@ class EmbeddingDisplay:
         estimators : dict of str to estimator
             Fitted stagers, or pipelines that end in one, by the name to be shown.
         X : PairedEpochs, array-like or dict
-            Held-out epochs for all of them, or the epochs of each by its name (a scalp
-            teacher reads ``X.source_epochs``, an ear stager ``X``); rows are the same.
-        y : array-like of shape (n_epochs,), optional
-            The scored stages.
+            Held-out epochs for all of them, or by their names: the same rows, of which a
+            scalp teacher reads ``X.source_epochs``, an ear stager ``X``.
+        y
+            As for the class.
         layer : str, optional
-            The layer whose answers are the features; by default the declared one.
-        classes, max_epochs, perplexity, random_state, reference, color_by, ax
+            The layer whose outputs are the features; by default the declared one.
+        **options
             As for :meth:`from_features`.
 
         Returns
         -------
         EmbeddingDisplay
         """
-        features, n_epochs = {}, None
+        features = {}
         for name, estimator in estimators.items():
-            epochs = X[name] if isinstance(X, dict) else X
+            epochs = transform(estimator, X[name] if isinstance(X, dict) else X)
             stager = final_estimator(estimator)
-            answers = stager.extract_features(transform(estimator, epochs), layer=layer)
-            answers = np.asarray(answers)
-            if n_epochs is None:
-                rows = _draw_rows(len(answers), max_epochs, random_state)
-            elif len(answers) != n_epochs:
-                raise ValueError(
-                    f"{name!r} has features of {len(answers)} epochs, the networks before "
-                    f"it of {n_epochs}; give the same epochs to all."
-                )
-            n_epochs = len(answers)
-            features[name] = answers[rows]
-        return cls.from_features(
-            features,
-            None if y is None else np.asarray(y)[rows],
-            classes=classes,
-            max_epochs=None,
-            perplexity=perplexity,
-            random_state=random_state,
-            reference=reference,
-            color_by=color_by,
-            ax=ax,
-        )
+            features[name] = stager.extract_features(epochs, layer=layer)
+        return cls.from_features(features, y, **options)
 
     @classmethod
     def from_features(
@@ -116,9 +87,7 @@ class EmbeddingDisplay:
         max_epochs=500,
         perplexity=30.0,
         random_state=0,
-        reference=None,
-        color_by="network",
-        ax=None,
+        **options,
     ):
         """Map features and draw them.
 
@@ -126,17 +95,15 @@ class EmbeddingDisplay:
         ----------
         features : dict of str to array-like of shape (n_epochs, ...)
             Features of the same epochs from each network, of one shape.
-        y : array-like of shape (n_epochs,), optional
-            The scored stages.
-        classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-            The stages.
+        y, classes
+            As for the class.
         max_epochs : int or None, default=500
             If there are more epochs, so many are drawn at random.
         perplexity : float, default=30.0
             As in scikit-learn's ``TSNE``; lowered where there are too few epochs.
         random_state : int, RandomState instance or None, default=0
             Seed of the drawn epochs and of the map.
-        reference, color_by, ax
+        **options
             As for :meth:`plot`.
 
         Returns
@@ -153,29 +120,28 @@ class EmbeddingDisplay:
         >>> import numpy as np
         >>> from skleepkd.plotting import EmbeddingDisplay
         >>> rng = np.random.default_rng(0)
-        >>> display = EmbeddingDisplay.from_features(
-        ...     {"Scalp": rng.normal(size=(20, 8)), "Ear": rng.normal(3, size=(20, 8))}
-        ... )
+        >>> scalp, ear = rng.normal(size=(20, 8)), rng.normal(3, size=(20, 8))
+        >>> display = EmbeddingDisplay.from_features({"Scalp": scalp, "Ear": ear})
         >>> display.embedding["Ear"].shape
         (20, 2)
         """
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
 
-        features = {name: np.asarray(answers) for name, answers in features.items()}
-        shapes = {name: answers.shape for name, answers in features.items()}
+        features = {name: np.asarray(values) for name, values in features.items()}
+        shapes = {name: values.shape for name, values in features.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(
                 f"One map needs features of one shape from every network; given {shapes}."
             )
+        check_consistent_length(*features.values(), y)
         random_state = check_random_state(random_state)
-        n_epochs = len(next(iter(features.values())))
-        if y is not None:
-            check_consistent_length(next(iter(features.values())), y)
-        rows = _draw_rows(n_epochs, max_epochs, random_state)
+        rows = np.arange(len(next(iter(features.values()))))
+        if max_epochs is not None and len(rows) > max_epochs:
+            rows = np.sort(random_state.choice(len(rows), max_epochs, replace=False))
         # (n_networks * n_rows, n_features): network after network
         stacked = np.concatenate(
-            [answers[rows].reshape(len(rows), -1) for answers in features.values()]
+            [values[rows].reshape(len(rows), -1) for values in features.values()]
         ).astype(np.float32, copy=False)
         if stacked.shape[1] > 50:
             n_components = min(50, len(stacked))
@@ -183,12 +149,9 @@ class EmbeddingDisplay:
         places = TSNE(
             perplexity=min(perplexity, (len(stacked) - 1) / 3), random_state=random_state
         ).fit_transform(stacked)
-        display = cls(
-            embedding=dict(zip(features, np.split(places, len(features)), strict=True)),
-            y=None if y is None else np.asarray(y)[rows],
-            classes=classes,
-        )
-        return display.plot(ax=ax, reference=reference, color_by=color_by)
+        embedding = dict(zip(features, np.split(places, len(features)), strict=True))
+        y = None if y is None else np.asarray(y)[rows]
+        return cls(embedding=embedding, y=y, classes=classes).plot(**options)
 
     def plot(self, ax=None, *, reference=None, color_by="network"):
         """Draw the display.
@@ -198,8 +161,8 @@ class EmbeddingDisplay:
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
         reference : str, optional
-            A network to be shown with each of the others, one panel for each pair, as
-            the paper shows the scalp network. By default all share one panel.
+            A network to be shown with each of the others in a panel, as the paper shows
+            the scalp network. By default all share one panel.
         color_by : {"network", "stage"}, default="network"
             "stage" gives each network a panel, its epochs in the colours of ``y``.
 
@@ -210,73 +173,48 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If ``reference`` or ``color_by`` is unknown, or stages are wanted without
-            ``y``.
+            If ``reference`` or ``color_by`` is unknown, or there is no ``y`` for stages.
         """
         names = list(self.embedding)
         if reference is not None and reference not in names:
             raise ValueError(f"reference is {reference!r}; the networks are {names}.")
         if color_by not in ("network", "stage"):
             raise ValueError(f"color_by is 'network' or 'stage'; given {color_by!r}.")
-        if color_by == "stage" and self.y is None:
+        by_stage = color_by == "stage"
+        if by_stage and self.y is None:
             raise ValueError("color_by='stage' needs y, the stages of the epochs.")
-
-        if color_by == "stage":
+        panels = [names]
+        if by_stage:
             panels = [[name] for name in names]
+            labels = stage_labels(self.classes)
+            codes, colors = codes_with_gaps(self.y, labels, "y"), stage_colors(labels)
         elif reference is not None:
             panels = [[reference, name] for name in names if name != reference]
-        else:
-            panels = [names]
         n_rows = math.ceil(len(panels) / 5)
         n_columns = math.ceil(len(panels) / n_rows)
+        figsize = (3.4 * n_columns + (len(panels) == 1), 4.0 * n_rows)
         self.figure_, axes = make_panels(
-            ax,
-            n_rows,
-            n_columns,
-            figsize=(3.4 * n_columns + (len(panels) == 1), 4.0 * n_rows),
-            sharex=True,
-            sharey=True,
+            ax, n_rows, n_columns, figsize=figsize, sharex=True, sharey=True
         )
         for unused in axes.flat[len(panels) :]:
             unused.remove()
         self.ax_ = axes.flat[: len(panels)]
+        dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
+        below = SMALL_LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        below |= {"markerscale": 2, "handletextpad": 0.2}
         for panel, shown in zip(self.ax_, panels, strict=True):
-            if color_by == "stage":
-                self._scatter_stages(panel, *shown)
+            if by_stage:
+                panel.set_title(shown[0], fontsize="medium")
+                for code, (label, color) in enumerate(zip(labels, colors, strict=True)):
+                    places = self.embedding[shown[0]][codes == code]
+                    panel.scatter(*places.T, color=color, label=label, **dots)
             else:
                 for name in shown:
                     color = f"C{names.index(name) % 10}"
-                    self._scatter(panel, self.embedding[name], color, name)
+                    panel.scatter(*self.embedding[name].T, color=color, label=name, **dots)
+                panel.legend(**below)
             panel.set(xticks=[], yticks=[], aspect="equal")
             panel.spines[["top", "right"]].set_visible(True)
-            if color_by == "stage":
-                panel.set_title(shown[0], fontsize="medium")
-            if color_by == "network" or panel is self.ax_[-1]:
-                panel.legend(
-                    loc="upper center",
-                    bbox_to_anchor=(0.5, 0),
-                    frameon=False,
-                    fontsize="small",
-                    markerscale=2,
-                    handletextpad=0.2,
-                    ncols=len(stage_labels(self.classes)) if color_by == "stage" else 1,
-                    columnspacing=0.8,
-                )
+        if by_stage:
+            self.ax_[-1].legend(ncols=len(labels), columnspacing=0.8, **below)
         return self
-
-    def _scatter_stages(self, panel, name):
-        labels = stage_labels(self.classes)
-        codes = codes_with_gaps(self.y, labels, "y")
-        for code, color in enumerate(stage_colors(labels, labels)):
-            self._scatter(panel, self.embedding[name][codes == code], color, labels[code])
-
-    @staticmethod
-    def _scatter(panel, places, color, label):
-        panel.scatter(*places.T, s=9, alpha=0.6, linewidths=0, color=color, label=label)
-
-
-def _draw_rows(n_epochs, max_epochs, random_state):
-    if max_epochs is None or n_epochs <= max_epochs:
-        return np.arange(n_epochs)
-    random_state = check_random_state(random_state)
-    return np.sort(random_state.choice(n_epochs, max_epochs, replace=False))

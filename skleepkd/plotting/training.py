@@ -3,7 +3,7 @@
 import numpy as np
 
 from skleepkd.pipelines import final_estimator
-from skleepkd.plotting.common import make_panels
+from skleepkd.plotting.common import SMALL_LEGEND, make_panels
 
 
 class TrainingCurveDisplay:
@@ -12,13 +12,12 @@ class TrainingCurveDisplay:
     Parameters
     ----------
     histories : dict of str to skorch History
-        Of each training, by the name to be shown: a list with a dict for each pass that
-        holds ``train_loss`` and, as far as they were recorded, ``valid_loss`` and the
-        score. Where the dicts hold ``step``, the curves go over the steps of the training
-        instead of its passes.
+        Of each training, by the name to be shown: for each pass a dict with ``train_loss``
+        and, as far as they were recorded, ``valid_loss`` and the score. Where all have
+        ``step``, the curves go over the steps of the training instead of its passes.
     score : str, default="valid_kappa"
-        The score to draw. The best of a ``valid_`` score is marked; of another one, such
-        as a look at the test subject, no best is to be chosen.
+        The score to draw. The best of a ``valid_`` score is marked; of another, such as
+        that of a test subject, no best is to be chosen.
 
     Attributes
     ----------
@@ -48,15 +47,14 @@ class TrainingCurveDisplay:
             Anything with skorch's ``history``.
         name : str, optional
             The name to be shown, by default the class's.
-        ax : matplotlib Axes, optional
-            Its place in the figure is divided between the panels.
+        ax
+            As for :meth:`plot`.
 
         Returns
         -------
         TrainingCurveDisplay
         """
-        if name is None:
-            name = type(final_estimator(estimator)).__name__
+        name = name or type(final_estimator(estimator)).__name__
         return cls.from_estimators({name: estimator}, ax=ax)
 
     @classmethod
@@ -66,9 +64,9 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         estimators : dict of str to estimator
-            Fitted stagers, or pipelines that end in one, by the name to be shown.
-        ax : matplotlib Axes, optional
-            Its place in the figure is divided between the panels.
+            As for :meth:`from_estimator`, by the name to be shown.
+        ax
+            As for :meth:`plot`.
 
         Returns
         -------
@@ -104,36 +102,31 @@ class TrainingCurveDisplay:
             raise ValueError(f"Nothing was trained yet, or no pass was run: {empty}.")
         curves = {
             name: {
-                key: np.array([passed.get(key, np.nan) for passed in history], float)
+                key: np.array([row.get(key, np.nan) for row in history], float)
                 for key in ("step", "train_loss", "valid_loss", self.score)
             }
             for name, history in self.histories.items()
         }
         has_score = any(np.isfinite(c[self.score]).any() for c in curves.values())
         has_steps = all(np.isfinite(c["step"]).all() for c in curves.values())
-        n_panels = 1 + has_score
-        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
+        figsize = (5.2 * (1 + has_score), 3.6)
+        self.figure_, axes = make_panels(ax, 1, 1 + has_score, figsize=figsize)
         self.ax_ = axes[0]
-        for number, (name, curve) in enumerate(curves.items()):
-            color = f"C{number % 10}"
-            n_points = len(curve["train_loss"])
+        for k, (name, curve) in enumerate(curves.items()):
+            n_points, score = len(curve["step"]), curve[self.score]
             x = curve["step"] if has_steps else np.arange(1, n_points + 1)
             # A single point would not show as a line.
-            style = {"color": color, "marker": "." if n_points == 1 else None}
+            style = {"color": f"C{k % 10}", "marker": "." if n_points == 1 else None}
             self.ax_[0].plot(x, curve["train_loss"], label=f"{name}, training", **style)
             if np.isfinite(curve["valid_loss"]).any():
-                self.ax_[0].plot(
-                    x, curve["valid_loss"], "--", label=f"{name}, validation", **style
-                )
-            score = curve[self.score]
-            if not np.isfinite(score).any():
-                continue
-            if not self.score.startswith("valid_"):
+                label = f"{name}, validation"
+                self.ax_[0].plot(x, curve["valid_loss"], "--", label=label, **style)
+            if np.isfinite(score).any():
+                if self.score.startswith("valid_"):
+                    best = np.nanargmax(score)
+                    name += f", best {score[best]:.2f}"
+                    style |= {"marker": "o", "markevery": [best]}
                 self.ax_[1].plot(x, score, label=name, **style)
-                continue
-            best = np.nanargmax(score)
-            self.ax_[1].plot(x, score, label=f"{name}, best {score[best]:.2f}", **style)
-            self.ax_[1].plot(x[best], score[best], "o", color=color)
         title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
         for panel, what in zip(self.ax_, ("Loss", title), strict=False):
             panel.set_title(what, loc="left", fontsize="medium")
@@ -142,5 +135,5 @@ class TrainingCurveDisplay:
             )
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
-            panel.legend(frameon=False, fontsize="small")
+            panel.legend(**SMALL_LEGEND)
         return self

@@ -1,15 +1,13 @@
 """Functions on recordings, and transformers of epochs."""
 
-from skleepkd.preprocessing.channels import (
+from skleepkd.preprocessing.ear import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
-    derivation_power,
-    reject_ear_electrodes,
-)
-from skleepkd.preprocessing.derivations import (
     SCALP_DERIVATIONS,
+    derivation_power,
     derive,
     ear_derivations,
+    reject_ear_electrodes,
     scalp_derivations,
 )
 from skleepkd.preprocessing.paired import (
@@ -17,7 +15,7 @@ from skleepkd.preprocessing.paired import (
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.preprocessing.raw import band_pass
+from skleepkd.preprocessing.raw import band_pass  # noqa: F401
 from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
@@ -30,7 +28,6 @@ __all__ = [
     "LogSpectrogram",
     "PairedTransformer",
     "SourceSelector",
-    "band_pass",
     "derivation_power",
     "derive",
     "ear_derivations",

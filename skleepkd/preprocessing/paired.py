@@ -9,41 +9,103 @@ from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair
 
 
-class StatelessTransformer(TransformerMixin, BaseEstimator):
-    """A transformer of epochs that learns nothing, so that it need not be fitted."""
-
-    def __sklearn_is_fitted__(self):
-        return True
+class EpochTransformer(TransformerMixin, BaseEstimator):
+    """A transformer of epochs."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        return tags
+
+
+class StatelessTransformer(EpochTransformer):
+    """A transformer of each epoch by itself, that need not be fitted."""
+
+    def fit(self, X, y=None):
+        """Check the parameters: there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y
+            Not used.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError or ValueError
+            If a parameter is none that the class describes.
+        """
+        self._check_parameters()
+        return self
+
+    def transform(self, X):
+        """Transform each epoch.
+
+        Parameters
+        ----------
+        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
+            Epochs. A 2-D array is one channel. Of a pair, target and source are treated
+            alike; :class:`PairedTransformer` treats them apart.
+
+        Returns
+        -------
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, ...)
+            Of the kind of ``X``, float32.
+
+        Raises
+        ------
+        TypeError or ValueError
+            As in ``fit``, if there is no epoch, or if what is made of epochs differs in shape.
+        """
+        self._check_parameters()
+        pair = as_pair(X)
+        if not len(pair):
+            raise ValueError("There are no epochs to transform.")
+        source = self._transformed(pair, "source") if pair.has_source else None
+        return of_kind(X, self._transformed(pair, "target"), source)
+
+    def _check_parameters(self):
+        pass
+
+    def _transformed(self, pair, modality):
+        """Transform a modality block by block, which ``_transform_block`` does."""
+        transformed = None
+        for rows, block in pair.blocks(modality):
+            values = self._transform_block(block)
+            if transformed is None:
+                shape = (len(pair), *values.shape[1:])
+                transformed = np.empty(shape, dtype=np.float32)
+            transformed[rows] = values
+        return transformed
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
 
 
-class PairedTransformer(TransformerMixin, BaseEstimator):
+class PairedTransformer(EpochTransformer):
     """Preprocess the two modalities of a pair, each in its own way.
 
-    A step of a scikit-learn ``Pipeline`` before a distilled or fine-tuned stager: in
-    ``fit`` it gets a pair and prepares both modalities; in ``predict``, where the
-    wearable signal comes alone, it prepares that one alike.
+    A step of a ``Pipeline`` before a distilled or fine-tuned stager: in ``fit`` it prepares
+    both modalities; in ``predict``, where the wearable signal comes alone, that one alike.
 
     Parameters
     ----------
     source : transformer, optional
-        What prepares the teacher's signal: a scikit-learn transformer of arrays of
-        shape (n_epochs, n_channels, n_times), in microvolts, whose answer may have
-        another trailing shape. None leaves the signal unchanged.
+        What prepares the teacher's signal: a transformer of arrays of shape (n_epochs,
+        n_channels, n_times), in microvolts, whose output may have another trailing shape.
+        None leaves the signal unchanged.
     target : transformer, optional
         The same for the wearable signal.
 
     Attributes
     ----------
-    source_ : transformer or None
-        The fitted clone for the source; None if there was no source in ``fit``.
-    target_ : transformer
-        The fitted clone for the target.
+    source_, target_ : transformer
+        The fitted clones; ``source_`` is None if there was no source in ``fit``.
 
     Examples
     --------
@@ -72,7 +134,7 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
             The pair, or the target alone.
         y : array-like of shape (n_epochs,), optional
-            Stages, handed on to both; rows that nobody scored are not left out.
+            Stages, handed on to both; unscored rows are not left out.
 
         Returns
         -------
@@ -89,10 +151,10 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
                 "There is a transformer for the source and X has no source. In a pipeline "
                 "give a PairedEpochs: X_source= goes to the last step alone, past this one."
             )
-        self.target_ = _transformer(self.target).fit(pair["target"], y)
+        self.target_ = _clone(self.target).fit(pair["target"], y)
         self.source_ = None
         if pair.has_source:
-            self.source_ = _transformer(self.source).fit(pair["source"], y)
+            self.source_ = _clone(self.source).fit(pair["source"], y)
         return self
 
     def transform(self, X):
@@ -105,38 +167,29 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
-            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets
-            and sampling rates; its source is left out if ``fit`` saw none.
+        PairedEpochs or ndarray of shape (n_epochs, n_channels, ...)
+            Of the kind of ``X``, float32. A pair keeps all that it carries; its source is
+            left out if ``fit`` saw none.
         """
         check_is_fitted(self)
         pair = as_pair(X)
-        target = _float32(self.target_.transform(pair["target"]))
-        if not isinstance(X, PairedEpochs):
-            return target
-        if not pair.has_source or self.source_ is None:
-            return pair.target_epochs.replace(target=target)
-        source = _float32(self.source_.transform(pair["source"]))
-        return pair.replace(target=target, source=source)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+        target, source = self.target_.transform(pair["target"]), None
+        if pair.has_source and self.source_ is not None:
+            source = np.asarray(self.source_.transform(pair["source"]), dtype=np.float32)
+        return of_kind(X, np.asarray(target, dtype=np.float32), source)
 
 
 class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
 
     Many array functions take one epoch at a time, such as braindecode's
-    ``exponential_moving_standardize``. Nothing is learnt in ``fit``.
+    ``exponential_moving_standardize``.
 
     Parameters
     ----------
     function : callable
-        Takes one epoch of shape (n_channels, n_times), in microvolts, and answers
-        with an array of the same shape for each epoch. It gets a copy, which it may
-        change. A function that can be imported can also be pickled.
+        Takes a copy of one epoch, (n_channels, n_times), in microvolts, and returns an
+        array of one shape for all. If it can be imported it can also be pickled.
     kw_args : dict, optional
         Further keyword arguments for the function.
 
@@ -157,101 +210,32 @@ class EpochwiseTransformer(StatelessTransformer):
         self.function = function
         self.kw_args = kw_args
 
-    def fit(self, X, y=None):
-        """Check that the function can be called.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        TypeError
-            If ``function`` is not callable.
-        """
+    def _check_parameters(self):
         if not callable(self.function):
             raise TypeError(
                 f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
             )
-        return self
 
-    def transform(self, X):
-        """Apply the function to each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            A 2-D array is one channel. Of a pair, target and source are treated
-            alike; :class:`PairedTransformer` treats them apart.
-
-        Returns
-        -------
-        PairedEpochs or ndarray of shape (n_epochs, ...)
-            Of the kind of ``X``, float32.
-
-        Raises
-        ------
-        ValueError
-            If there is no epoch, or the function's answers differ in shape.
-        """
-        return of_each_modality(X, self._apply)
-
-    def _apply(self, pair, modality):
-        if not len(pair):
-            raise ValueError("There are no epochs to transform.")
-        answers = None
-        for rows, block in pair.blocks(modality):
-            for row, epoch in zip(range(rows.start, rows.stop), block, strict=True):
-                answer = np.asarray(self.function(epoch.copy(), **(self.kw_args or {})))
-                if answers is None:
-                    answers = np.empty((len(pair),) + answer.shape, dtype=np.float32)
-                if answer.shape != answers.shape[1:]:
-                    raise ValueError(
-                        f"The function answered {modality} epoch {row} with the shape "
-                        f"{answer.shape}, and epoch 0 with {answers.shape[1:]}."
-                    )
-                answers[row] = answer
-        return answers
+    def _transform_block(self, block):
+        kw_args = self.kw_args or {}
+        return np.stack([self.function(epoch.copy(), **kw_args) for epoch in block])
 
 
 class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
 
-    The first step of a ``Pipeline`` that is trained on, and predicts from, the teacher's
-    signal, and yet takes the same pair as the stagers of the wearable.
+    The first step of a ``Pipeline`` that predicts from the teacher's signal, and yet takes
+    the same pair as the stagers of the wearable.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skleepkd import PairedEpochs
     >>> from skleepkd.preprocessing import SourceSelector
-    >>> X = PairedEpochs(np.zeros((8, 1, 50)), source=np.ones((8, 2, 50)), subject="s1")
+    >>> X = PairedEpochs(np.zeros((8, 1, 50)), source=np.ones((8, 2, 50)))
     >>> SourceSelector().fit_transform(X)
-    <PairedEpochs: 8 epochs of 1 subject, target (2, 50)>
+    <PairedEpochs: 8 epochs, target (2, 50)>
     """
-
-    def fit(self, X, y=None):
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X : PairedEpochs
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-        """
-        return self
 
     def transform(self, X):
         """Return the source as the target of a pair of its own.
@@ -259,12 +243,12 @@ class SourceSelector(StatelessTransformer):
         Parameters
         ----------
         X : PairedEpochs
-            With a source, in microvolts.
+            With a source.
 
         Returns
         -------
         PairedEpochs
-            With subjects, recordings and onsets; nothing is copied.
+            With all that X carries; nothing is copied.
 
         Raises
         ------
@@ -274,33 +258,15 @@ class SourceSelector(StatelessTransformer):
         return as_pair(X).source_epochs
 
 
-def of_each_modality(X, apply):
-    """Transform epochs, or both modalities of a pair, alike.
-
-    Parameters
-    ----------
-    X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-        What ``transform`` was given.
-    apply : callable
-        ``apply(pair, modality)`` returns the array that takes a modality's place.
-
-    Returns
-    -------
-    PairedEpochs or ndarray
-        Of the kind of ``X``.
-    """
-    pair = as_pair(X)
-    target = apply(pair, "target")
+def of_kind(X, target, source=None):
+    """Give transformed epochs as what X was: an array, or a pair with all it carries."""
     if not isinstance(X, PairedEpochs):
         return target
-    source = apply(pair, "source") if pair.has_source else None
-    return pair.replace(target=target, source=source)
+    if source is None:
+        return X.target_epochs.replace(target=target)
+    return X.replace(target=target, source=source)
 
 
-def _transformer(transformer):
-    # A FunctionTransformer without a function hands its input on.
+def _clone(transformer):
+    # A FunctionTransformer without a function returns its input.
     return FunctionTransformer() if transformer is None else clone(transformer)
-
-
-def _float32(array):
-    return np.asarray(array, dtype=np.float32)

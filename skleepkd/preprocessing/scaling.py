@@ -2,26 +2,13 @@
 
 import numpy as np
 
-from skleepkd.preprocessing.paired import StatelessTransformer, of_each_modality
-
-
-def _min_max(epochs, axis):
-    low = epochs.min(axis=axis, keepdims=True)
-    return low, epochs.max(axis=axis, keepdims=True) - low
-
-
-def _standard(epochs, axis):
-    return epochs.mean(axis=axis, keepdims=True), epochs.std(axis=axis, keepdims=True)
-
-
-#: What is taken off each epoch, and what the rest is then divided by.
-_METHODS = {"min-max": _min_max, "standard": _standard}
+from skleepkd.preprocessing.paired import StatelessTransformer
 
 
 class EpochScaler(StatelessTransformer):
     """Scale each channel of each epoch by its own range, or by its own mean and spread.
 
-    A step of a ``Pipeline`` before a stager. Nothing is learnt in ``fit``, so an epoch is
+    A step of a ``Pipeline`` before a stager. Nothing is learned in ``fit``, so an epoch is
     scaled alike wherever it comes from; how large a signal was is lost. Of a pair both
     modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
 
@@ -33,9 +20,10 @@ class EpochScaler(StatelessTransformer):
 
     Notes
     -----
-    A channel that is flat during an epoch becomes 0. In [1]_ windows are scaled at the rate
-    of the recording and resampled afterwards, by which values may overshoot 0 and 1; of
-    epochs that are resampled already, all values lie between the two.
+    A channel that is flat during an epoch becomes 0. Epochs may have any unit; of
+    spectrograms all values of a channel are scaled together. In [1]_ windows are scaled at
+    the rate of the recording and resampled afterwards, by which values may overshoot 0 and
+    1; of epochs that are resampled already, all values lie between the two.
 
     References
     ----------
@@ -54,65 +42,21 @@ class EpochScaler(StatelessTransformer):
     def __init__(self, method="min-max"):
         self.method = method
 
-    def fit(self, X, y=None):
-        """Check the method.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Not used.
-        y : array-like, optional
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If the method is unknown.
-        """
-        self._check_method()
-        return self
-
-    def transform(self, X):
-        """Scale each channel of each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs, in any unit. A 2-D array is one channel. Of a trailing axis
-            (spectrograms) all values of a channel are scaled together.
-
-        Returns
-        -------
-        PairedEpochs or ndarray of shape (n_epochs, n_channels, n_times)
-            Of the kind of ``X``, float32, without a unit.
-
-        Raises
-        ------
-        ValueError
-            If the method is unknown or X holds no epochs of numbers.
-        """
-        self._check_method()
-        return of_each_modality(X, self._scaled)
-
-    def _check_method(self):
-        if self.method not in _METHODS:
+    def _check_parameters(self):
+        if self.method not in ("min-max", "standard"):
             raise ValueError(
-                f"method is one of {', '.join(map(repr, _METHODS))}; given {self.method!r}."
+                f"method is one of 'min-max', 'standard'; given {self.method!r}."
             )
 
-    def _scaled(self, pair, modality):
-        shape = pair.shape if modality == "target" else pair.source_epochs.shape
-        scaled = np.empty(shape, dtype=np.float32)
-        axis = tuple(range(2, len(shape)))
-        for rows, block in pair.blocks(modality):
-            block = np.asarray(block, dtype=np.float64)
-            offset, scale = _METHODS[self.method](block, axis)
-            # The mean of a flat channel may miss its value by a rounding error, which
-            # would be scaled up: x / inf is 0.
-            scale[np.ptp(block, axis=axis, keepdims=True) == 0] = np.inf
-            scaled[rows] = (block - offset) / scale
-        return scaled
+    def _transform_block(self, block):
+        block = np.asarray(block, dtype=np.float64)
+        # The values of a channel, whatever axes they have.
+        values = {"axis": tuple(range(2, block.ndim)), "keepdims": True}
+        span = np.ptp(block, **values)
+        if self.method == "min-max":
+            offset, scale = block.min(**values), span
+        else:
+            offset, scale = block.mean(**values), block.std(**values)
+        # The mean of a flat channel may miss its value by a rounding error, which would be
+        # scaled up: x / inf is 0.
+        return (block - offset) / np.where(span == 0, np.inf, scale)

@@ -4,32 +4,31 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 from scipy.signal.windows import hamming
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.preprocessing.paired import EpochTransformer, of_kind
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Epochs whose frames stay in the processor's cache between the steps.
 N_AT_A_TIME = 32
 
 
-class LogSpectrogram(TransformerMixin, BaseEstimator):
+class LogSpectrogram(EpochTransformer):
     """Short-time Fourier amplitudes of epochs in decibels, standardised.
 
-    A step of a scikit-learn ``Pipeline`` before a stager of spectrograms
-    (``SleepStager("SeqSleepNet")``). With the defaults an epoch of 30 s at 100 Hz becomes
-    29 frames of 129 frequency bins, as in [1]_: symmetric Hamming windows of 2 s, one a
-    second, the first at the epoch's first sample and none beyond its last, each filled
-    with zeros to 256 samples and Fourier transformed, then ``20 log10`` of the amplitude.
+    A step of a ``Pipeline`` before a stager of spectrograms. With the defaults an epoch of
+    30 s at 100 Hz becomes 29 frames of 129 frequency bins, as in [1]_: symmetric Hamming
+    windows of 2 s, one a second, the first at the epoch's first sample and none beyond its
+    last, each filled with zeros to 256 samples and Fourier transformed, then ``20 log10``
+    of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
-    all frames of the epochs given, and no others: inside a pipeline these are the
-    training recordings. A stager that was pretrained elsewhere meets spectrograms that
-    are standardised by the training recordings of its new signal, also where the stager
-    itself is not trained further.
+    all frames of the epochs given: inside a pipeline from the training recordings, also
+    where the stager is a pretrained one that is not trained further.
 
     Parameters
     ----------
@@ -42,17 +41,15 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         that holds a window.
     floor : float, default=1e-3
         Amplitude in microvolts below which everything counts as this much, so that a
-        flat signal gives -60 dB and not minus infinity. White noise of 1 nV
-        (root mean square) has amplitudes of about nine times this at 100 Hz.
+        flat signal gives -60 dB and not minus infinity.
     standardize : bool, default=True
-        Whether to subtract the mean of each channel and frequency and to divide by the
-        deviation. Where the training epochs do not vary it is not divided.
+        Whether to subtract the mean and to divide by the deviation, which is 1 where the
+        training epochs do not vary.
 
     Attributes
     ----------
     sfreq_ : float
-        Sampling rate of the signal in hertz: the pair's, or else what makes an epoch
-        last 30 s.
+        Sampling rate in hertz: the pair's, or else what makes an epoch last 30 s.
     window_ : ndarray of shape (n_window_samples,)
         The Hamming window.
     hop_, n_fft_ : int
@@ -97,10 +94,10 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and
-            source have statistics of their own.
-        y : array-like of shape (n_epochs,), optional
-            Not used; epochs that nobody scored count as well.
+            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and source
+            have statistics of their own.
+        y
+            Not used: unscored epochs count as well.
 
         Returns
         -------
@@ -135,6 +132,7 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
                 # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
                 frames = decibels.swapaxes(1, 2).reshape(-1, n_channels * n_bins)
                 scaler.partial_fit(frames)
+            # (channels * bins,) -> (channels, bins)
             self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
             self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
         self.source_ = clone(self).fit(pair.source_epochs) if pair.has_source else None
@@ -151,9 +149,8 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         Returns
         -------
         PairedEpochs or ndarray of shape (n_epochs, n_channels, n_frames, n_bins)
-            Of the kind of ``X``, float32. A pair keeps subjects, recordings, onsets,
-            channel names and the sampling rates of its signals; its source is left out
-            if ``fit`` saw none.
+            Of the kind of ``X``, float32. A pair keeps all that it carries, also the
+            sampling rates of its signals; its source is left out if ``fit`` saw none.
 
         Raises
         ------
@@ -164,32 +161,28 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         pair = self._check(X)
         sfreq = pair.sfreq["target"] or self.sfreq_
         if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
-            fitted, given = (
-                f"{n_channels} channel(s) of {n_times} samples at {rate:g} Hz"
-                for (n_channels, n_times), rate in (
-                    (self.epoch_shape_, self.sfreq_),
-                    (pair.shape[1:], sfreq),
-                )
+            raise ValueError(
+                f"Fitted to {self.epoch_shape_[0]} channel(s) of {self.epoch_shape_[1]} "
+                f"samples at {self.sfreq_:g} Hz; given {pair.shape[1]} of {pair.shape[2]} at "
+                f"{sfreq:g} Hz."
             )
-            raise ValueError(f"Fitted to epochs of {fitted}; given {given}.")
-        answers = None
+        n_frames = 1 + (pair.shape[2] - len(self.window_)) // self.hop_
+        shape = (*pair.shape[:2], n_frames, self.n_fft_ // 2 + 1)
+        spectrograms = np.empty(shape, dtype=np.float32)
         for rows, decibels in self._decibels(pair):
             if self.standardize:
                 # (channels, bins) -> (channels, 1, bins): alike in all frames
                 decibels -= self.mean_[:, None].astype(np.float32)
                 decibels /= self.scale_[:, None].astype(np.float32)
-            if answers is None:
-                answers = np.empty((len(pair), *decibels.shape[1:]), dtype=np.float32)
-            answers[rows] = decibels
+            spectrograms[rows] = decibels
         if not isinstance(X, PairedEpochs):
-            return answers
+            return spectrograms
         # As pairs, so that the rate of the signal travels with its spectrogram.
         names = pair.ch_names["target"]
-        target = PairedEpochs(answers, sfreq=self.sfreq_, ch_names=names)
-        if not pair.has_source or self.source_ is None:
-            return pair.target_epochs.replace(target=target)
-        source = self.source_.transform(pair.source_epochs)
-        return pair.replace(target=target, source=source)
+        target, source = PairedEpochs(spectrograms, sfreq=self.sfreq_, ch_names=names), None
+        if pair.has_source and self.source_ is not None:
+            source = self.source_.transform(pair.source_epochs)
+        return of_kind(X, target, source)
 
     def _check(self, X):
         """Take X as a pair whose target can be transformed."""
@@ -215,8 +208,3 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
             amplitude = np.abs(fft.rfft(frames, self.n_fft_))
             np.maximum(amplitude, np.float32(self.floor), out=amplitude)
             yield rows, 20 * np.log10(amplitude, out=amplitude)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
