@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd import edf
-from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
 from skleepkd.hypnogram import Hypnogram
@@ -284,8 +283,6 @@ def _read(raw):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            if path.suffix.casefold() == ".set":
-                check_eeglab(path)
             raw = mne.io.read_raw(path)
             if not raw.info["sfreq"] > 0:
                 raise ValueError(f"its sampling rate is {raw.info['sfreq']:g} Hz")

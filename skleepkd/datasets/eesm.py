@@ -12,7 +12,6 @@ from skleepkd.datasets._bids import (
     subject_folders,
     to_stages,
 )
-from skleepkd.datasets._matlab import check_eeglab
 from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
@@ -286,7 +285,6 @@ def _open_set(night):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
     with blaming(path):
-        check_eeglab(path)
         try:
             raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
         except NotImplementedError as error:
