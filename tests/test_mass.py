@@ -195,7 +195,7 @@ def test_every_label_lands_on_its_window(tree):
         "mass-01-04-0010",
     ]
     assert set(np.diff(cohort.X[cohort.groups == "mass-01-04-0010"].onset).round(6)) == {20}
-    assert "24 epochs of 3 persons" in cohort.DESCR
+    assert "24 epochs of 3 subjects" in cohort.DESCR
     assert (
         "Target ECG: - ECG ECGI (1 of 3 nights), - ECG ECGII (2 of 3 nights)."
         in cohort.DESCR

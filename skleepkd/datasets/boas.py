@@ -5,17 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._bids import (
+from skleepkd.datasets._loading import (
+    Night,
+    bids_folders,
     check_recording,
+    load_nights,
     read_table,
-    subject_folders,
     to_stages,
 )
-from skleepkd.datasets._edf import refuse_interrupted
-from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
+from skleepkd.edf import errors_naming, open_edf
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
 SFREQ = 256.0
 _N_TIMES = round(EPOCH_SECONDS * SFREQ)
@@ -32,9 +32,6 @@ Bitbrain Open Access Sleep (BOAS), OpenNeuro ds005555, CC0.
 Nights of simultaneous polysomnography (Micromed) and a headband with two frontal EEG
 channels (Bitbrain), both 256 Hz and referenced to the left mastoid, unfiltered here.
 Stages: consensus of three experts, from the polysomnography (AASM, 30 s).
-Source: {source}. Target: {target}.
-{n_epochs} epochs of {n_nights} nights of {n_persons} persons.
-Nights left out because channels are missing: {skipped}.
 
 López-Larraz, Sierra-Torralba, Clemente et al.: Bitbrain Open Access Sleep Dataset.
 OpenNeuro, 2025.
@@ -122,7 +119,6 @@ def load_boas(
     >>> len(set(cohort.X.recording)), len(set(cohort.groups))       # doctest: +SKIP
     (128, 100)
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     if on_missing not in ("raise", "skip"):
         raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
     if isinstance(source, str) or isinstance(target, str):
@@ -135,7 +131,7 @@ def load_boas(
         "target": list(target),
     }
     nights, skipped = [], {}
-    for folder in subject_folders(root, subjects):
+    for folder in bids_folders(root, subjects):
         missing = _missing_channels(root, folder, ch_names)
         if not missing:
             nights.append(read_boas_night(root, folder))
@@ -148,61 +144,36 @@ def load_boas(
             )
     if not nights:
         raise ValueError(f"Every night lacks a channel: {skipped}.")
-    X, y, _ = gather(
+    cohort = load_nights(
         nights,
-        partial(_read_signals, ch_names=ch_names),
+        partial(_open_devices, ch_names=ch_names),
         name="boas",
-        sfreq=SFREQ,
+        descr=_DESCR,
         ch_names=ch_names,
+        sfreq=SFREQ,
+        classes=classes,
         unscored=unscored,
         cache=cache,
-        options=ch_names,
     )
-    descr = _DESCR.format(
-        source=", ".join(ch_names["source"]),
-        target=", ".join(ch_names["target"]),
-        n_epochs=len(X),
-        n_nights=len(nights),
-        n_persons=len({night.person for night in nights}),
-        skipped=", ".join(skipped) or "none",
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, skipped=skipped, DESCR=descr
-    )
+    cohort.skipped = skipped
+    listed = ", ".join(skipped) or "none"
+    cohort.DESCR += f"Nights left out because channels are missing: {listed}.\n"
+    return cohort
 
 
 def read_boas_night(root, folder):
-    """Read the tables of one BOAS night, without its signals.
-
-    Parameters
-    ----------
-    root : path-like
-        The data set's folder.
-    folder : str
-        The night, such as ``"sub-1"``.
-
-    Returns
-    -------
-    Night
-        With ``onset`` (seconds from the start of the polysomnography) and ``y`` (AASM
-        codes, -1 where unscored), each of shape (n_epochs,), unscored epochs among them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_boas`.
-    """
+    """Read the tables of one night, such as "sub-1"."""
     root = Path(root)
-    people = read_table(root / "participants.tsv", texts=("participant_id", "pid"))
-    if folder not in people["participant_id"]:
+    subjects = read_table(root / "participants.tsv", texts=("participant_id", "pid"))
+    if folder not in subjects["participant_id"]:
         raise ValueError(f"{root / 'participants.tsv'} has no row {folder}.")
-    person = people["pid"][people["participant_id"] == folder][0]
+    subject = subjects["pid"][subjects["participant_id"] == folder][0]
 
-    samples = ("begsample", "endsample")
     tables, durations = {}, {}
     for modality, device in _DEVICES.items():
         path = _path(root, folder, device, "events.tsv")
-        columns = ("onset", *samples) + (("stage_hum",) if device == "psg" else ())
+        columns = ["onset", "begsample", "endsample"]
+        columns += ["stage_hum"] if device == "psg" else []
         tables[modality] = table = read_table(path, numbers=columns)
         begin, end = table["begsample"], table["endsample"]
         one_by_one = np.all(np.diff(begin) >= _N_TIMES) and np.all(begin % 1 == 0)
@@ -211,10 +182,9 @@ def read_boas_night(root, folder):
                 f"{path}: epochs of {_N_TIMES} samples, one after the other, are expected."
             )
         sidecar = _path(root, folder, device, "eeg.json")
-        with blaming(sidecar):
-            durations[modality] = float(
-                json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
-            )
+        with errors_naming(sidecar):
+            about = json.loads(sidecar.read_text("utf-8"))
+            durations[modality] = float(about["RecordingDuration"])
     codes = tables["source"]["stage_hum"]
     y = to_stages(codes, _STAGES, _path(root, folder, "psg", "events.tsv"))
 
@@ -233,14 +203,13 @@ def read_boas_night(root, folder):
         for modality, rows in (("source", in_source), ("target", in_target))
     }
     return Night(
-        folder=folder,
         recording=f"boas-{folder}",
-        person=f"boas-pid-{person}",
+        subject=f"boas-pid-{subject}",
         onset=onset,
         y=y[in_source],
-        first=first,
-        duration=durations,
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
+        duration=durations,
+        first=first,
     )
 
 
@@ -256,37 +225,16 @@ def _missing_channels(root, folder, ch_names):
     return missing
 
 
-def _read_signals(night, out, *, ch_names):
-    """Fill the epochs of a night from its two recordings."""
-    n_covered = []
-    for path, modality in zip(night.files, _DEVICES, strict=True):
-        raw = _open_edf(path, ch_names[modality])
+def _open_devices(night, *, ch_names):
+    """Open the two recordings of a night."""
+    raws = {}
+    for path, (modality, device) in zip(night.files, _DEVICES.items(), strict=True):
+        raws[modality] = raw = open_edf(path, ch_names[modality])
         check_recording(
             raw,
-            f"{night.recording} ({_DEVICES[modality]})",
+            f"{night.recording} ({device})",
             ch_names[modality],
             sfreq=SFREQ,
             duration=night.duration[modality],
         )
-        n_covered.append(
-            read_epochs(raw, ch_names[modality], night.first[modality], out[modality])
-        )
-    return {"n_covered": min(n_covered)}
-
-
-def _open_edf(path, channels):
-    import mne
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    refuse_interrupted(path)
-    with blaming(path):
-        try:
-            # The tables say microvolts: this counts where the header names no unit.
-            return mne.io.read_raw_edf(
-                path, units=dict.fromkeys(channels, "uV"), verbose="ERROR"
-            )
-        except ValueError as error:
-            if "Unit for channel" not in str(error):
-                raise
-        return mne.io.read_raw_edf(path, verbose="ERROR")  # another, which MNE converts
+    return raws

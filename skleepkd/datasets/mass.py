@@ -1,26 +1,24 @@
 """Montreal Archive of Sleep Studies: EEG and ECG of 200 nights in five subsets."""
 
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._edf import open_edf, read_annotations, read_header
-from skleepkd.datasets._nights import (
+from skleepkd.datasets._loading import (
     Night,
     check_channels,
     choose_recordings,
-    gather,
-    read_filtered,
+    load_nights,
     warn_of_unknown,
 )
-from skleepkd.datasets.mass_split import SUBSET_SIZES
+from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, stage_of_text, to_scheme
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
 
-#: What Joshi et al. (2021) teach and what they teach from.
+#: The channels of Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
 
 #: Electrodes of a nominal derivation, in the order of preference. They are recorded
@@ -38,14 +36,31 @@ _EPOCH_LENGTHS = (20.0, 30.0)
 #: Durations and onsets are written as rounded decimals, in seconds.
 _TOLERANCE = 0.1
 
+#: Recordings in each subset of the complete cohort.
+SUBSET_SIZES = {1: 53, 2: 19, 3: 62, 4: 40, 5: 26}
+
+#: Places in the sorted list of a complete subset, counted from 0, of the recordings
+#: that Joshi et al.'s code holds out. The rest is for training.
+_VALIDATION = {
+    1: (6, 8, 14, 34, 43),
+    2: (7, 8),
+    3: (4, 12, 23, 36, 39, 45),
+    4: (0, 14, 17, 28),
+    5: (7, 9, 21),
+}
+_TEST = {
+    1: (1, 7, 15, 17, 40, 47),
+    2: (0, 3),
+    3: (5, 18, 24, 35, 40, 53, 59),
+    4: (12, 26, 34, 35),
+    5: (1, 2, 22),
+}
+
 _DESCR = """\
 Montreal Archive of Sleep Studies (MASS), cohort 1, on request.
 
 Whole nights of polysomnography, scored by the AASM's rules (30 s) or R&K's (20 s).
 Epochs of 20 s are widened to windows of 30 s, 5 s on each side: they overlap by 10 s.
-{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.
-{channels}
-{n_epochs} epochs of {n_subjects} persons, one night each.
 
 O'Reilly, Gosselin, Carrier, Nielsen: Montreal Archive of Sleep Studies: an open-access
 resource for instrument benchmarking and exploratory research. Journal of Sleep
@@ -166,80 +181,44 @@ def load_mass(
     >>> stager = SleepStager("UTime", validation=split)           # doctest: +SKIP
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
-    if not sfreq > 0:
-        raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
-    nights, weights = [], {}
+    nights, derivations = [], {}
     for number in _find_recordings(root, subsets, subjects):
-        night = read_mass_night(root, number, sfreq=sfreq, modalities=tuple(ch_names))
-        labels = read_header(night.files[0]).units
-        weights[number] = _find_derivations(number, labels, ch_names)
+        night = read_mass_night(root, number, sfreq=sfreq)
+        labels = read_header(night.files[0]).names
+        derivations[night.recording] = _find_derivations(number, labels, ch_names)
         nights.append(night)
-    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-    X, y, _ = gather(
+    cohort = load_nights(
         nights,
-        partial(_read_signals, weights=weights, ch_names=ch_names, **options),
+        partial(_open_derivations, derivations=derivations),
         name="mass",
-        sfreq=sfreq,
+        descr=_DESCR,
         ch_names=ch_names,
+        sfreq=sfreq,
+        l_freq=l_freq,
+        h_freq=h_freq,
+        classes=classes,
         unscored=unscored,
         cache=cache,
-        options={"channels": ch_names, **options},
     )
-    derivations = {
-        f"mass-{number}": {name: _formula(parts) for name, parts in named.items()}
-        for number, named in weights.items()
+    cohort.derivations = {
+        recording: {name: _formula(weights) for name, weights in named.items()}
+        for recording, named in derivations.items()
     }
-    lines = []
     for modality, names in ch_names.items():
         for name in names:
-            counts = Counter(named[name] for named in derivations.values())
-            parts = [
-                f"{formula} ({n} of {len(nights)} nights)" for formula, n in counts.items()
-            ]
-            lines.append(f"{modality.capitalize()} {name}: {', '.join(parts)}.")
-    descr = _DESCR.format(
-        **options,
-        channels="\n".join(lines),
-        n_epochs=len(X),
-        n_subjects=len(nights),
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, derivations=derivations, DESCR=descr
-    )
+            counts = Counter(named[name] for named in cohort.derivations.values())
+            made_of = [f"{f} ({n} of {len(nights)} nights)" for f, n in counts.items()]
+            cohort.DESCR += f"{modality.capitalize()} {name}: {', '.join(made_of)}.\n"
+    return cohort
 
 
-def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target")):
-    """Read the stages of one MASS night, without its signals.
-
-    Parameters
-    ----------
-    root : path-like
-        The folder that holds ``SS1_EDF`` to ``SS5_EDF``.
-    number : str
-        The recording, such as ``"01-01-0001"``.
-    sfreq : float, default=200.0
-        Sampling rate in hertz, for the windows' first samples.
-    modalities : tuple of str, default=("source", "target")
-        What the night is wanted for.
-
-    Returns
-    -------
-    Night
-        With ``onset`` (seconds from the recording's start, of the 30 s windows) and
-        ``y`` (AASM codes, -1 where unscored), each of shape (n_epochs,), unscored
-        epochs among them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_mass`.
-    """
+def read_mass_night(root, number, *, sfreq=200.0):
+    """Read the stages of one night, such as "01-01-0001"; onsets are those of its windows."""
     folder = Path(root) / f"SS{number[4]}_EDF"
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
-    duration = read_header(signals).duration
+    duration = read_header(signals, whole=True).duration
     onset, y, epoch = _read_stages(stages)
     late = onset[-1] + epoch - duration
     if late > EPOCH_SECONDS:
@@ -250,17 +229,12 @@ def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target"
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
-    first = np.round(onset * sfreq).astype(np.int64)
-    inside = first >= 0
-    first = first[inside]
+    inside = np.round(onset * sfreq) >= 0
     return Night(
-        folder=number,
         recording=f"mass-{number}",
-        person=f"mass-{number}",
+        subject=f"mass-{number}",
         onset=onset[inside],
         y=y[inside],
-        first=dict.fromkeys(modalities, first),
-        duration=dict.fromkeys(modalities, duration),
         files=[signals, stages],
     )
 
@@ -285,7 +259,7 @@ def _find_recordings(root, subsets, subjects):
             )
         present += sorted(names)
     return choose_recordings(
-        subjects, present, name="mass", where=f"the subsets {subsets} of {root}"
+        subjects, present, prefix="mass-", where=f"the subsets {subsets} of {root}"
     )
 
 
@@ -331,16 +305,17 @@ def _read_stages(path):
 
 def _find_derivations(number, labels, ch_names):
     """Weights of the files' channels in each channel that is wanted."""
-    weights = {}
+    derivations = {}
     for name in [name for names in ch_names.values() for name in names]:
-        weights[name] = parts = _weights(name, labels, subset=int(number[4]))
-        if not set(parts) <= set(labels):
+        derivations[name] = weights = _weights(name, labels, subset=int(number[4]))
+        missing = [label for label in weights if label not in labels]
+        if missing:
             raise ValueError(
-                f"mass-{number} has no channel for {name!r}: {', '.join(parts)} missing. "
+                f"mass-{number} has no channel for {name!r}: {', '.join(missing)} missing. "
                 f"It has {', '.join(labels)}. Choose others (channels=), or name the "
                 "recordings to read (subjects=)."
             )
-    return weights
+    return derivations
 
 
 def _weights(name, labels, *, subset):
@@ -355,13 +330,95 @@ def _weights(name, labels, *, subset):
     return {_LINKED_EARS: 1.0}
 
 
-def _formula(parts):
-    text = " ".join(f"{'+-'[weight < 0]} {label}" for label, weight in parts.items())
+def _formula(weights):
+    text = " ".join(f"{'+-'[weight < 0]} {label}" for label, weight in weights.items())
     return text.removeprefix("+ ")
 
 
-def _read_signals(night, out, *, weights, **options):
-    """Fill the windows of a night."""
-    labels = sorted({label for parts in weights[night.folder].values() for label in parts})
-    derived = derive(open_edf(night.files[0], labels), weights[night.folder])
-    return read_filtered(derived, night, out, **options)
+def _open_derivations(night, *, derivations):
+    named = derivations[night.recording]
+    labels = sorted({label for weights in named.values() for label in weights})
+    return derive(open_edf(night.files[0], labels), named)
+
+
+class MassSplit:
+    """Joshi et al.'s (2021) division of MASS: 158 for training, 20, and 22 for the test.
+
+    The paper says 80, 10 and 10 %; these are the recordings that its code draws in each
+    subset. Called with the training subjects, as ``validation=`` of the estimators
+    does, it answers with those that validate.
+
+    Parameters
+    ----------
+    subjects : array-like of str
+        Persons as :func:`load_mass` names them, each once or more. Of each subset that
+        occurs all must be there, as a person's place in the sorted list counts.
+
+    Attributes
+    ----------
+    train, validation, test : tuple of str
+        The persons, sorted.
+
+    Raises
+    ------
+    ValueError
+        If a name is no person of MASS or a subset is incomplete.
+
+    Examples
+    --------
+    >>> from skleepkd.datasets import MassSplit
+    >>> split = MassSplit([f"mass-01-02-{number:04d}" for number in range(1, 20)])
+    >>> split.validation, split.test
+    (('mass-01-02-0008', 'mass-01-02-0009'), ('mass-01-02-0001', 'mass-01-02-0004'))
+    """
+
+    def __init__(self, subjects):
+        names = np.unique(np.asarray(subjects, dtype=str)).tolist()
+        by_subset = {}
+        for name in names:
+            match = re.fullmatch(r"mass-01-0([1-5])-\d{4}", name)
+            if match is None:
+                raise ValueError(
+                    f"{name!r} is no person of MASS; 'mass-01-01-0001' is one."
+                )
+            by_subset.setdefault(int(match[1]), []).append(name)
+        train, validation, test = [], [], []
+        for subset, members in by_subset.items():
+            if len(members) != SUBSET_SIZES[subset]:
+                raise ValueError(
+                    f"The split counts places in the complete subset {subset}, which has "
+                    f"{SUBSET_SIZES[subset]} recordings; given {len(members)}."
+                )
+            for place, name in enumerate(members):
+                if place in _VALIDATION[subset]:
+                    validation.append(name)
+                else:
+                    (test if place in _TEST[subset] else train).append(name)
+        self.train, self.validation, self.test = map(tuple, (train, validation, test))
+
+    def __call__(self, subjects):
+        """Return the subjects to hold out of the training subjects.
+
+        Raises
+        ------
+        ValueError
+            If test subjects are among the training subjects.
+        """
+        given = set(np.asarray(subjects).tolist())
+        leaked = sorted(given & set(self.test))
+        if leaked:
+            raise ValueError(
+                f"The training rows hold {len(leaked)} test subjects, such as {leaked[0]}; "
+                "leave them out: test = np.isin(groups, split.test); X[~test]."
+            )
+        return [name for name in self.validation if name in given]
+
+    def __eq__(self, other):
+        return isinstance(other, MassSplit) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((self.train, self.validation, self.test))
+
+    def __repr__(self):
+        sizes = len(self.train), len(self.validation), len(self.test)
+        return "<MassSplit: {} train, {} validation, {} test>".format(*sizes)

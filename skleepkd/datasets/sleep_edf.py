@@ -1,21 +1,24 @@
 """Sleep-EDF, Sleep Cassette: EEG and EOG of whole days and nights at home."""
 
+import math
+import numbers
 import warnings
+from datetime import datetime
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
+from sklearn.model_selection import LeaveOneGroupOut
 
-from skleepkd.datasets._edf import open_edf, read_header
-from skleepkd.datasets._nights import check_channels, gather, read_filtered
-from skleepkd.datasets._sleep_edf_nights import (
-    SUBJECTS,
-    check_subjects,
-    find_nights,
-    read_sleep_edf_night,
+from skleepkd.datasets._loading import (
+    Night,
+    check_channels,
+    load_nights,
+    warn_of_unknown,
 )
-from skleepkd.stages import scheme_names, to_scheme
+from skleepkd.edf import open_edf, read_annotations, read_header
+from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -23,14 +26,22 @@ _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
 #: An EEG or EOG of a whole day that stays within so many microvolts is written in millivolts.
 _SMALLEST_PEAK = 10.0
 
+#: The subjects of Phan et al. (2019), by their numbers in the file names.
+_SUBJECTS = range(20)
+
+#: Numbers that no subject has.
+_ABSENT = {39, 68, 69, 78, 79}
+
+#: Epochs of a night in bed after the last one of sleep; in three nights it was another
+#: number in the paper.
+_AFTER_SLEEP = 30
+_AFTER_SLEEP_2019 = {"SC4001": 25, "SC4081": 32, "SC4092": 31}
+
 _DESCR = """\
 Sleep-EDF Database Expanded, Sleep Cassette study (PhysioNet).
 
-Epochs of 30 s at {sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz, each recording's mean
-taken off. Stages by Rechtschaffen and Kales' rules, 3 and 4 taken as N3.
-{channels}
-Part of each recording: {part}.
-{n_epochs} epochs of {n_persons} persons, {n_nights} nights.
+Epochs of 30 s, each recording's mean taken off. Stages by Rechtschaffen and Kales' rules,
+3 and 4 taken as N3.
 
 Kemp, Zwinderman, Tuk, Kamphuisen, Oberye: Analysis of a sleep-dependent neuronal feedback
 loop: the slow-wave microcontinuity of the EEG. IEEE Transactions on Biomedical Engineering
@@ -147,54 +158,40 @@ def load_sleep_edf(
     >>> cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups,
     ...                cv=folds)                                         # doctest: +SKIP
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
-    if not sfreq > 0:
-        raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
+    wanted = sorted({name for names in ch_names.values() for name in names})
     nights = []
-    for number in find_nights(root, subjects):
-        night = read_sleep_edf_night(
-            root, number, crop=crop, sfreq=sfreq, modalities=tuple(ch_names)
-        )
-        nights.append(night)
-    wanted = [name for names in ch_names.values() for name in names]
-    for night in nights:
-        labels = read_header(night.files[0]).units
+    for number in _find_nights(root, subjects):
+        nights.append(night := read_sleep_edf_night(root, number, crop=crop))
+        labels = read_header(night.files[0]).names
         missing = [name for name in wanted if name not in labels]
         if missing:
             raise ValueError(
                 f"{night.recording} has no channel {', '.join(missing)}. It has "
                 f"{', '.join(labels)}."
             )
-    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-    X, y, _ = gather(
+    cohort = load_nights(
         nights,
-        partial(_read_signals, ch_names=ch_names, **options),
+        partial(_open_centred, labels=wanted),
         name="sleep-edf",
-        sfreq=sfreq,
+        descr=_DESCR,
         ch_names=ch_names,
+        sfreq=sfreq,
+        l_freq=l_freq,
+        h_freq=h_freq,
+        classes=classes,
         unscored=unscored,
         cache=cache,
-        options={"channels": ch_names, **options},
     )
     parts = {
         "in-bed": "in bed, lights off to 30 epochs after sleep",
         "phan2019": "in bed, as in Phan et al. (2019)",
         None: "all of it",
     }
-    descr = _DESCR.format(
-        **options,
-        channels="\n".join(
-            f"{modality.capitalize()}: {', '.join(names)}."
-            for modality, names in ch_names.items()
-        ),
-        part=parts.get(crop, f"{crop} minutes before sleep to as many after it"),
-        n_epochs=len(X),
-        n_persons=len({night.person for night in nights}),
-        n_nights=len(nights),
-    )
-    return Bunch(X=X, y=to_scheme(y, classes), groups=X.subject, DESCR=descr)
+    part = parts.get(crop, f"{crop} minutes before sleep to as many after it")
+    cohort.DESCR += f"Part of each recording: {part}.\n"
+    return cohort
 
 
 def fetch_sleep_edf(path=None, *, subjects=None, **options):
@@ -234,7 +231,7 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     """
     from mne.datasets.sleep_physionet import age
 
-    subjects = list(SUBJECTS) if subjects is None else check_subjects(subjects)
+    subjects = _SUBJECTS if subjects is None else _check_subjects(subjects)
     try:
         # Nights that the study lacks are no error, subjects have been checked.
         files = age.fetch_data(
@@ -251,9 +248,167 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     return load_sleep_edf(Path(files[0][0]).parent, subjects=subjects, **options)
 
 
-def _read_signals(night, out, *, ch_names, **options):
-    """Fill the epochs of a night."""
-    labels = sorted({name for names in ch_names.values() for name in names})
+def read_sleep_edf_night(root, number, *, crop="in-bed"):
+    """Read the stages of one night, such as "SC4001", of the part that is kept."""
+    signals, stages = (
+        _find_file(Path(root), number, kind) for kind in ("PSG", "Hypnogram")
+    )
+    header, other = (read_header(path, whole=True) for path in (signals, stages))
+    if other.start != header.start:
+        raise ValueError(
+            f"{signals} begins at {_clock(header)}, {stages.name} at {_clock(other)}. The two "
+            "files of a night begin together: do these belong to each other?"
+        )
+    y = _read_stages(stages, header.duration)
+    first, stop = _part(y, number, header.start, crop)
+    rows = np.arange(len(y))[first:stop]
+    if not len(rows):
+        raise ValueError(
+            f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
+            f"{first} to {stop}). Choose another crop, or leave the subject out."
+        )
+    return Night(
+        recording=f"sleep-edf-{number}",
+        subject=f"sleep-edf-{number[:5]}",
+        onset=rows * EPOCH_SECONDS,
+        y=y[rows],
+        files=[signals, stages],
+    )
+
+
+def _clock(header):
+    return f"{header.start[:8]} {header.start[8:]}"
+
+
+def _check_subjects(subjects):
+    """List the subjects, all of whom the study must have."""
+    given = list(subjects)
+    known = set(range(83)) - _ABSENT
+    if not given or len(set(given)) < len(given) or not set(given) <= known:
+        raise ValueError(
+            "subjects are numbers from 0 to 82, each once, but for "
+            f"{sorted(_ABSENT)}, whom the study lacks; given {subjects!r}."
+        )
+    return given
+
+
+def _find_nights(root, subjects):
+    """List the recordings to read, such as "SC4001": those of which a file is there."""
+    wanted = _SUBJECTS if subjects is None else _check_subjects(subjects)
+    present = {path.name[:6] for path in _glob(root, "SC4[0-9][0-9][0-9]*-*.edf")}
+    nights = []
+    for subject in wanted:
+        found = sorted(name for name in present if name[:5] == f"SC4{subject:02d}")
+        if not found and subjects is not None:
+            raise FileNotFoundError(f"{root} has no recording of subject {subject}.")
+        nights += found
+    if not nights:
+        raise FileNotFoundError(
+            f"{root} holds no 'SC4001E0-PSG.edf' or the like, nor does its folder "
+            "'sleep-cassette'. fetch_sleep_edf downloads the files."
+        )
+    return nights
+
+
+def _glob(root, pattern):
+    return [*root.glob(pattern), *root.glob(f"sleep-cassette/{pattern}")]
+
+
+def _find_file(root, number, kind):
+    """Find a file of a recording; what stands between number and kind varies."""
+    found = _glob(root, f"{number}*-{kind}.edf")
+    if not found:
+        raise FileNotFoundError(
+            f"{root} has no {number}..-{kind}.edf: is the data set complete?"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"One {kind} of {number} is expected; there are {', '.join(map(str, found))}."
+        )
+    return found[0]
+
+
+def _read_stages(path, duration):
+    """AASM codes of a recording's whole epochs, from its first second on."""
+    annotations = read_annotations(path)
+    texts = annotations.description
+    warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
+    annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
+    if not len(annotations):
+        raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
+    ends = annotations.onset + annotations.duration
+    overlap = np.flatnonzero(annotations.onset[1:] < ends[:-1] - 1e-3)
+    if len(overlap):
+        raise ValueError(
+            f"{path}: stages overlap at {annotations.onset[overlap[0] + 1]:g} s. Leave the "
+            "subject out with subjects=."
+        )
+    # "?" up to 24 hours after the start is how many of these files end.
+    scored = [stage_of_text(text) >= 0 for text in annotations.description]
+    late = max(ends[scored], default=0) - duration
+    if late > EPOCH_SECONDS:
+        raise ValueError(
+            f"{path}: the scoring ends {late:.1f} s after the recording, which lasts "
+            f"{duration:.1f} s. At most 30 s are allowed: do the two files belong together?"
+        )
+    return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
+
+
+def _part(y, number, start, crop):
+    """First epoch that is kept, and the one after the last."""
+    minutes = isinstance(crop, numbers.Real) and not isinstance(crop, bool) and crop >= 0
+    if not (minutes or crop is None or crop in ("in-bed", "phan2019")):
+        raise ValueError(
+            "crop is 'in-bed', 'phan2019', minutes before and after sleep, or None; given "
+            f"{crop!r}."
+        )
+    if crop is None:
+        return 0, len(y)
+    asleep = np.flatnonzero(y > 0)  # 0 is awake, -1 unscored
+    if not len(asleep):
+        raise ValueError(
+            f"sleep-edf-{number} has no epoch of sleep, by which crop={crop!r} finds the "
+            "night. Leave the subject out with subjects=, or take crop=None."
+        )
+    if minutes:
+        margin = int(crop * 60 // EPOCH_SECONDS)
+        return max(asleep[0] - margin, 0), asleep[-1] + 1 + margin
+    after = _AFTER_SLEEP
+    if crop == "phan2019":
+        after = _AFTER_SLEEP_2019.get(number, after)
+    return math.ceil(_lights_off(number, start) / EPOCH_SECONDS), asleep[-1] + 1 + after
+
+
+def _lights_off(number, start):
+    """Seconds from a recording's start to lights off, at most a day."""
+    import pandas as pd
+
+    table = resources.files("mne.datasets.sleep_physionet") / "age_records.csv"
+    if not table.is_file():
+        raise FileNotFoundError(
+            f"MNE's list of the study ({table}), which knows lights off, is missing. "
+            "Install mne again, or choose another crop: minutes around sleep, or None."
+        )
+    records = pd.read_csv(table, index_col="fname")["lights off"]
+    records = records[records.index.str.startswith(number)]
+    if records.empty:
+        raise ValueError(
+            f"MNE's list of the study does not know {number}, so lights off is unknown. "
+            "Choose another crop: minutes around sleep, or None."
+        )
+    try:
+        begin = datetime.strptime(start[8:], "%H.%M.%S")
+    except ValueError:
+        raise ValueError(
+            f"sleep-edf-{number}: its header gives no time of day at which it begins, only "
+            f"{start!r}. Download it again."
+        ) from None
+    # The seconds of a difference in time leave whole days out: lights off may be next day.
+    return (datetime.strptime(records.iloc[0], "%H:%M:%S") - begin).seconds
+
+
+def _open_centred(night, *, labels):
+    """Open a recording in microvolts and take each channel's mean off."""
     raw = open_edf(night.files[0], labels).load_data(verbose="ERROR")
     peaks = dict(zip(raw.ch_names, 1e6 * np.abs(raw.get_data()).max(axis=1), strict=True))
     small = [
@@ -269,5 +424,121 @@ def _read_signals(night, out, *, ch_names, **options):
             stacklevel=5,
         )
         raw.apply_function(lambda signal: 1000 * signal, picks=small)
-    raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
-    return read_filtered(raw, night, out, ch_names=ch_names, **options)
+    return raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
+
+
+# ---------------------------------------------------------------- the folds
+
+#: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
+#: subject k.
+_VALIDATION = (
+    (3, 10, 11, 14),
+    (4, 17, 18, 19),
+    (1, 13, 15, 17),
+    (9, 11, 15, 20),
+    (9, 11, 13, 18),
+    (9, 14, 17, 20),
+    (1, 3, 10, 17),
+    (6, 15, 18, 20),
+    (3, 11, 12, 17),
+    (5, 13, 14, 19),
+    (1, 3, 4, 10),
+    (8, 9, 11, 19),
+    (1, 8, 14, 18),
+    (1, 3, 16, 20),
+    (1, 8, 9, 14),
+    (3, 5, 6, 14),
+    (3, 10, 14, 16),
+    (2, 6, 9, 15),
+    (6, 13, 15, 20),
+    (1, 4, 7, 18),
+)
+
+#: The first twenty persons of the Sleep Cassette study, whom the paper uses.
+_PERSONS = tuple(f"sleep-edf-SC4{number:02d}" for number in range(len(_VALIDATION)))
+
+
+class SleepEdfFolds(LeaveOneGroupOut):
+    """Phan et al.'s (2019) twenty folds of Sleep-EDF: one tests, four validate, 15 train.
+
+    One object serves twice. As ``cv=`` it leaves out one person after the other, in the
+    paper's order. As ``validation=`` of the estimators it is called with the training
+    subjects and answers with the four who validate: the fold is known by the person who
+    is not there.
+
+    The persons are those of :func:`load_sleep_edf`, "sleep-edf-SC400" to
+    "sleep-edf-SC419". All twenty must be there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.datasets import SleepEdfFolds
+    >>> folds = SleepEdfFolds()
+    >>> persons = np.array([f"sleep-edf-SC4{number:02d}" for number in range(20)])
+    >>> train, test = next(folds.split(persons, groups=persons))
+    >>> persons[test].tolist()
+    ['sleep-edf-SC400']
+    >>> folds(persons[train])
+    ['sleep-edf-SC402', 'sleep-edf-SC409', 'sleep-edf-SC410', 'sleep-edf-SC413']
+
+    In a comparison::
+
+        stager = SleepStager("SeqSleepNet", sequence_length=20, validation=folds)
+        cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups, cv=folds)
+    """
+
+    def split(self, X, y=None, groups=None):
+        """Yield the rows of the training set and of the test set, fold by fold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_epochs, ...)
+            Epochs.
+        y : object
+            Ignored.
+        groups : array-like of str, shape (n_epochs,)
+            The persons.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Numbers of rows.
+
+        Raises
+        ------
+        ValueError
+            If the persons are not the twenty.
+        """
+        if groups is None:
+            raise ValueError("The folds are made of persons: give groups=cohort.groups.")
+        given = set(np.asarray(groups).tolist())
+        if given != set(_PERSONS):
+            raise ValueError(
+                f"The folds are made of the 20 persons {_PERSONS[0]} to {_PERSONS[-1]}; "
+                + _difference(given)
+            )
+        return super().split(X, y, groups)
+
+    def __call__(self, subjects):
+        """Return the subjects to hold out of the training subjects.
+
+        Raises
+        ------
+        ValueError
+            If the training subjects are not the twenty but one.
+        """
+        given = set(np.asarray(subjects).tolist())
+        left_out = [place for place, name in enumerate(_PERSONS) if name not in given]
+        if len(left_out) != 1 or not given <= set(_PERSONS):
+            raise ValueError(
+                "A fold is known by the one of 20 persons who is not in the training rows; "
+                + _difference(given)
+            )
+        return [_PERSONS[number - 1] for number in _VALIDATION[left_out[0]]]
+
+
+def _difference(given):
+    """Say who is missing and who is a stranger."""
+    missing = [name for name in _PERSONS if name not in given]
+    strangers = sorted(map(str, given - set(_PERSONS)))
+    return f"missing are {missing or 'none'}, strangers are {strangers or 'none'}."
