@@ -20,17 +20,15 @@ _ROUNDED = 0.01
 
 
 class Header(NamedTuple):
-    """What a header says; names, units and samples (of a record) are lists by signal."""
+    """What a header says; ``n_bytes`` are its own, ``widths`` those of a record's signals."""
 
     n_bytes: int
     n_records: int
     record_seconds: float
-    record_bytes: int
     start: str
     names: list
     units: list
-    samples: list
-    sample_bytes: int
+    widths: list
     interrupted: bool
 
     @property
@@ -70,16 +68,13 @@ def read_header(path, *, whole=False):
                 cells = range(start * n_signals, (start + width) * n_signals, width)
                 return [text[cell : cell + width].strip() for cell in cells]
 
-            samples = [int(value) for value in column(216, 8)]
-            if not (math.isfinite(record_seconds) and record_seconds >= 0):
-                raise ValueError(f"records of {record_seconds} s")
-            if min(samples) < 0 or not sum(samples):
-                raise ValueError(f"{samples} samples in a record")
+            sample_bytes = 3 if fixed[:1] == b"\xff" else 2  # BDF has samples of 24 bits
+            widths = [sample_bytes * int(value) for value in column(216, 8)]
+            if not sum(widths) > 0:
+                raise ValueError("a record holds no samples")
         except ValueError as error:
             raise ValueError(f"{path} is no EDF file, or is damaged: {error}.") from error
-    sample_bytes = 3 if fixed[:1] == b"\xff" else 2  # BDF has samples of 24 bits
-    record_bytes = sample_bytes * sum(samples)
-    size, expected = path.stat().st_size, n_bytes + n_records * record_bytes
+    size, expected = path.stat().st_size, n_bytes + n_records * sum(widths)
     if whole and (n_records < 1 or size < expected):
         raise ValueError(
             f"{path} has {size} bytes; its header promises {n_records} records, {expected} "
@@ -89,12 +84,10 @@ def read_header(path, *, whole=False):
         n_bytes=n_bytes,
         n_records=n_records,
         record_seconds=record_seconds,
-        record_bytes=record_bytes,
-        start=fixed[168:184].decode("latin-1"),  # dd.mm.yyhh.mm.ss
+        start=f"{fixed[168:176].decode('latin-1')} {fixed[176:184].decode('latin-1')}",
         names=column(0, 16),
         units=column(96, 8),
-        samples=samples,
-        sample_bytes=sample_bytes,
+        widths=widths,
         interrupted=fixed[192:197] in (b"EDF+D", b"BDF+D"),
     )
 
@@ -114,7 +107,7 @@ def is_whole(path):
     header = _header_if_any(path)
     if header is None:
         return True
-    held = (path.stat().st_size - header.n_bytes) // header.record_bytes
+    held = (path.stat().st_size - header.n_bytes) // sum(header.widths)
     return held == header.n_records
 
 
@@ -144,15 +137,14 @@ def _record_onsets(path, header):
     notes = [k for k, name in enumerate(header.names) if name.endswith(" Annotations")]
     if not notes:
         return [None]
-    before = header.sample_bytes * sum(header.samples[: notes[0]])
+    before, width = sum(header.widths[: notes[0]]), header.widths[notes[0]]
     onset = []
     with path.open("rb") as file:
-        ends = range(header.n_bytes, path.stat().st_size + 1, header.record_bytes)
+        ends = range(header.n_bytes, path.stat().st_size + 1, sum(header.widths))
         for start, _ in pairwise(ends):
             file.seek(start + before)
             # An annotation without a text keeps the time (Kemp and Olivan 2003).
-            text = file.read(header.sample_bytes * header.samples[notes[0]])
-            time = re.match(rb"([+-]\d+(?:\.\d*)?)\x14\x14", text)
+            time = re.match(rb"([+-]\d+(?:\.\d*)?)\x14\x14", file.read(width))
             onset.append(float(time[1]) if time else None)
     return onset
 
@@ -176,9 +168,8 @@ def seconds_left_out(raw):
             raise ValueError(
                 f"{path} was interrupted {len(within)} time(s), first after {at:g} s of "
                 f"signal, for {seconds:g} s (its header says EDF+D or BDF+D). MNE reads it "
-                "as if nothing were missing: all that follows would be at a wrong time. "
-                "Take the parts between interruptions one by one, each as a recording of "
-                f"its own: raw.copy().crop(tmax={at - first:g}, include_tmax=False), then "
+                "as if nothing were missing. Take the parts between interruptions one by one: "
+                f"raw.copy().crop(tmax={at - first:g}, include_tmax=False), then "
                 f"raw.copy().crop(tmin={at - first:g}) and so on."
             )
         left_out += sum(seconds for at, seconds in gaps if at <= first + margin)

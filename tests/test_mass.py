@@ -441,7 +441,7 @@ def test_split_validates_an_estimator():
 def test_split_of_an_incomplete_cohort():
     with pytest.raises(ValueError, match=r"subset 5, which has 26 recordings; given 25"):
         MassSplit(persons()[:-1])
-    with pytest.raises(ValueError, match="'boas-pid-1' is no person of MASS"):
+    with pytest.raises(ValueError, match="'boas-pid-1' is no subject of MASS"):
         MassSplit([*persons(), "boas-pid-1"])
 
 

@@ -1,6 +1,6 @@
 """The way of every data set from its files to a cohort.
 
-A loader lists its nights, as its tables of stages tell them, and says how a night's
+A loader lists its nights, as the tables of stages tell them, and says how a night's
 recording is opened; :func:`load_nights` does the rest.
 """
 
@@ -19,13 +19,7 @@ from sklearn.utils import Bunch
 
 from skleepkd.edf import errors_naming
 from skleepkd.epochs import PairedEpochs
-from skleepkd.stages import (
-    EPOCH_SECONDS,
-    UNSCORED,
-    scheme_names,
-    stage_of_text,
-    to_scheme,
-)
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, stage_of_text, to_scheme
 
 #: Changes with the way signals are read, so that older cache entries are left alone.
 _CACHE_FORMAT = 2
@@ -37,18 +31,12 @@ class Night:
 
     recording: str
     subject: str
-    #: Of the epochs, in seconds from the recording's start.
-    onset: np.ndarray
-    #: AASM codes of the epochs, -1 where unscored.
-    y: np.ndarray
-    #: The recording's. A cache is outdated when one of them changes.
-    files: list
-    #: Seconds that the recording lasts, where its reader is to check them.
-    duration: object = None
-    #: First sample of each epoch by modality, where it is not ``sfreq * onset``.
-    first: dict | None = None
-    #: What else its reader finds out, for JSON: it comes back from a cache.
-    notes: dict = field(default_factory=dict)
+    onset: np.ndarray  # of each epoch, in seconds from the recording's start
+    y: np.ndarray  # AASM codes, -1 where unscored
+    files: list  # a cache is outdated when one of them changes
+    duration: object = None  # of the recording in seconds, where its reader checks it
+    first: dict | None = None  # first samples by modality, where not sfreq * onset
+    notes: dict = field(default_factory=dict)  # for JSON: what reading finds out
 
 
 def load_nights(
@@ -61,15 +49,15 @@ def load_nights(
     sfreq,
     l_freq=None,
     h_freq=None,
-    classes,
-    unscored,
-    cache,
+    classes="aasm",
+    unscored=False,
+    cache=None,
     options=None,
 ):
-    """Cohort (X, y, groups, DESCR) of nights; ``read(night)`` opens a Raw, or one by modality.
+    """Load nights as a cohort (X, y, groups, DESCR).
 
-    Recordings are filtered, resampled and cut at the epochs. ``options`` are whatever else
-    their epochs depend on, apart from the tables and the files.
+    ``read(night)`` opens a Raw, or one by modality, which is filtered, resampled and cut.
+    ``options`` is what else it depends on, apart from the night and its files.
     """
     scheme_names(classes)  # a wrong name is found before hours of reading
     if not sfreq > 0:
@@ -78,14 +66,12 @@ def load_nights(
         if night.first is None:
             first = np.round(night.onset * sfreq).astype(np.int64)
             night.first = dict.fromkeys(ch_names, first)
-        earliest = min(first.min(initial=0) for first in night.first.values())
-        if earliest < 0:
+        if min(first.min(initial=0) for first in night.first.values()) < 0:
             raise ValueError(
-                f"{night.recording}: an epoch begins before the recording does, at sample "
-                f"{earliest}. Do its files belong together?"
+                f"{night.recording}: an epoch begins before the recording does. Do its "
+                "files belong together?"
             )
     sizes = [len(night.onset) for night in nights]
-    n_times = round(EPOCH_SECONDS * sfreq)
     columns = {
         "subject": np.repeat([night.subject for night in nights], sizes),
         "recording": np.repeat([night.recording for night in nights], sizes),
@@ -94,11 +80,12 @@ def load_nights(
         "ch_names": ch_names,
     }
     shapes = {
-        modality: (sum(sizes), len(names), n_times) for modality, names in ch_names.items()
+        modality: (sum(sizes), len(names), round(EPOCH_SECONDS * sfreq))
+        for modality, names in ch_names.items()
     }
 
     def fill(arrays):
-        """Read the nights into their rows; count the epochs that each recording covers."""
+        """Read the nights into their rows; list how many epochs each recording covers."""
         n_covered, stop = [], 0
         for night in nights:
             start, stop = stop, stop + len(night.onset)
@@ -107,11 +94,10 @@ def load_nights(
                 raws = dict.fromkeys(ch_names, raws)
             for raw in {id(raw): raw for raw in raws.values()}.values():
                 if l_freq is not None or h_freq is not None:
-                    raw.load_data(verbose="ERROR")
-                    raw.filter(l_freq, h_freq, verbose="ERROR")
+                    raw.load_data(verbose="ERROR").filter(l_freq, h_freq, verbose="ERROR")
                 if raw.info["sfreq"] != sfreq:
                     raw.resample(sfreq, verbose="ERROR")
-            covered = [
+            cut = [
                 _cut(
                     raws[modality],
                     names,
@@ -120,7 +106,7 @@ def load_nights(
                 )
                 for modality, names in ch_names.items()
             ]
-            n_covered.append(min(covered))
+            n_covered.append(min(cut))
         return n_covered
 
     if cache is None:
@@ -129,14 +115,12 @@ def load_nights(
         n_covered = fill(arrays)
         X = PairedEpochs(**arrays, **columns)
     else:
-        told = [(n.recording, n.subject, n.onset, n.first) for n in nights]
-        key = (_CACHE_FORMAT, ch_names, float(sfreq), l_freq, h_freq, options, told)
+        tables = [(n.recording, n.subject, n.onset, n.first) for n in nights]
+        key = (_CACHE_FORMAT, ch_names, float(sfreq), l_freq, h_freq, options, tables)
         entry = Path(cache).expanduser() / f"{name}-{joblib.hash(key)[:16]}"
-        opened = _open_entry(entry, nights)
-        if opened is None:
+        if _open_entry(entry, nights) is None:
             _write_entry(entry, nights, shapes, columns, fill)
-            opened = _open_entry(entry, nights)
-        X, n_covered = opened
+        X, n_covered = _open_entry(entry, nights)
 
     y = np.concatenate([night.y for night in nights])
     kept = np.concatenate([np.arange(n) < m for n, m in zip(sizes, n_covered, strict=True)])
@@ -144,13 +128,11 @@ def load_nights(
         kept &= y != UNSCORED
     if not kept.all():
         X, y = X[kept], y[kept]
-    signals = [f"{m.capitalize()}: {', '.join(names)}." for m, names in ch_names.items()]
     n_subjects = len({night.subject for night in nights})
-    signals += [
-        f"{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.",
-        f"{len(X)} epochs of {n_subjects} subjects, {len(nights)} nights.",
-    ]
-    descr = "\n".join([descr, *signals, ""])
+    for modality, names in ch_names.items():
+        descr += f"{modality.capitalize()}: {', '.join(names)}.\n"
+    descr += f"{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.\n"
+    descr += f"{len(X)} epochs of {n_subjects} subjects, {len(nights)} nights.\n"
     return Bunch(X=X, y=to_scheme(y, classes), groups=X.subject, DESCR=descr)
 
 
@@ -158,10 +140,8 @@ def _cut(raw, channels, first, out):
     """Cut a recording's epochs, in microvolts; count those that it covers whole."""
     n_times = out.shape[2]
     n_covered = int(np.searchsorted(first + n_times, raw.n_times, side="right"))
-    for row in range(n_covered):
-        out[row] = 1e6 * raw.get_data(
-            picks=channels, start=first[row], stop=first[row] + n_times
-        )
+    for row, start in enumerate(first[:n_covered]):
+        out[row] = 1e6 * raw.get_data(picks=channels, start=start, stop=start + n_times)
     return n_covered
 
 
@@ -175,13 +155,11 @@ def _stamps(nights):
 
 
 def _open_entry(entry, nights):
-    """Open an entry, or return None where it is absent, damaged or outdated.
-
-    Signals that have been deleted since do not matter, other ones do.
-    """
+    """Open an entry, or return None where it is absent, damaged or outdated."""
     try:
         about = json.loads((entry / "entry.json").read_text())
         X = PairedEpochs.from_memmap(entry)
+        # Signals that have been deleted since do not matter, other ones do.
         stamps = _stamps(nights)
         if stamps != {file: about["files"].get(file) for file in stamps}:
             return None
@@ -233,7 +211,7 @@ def check_channels(channels, default):
 
 
 def choose_recordings(subjects, present, *, prefix, where):
-    """Names of the recordings to read; the user gives them with or without the prefix."""
+    """List the recordings to read, which the user names with or without a prefix."""
     if subjects is None:
         return present
     if isinstance(subjects, str):
@@ -251,11 +229,8 @@ def choose_recordings(subjects, present, *, prefix, where):
     return [by_name[name] for name in wanted]
 
 
-# ---------------------------------------------------------------- tables
-
-
 def bids_folders(root, subjects):
-    """Names of the ``sub-`` folders to read, in the order of their numbers."""
+    """List the ``sub-`` folders to read, in the order of their numbers."""
     present = [path.name for path in root.glob("sub-*") if path.is_dir()]
     if not present:
         raise FileNotFoundError(
@@ -266,36 +241,38 @@ def bids_folders(root, subjects):
     return choose_recordings(subjects, present, prefix="sub-", where=root)
 
 
+# ---------------------------------------------------------------- tables
+
+
 def read_table(path, *, numbers=(), texts=()):
-    """Columns of a tab-separated table as arrays of finite numbers, or texts, by name."""
+    """Read columns of a tab-separated table: finite numbers, and texts."""
     import pandas as pd
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    # Without an index column a row that is too long shifts nothing. Lines may end in \r\r\n.
-    kept_as_text = {"dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
+    # pandas passes over the empty lines of "\r\r\n"; no index, so that no row is shifted.
+    as_text = {"dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
     with errors_naming(path):
-        table = pd.read_csv(path, sep="\t", index_col=False, **kept_as_text)
+        table = pd.read_csv(path, sep="\t", index_col=False, **as_text)
     columns = {}
     for name in (*numbers, *texts):
         values = table[name].tolist() if name in table else []
         if not values or "" in values:
-            where = f"row {values.index('') + 1} of {len(values)}" if values else "no rows"
             raise ValueError(
-                f"{path} lacks the column {name!r} or ends too early ({where}); its "
-                f"columns are {list(table)}."
+                f"{path} lacks the column {name!r} or ends too early: it has "
+                f"{len(table)} rows of {list(table)}."
             )
         try:
             columns[name] = np.array(values, dtype=float if name in numbers else str)
+            if name in numbers and not np.isfinite(columns[name]).all():
+                raise ValueError("finite numbers are expected")
         except ValueError as error:
-            raise ValueError(f"{path}, column {name!r}: {error}") from None
-        if name in numbers and not np.isfinite(columns[name]).all():
-            raise ValueError(f"{path}, column {name!r}: finite numbers are expected.")
+            raise ValueError(f"{path}, column {name!r}: {error}.") from None
     return columns
 
 
 def to_stages(codes, table, path):
-    """AASM codes of a data set's own, by a table of them."""
+    """Translate a data set's codes of stages by a table."""
     unknown = sorted(set(codes.tolist()) - set(table))
     if unknown:
         row = int(np.flatnonzero(np.isin(codes, unknown))[0]) + 1
@@ -307,13 +284,23 @@ def to_stages(codes, table, path):
 
 
 def warn_of_unknown(texts, where):
-    """Warn of texts that are no known stage; a loader's own reader of stages calls it."""
+    """Warn of texts that are no known stage; a night's reader of stages calls it."""
     unknown = sorted({str(text) for text in texts if stage_of_text(text) is None})
     if unknown:
         warnings.warn(
             f"{where}: {', '.join(map(repr, unknown))} is no known stage; such epochs count "
             "as unscored.",
             stacklevel=5,
+        )
+
+
+def check_end(end, duration, path):
+    """Refuse stages that go on for more than an epoch after the recording's end."""
+    if end - duration > EPOCH_SECONDS:
+        raise ValueError(
+            f"{path}: the scoring ends {end - duration:.1f} s after the recording, which "
+            f"lasts {duration:.1f} s. At most 30 s are allowed: do the two files belong "
+            "together?"
         )
 
 
@@ -330,7 +317,7 @@ def check_recording(raw, recording, channels, *, sfreq, duration):
             f"{recording} is sampled at {raw.info['sfreq']:g} Hz, not {sfreq:g}."
         )
     length = raw.n_times / sfreq
-    if not abs(length - duration) <= EPOCH_SECONDS:
+    if abs(length - duration) > EPOCH_SECONDS:
         raise ValueError(
             f"{recording}: the signal lasts {length:.1f} s ({raw.n_times} samples), the "
             f"tables say {duration:.1f} s. The file is cut short or belongs to another "

@@ -36,6 +36,7 @@ Stages: consensus of three experts, from the polysomnography (AASM, 30 s).
 López-Larraz, Sierra-Torralba, Clemente et al.: Bitbrain Open Access Sleep Dataset.
 OpenNeuro, 2025.
 doi:10.18112/openneuro.ds005555.v1.1.0
+
 """
 
 
@@ -61,22 +62,16 @@ def load_boas(
         The data set's folder, which holds ``participants.tsv`` and ``sub-1``, ...
     subjects : list of str, optional
         Folders to read, such as ``["sub-1", "sub-2"]``; all of them by default. A
-        folder is one night; a person may have several.
+        folder is one night; a subject may have several.
     source : sequence of str, default=("F3", "F4", "C3", "C4", "O1", "O2")
         Channels of the polysomnography, with or without the files' prefix ``PSG_``.
     target : sequence of str, default=("HB_1", "HB_2")
         Channels of the headband.
     on_missing : {"raise", "skip"}, default="raise"
         What to do with a night whose table of channels lacks one of these.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs without a stage (disconnected polysomnograph) stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps (about 245 MB a night). A later
-        call with the same options maps them without reading the signals again. By
-        default they are in memory.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. Unscored is what was recorded while the polysomnograph
+        was disconnected. The cache takes about 245 MB a night.
 
     Returns
     -------
@@ -86,10 +81,9 @@ def load_boas(
             in microvolts, float32, at 256 Hz and unfiltered; onsets in seconds from
             the start of the polysomnography.
         y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``. They are
-            ``stage_hum``, never a machine's.
+            As of :func:`load_eesm`; the experts' ``stage_hum``, never a machine's.
         groups : ndarray of str, shape (n_epochs,)
-            The person (``pid``), such as "boas-pid-89"; there are fewer than nights.
+            The subject (``pid``), such as "boas-pid-89"; there are fewer than nights.
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
         DESCR : str
@@ -107,10 +101,8 @@ def load_boas(
     Notes
     -----
     Each device has a table of epochs with sample numbers in its own file. Epochs are
-    paired by their onsets, which is how the set aligns the two devices.
-
-    The set's README speaks of 108 individuals; ``participants.tsv``, which counts here,
-    names 100 for the 128 nights.
+    paired by their onsets, which is how the set aligns the two devices. The set's README
+    has 108 individuals; ``participants.tsv``, which counts here, 100 for the 128 nights.
 
     Examples
     --------
@@ -151,9 +143,7 @@ def load_boas(
         descr=_DESCR,
         ch_names=ch_names,
         sfreq=SFREQ,
-        classes=classes,
-        unscored=unscored,
-        cache=cache,
+        **{"classes": classes, "unscored": unscored, "cache": cache},
     )
     cohort.skipped = skipped
     listed = ", ".join(skipped) or "none"

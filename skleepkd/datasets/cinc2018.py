@@ -39,6 +39,7 @@ Whole nights of polysomnography with ECG, scored by the AASM's rules in epochs o
 Ghassemi, Moody, Lehman, Song, Li, Sun, Mark, Westover, Clifford: You snooze, you win:
 the PhysioNet/Computing in Cardiology Challenge 2018. Computing in Cardiology 45, 2018.
 doi:10.22489/CinC.2018.049
+
 """
 
 
@@ -56,9 +57,9 @@ def load_cinc2018(
 ):
     """Load the training set of the PhysioNet/CinC Challenge 2018.
 
-    994 people slept one night each with six EEG derivations and an ECG, and their
-    stages are published: the open counterpart of MASS for teaching an ECG stager. The
-    989 nights of the challenge's ``test`` folder have no stages and are not read.
+    994 subjects slept one night each with six EEG derivations and an ECG, and their
+    stages are published: the open counterpart of MASS. The 989 nights of the challenge's
+    ``test`` folder have no stages and are not read.
 
     This loader follows descriptions of the files and has been run on files written
     after them, **not on the real ones**.
@@ -74,20 +75,11 @@ def load_cinc2018(
         Channels by modality; a list is a target without a source. By default
         ``{"source": ["C3-M2"], "target": ["ECG"]}``. There are F3-M2, F4-M1, C3-M2,
         C4-M1, O1-M2, O2-M1, E1-M2, Chin1-Chin2, ABD, CHEST, AIRFLOW, SaO2 and ECG.
-    sfreq : float, default=200.0
-        Sampling rate in hertz to which the nights are resampled. They have 200 Hz.
-    l_freq, h_freq : float or None, default=None
-        Edges of the band-pass filter in hertz, applied before resampling; None leaves
-        a side open.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs without a stage stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals again. By default they are in
-        memory: two channels of seven hours at 200 Hz take 40 MB.
+    sfreq, l_freq, h_freq : optional
+        As for :func:`load_mass`; the nights' own rate is 200 Hz.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. In memory two channels of seven hours at 200 Hz take
+        40 MB.
 
     Returns
     -------
@@ -96,10 +88,10 @@ def load_cinc2018(
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
         y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``.
+            As of :func:`load_eesm`.
         groups : ndarray of str, shape (n_epochs,)
-            The person, such as "cinc2018-tr03-0005". Each has one recording, whose
-            name is the same.
+            The subject, such as "cinc2018-tr03-0005". Each has one recording of that
+            name.
         left_out : dict of str to str
             Why a recording could not be read, by its name.
         DESCR : str
@@ -175,12 +167,8 @@ def load_cinc2018(
         name="cinc2018",
         descr=_DESCR,
         ch_names=ch_names,
-        sfreq=sfreq,
-        l_freq=l_freq,
-        h_freq=h_freq,
-        classes=classes,
-        unscored=unscored,
-        cache=cache,
+        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
+        **{"classes": classes, "unscored": unscored, "cache": cache},
     )
     cohort.left_out = left_out
     reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
@@ -214,13 +202,11 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
 
     Raises
     ------
-    FileNotFoundError
-        If the data set has no such recording.
+    FileNotFoundError, ValueError
+        As :func:`load_cinc2018`.
     OSError
         If a file cannot be downloaded, or what arrived is not what PhysioNet's sums
         (``SHA256SUMS.txt``) say. No part of it is left under its name.
-    ValueError
-        As :func:`load_cinc2018`.
 
     Warns
     -----

@@ -40,6 +40,7 @@ The source is scalp EEG, the target ear-EEG.
 
 Mikkelsen, Villadsen, Otto, Kidmose: Automatic sleep staging using ear-EEG.
 BioMedical Engineering OnLine 16:111, 2017. doi:10.1186/s12938-017-0400-5
+
 """
 
 
@@ -57,10 +58,8 @@ def load_eesm(
     """Load EESM17: scalp and ear epochs of nine nights.
 
     The derivations are those of Anandakumar et al. (2022, section 3.2): ear LR, LE, RE
-    as the target, scalp A1-A2, C3-O1, C4-O2 as the source, at 200 Hz.
-
-    The set is OpenNeuro's ds004348. openneuro-py downloads it:
-    ``openneuro.download(dataset="ds004348", target_dir=root)``.
+    as the target, scalp A1-A2, C3-O1, C4-O2 as the source, at 200 Hz. openneuro-py
+    downloads the set: ``openneuro.download(dataset="ds004348", target_dir=root)``.
 
     Parameters
     ----------
@@ -97,7 +96,7 @@ def load_eesm(
         y : ndarray of int64, shape (n_epochs,)
             AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``.
         groups : ndarray of str, shape (n_epochs,)
-            The person, such as "eesm17-sub-001".
+            The subject, such as "eesm17-sub-001".
         rejected : dict of str to list of str
             The ear electrodes that were left out, by folder.
         DESCR : str
@@ -121,9 +120,8 @@ def load_eesm(
     and not eighteen. Filters are linear, and 10 to 35 Hz lies in the pass band: the
     signals are those of the paper's order.
 
-    sub-002 and sub-003 keep the signal inside the ``.set`` file. To read a simulated
-    night of that kind and length took 1.8 to 3.0 GB beyond the imports, according to
-    the layout of the file; a longer one with its ``.fdt`` took 0.7 GB.
+    sub-002 and sub-003 keep the signal inside the ``.set`` file, which takes 1.8 to
+    3.0 GB to read, according to the layout of the file.
 
     Examples
     --------
@@ -142,12 +140,9 @@ def load_eesm(
         descr=_DESCR,
         ch_names=_CH_NAMES,
         sfreq=SFREQ,
-        l_freq=l_freq,
-        h_freq=h_freq,
-        classes=classes,
-        unscored=unscored,
-        cache=cache,
         options=rejection,
+        **{"l_freq": l_freq, "h_freq": h_freq},
+        **{"classes": classes, "unscored": unscored, "cache": cache},
     )
     cohort.rejected = {_folder(night): night.notes["rejected"] for night in nights}
     listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
@@ -200,28 +195,22 @@ def _folder(night):
 
 
 def _check_rejection(rejection):
-    """Answer with True, False or the electrodes that each folder loses."""
+    """Take True, False or the electrodes that each folder loses."""
     if rejection is None or isinstance(rejection, (bool, np.bool_)):
         return bool(rejection)
-    try:
-        rejection = {folder: sorted(names) for folder, names in dict(rejection).items()}
-    except (TypeError, ValueError):
+    if not isinstance(rejection, dict):
         raise ValueError(
             "rejection is True, False or a dict such as {'sub-001': ['ELA']}; given "
             f"{rejection!r}."
-        ) from None
-    unknown = {name for names in rejection.values() for name in names} - set(EAR_ELECTRODES)
-    if unknown:
-        raise ValueError(
-            f"rejection names {sorted(unknown)}; the ear electrodes are "
-            f"{', '.join(EAR_ELECTRODES)}."
         )
-    strangers = set(rejection) - {f"sub-00{number}" for number in range(1, 10)}
-    if strangers:
-        raise ValueError(
-            f"rejection names {sorted(strangers)}; the subjects are sub-001 to sub-009."
-        )
-    return rejection
+    folders = {f"sub-00{number}" for number in range(1, 10)}
+    for folder, names in rejection.items():
+        if folder not in folders or not set(names) <= set(EAR_ELECTRODES):
+            raise ValueError(
+                f"rejection names {list(names)} of {folder!r}; the subjects are sub-001 to "
+                f"sub-009, the ear electrodes are {', '.join(EAR_ELECTRODES)}."
+            )
+    return {folder: sorted(names) for folder, names in rejection.items()}
 
 
 def _open_derivations(night, *, rejection):

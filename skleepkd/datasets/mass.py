@@ -10,6 +10,7 @@ import numpy as np
 from skleepkd.datasets._loading import (
     Night,
     check_channels,
+    check_end,
     choose_recordings,
     load_nights,
     warn_of_unknown,
@@ -65,6 +66,7 @@ Epochs of 20 s are widened to windows of 30 s, 5 s on each side: they overlap by
 O'Reilly, Gosselin, Carrier, Nielsen: Montreal Archive of Sleep Studies: an open-access
 resource for instrument benchmarking and exploratory research. Journal of Sleep
 Research 23(6):628-635, 2014. doi:10.1111/jsr.12169
+
 """
 
 
@@ -113,16 +115,9 @@ def load_mass(
     l_freq, h_freq : float or None, default=None
         Edges of the band-pass filter in hertz, applied before resampling; None leaves
         a side open.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs scored "?" stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals' samples again. By default they
-        are in memory: two channels of eight hours in epochs of 20 s at 200 Hz take
-        69 MB.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. In memory two channels of eight hours in epochs of 20 s
+        at 200 Hz take 69 MB.
 
     Returns
     -------
@@ -132,11 +127,9 @@ def load_mass(
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
         y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3 (R&K 3 and 4), 4 REM; -1 only with
-            ``unscored``.
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3.
         groups : ndarray of str, shape (n_epochs,)
-            The person, such as "mass-01-01-0001". Each has one recording, whose name
-            is the same.
+            The subject, such as "mass-01-01-0001". Each has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
         DESCR : str
@@ -165,8 +158,8 @@ def load_mass(
     epochs of 20 s the first and the last are left out, as in both papers. Windows that
     the recording does not cover are left out.
 
-    Joshi et al. scale each window to 0 to 1, before they resample it; here it is a step
-    of a pipeline, after it. Both modalities::
+    Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
+    of a pipeline, after it::
 
         scale = EpochwiseTransformer(sklearn.preprocessing.minmax_scale, {"axis": 1})
         PairedTransformer(source=scale, target=scale)
@@ -195,12 +188,8 @@ def load_mass(
         name="mass",
         descr=_DESCR,
         ch_names=ch_names,
-        sfreq=sfreq,
-        l_freq=l_freq,
-        h_freq=h_freq,
-        classes=classes,
-        unscored=unscored,
-        cache=cache,
+        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
+        **{"classes": classes, "unscored": unscored, "cache": cache},
     )
     cohort.derivations = {
         recording: {name: _formula(weights) for name, weights in named.items()}
@@ -220,12 +209,7 @@ def read_mass_night(root, number, *, sfreq=200.0):
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
     duration = read_header(signals, whole=True).duration
     onset, y, epoch = _read_stages(stages)
-    late = onset[-1] + epoch - duration
-    if late > EPOCH_SECONDS:
-        raise ValueError(
-            f"{stages}: the scoring ends {late:.1f} s after the recording, which lasts "
-            f"{duration:.1f} s. At most 30 s are allowed: do the two files belong together?"
-        )
+    check_end(onset[-1] + epoch, duration, stages)
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
@@ -266,18 +250,13 @@ def _find_recordings(root, subsets, subjects):
 def _read_stages(path):
     """Onsets (seconds), AASM codes and length (seconds) of a night's whole epochs."""
     annotations = read_annotations(path)
-    rows = [
-        (onset, duration, text)
-        for onset, duration, text in zip(
-            annotations.onset, annotations.duration, annotations.description, strict=True
-        )
-        if text.strip().casefold().startswith(("sleep stage", "movement time"))
-    ]
-    if not rows:
+    prefixes = ("sleep stage", "movement time")
+    texts = [text.strip().casefold() for text in annotations.description]
+    annotations = annotations[np.array([text.startswith(prefixes) for text in texts], bool)]
+    if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
-    starts, durations, texts = zip(*rows, strict=True)
-    written = np.array(durations)[np.array(durations) > 0]
-    lengths = written if len(written) else np.diff(starts)
+    durations = annotations.duration
+    lengths = durations[durations > 0] if durations.any() else np.diff(annotations.onset)
     typical = np.median(lengths) if len(lengths) else np.nan
     epoch = next((s for s in _EPOCH_LENGTHS if abs(typical - s) <= _TOLERANCE), None)
     if epoch is None:
@@ -285,22 +264,20 @@ def _read_stages(path):
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    onset, y = [], []
-    for start, duration, text in rows:
-        # A duration that is not written is one epoch's.
-        n_epochs = int((duration + _TOLERANCE) // epoch) if duration > 0 else 1
-        onset += [start + epoch * number for number in range(n_epochs)]
-        y += [stage_of_text(text)] * n_epochs
-    warn_of_unknown(texts, path)
-    onset = np.array(onset)
+    warn_of_unknown(annotations.description, path)
+    # A duration that is not written is one epoch's.
+    n_epochs = np.where(durations > 0, (durations + _TOLERANCE) // epoch, 1).astype(int)
+    steps = np.concatenate([epoch * np.arange(n) for n in n_epochs])
+    onset = np.repeat(annotations.onset, n_epochs) + steps
+    codes = [stage_of_text(text) for text in annotations.description]
+    y = np.repeat([UNSCORED if code is None else code for code in codes], n_epochs)
     overlap = np.flatnonzero(np.diff(onset) < epoch - _TOLERANCE)
     if len(overlap):
         raise ValueError(
             f"{path}: epochs of {epoch:g} s overlap at {onset[overlap[0]]:.3f} and "
             f"{onset[overlap[0] + 1]:.3f} s. Leave the recording out with subjects=."
         )
-    y = [UNSCORED if code is None else code for code in y]
-    return onset, np.array(y, dtype=np.int64), epoch
+    return onset, y.astype(np.int64), epoch
 
 
 def _find_derivations(number, labels, ch_names):
@@ -345,24 +322,24 @@ class MassSplit:
     """Joshi et al.'s (2021) division of MASS: 158 for training, 20, and 22 for the test.
 
     The paper says 80, 10 and 10 %; these are the recordings that its code draws in each
-    subset. Called with the training subjects, as ``validation=`` of the estimators
-    does, it answers with those that validate.
+    subset. As ``validation=`` of an estimator it is called with the training subjects
+    and returns those that validate.
 
     Parameters
     ----------
     subjects : array-like of str
-        Persons as :func:`load_mass` names them, each once or more. Of each subset that
-        occurs all must be there, as a person's place in the sorted list counts.
+        Subjects as :func:`load_mass` names them, each once or more. Of each subset that
+        occurs all must be there, as a subject's place in the sorted list counts.
 
     Attributes
     ----------
     train, validation, test : tuple of str
-        The persons, sorted.
+        The subjects, sorted.
 
     Raises
     ------
     ValueError
-        If a name is no person of MASS or a subset is incomplete.
+        If a name is no subject of MASS or a subset is incomplete.
 
     Examples
     --------
@@ -379,7 +356,7 @@ class MassSplit:
             match = re.fullmatch(r"mass-01-0([1-5])-\d{4}", name)
             if match is None:
                 raise ValueError(
-                    f"{name!r} is no person of MASS; 'mass-01-01-0001' is one."
+                    f"{name!r} is no subject of MASS, as 'mass-01-01-0001' is."
                 )
             by_subset.setdefault(int(match[1]), []).append(name)
         train, validation, test = [], [], []

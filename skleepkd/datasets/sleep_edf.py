@@ -14,6 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 from skleepkd.datasets._loading import (
     Night,
     check_channels,
+    check_end,
     load_nights,
     warn_of_unknown,
 )
@@ -26,16 +27,22 @@ _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
 #: An EEG or EOG of a whole day that stays within so many microvolts is written in millivolts.
 _SMALLEST_PEAK = 10.0
 
-#: The subjects of Phan et al. (2019), by their numbers in the file names.
+#: The subjects of Phan et al. (2019), of 0 to 82; these of them do not exist.
 _SUBJECTS = range(20)
-
-#: Numbers that no subject has.
 _ABSENT = {39, 68, 69, 78, 79}
 
-#: Epochs of a night in bed after the last one of sleep; in three nights it was another
-#: number in the paper.
+#: Epochs of a night in bed after the last one of sleep, and in three nights of the paper.
 _AFTER_SLEEP = 30
 _AFTER_SLEEP_2019 = {"SC4001": 25, "SC4081": 32, "SC4092": 31}
+
+#: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
+#: subject k.
+_VALIDATION = """
+3 10 11 14, 4 17 18 19, 1 13 15 17, 9 11 15 20, 9 11 13 18, 9 14 17 20, 1 3 10 17,
+6 15 18 20, 3 11 12 17, 5 13 14 19, 1 3 4 10, 8 9 11 19, 1 8 14 18, 1 3 16 20, 1 8 9 14,
+3 5 6 14, 3 10 14 16, 2 6 9 15, 6 13 15 20, 1 4 7 18
+"""
+_NAMES = [f"sleep-edf-SC4{number:02d}" for number in _SUBJECTS]
 
 _DESCR = """\
 Sleep-EDF Database Expanded, Sleep Cassette study (PhysioNet).
@@ -46,6 +53,7 @@ Epochs of 30 s, each recording's mean taken off. Stages by Rechtschaffen and Kal
 Kemp, Zwinderman, Tuk, Kamphuisen, Oberye: Analysis of a sleep-dependent neuronal feedback
 loop: the slow-wave microcontinuity of the EEG. IEEE Transactions on Biomedical Engineering
 47(9):1185-1194, 2000. doi:10.1109/10.867928
+
 """
 
 
@@ -83,11 +91,8 @@ def load_sleep_edf(
     channels : dict or list of str, optional
         Channels by modality, as the files name them; a list is a target without a
         source. By default ``{"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}``.
-    sfreq : float, default=100.0
-        Sampling rate in hertz; the nights (100 Hz) are resampled to another one.
-    l_freq, h_freq : float or None, default=None
-        Edges of the band-pass filter in hertz, applied before resampling; None leaves
-        a side open.
+    sfreq, l_freq, h_freq : optional
+        As for :func:`load_mass`, but for the rate: the nights' own, 100 Hz, by default.
     crop : {"in-bed", "phan2019"}, float or None, default="in-bed"
         Part of each recording of about 22 hours that is kept:
 
@@ -97,15 +102,9 @@ def load_sleep_edf(
         - a number: from so many minutes before the first epoch of sleep to as many
           after the last;
         - None: all of it.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether movement time and epochs scored "?" stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals again. By default they are in
-        memory: two channels of the 39 nights take 0.9 GB.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. Unscored are "?" and movement time. In memory two
+        channels of the 39 nights take 0.9 GB.
 
     Returns
     -------
@@ -115,11 +114,10 @@ def load_sleep_edf(
             ``onset`` is in seconds from the recording's start, so that an epoch left
             out stays a gap.
         y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3 (R&K 3 and 4), 4 REM; -1 only with
-            ``unscored``.
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3.
         groups : ndarray of str, shape (n_epochs,)
-            The person, such as "sleep-edf-SC400". The nights "sleep-edf-SC4001" and
-            "sleep-edf-SC4002" are the same person's.
+            The subject, such as "sleep-edf-SC400", whose nights are "sleep-edf-SC4001"
+            and "sleep-edf-SC4002".
         DESCR : str
             What was loaded.
 
@@ -140,10 +138,10 @@ def load_sleep_edf(
 
     Notes
     -----
-    **The end of every crop but None comes from the labels**, also in test nights: of a
-    person whose stages are not known it cannot be told. Scores depend on the crop, as it
-    decides how much waking there is; only those of the same crop compare. With "in-bed"
-    the 39 nights have 38,152 scored epochs, with "phan2019" 38,150, as in the paper.
+    **The end of every crop but None comes from the labels**, also in test nights: where
+    stages are not known it cannot be found. Scores depend on the crop, as it decides how
+    much waking there is; only those of the same crop compare. With "in-bed" the 39 nights
+    have 38,152 scored epochs, with "phan2019" 38,150, as in the paper.
 
     Lights off is a clock time in the study's list, which MNE brings along. The mean that
     is taken off is that of the whole recording, day and night, as in the paper.
@@ -153,10 +151,6 @@ def load_sleep_edf(
     >>> from skleepkd.datasets import SleepEdfFolds, load_sleep_edf
     >>> cohort = load_sleep_edf("sleep-edfx", crop="phan2019")           # doctest: +SKIP
     >>> eog = load_sleep_edf("sleep-edfx", channels=["EOG horizontal"])  # doctest: +SKIP
-    >>> folds = SleepEdfFolds()                                          # doctest: +SKIP
-    >>> stager = SleepStager("UTime", validation=folds)                  # doctest: +SKIP
-    >>> cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups,
-    ...                cv=folds)                                         # doctest: +SKIP
     """
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
@@ -177,19 +171,14 @@ def load_sleep_edf(
         name="sleep-edf",
         descr=_DESCR,
         ch_names=ch_names,
-        sfreq=sfreq,
-        l_freq=l_freq,
-        h_freq=h_freq,
-        classes=classes,
-        unscored=unscored,
-        cache=cache,
+        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
+        **{"classes": classes, "unscored": unscored, "cache": cache},
     )
-    parts = {
-        "in-bed": "in bed, lights off to 30 epochs after sleep",
-        "phan2019": "in bed, as in Phan et al. (2019)",
-        None: "all of it",
-    }
-    part = parts.get(crop, f"{crop} minutes before sleep to as many after it")
+    part = f"{crop} minutes before sleep to as many after it"
+    if crop is None:
+        part = "all of it"
+    elif isinstance(crop, str):
+        part = f"from lights off to after sleep ({crop})"
     cohort.DESCR += f"Part of each recording: {part}.\n"
     return cohort
 
@@ -256,7 +245,7 @@ def read_sleep_edf_night(root, number, *, crop="in-bed"):
     header, other = (read_header(path, whole=True) for path in (signals, stages))
     if other.start != header.start:
         raise ValueError(
-            f"{signals} begins at {_clock(header)}, {stages.name} at {_clock(other)}. The two "
+            f"{signals} begins at {header.start}, {stages.name} at {other.start}. The two "
             "files of a night begin together: do these belong to each other?"
         )
     y = _read_stages(stages, header.duration)
@@ -274,22 +263,6 @@ def read_sleep_edf_night(root, number, *, crop="in-bed"):
         y=y[rows],
         files=[signals, stages],
     )
-
-
-def _clock(header):
-    return f"{header.start[:8]} {header.start[8:]}"
-
-
-def _check_subjects(subjects):
-    """List the subjects, all of whom the study must have."""
-    given = list(subjects)
-    known = set(range(83)) - _ABSENT
-    if not given or len(set(given)) < len(given) or not set(given) <= known:
-        raise ValueError(
-            "subjects are numbers from 0 to 82, each once, but for "
-            f"{sorted(_ABSENT)}, whom the study lacks; given {subjects!r}."
-        )
-    return given
 
 
 def _find_nights(root, subjects):
@@ -310,6 +283,16 @@ def _find_nights(root, subjects):
     return nights
 
 
+def _check_subjects(subjects):
+    given, known = list(subjects), set(range(83)) - _ABSENT
+    if not given or len(set(given)) < len(given) or not set(given) <= known:
+        raise ValueError(
+            "subjects are numbers from 0 to 82, each once, but for "
+            f"{sorted(_ABSENT)}, whom the study lacks; given {subjects!r}."
+        )
+    return given
+
+
 def _glob(root, pattern):
     return [*root.glob(pattern), *root.glob(f"sleep-cassette/{pattern}")]
 
@@ -318,9 +301,7 @@ def _find_file(root, number, kind):
     """Find a file of a recording; what stands between number and kind varies."""
     found = _glob(root, f"{number}*-{kind}.edf")
     if not found:
-        raise FileNotFoundError(
-            f"{root} has no {number}..-{kind}.edf: is the data set complete?"
-        )
+        raise FileNotFoundError(f"{root} has no {number}..-{kind}.edf: is it complete?")
     if len(found) > 1:
         raise ValueError(
             f"One {kind} of {number} is expected; there are {', '.join(map(str, found))}."
@@ -345,12 +326,7 @@ def _read_stages(path, duration):
         )
     # "?" up to 24 hours after the start is how many of these files end.
     scored = [stage_of_text(text) >= 0 for text in annotations.description]
-    late = max(ends[scored], default=0) - duration
-    if late > EPOCH_SECONDS:
-        raise ValueError(
-            f"{path}: the scoring ends {late:.1f} s after the recording, which lasts "
-            f"{duration:.1f} s. At most 30 s are allowed: do the two files belong together?"
-        )
+    check_end(max(ends[scored], default=0), duration, path)
     return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
 
 
@@ -396,13 +372,7 @@ def _lights_off(number, start):
             f"MNE's list of the study does not know {number}, so lights off is unknown. "
             "Choose another crop: minutes around sleep, or None."
         )
-    try:
-        begin = datetime.strptime(start[8:], "%H.%M.%S")
-    except ValueError:
-        raise ValueError(
-            f"sleep-edf-{number}: its header gives no time of day at which it begins, only "
-            f"{start!r}. Download it again."
-        ) from None
+    begin = datetime.strptime(start[9:], "%H.%M.%S")
     # The seconds of a difference in time leave whole days out: lights off may be next day.
     return (datetime.strptime(records.iloc[0], "%H:%M:%S") - begin).seconds
 
@@ -410,12 +380,12 @@ def _lights_off(number, start):
 def _open_centred(night, *, labels):
     """Open a recording in microvolts and take each channel's mean off."""
     raw = open_edf(night.files[0], labels).load_data(verbose="ERROR")
-    peaks = dict(zip(raw.ch_names, 1e6 * np.abs(raw.get_data()).max(axis=1), strict=True))
+    peaks = 1e6 * np.abs(raw.get_data()).max(axis=1)
     small = [
         label
-        for label in labels
+        for label, peak in zip(raw.ch_names, peaks, strict=True)
         # The muscles' signal is an envelope of few microvolts.
-        if label.startswith(("EEG", "EOG")) and 0 < peaks[label] <= _SMALLEST_PEAK
+        if label.startswith(("EEG", "EOG")) and 0 < peak <= _SMALLEST_PEAK
     ]
     if small:
         warnings.warn(
@@ -427,58 +397,24 @@ def _open_centred(night, *, labels):
     return raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
 
 
-# ---------------------------------------------------------------- the folds
-
-#: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
-#: subject k.
-_VALIDATION = (
-    (3, 10, 11, 14),
-    (4, 17, 18, 19),
-    (1, 13, 15, 17),
-    (9, 11, 15, 20),
-    (9, 11, 13, 18),
-    (9, 14, 17, 20),
-    (1, 3, 10, 17),
-    (6, 15, 18, 20),
-    (3, 11, 12, 17),
-    (5, 13, 14, 19),
-    (1, 3, 4, 10),
-    (8, 9, 11, 19),
-    (1, 8, 14, 18),
-    (1, 3, 16, 20),
-    (1, 8, 9, 14),
-    (3, 5, 6, 14),
-    (3, 10, 14, 16),
-    (2, 6, 9, 15),
-    (6, 13, 15, 20),
-    (1, 4, 7, 18),
-)
-
-#: The first twenty persons of the Sleep Cassette study, whom the paper uses.
-_PERSONS = tuple(f"sleep-edf-SC4{number:02d}" for number in range(len(_VALIDATION)))
-
-
 class SleepEdfFolds(LeaveOneGroupOut):
     """Phan et al.'s (2019) twenty folds of Sleep-EDF: one tests, four validate, 15 train.
 
-    One object serves twice. As ``cv=`` it leaves out one person after the other, in the
-    paper's order. As ``validation=`` of the estimators it is called with the training
-    subjects and answers with the four who validate: the fold is known by the person who
-    is not there.
-
-    The persons are those of :func:`load_sleep_edf`, "sleep-edf-SC400" to
-    "sleep-edf-SC419". All twenty must be there.
+    One object serves twice. As ``cv=`` it leaves out one subject after the other, in the
+    paper's order. As ``validation=`` of an estimator it is called with the training
+    subjects and returns the four that validate in the fold of the one that is not there.
+    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skleepkd.datasets import SleepEdfFolds
     >>> folds = SleepEdfFolds()
-    >>> persons = np.array([f"sleep-edf-SC4{number:02d}" for number in range(20)])
-    >>> train, test = next(folds.split(persons, groups=persons))
-    >>> persons[test].tolist()
+    >>> subjects = np.array([f"sleep-edf-SC4{number:02d}" for number in range(20)])
+    >>> train, test = next(folds.split(subjects, groups=subjects))
+    >>> subjects[test].tolist()
     ['sleep-edf-SC400']
-    >>> folds(persons[train])
+    >>> folds(subjects[train])
     ['sleep-edf-SC402', 'sleep-edf-SC409', 'sleep-edf-SC410', 'sleep-edf-SC413']
 
     In a comparison::
@@ -492,53 +428,40 @@ class SleepEdfFolds(LeaveOneGroupOut):
 
         Parameters
         ----------
-        X : array-like of shape (n_epochs, ...)
-            Epochs.
-        y : object
-            Ignored.
+        X, y : array-like of shape (n_epochs, ...)
+            Epochs, of which the number counts, and what is ignored.
         groups : array-like of str, shape (n_epochs,)
-            The persons.
+            The subjects; a ValueError says where they are not the twenty.
 
         Yields
         ------
         train, test : ndarray of int
             Numbers of rows.
-
-        Raises
-        ------
-        ValueError
-            If the persons are not the twenty.
         """
         if groups is None:
-            raise ValueError("The folds are made of persons: give groups=cohort.groups.")
+            raise ValueError("The folds are made of subjects: give groups=cohort.groups.")
         given = set(np.asarray(groups).tolist())
-        if given != set(_PERSONS):
+        if given != set(_NAMES):
             raise ValueError(
-                f"The folds are made of the 20 persons {_PERSONS[0]} to {_PERSONS[-1]}; "
+                f"The folds are made of the 20 subjects {_NAMES[0]} to {_NAMES[-1]}; "
                 + _difference(given)
             )
         return super().split(X, y, groups)
 
     def __call__(self, subjects):
-        """Return the subjects to hold out of the training subjects.
-
-        Raises
-        ------
-        ValueError
-            If the training subjects are not the twenty but one.
-        """
+        """Return the subjects to hold out of the training subjects, who must be nineteen."""
         given = set(np.asarray(subjects).tolist())
-        left_out = [place for place, name in enumerate(_PERSONS) if name not in given]
-        if len(left_out) != 1 or not given <= set(_PERSONS):
+        left_out = [place for place, name in enumerate(_NAMES) if name not in given]
+        if len(left_out) != 1 or not given <= set(_NAMES):
             raise ValueError(
-                "A fold is known by the one of 20 persons who is not in the training rows; "
+                "A fold is known by the one of 20 subjects that is not in the training rows; "
                 + _difference(given)
             )
-        return [_PERSONS[number - 1] for number in _VALIDATION[left_out[0]]]
+        four = _VALIDATION.split(",")[left_out[0]]
+        return [_NAMES[int(number) - 1] for number in four.split()]
 
 
 def _difference(given):
-    """Say who is missing and who is a stranger."""
-    missing = [name for name in _PERSONS if name not in given]
-    strangers = sorted(map(str, given - set(_PERSONS)))
+    missing = [name for name in _NAMES if name not in given]
+    strangers = sorted(map(str, given - set(_NAMES)))
     return f"missing are {missing or 'none'}, strangers are {strangers or 'none'}."
