@@ -69,9 +69,10 @@ def read_header(path, *, whole=False):
                 return [text[cell : cell + width].strip() for cell in cells]
 
             sample_bytes = 3 if fixed[:1] == b"\xff" else 2  # BDF has samples of 24 bits
-            widths = [sample_bytes * int(value) for value in column(216, 8)]
-            if not sum(widths) > 0:
-                raise ValueError("a record holds no samples")
+            samples = [int(value) for value in column(216, 8)]
+            if max(samples) < max(record_seconds, 1):
+                raise ValueError(f"{samples} samples in a record of {record_seconds} s")
+            widths = [sample_bytes * n for n in samples]
         except ValueError as error:
             raise ValueError(f"{path} is no EDF file, or is damaged: {error}.") from error
     size, expected = path.stat().st_size, n_bytes + n_records * sum(widths)

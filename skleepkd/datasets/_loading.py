@@ -52,12 +52,12 @@ def load_nights(
     classes="aasm",
     unscored=False,
     cache=None,
-    options=None,
+    key=None,
 ):
     """Load nights as a cohort (X, y, groups, DESCR).
 
     ``read(night)`` opens a Raw, or one by modality, which is filtered, resampled and cut.
-    ``options`` is what else it depends on, apart from the night and its files.
+    ``key`` is what else it depends on, apart from the night and its files.
     """
     scheme_names(classes)  # a wrong name is found before hours of reading
     if not sfreq > 0:
@@ -116,8 +116,10 @@ def load_nights(
         X = PairedEpochs(**arrays, **columns)
     else:
         tables = [(n.recording, n.subject, n.onset, n.first) for n in nights]
-        key = (_CACHE_FORMAT, ch_names, float(sfreq), l_freq, h_freq, options, tables)
-        entry = Path(cache).expanduser() / f"{name}-{joblib.hash(key)[:16]}"
+        digest = joblib.hash(
+            (_CACHE_FORMAT, ch_names, float(sfreq), l_freq, h_freq, key, tables)
+        )
+        entry = Path(cache).expanduser() / f"{name}-{digest[:16]}"
         if _open_entry(entry, nights) is None:
             _write_entry(entry, nights, shapes, columns, fill)
         X, n_covered = _open_entry(entry, nights)

@@ -9,6 +9,7 @@ import numpy as np
 from skleepkd.datasets._loading import (
     Night,
     bids_folders,
+    check_channels,
     check_recording,
     load_nights,
     read_table,
@@ -22,6 +23,8 @@ _N_TIMES = round(EPOCH_SECONDS * SFREQ)
 
 #: The experts' consensus has AASM codes; 8 marks a disconnected polysomnograph.
 _STAGES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 8: UNSCORED}
+
+_CHANNELS = {"source": ["F3", "F4", "C3", "C4", "O1", "O2"], "target": ["HB_1", "HB_2"]}
 
 #: How the files spell the two devices.
 _DEVICES = {"source": "psg", "target": "headband"}
@@ -80,10 +83,10 @@ def load_boas(
             Source of shape (n_epochs, 6, 7680) and target of shape (n_epochs, 2, 7680)
             in microvolts, float32, at 256 Hz and unfiltered; onsets in seconds from
             the start of the polysomnography.
-        y : ndarray of int64, shape (n_epochs,)
-            As of :func:`load_eesm`; the experts' ``stage_hum``, never a machine's.
-        groups : ndarray of str, shape (n_epochs,)
-            The subject (``pid``), such as "boas-pid-89"; there are fewer than nights.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`: the experts' ``stage_hum``, never a machine's, and
+            the subject (``pid``), such as "boas-pid-89", of which there are fewer than
+            nights.
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
         DESCR : str
@@ -108,20 +111,12 @@ def load_boas(
     --------
     >>> from skleepkd.datasets import load_boas
     >>> cohort = load_boas("ds005555", cache="cache")               # doctest: +SKIP
-    >>> len(set(cohort.X.recording)), len(set(cohort.groups))       # doctest: +SKIP
-    (128, 100)
     """
     if on_missing not in ("raise", "skip"):
         raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
-    if isinstance(source, str) or isinstance(target, str):
-        raise ValueError(
-            f"source and target are lists of channels: {source!r}, {target!r}."
-        )
+    ch_names = check_channels({"source": source, "target": target}, _CHANNELS)
+    ch_names["source"] = ["PSG_" + n.removeprefix("PSG_") for n in ch_names["source"]]
     root = Path(root).expanduser()
-    ch_names = {
-        "source": ["PSG_" + name.removeprefix("PSG_") for name in source],
-        "target": list(target),
-    }
     nights, skipped = [], {}
     for folder in bids_folders(root, subjects):
         missing = _missing_channels(root, folder, ch_names)
@@ -136,14 +131,10 @@ def load_boas(
             )
     if not nights:
         raise ValueError(f"Every night lacks a channel: {skipped}.")
+    read = partial(_open_devices, ch_names=ch_names)
+    options = {"classes": classes, "unscored": unscored, "cache": cache, "sfreq": SFREQ}
     cohort = load_nights(
-        nights,
-        partial(_open_devices, ch_names=ch_names),
-        name="boas",
-        descr=_DESCR,
-        ch_names=ch_names,
-        sfreq=SFREQ,
-        **{"classes": classes, "unscored": unscored, "cache": cache},
+        nights, read, name="boas", descr=_DESCR, ch_names=ch_names, **options
     )
     cohort.skipped = skipped
     listed = ", ".join(skipped) or "none"

@@ -87,11 +87,9 @@ def load_cinc2018(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
-        y : ndarray of int64, shape (n_epochs,)
-            As of :func:`load_eesm`.
-        groups : ndarray of str, shape (n_epochs,)
-            The subject, such as "cinc2018-tr03-0005". Each has one recording of that
-            name.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`. Each subject, such as "cinc2018-tr03-0005", has one
+            recording of that name.
         left_out : dict of str to str
             Why a recording could not be read, by its name.
         DESCR : str
@@ -125,12 +123,6 @@ def load_cinc2018(
     counts as unscored (:func:`skleepkd.stages.stages_at`).
 
     The ECG is taken as it stands; :func:`load_mass` alone reverses its sign.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import load_cinc2018
-    >>> cohort = load_cinc2018("challenge-2018", cache="cache")   # doctest: +SKIP
-    >>> cohort.left_out                                           # doctest: +SKIP
     """
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
@@ -146,8 +138,7 @@ def load_cinc2018(
     present = sorted(path.name for path in folders if _RECORD.fullmatch(path.name))
     if not present:
         raise FileNotFoundError(
-            f"{folder} holds no folder trNN-NNNN. root is the folder that holds training; "
-            "fetch_cinc2018 downloads recordings."
+            f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
         )
     nights, left_out = [], {}
     for number in choose_recordings(subjects, present, prefix="cinc2018-", where=folder):
@@ -161,14 +152,11 @@ def load_cinc2018(
             f"None of {len(left_out)} recordings can be read; the first is "
             f"{next(iter(left_out))}: {next(iter(left_out.values()))}"
         )
+    read = partial(_open_record, labels=wanted)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
     cohort = load_nights(
-        nights,
-        partial(_open_record, labels=wanted),
-        name="cinc2018",
-        descr=_DESCR,
-        ch_names=ch_names,
-        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
-        **{"classes": classes, "unscored": unscored, "cache": cache},
+        nights, read, name="cinc2018", descr=_DESCR, ch_names=ch_names, **options
     )
     cohort.left_out = left_out
     reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
@@ -229,8 +217,8 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     if isinstance(subjects, str) and subjects == "all":
         if not listed:
             raise OSError(
-                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had. Try "
-                "again later, or name the recordings (subjects=)."
+                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had: name "
+                "the recordings (subjects=)."
             )
         subjects = None
     # Without a list of the recordings whatever is asked for may be there.
@@ -277,8 +265,7 @@ def _download(base_url, root, path, known_hash):
         )
     except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
         raise OSError(
-            f"{base_url}{path} could not be downloaded: {error} Files that are complete "
-            "stay; call again to go on."
+            f"{base_url}{path} could not be downloaded: {error} Call again to go on."
         ) from error
     return place
 
@@ -301,9 +288,7 @@ def _read_night(folder, labels, unscored):
         duration = (header.sig_len or 0) / header.fs
     for name in labels:
         if name not in units:
-            raise ValueError(
-                f"it has no channel {name}; it has {', '.join(map(str, units))}"
-            )
+            raise ValueError(f"it has no channel {name}; it has {', '.join(units)}")
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
     if duration < EPOCH_SECONDS:
@@ -351,8 +336,7 @@ def _read_stages(number, samples, texts, sfreq, duration):
     onset = np.array(samples) / sfreq
     if len(onset) and onset[-1] > duration + EPOCH_SECONDS:
         raise ValueError(
-            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s: "
-            "do its files belong together?"
+            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s"
         )
     warn_of_unknown(texts, f"cinc2018-{number}")
     # Each holds until the next, the last to the recording's end.

@@ -116,9 +116,8 @@ def load_eesm(
     plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
     30 s of End of Study.
 
-    Rejection and derivations come before the filter, so that six channels are filtered
-    and not eighteen. Filters are linear, and 10 to 35 Hz lies in the pass band: the
-    signals are those of the paper's order.
+    Rejection and derivations come before the filter, which is linear and passes 10 to
+    35 Hz: the signals are those of the paper's order.
 
     sub-002 and sub-003 keep the signal inside the ``.set`` file, which takes 1.8 to
     3.0 GB to read, according to the layout of the file.
@@ -133,16 +132,11 @@ def load_eesm(
     root = Path(root).expanduser()
     rejection = _check_rejection(rejection)
     nights = [read_eesm_night(root, folder) for folder in bids_folders(root, subjects)]
+    read = partial(_open_derivations, rejection=rejection)
+    options = {"sfreq": SFREQ, "l_freq": l_freq, "h_freq": h_freq, "key": rejection}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
     cohort = load_nights(
-        nights,
-        partial(_open_derivations, rejection=rejection),
-        name="eesm17",
-        descr=_DESCR,
-        ch_names=_CH_NAMES,
-        sfreq=SFREQ,
-        options=rejection,
-        **{"l_freq": l_freq, "h_freq": h_freq},
-        **{"classes": classes, "unscored": unscored, "cache": cache},
+        nights, read, name="eesm17", descr=_DESCR, ch_names=_CH_NAMES, **options
     )
     cohort.rejected = {_folder(night): night.notes["rejected"] for night in nights}
     listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
@@ -177,8 +171,7 @@ def read_eesm_night(root, folder):
         raise ValueError(
             f"{name}: {len(y)} epochs of 30 s from Lights Off ({clock['Lights Off']:.1f} s) "
             f"end {abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On "
-            f"({clock['Lights On']:.1f} s). At most 30 s are allowed: the scoring is cut "
-            "short or belongs to another recording."
+            f"({clock['Lights On']:.1f} s). Is it cut short, or another recording's?"
         )
     return Night(
         recording=name,
@@ -199,10 +192,7 @@ def _check_rejection(rejection):
     if rejection is None or isinstance(rejection, (bool, np.bool_)):
         return bool(rejection)
     if not isinstance(rejection, dict):
-        raise ValueError(
-            "rejection is True, False or a dict such as {'sub-001': ['ELA']}; given "
-            f"{rejection!r}."
-        )
+        raise ValueError(f"rejection is True, False or a dict; given {rejection!r}.")
     folders = {f"sub-00{number}" for number in range(1, 10)}
     for folder, names in rejection.items():
         if folder not in folders or not set(names) <= set(EAR_ELECTRODES):
@@ -249,7 +239,6 @@ def _open_set(path):
     if size != expected:
         raise ValueError(
             f"{signals} has {size} bytes; {len(raw.ch_names)} channels of {raw.n_times} "
-            f"samples need {expected}. The file is cut short or belongs to another recording; "
-            "download it again."
+            f"samples need {expected}. The file is cut short or another recording's."
         )
     return raw

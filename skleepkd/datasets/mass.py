@@ -126,10 +126,9 @@ def load_mass(
             Windows of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
-        y : ndarray of int64, shape (n_epochs,)
-            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3.
-        groups : ndarray of str, shape (n_epochs,)
-            The subject, such as "mass-01-01-0001". Each has one recording of that name.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. Each subject, such as
+            "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
         DESCR : str
@@ -182,14 +181,11 @@ def load_mass(
         labels = read_header(night.files[0]).names
         derivations[night.recording] = _find_derivations(number, labels, ch_names)
         nights.append(night)
+    read = partial(_open_derivations, derivations=derivations)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
     cohort = load_nights(
-        nights,
-        partial(_open_derivations, derivations=derivations),
-        name="mass",
-        descr=_DESCR,
-        ch_names=ch_names,
-        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
-        **{"classes": classes, "unscored": unscored, "cache": cache},
+        nights, read, name="mass", descr=_DESCR, ch_names=ch_names, **options
     )
     cohort.derivations = {
         recording: {name: _formula(weights) for name, weights in named.items()}
@@ -238,8 +234,7 @@ def _find_recordings(root, subsets, subjects):
         }
         if not names:
             raise FileNotFoundError(
-                f"{folder} holds no '01-0{subset}-NNNN PSG.edf'. root is the folder that "
-                "holds SS1_EDF, ...; subsets= reads some of them."
+                f"{folder} holds no '01-0{subset}-NNNN PSG.edf'; subsets= reads others."
             )
         present += sorted(names)
     return choose_recordings(
@@ -289,8 +284,7 @@ def _find_derivations(number, labels, ch_names):
         if missing:
             raise ValueError(
                 f"mass-{number} has no channel for {name!r}: {', '.join(missing)} missing. "
-                f"It has {', '.join(labels)}. Choose others (channels=), or name the "
-                "recordings to read (subjects=)."
+                f"It has {', '.join(labels)}. Choose others by channels= or subjects=."
             )
     return derivations
 

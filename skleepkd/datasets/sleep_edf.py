@@ -113,11 +113,9 @@ def load_sleep_edf(
             Epochs of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is in seconds from the recording's start, so that an epoch left
             out stays a gap.
-        y : ndarray of int64, shape (n_epochs,)
-            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3.
-        groups : ndarray of str, shape (n_epochs,)
-            The subject, such as "sleep-edf-SC400", whose nights are "sleep-edf-SC4001"
-            and "sleep-edf-SC4002".
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
+            "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
         DESCR : str
             What was loaded.
 
@@ -148,8 +146,7 @@ def load_sleep_edf(
 
     Examples
     --------
-    >>> from skleepkd.datasets import SleepEdfFolds, load_sleep_edf
-    >>> cohort = load_sleep_edf("sleep-edfx", crop="phan2019")           # doctest: +SKIP
+    >>> from skleepkd.datasets import load_sleep_edf
     >>> eog = load_sleep_edf("sleep-edfx", channels=["EOG horizontal"])  # doctest: +SKIP
     """
     root = Path(root).expanduser()
@@ -165,14 +162,11 @@ def load_sleep_edf(
                 f"{night.recording} has no channel {', '.join(missing)}. It has "
                 f"{', '.join(labels)}."
             )
+    read = partial(_open_centred, labels=wanted)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
     cohort = load_nights(
-        nights,
-        partial(_open_centred, labels=wanted),
-        name="sleep-edf",
-        descr=_DESCR,
-        ch_names=ch_names,
-        **{"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq},
-        **{"classes": classes, "unscored": unscored, "cache": cache},
+        nights, read, name="sleep-edf", descr=_DESCR, ch_names=ch_names, **options
     )
     part = f"{crop} minutes before sleep to as many after it"
     if crop is None:
@@ -212,11 +206,6 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
         left of it; files that are complete stay, so that the call is simply repeated.
     ValueError
         If there is no such subject.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import fetch_sleep_edf
-    >>> cohort = fetch_sleep_edf(subjects=[0, 1])                # doctest: +SKIP
     """
     from mne.datasets.sleep_physionet import age
 
@@ -254,7 +243,7 @@ def read_sleep_edf_night(root, number, *, crop="in-bed"):
     if not len(rows):
         raise ValueError(
             f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
-            f"{first} to {stop}). Choose another crop, or leave the subject out."
+            f"{first} to {stop})."
         )
     return Night(
         recording=f"sleep-edf-{number}",
@@ -277,8 +266,7 @@ def _find_nights(root, subjects):
         nights += found
     if not nights:
         raise FileNotFoundError(
-            f"{root} holds no 'SC4001E0-PSG.edf' or the like, nor does its folder "
-            "'sleep-cassette'. fetch_sleep_edf downloads the files."
+            f"{root} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
         )
     return nights
 
@@ -344,7 +332,7 @@ def _part(y, number, start, crop):
     if not len(asleep):
         raise ValueError(
             f"sleep-edf-{number} has no epoch of sleep, by which crop={crop!r} finds the "
-            "night. Leave the subject out with subjects=, or take crop=None."
+            "night; take crop=None."
         )
     if minutes:
         margin = int(crop * 60 // EPOCH_SECONDS)
@@ -363,15 +351,12 @@ def _lights_off(number, start):
     if not table.is_file():
         raise FileNotFoundError(
             f"MNE's list of the study ({table}), which knows lights off, is missing. "
-            "Install mne again, or choose another crop: minutes around sleep, or None."
+            "Install mne again, or choose another crop."
         )
     records = pd.read_csv(table, index_col="fname")["lights off"]
     records = records[records.index.str.startswith(number)]
     if records.empty:
-        raise ValueError(
-            f"MNE's list of the study does not know {number}, so lights off is unknown. "
-            "Choose another crop: minutes around sleep, or None."
-        )
+        raise ValueError(f"MNE's list of the study does not know {number}: change crop=.")
     begin = datetime.strptime(start[9:], "%H.%M.%S")
     # The seconds of a difference in time leave whole days out: lights off may be next day.
     return (datetime.strptime(records.iloc[0], "%H:%M:%S") - begin).seconds
