@@ -7,10 +7,10 @@ short or interrupted (EDF+D).
 import math
 import re
 import warnings
+from collections import namedtuple
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 #: The files that have such headers.
 SUFFIXES = (".edf", ".bdf", ".rec")
@@ -19,22 +19,12 @@ SUFFIXES = (".edf", ".bdf", ".rec")
 _ROUNDED = 0.01
 
 
-class Header(NamedTuple):
-    """What a header says; ``n_bytes`` are its own, ``widths`` those of a record's signals."""
-
-    n_bytes: int
-    n_records: int
-    record_seconds: float
-    start: str
-    names: list
-    units: list
-    widths: list
-    interrupted: bool
-
-    @property
-    def duration(self):
-        """Length of the signals in seconds."""
-        return self.n_records * self.record_seconds
+#: What a header says, times in seconds; names, units and widths (bytes in a record) are by
+#: signal, and ``n_bytes`` is the header's own length.
+Header = namedtuple(
+    "Header",
+    "n_bytes n_records record_seconds duration start names units widths interrupted",
+)
 
 
 @contextmanager
@@ -85,6 +75,7 @@ def read_header(path, *, whole=False):
         n_bytes=n_bytes,
         n_records=n_records,
         record_seconds=record_seconds,
+        duration=n_records * record_seconds,
         start=f"{fixed[168:176].decode('latin-1')} {fixed[176:184].decode('latin-1')}",
         names=column(0, 16),
         units=column(96, 8),

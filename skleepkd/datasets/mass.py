@@ -165,7 +165,6 @@ def load_mass(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skleepkd.datasets import MassSplit, load_mass
     >>> cohort = load_mass("mass", cache="cache")                 # doctest: +SKIP
     >>> split = MassSplit(cohort.groups)                          # doctest: +SKIP

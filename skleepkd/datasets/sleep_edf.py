@@ -143,11 +143,6 @@ def load_sleep_edf(
 
     Lights off is a clock time in the study's list, which MNE brings along. The mean that
     is taken off is that of the whole recording, day and night, as in the paper.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import load_sleep_edf
-    >>> eog = load_sleep_edf("sleep-edfx", channels=["EOG horizontal"])  # doctest: +SKIP
     """
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
