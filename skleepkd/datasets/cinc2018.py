@@ -288,7 +288,9 @@ def _read_night(folder, labels, unscored):
         duration = (header.sig_len or 0) / header.fs
     for name in labels:
         if name not in units:
-            raise ValueError(f"it has no channel {name}; it has {', '.join(units)}")
+            raise ValueError(
+                f"it has no channel {name}; it has {', '.join(map(str, units))}"
+            )
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
     if duration < EPOCH_SECONDS:
