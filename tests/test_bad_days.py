@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import joblib
+import mne
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from skleepkd import (
     save,
 )
 from skleepkd.datasets import fetch_sleep_edf
-from skleepkd.datasets._nights import Night, gather
+from skleepkd.datasets._loading import Night, load_nights
 from skleepkd.distillation import teacher as teachers
 from skleepkd.model_selection import cross_validate
 from tests import test_sleep_edf
@@ -74,23 +75,23 @@ def write(what, folder, seed):
 
 
 def cohort(cache, seed):
-    """Gather a cohort of one night through a loader's cache."""
-    first = np.arange(40) * 3000
-    night = Night("n", "n", "p", first / 100.0, first % 5, {"target": first}, {}, [])
+    """Load a cohort of one night through a loader's cache."""
+    night = Night("n", "p", 30.0 * np.arange(40), np.arange(40) % 5, files=[])
+    signal = np.full((1, 40 * 3000), seed)
 
-    def read(night, out):
-        out["target"][:] = seed
-        return {"n_covered": 40}
+    def read(night):
+        return mne.io.RawArray(signal, mne.create_info(["A"], 100.0), verbose="error")
 
-    return gather(
+    return load_nights(
         [night],
         read,
         name=f"cohort{seed}",
+        descr="",
         sfreq=100.0,
         ch_names={"target": ["A"]},
+        classes="aasm",
         unscored=True,
         cache=cache,
-        options={},
     )
 
 
@@ -165,7 +166,6 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
     before = content(small_disk)
     told = in_a_fork(functools.partial(errors_of, dict.fromkeys(WRITERS, small_disk)))
     assert content(small_disk) == before
-    assert "The cache needs 0.0 GB" in told.pop("cache")[1]
     for number, message in told.values():
         assert number == errno.ENOSPC
         assert "No space left" in message

@@ -185,11 +185,11 @@ def test_real_tables_have_their_own_counts():
     # The README speaks of 108 individuals; the table's pids reach 108, but name 100.
     assert (len(people), len(set(people.values()))) == (128, 100)
     assert max(map(int, people.values())) == 108
-    persons = {}
+    subjects = {}
     for folder in folders:
         night = read_boas_night(REAL, folder)
-        persons[folder] = night.person
-        assert night.person == f"boas-pid-{people[folder]}"
+        subjects[folder] = night.subject
+        assert night.subject == f"boas-pid-{people[folder]}"
         sidecar = path_of(REAL, folder, "headband", "eeg.json").read_text("utf-8")
         # Scored are all whole epochs of the recording.
         assert len(night.y) == json.loads(sidecar)["RecordingDuration"] // 30
@@ -201,9 +201,9 @@ def test_real_tables_have_their_own_counts():
             expected[-1] = hum["8"]
         assert Counter(night.y.tolist()) == expected
         np.testing.assert_allclose(night.onset, 30 * np.arange(len(night.y)))
-    assert len(set(persons.values())) < len(folders)
-    assert persons["sub-1"] == persons["sub-2"] != persons["sub-3"]
-    assert persons["sub-32"] == persons["sub-35"]
+    assert len(set(subjects.values())) < len(folders)
+    assert subjects["sub-1"] == subjects["sub-2"] != subjects["sub-3"]
+    assert subjects["sub-32"] == subjects["sub-35"]
 
 
 @needs_real_tables
@@ -243,7 +243,7 @@ def test_cohort_of_three_nights_and_two_persons(tree):
     assert cohort.groups.tolist() == ["boas-pid-89"] * 10 + ["boas-pid-1"] * 3
     np.testing.assert_array_equal(cohort.X.subject, cohort.groups)
     np.testing.assert_allclose(cohort.X.onset[:5], [0, 30, 60, 90, 150])
-    assert "13 epochs of 3 nights of 2 persons" in cohort.DESCR
+    assert "13 epochs of 2 subjects, 3 nights." in cohort.DESCR
     for folder, stages in STAGES.items():
         check_marks(load_boas(tree, subjects=[folder]), np.array(stages))
 
@@ -393,7 +393,7 @@ def test_epochs_of_another_length(tree):
 def test_options(tree):
     with pytest.raises(ValueError, match="'raise' or 'skip'; given 'ignore'"):
         load_boas(tree, on_missing="ignore")
-    with pytest.raises(ValueError, match="lists of channels"):
+    with pytest.raises(ValueError, match="channels is a list"):
         load_boas(tree, source="C3")
 
 

@@ -174,7 +174,7 @@ def test_every_label_lands_on_its_window(tree, folder):
         f"cinc2018-{night.number}" for night in NIGHTS
     ]
     assert cohort.left_out == {}
-    assert "18 epochs of 3 persons" in cohort.DESCR
+    assert "18 epochs of 3 subjects" in cohort.DESCR
     assert "Left out: none." in cohort.DESCR
 
 
@@ -337,7 +337,7 @@ def test_a_damaged_night_is_left_out(tree, damage, reason):
     assert f"Left out: cinc2018-tr12-0685 ({cohort.left_out['cinc2018-tr12-0685']})" in (
         cohort.DESCR
     )
-    assert "13 epochs of 2 persons" in cohort.DESCR
+    assert "13 epochs of 2 subjects" in cohort.DESCR
     check_night(cohort, MIXED)
     check_night(cohort, SHIFTED)
 

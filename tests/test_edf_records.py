@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from skleepkd import PairedEpochs
-from skleepkd.datasets._edf import open_edf
-from skleepkd.edf import interruptions, is_whole, seconds_left_out
+from skleepkd.edf import interruptions, is_whole, open_edf, seconds_left_out
 from tests.edf import write_edf
 
 #: Records of 10 s: 400 s of signal, 65 s missing after 150 s, 5 s more after 250 s.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from skleepkd import PairedEpochs
 from skleepkd.datasets.eesm import load_eesm, read_eesm_night
 from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
 
@@ -212,7 +213,6 @@ def test_real_onsets_count_from_the_recordings_start():
     for folder, seconds in lights_off.items():
         night = read_eesm_night(REAL, folder)
         np.testing.assert_allclose(night.onset, seconds + 30 * np.arange(len(night.y)))
-        np.testing.assert_array_equal(night.first["target"], np.round(night.onset * 200))
 
 
 @needs_real_tables
@@ -350,11 +350,7 @@ def test_cache_is_written_once_and_mapped(tree, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     load_eesm(tree, cache=cache, **PLAIN)
     (entry,) = cache.iterdir()
-    assert sorted(path.name for path in entry.iterdir()) == [
-        "entry.json",
-        "source.npy",
-        "target.npy",
-    ]
+    assert isinstance(PairedEpochs.from_memmap(entry), PairedEpochs)
     monkeypatch.setattr(mne.io, "read_raw_eeglab", no_reading)
     again = load_eesm(tree, cache=cache, **PLAIN)
     night = again.X[:6]
@@ -383,7 +379,7 @@ def test_damaged_or_outdated_cache_is_rebuilt(tree, tmp_path, damage):
     cache = tmp_path / "cache"
     before = np.array(load_eesm(tree, cache=cache, **PLAIN).X["source"])
     (entry,) = cache.iterdir()
-    source = entry / "source.npy"
+    (source,) = entry.glob("source-*.npy")
     if damage == "cut":
         os.truncate(source, source.stat().st_size // 2)
     elif damage == "header":
@@ -426,9 +422,11 @@ def test_interrupted_loading_leaves_no_entry(tree, tmp_path, monkeypatch):
 def test_missing_files(tree, tmp_path):
     with pytest.raises(FileNotFoundError, match="sub- folders"):
         load_eesm(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"sub-007; it has sub-001, sub-002"):
+    with pytest.raises(
+        FileNotFoundError, match=r"recording sub-007 in .*; it has sub-001, sub-002"
+    ):
         load_eesm(tree, subjects=["sub-007"])
-    with pytest.raises(ValueError, match="list of folders"):
+    with pytest.raises(ValueError, match=r"such as \['sub-001'\]"):
         load_eesm(tree, subjects="sub-001")
     Path(stem(tree, "sub-002") + "eeg.set").unlink()
     with pytest.raises(FileNotFoundError, match=r"sub-002_ses-001_task-sleep_eeg\.set"):
@@ -522,9 +520,9 @@ def test_missing_channel_and_other_rate(tree):
 
 
 def test_unknown_rejection(tree):
-    with pytest.raises(ValueError, match=r"\['Cz'\]; the ear electrodes are ELA"):
+    with pytest.raises(ValueError, match=r"\['Cz'\] of .* the ear electrodes are ELA"):
         load_eesm(tree, rejection={"sub-001": ["Cz"]})
-    with pytest.raises(ValueError, match=r"\['sub-1'\]"):
+    with pytest.raises(ValueError, match="'sub-1'; the subjects are sub-001"):
         load_eesm(tree, rejection={"sub-1": ["ELA"]})
     with pytest.raises(ValueError, match="True, False or a dict"):
         load_eesm(tree, rejection="loud")

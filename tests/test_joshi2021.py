@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from skleepkd import PairedEpochs
 from skleepkd.datasets import make_cohort
-from skleepkd.datasets.mass_split import SUBSET_SIZES
+from skleepkd.datasets.mass import SUBSET_SIZES
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.metrics import staging_report
 from skleepkd.stages import to_scheme

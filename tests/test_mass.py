@@ -195,7 +195,7 @@ def test_every_label_lands_on_its_window(tree):
         "mass-01-04-0010",
     ]
     assert set(np.diff(cohort.X[cohort.groups == "mass-01-04-0010"].onset).round(6)) == {20}
-    assert "24 epochs of 3 persons" in cohort.DESCR
+    assert "24 epochs of 3 subjects" in cohort.DESCR
     assert (
         "Target ECG: - ECG ECGI (1 of 3 nights), - ECG ECGII (2 of 3 nights)."
         in cohort.DESCR
@@ -441,7 +441,7 @@ def test_split_validates_an_estimator():
 def test_split_of_an_incomplete_cohort():
     with pytest.raises(ValueError, match=r"subset 5, which has 26 recordings; given 25"):
         MassSplit(persons()[:-1])
-    with pytest.raises(ValueError, match="'boas-pid-1' is no person of MASS"):
+    with pytest.raises(ValueError, match="'boas-pid-1' is no subject of MASS"):
         MassSplit([*persons(), "boas-pid-1"])
 
 

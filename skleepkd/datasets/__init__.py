@@ -3,11 +3,9 @@
 from skleepkd.datasets.boas import load_boas
 from skleepkd.datasets.cinc2018 import fetch_cinc2018, load_cinc2018
 from skleepkd.datasets.eesm import load_eesm
-from skleepkd.datasets.mass import load_mass
-from skleepkd.datasets.mass_split import MassSplit
+from skleepkd.datasets.mass import MassSplit, load_mass
 from skleepkd.datasets.simulated import make_cohort, simulate_night
-from skleepkd.datasets.sleep_edf import fetch_sleep_edf, load_sleep_edf
-from skleepkd.datasets.sleep_edf_split import SleepEdfFolds
+from skleepkd.datasets.sleep_edf import SleepEdfFolds, fetch_sleep_edf, load_sleep_edf
 
 __all__ = [
     "MassSplit",

@@ -5,23 +5,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._bids import (
+from skleepkd.datasets._loading import (
+    Night,
+    bids_folders,
+    check_channels,
     check_recording,
+    load_nights,
     read_table,
-    subject_folders,
     to_stages,
 )
-from skleepkd.datasets._edf import refuse_interrupted
-from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
+from skleepkd.edf import errors_naming, open_edf
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
 SFREQ = 256.0
 _N_TIMES = round(EPOCH_SECONDS * SFREQ)
 
 #: The experts' consensus has AASM codes; 8 marks a disconnected polysomnograph.
 _STAGES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 8: UNSCORED}
+
+_CHANNELS = {"source": ["F3", "F4", "C3", "C4", "O1", "O2"], "target": ["HB_1", "HB_2"]}
 
 #: How the files spell the two devices.
 _DEVICES = {"source": "psg", "target": "headband"}
@@ -32,13 +35,11 @@ Bitbrain Open Access Sleep (BOAS), OpenNeuro ds005555, CC0.
 Nights of simultaneous polysomnography (Micromed) and a headband with two frontal EEG
 channels (Bitbrain), both 256 Hz and referenced to the left mastoid, unfiltered here.
 Stages: consensus of three experts, from the polysomnography (AASM, 30 s).
-Source: {source}. Target: {target}.
-{n_epochs} epochs of {n_nights} nights of {n_persons} persons.
-Nights left out because channels are missing: {skipped}.
 
 López-Larraz, Sierra-Torralba, Clemente et al.: Bitbrain Open Access Sleep Dataset.
 OpenNeuro, 2025.
 doi:10.18112/openneuro.ds005555.v1.1.0
+
 """
 
 
@@ -64,22 +65,16 @@ def load_boas(
         The data set's folder, which holds ``participants.tsv`` and ``sub-1``, ...
     subjects : list of str, optional
         Folders to read, such as ``["sub-1", "sub-2"]``; all of them by default. A
-        folder is one night; a person may have several.
+        folder is one night; a subject may have several.
     source : sequence of str, default=("F3", "F4", "C3", "C4", "O1", "O2")
         Channels of the polysomnography, with or without the files' prefix ``PSG_``.
     target : sequence of str, default=("HB_1", "HB_2")
         Channels of the headband.
     on_missing : {"raise", "skip"}, default="raise"
         What to do with a night whose table of channels lacks one of these.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs without a stage (disconnected polysomnograph) stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps (about 245 MB a night). A later
-        call with the same options maps them without reading the signals again. By
-        default they are in memory.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. Unscored is what was recorded while the polysomnograph
+        was disconnected. The cache takes about 245 MB a night.
 
     Returns
     -------
@@ -88,11 +83,10 @@ def load_boas(
             Source of shape (n_epochs, 6, 7680) and target of shape (n_epochs, 2, 7680)
             in microvolts, float32, at 256 Hz and unfiltered; onsets in seconds from
             the start of the polysomnography.
-        y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``. They are
-            ``stage_hum``, never a machine's.
-        groups : ndarray of str, shape (n_epochs,)
-            The person (``pid``), such as "boas-pid-89"; there are fewer than nights.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`: the experts' ``stage_hum``, never a machine's, and
+            the subject (``pid``), such as "boas-pid-89", of which there are fewer than
+            nights.
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
         DESCR : str
@@ -110,32 +104,21 @@ def load_boas(
     Notes
     -----
     Each device has a table of epochs with sample numbers in its own file. Epochs are
-    paired by their onsets, which is how the set aligns the two devices.
-
-    The set's README speaks of 108 individuals; ``participants.tsv``, which counts here,
-    names 100 for the 128 nights.
+    paired by their onsets, which is how the set aligns the two devices. The set's README
+    has 108 individuals; ``participants.tsv``, which counts here, 100 for the 128 nights.
 
     Examples
     --------
     >>> from skleepkd.datasets import load_boas
     >>> cohort = load_boas("ds005555", cache="cache")               # doctest: +SKIP
-    >>> len(set(cohort.X.recording)), len(set(cohort.groups))       # doctest: +SKIP
-    (128, 100)
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     if on_missing not in ("raise", "skip"):
         raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
-    if isinstance(source, str) or isinstance(target, str):
-        raise ValueError(
-            f"source and target are lists of channels: {source!r}, {target!r}."
-        )
+    ch_names = check_channels({"source": source, "target": target}, _CHANNELS)
+    ch_names["source"] = ["PSG_" + n.removeprefix("PSG_") for n in ch_names["source"]]
     root = Path(root).expanduser()
-    ch_names = {
-        "source": ["PSG_" + name.removeprefix("PSG_") for name in source],
-        "target": list(target),
-    }
     nights, skipped = [], {}
-    for folder in subject_folders(root, subjects):
+    for folder in bids_folders(root, subjects):
         missing = _missing_channels(root, folder, ch_names)
         if not missing:
             nights.append(read_boas_night(root, folder))
@@ -148,61 +131,30 @@ def load_boas(
             )
     if not nights:
         raise ValueError(f"Every night lacks a channel: {skipped}.")
-    X, y, _ = gather(
-        nights,
-        partial(_read_signals, ch_names=ch_names),
-        name="boas",
-        sfreq=SFREQ,
-        ch_names=ch_names,
-        unscored=unscored,
-        cache=cache,
-        options=ch_names,
+    read = partial(_open_devices, ch_names=ch_names)
+    options = {"classes": classes, "unscored": unscored, "cache": cache, "sfreq": SFREQ}
+    cohort = load_nights(
+        nights, read, name="boas", descr=_DESCR, ch_names=ch_names, **options
     )
-    descr = _DESCR.format(
-        source=", ".join(ch_names["source"]),
-        target=", ".join(ch_names["target"]),
-        n_epochs=len(X),
-        n_nights=len(nights),
-        n_persons=len({night.person for night in nights}),
-        skipped=", ".join(skipped) or "none",
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, skipped=skipped, DESCR=descr
-    )
+    cohort.skipped = skipped
+    listed = ", ".join(skipped) or "none"
+    cohort.DESCR += f"Nights left out because channels are missing: {listed}.\n"
+    return cohort
 
 
 def read_boas_night(root, folder):
-    """Read the tables of one BOAS night, without its signals.
-
-    Parameters
-    ----------
-    root : path-like
-        The data set's folder.
-    folder : str
-        The night, such as ``"sub-1"``.
-
-    Returns
-    -------
-    Night
-        With ``onset`` (seconds from the start of the polysomnography) and ``y`` (AASM
-        codes, -1 where unscored), each of shape (n_epochs,), unscored epochs among them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_boas`.
-    """
+    """Read the tables of one night, such as "sub-1"."""
     root = Path(root)
-    people = read_table(root / "participants.tsv", texts=("participant_id", "pid"))
-    if folder not in people["participant_id"]:
+    subjects = read_table(root / "participants.tsv", texts=("participant_id", "pid"))
+    if folder not in subjects["participant_id"]:
         raise ValueError(f"{root / 'participants.tsv'} has no row {folder}.")
-    person = people["pid"][people["participant_id"] == folder][0]
+    subject = subjects["pid"][subjects["participant_id"] == folder][0]
 
-    samples = ("begsample", "endsample")
     tables, durations = {}, {}
     for modality, device in _DEVICES.items():
         path = _path(root, folder, device, "events.tsv")
-        columns = ("onset", *samples) + (("stage_hum",) if device == "psg" else ())
+        columns = ["onset", "begsample", "endsample"]
+        columns += ["stage_hum"] if device == "psg" else []
         tables[modality] = table = read_table(path, numbers=columns)
         begin, end = table["begsample"], table["endsample"]
         one_by_one = np.all(np.diff(begin) >= _N_TIMES) and np.all(begin % 1 == 0)
@@ -211,10 +163,9 @@ def read_boas_night(root, folder):
                 f"{path}: epochs of {_N_TIMES} samples, one after the other, are expected."
             )
         sidecar = _path(root, folder, device, "eeg.json")
-        with blaming(sidecar):
-            durations[modality] = float(
-                json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
-            )
+        with errors_naming(sidecar):
+            about = json.loads(sidecar.read_text("utf-8"))
+            durations[modality] = float(about["RecordingDuration"])
     codes = tables["source"]["stage_hum"]
     y = to_stages(codes, _STAGES, _path(root, folder, "psg", "events.tsv"))
 
@@ -233,14 +184,13 @@ def read_boas_night(root, folder):
         for modality, rows in (("source", in_source), ("target", in_target))
     }
     return Night(
-        folder=folder,
         recording=f"boas-{folder}",
-        person=f"boas-pid-{person}",
+        subject=f"boas-pid-{subject}",
         onset=onset,
         y=y[in_source],
-        first=first,
-        duration=durations,
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
+        duration=durations,
+        first=first,
     )
 
 
@@ -256,37 +206,16 @@ def _missing_channels(root, folder, ch_names):
     return missing
 
 
-def _read_signals(night, out, *, ch_names):
-    """Fill the epochs of a night from its two recordings."""
-    n_covered = []
-    for path, modality in zip(night.files, _DEVICES, strict=True):
-        raw = _open_edf(path, ch_names[modality])
+def _open_devices(night, *, ch_names):
+    """Open the two recordings of a night."""
+    raws = {}
+    for path, (modality, device) in zip(night.files, _DEVICES.items(), strict=True):
+        raws[modality] = raw = open_edf(path, ch_names[modality])
         check_recording(
             raw,
-            f"{night.recording} ({_DEVICES[modality]})",
+            f"{night.recording} ({device})",
             ch_names[modality],
             sfreq=SFREQ,
             duration=night.duration[modality],
         )
-        n_covered.append(
-            read_epochs(raw, ch_names[modality], night.first[modality], out[modality])
-        )
-    return {"n_covered": min(n_covered)}
-
-
-def _open_edf(path, channels):
-    import mne
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    refuse_interrupted(path)
-    with blaming(path):
-        try:
-            # The tables say microvolts: this counts where the header names no unit.
-            return mne.io.read_raw_edf(
-                path, units=dict.fromkeys(channels, "uV"), verbose="ERROR"
-            )
-        except ValueError as error:
-            if "Unit for channel" not in str(error):
-                raise
-        return mne.io.read_raw_edf(path, verbose="ERROR")  # another, which MNE converts
+    return raws

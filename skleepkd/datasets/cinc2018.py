@@ -1,39 +1,28 @@
 """PhysioNet/CinC Challenge 2018: polysomnography with ECG, 994 scored nights, open."""
 
 import re
-import struct
 import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._nights import (
+from skleepkd.datasets._loading import (
     Night,
-    blaming,
     check_channels,
     choose_recordings,
-    gather,
-    read_filtered,
+    load_nights,
     warn_of_unknown,
 )
-from skleepkd.datasets._physionet import download, fetch_sums
-from skleepkd.stages import (
-    EPOCH_SECONDS,
-    UNSCORED,
-    scheme_names,
-    stage_of_text,
-    stages_at,
-    to_scheme,
-)
+from skleepkd.edf import errors_naming
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
 
 _URL = "https://physionet.org/files/challenge-2018/1.0.0/"
 _RECORD = re.compile(r"tr\d\d-\d{4}")
 _SUFFIXES = (".hea", ".mat", ".arousal")
 
-#: One EEG derivation teaches, the ECG is taught, as in Joshi et al. (2021).
+#: One EEG derivation and the ECG, as in Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-M2"], "target": ["ECG"]}
 
 _LABELS = ("F3-M2", "F4-M1", "C3-M2", "C4-M1", "O1-M2", "O2-M1", "E1-M2", "Chin1-Chin2")
@@ -46,14 +35,11 @@ _DESCR = """\
 PhysioNet/Computing in Cardiology Challenge 2018 ("You Snooze You Win"), training set.
 
 Whole nights of polysomnography with ECG, scored by the AASM's rules in epochs of 30 s.
-{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.
-{channels}
-{n_epochs} epochs of {n_subjects} persons, one night each.
-{left_out}
 
 Ghassemi, Moody, Lehman, Song, Li, Sun, Mark, Westover, Clifford: You snooze, you win:
 the PhysioNet/Computing in Cardiology Challenge 2018. Computing in Cardiology 45, 2018.
 doi:10.22489/CinC.2018.049
+
 """
 
 
@@ -71,9 +57,9 @@ def load_cinc2018(
 ):
     """Load the training set of the PhysioNet/CinC Challenge 2018.
 
-    994 people slept one night each with six EEG derivations and an ECG, and their
-    stages are published: the open counterpart of MASS for teaching an ECG stager. The
-    989 nights of the challenge's ``test`` folder have no stages and are not read.
+    994 subjects slept one night each with six EEG derivations and an ECG, and their
+    stages are published: the open counterpart of MASS. The 989 nights of the challenge's
+    ``test`` folder have no stages and are not read.
 
     This loader follows descriptions of the files and has been run on files written
     after them, **not on the real ones**.
@@ -89,20 +75,11 @@ def load_cinc2018(
         Channels by modality; a list is a target without a source. By default
         ``{"source": ["C3-M2"], "target": ["ECG"]}``. There are F3-M2, F4-M1, C3-M2,
         C4-M1, O1-M2, O2-M1, E1-M2, Chin1-Chin2, ABD, CHEST, AIRFLOW, SaO2 and ECG.
-    sfreq : float, default=200.0
-        Sampling rate in hertz to which the nights are resampled. They have 200 Hz.
-    l_freq, h_freq : float or None, default=None
-        Edges of the band-pass filter in hertz, applied before resampling; None leaves
-        a side open.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs without a stage stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals again. By default they are in
-        memory: two channels of seven hours at 200 Hz take 40 MB.
+    sfreq, l_freq, h_freq : optional
+        As for :func:`load_mass`; the nights' own rate is 200 Hz.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. In memory two channels of seven hours at 200 Hz take
+        40 MB.
 
     Returns
     -------
@@ -110,11 +87,9 @@ def load_cinc2018(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
-        y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``.
-        groups : ndarray of str, shape (n_epochs,)
-            The person, such as "cinc2018-tr03-0005". Each has one recording, whose
-            name is the same.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`. Each subject, such as "cinc2018-tr03-0005", has one
+            recording of that name.
         left_out : dict of str to str
             Why a recording could not be read, by its name.
         DESCR : str
@@ -148,35 +123,27 @@ def load_cinc2018(
     counts as unscored (:func:`skleepkd.stages.stages_at`).
 
     The ECG is taken as it stands; :func:`load_mass` alone reverses its sign.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import load_cinc2018
-    >>> cohort = load_cinc2018("challenge-2018", cache="cache")   # doctest: +SKIP
-    >>> cohort.left_out                                           # doctest: +SKIP
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
-    unknown = {name for names in ch_names.values() for name in names} - set(_LABELS)
+    wanted = sorted({name for names in ch_names.values() for name in names})
+    unknown = [name for name in wanted if name not in _LABELS]
     if unknown:
         raise ValueError(
-            f"There is no channel {', '.join(sorted(unknown))}; the channels are "
+            f"There is no channel {', '.join(unknown)}; the channels are "
             f"{', '.join(_LABELS)}."
         )
-    if not sfreq > 0:
-        raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
     folder = root / "training" if (root / "training").is_dir() else root
-    present = sorted(path.name for path in folder.glob("tr*") if _is_recording(path))
+    folders = [path for path in folder.glob("tr*") if path.is_dir()]
+    present = sorted(path.name for path in folders if _RECORD.fullmatch(path.name))
     if not present:
         raise FileNotFoundError(
-            f"{folder} holds no folder trNN-NNNN. root is the folder that holds training; "
-            "fetch_cinc2018 downloads recordings."
+            f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
         )
     nights, left_out = [], {}
-    for number in choose_recordings(subjects, present, name="cinc2018", where=folder):
+    for number in choose_recordings(subjects, present, prefix="cinc2018-", where=folder):
         try:
-            nights.append(_read_night(folder / number, ch_names, sfreq, unscored))
+            nights.append(_read_night(folder / number, wanted, unscored))
         except (OSError, ValueError) as error:
             left_out[f"cinc2018-{number}"] = str(error)
             warnings.warn(f"cinc2018-{number} is left out: {error}", stacklevel=2)
@@ -185,31 +152,16 @@ def load_cinc2018(
             f"None of {len(left_out)} recordings can be read; the first is "
             f"{next(iter(left_out))}: {next(iter(left_out.values()))}"
         )
-    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-    X, y, _ = gather(
-        nights,
-        partial(_read_signals, ch_names=ch_names, **options),
-        name="cinc2018",
-        sfreq=sfreq,
-        ch_names=ch_names,
-        unscored=unscored,
-        cache=cache,
-        options={"channels": ch_names, **options},
+    read = partial(_open_record, labels=wanted)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
+    cohort = load_nights(
+        nights, read, name="cinc2018", descr=_DESCR, ch_names=ch_names, **options
     )
+    cohort.left_out = left_out
     reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
-    descr = _DESCR.format(
-        **options,
-        channels="\n".join(
-            f"{modality.capitalize()}: {', '.join(names)}."
-            for modality, names in ch_names.items()
-        ),
-        n_epochs=len(X),
-        n_subjects=len(nights),
-        left_out=f"Left out: {'; '.join(reasons) or 'none'}.",
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, left_out=left_out, DESCR=descr
-    )
+    cohort.DESCR += f"Left out: {'; '.join(reasons) or 'none'}.\n"
+    return cohort
 
 
 def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
@@ -238,13 +190,11 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
 
     Raises
     ------
-    FileNotFoundError
-        If the data set has no such recording.
+    FileNotFoundError, ValueError
+        As :func:`load_cinc2018`.
     OSError
         If a file cannot be downloaded, or what arrived is not what PhysioNet's sums
         (``SHA256SUMS.txt``) say. No part of it is left under its name.
-    ValueError
-        As :func:`load_cinc2018`.
 
     Warns
     -----
@@ -258,7 +208,7 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     """
     root = Path(root).expanduser()
     base_url = base_url.rstrip("/") + "/"
-    sums = fetch_sums(base_url, root)
+    sums = _fetch_sums(base_url, root)
     listed = [
         path.split("/")[1]
         for path in sums
@@ -267,99 +217,128 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     if isinstance(subjects, str) and subjects == "all":
         if not listed:
             raise OSError(
-                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had. Try "
-                "again later, or name the recordings (subjects=)."
+                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had: name "
+                "the recordings (subjects=)."
             )
         subjects = None
     # Without a list of the recordings whatever is asked for may be there.
     wanted = choose_recordings(
         subjects,
         listed or [str(name).removeprefix("cinc2018-") for name in subjects],
-        name="cinc2018",
+        prefix="cinc2018-",
         where=base_url,
     )
     for number in wanted:
         for suffix in _SUFFIXES:
             path = f"training/{number}/{number}{suffix}"
-            download(base_url, root, path, sums.get(path))
+            _download(base_url, root, path, sums.get(path))
     return load_cinc2018(root, subjects=wanted, **options)
+
+
+def _fetch_sums(base_url, root):
+    """SHA-256 sum of each file by its path; none, with a warning, where there are none."""
+    try:
+        path = _download(base_url, root, "SHA256SUMS.txt", None)
+        rows = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines()]
+        sums = {row[1]: row[0] for row in rows if len(row) == 2 and len(row[0]) == 64}
+        if not sums:
+            path.unlink()
+            raise OSError(f"{base_url}SHA256SUMS.txt holds no sums.")
+    except (OSError, UnicodeDecodeError) as error:
+        warnings.warn(f"Files will not be checked, for want of sums: {error}", stacklevel=3)
+        return {}
+    return sums
+
+
+def _download(base_url, root, path, known_hash):
+    """Download a file to its place, unless it is there and whole; leave no part of it."""
+    import pooch
+
+    place = root / path
+    try:
+        pooch.retrieve(
+            base_url + path,
+            known_hash=known_hash,
+            fname=place.name,
+            path=place.parent,
+            downloader=pooch.HTTPDownloader(chunk_size=2**20),
+        )
+    except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
+        raise OSError(
+            f"{base_url}{path} could not be downloaded: {error} Call again to go on."
+        ) from error
+    return place
 
 
 # ---------------------------------------------------------------- reading
 
 
-def _is_recording(path):
-    return path.is_dir() and _RECORD.fullmatch(path.name)
-
-
-def _read_night(folder, ch_names, sfreq, unscored):
+def _read_night(folder, labels, unscored):
     """Read the stages of one night, and see whether its signals are whole."""
     import wfdb
 
     number = folder.name
-    files = [folder / f"{number}{suffix}" for suffix in _SUFFIXES]
-    missing = [path.name for path in files if not path.is_file()]
+    header_file, signals, notes = (folder / f"{number}{suffix}" for suffix in _SUFFIXES)
+    missing = [p.name for p in (header_file, signals, notes) if not p.is_file()]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} missing")
-    with blaming(files[0]):
-        # WFDB's own limit; the time to parse a line grows with the square of its length.
-        if max(map(len, files[0].read_bytes().split(b"\n"))) > 255:
-            raise ValueError("a line has more than 255 characters")
+    with errors_naming(header_file):
         header = wfdb.rdheader(str(folder / number))
-    if header.n_sig != len(header.sig_name or ()):
-        raise ValueError(f"its header promises {header.n_sig} signals and names others")
-    units = dict(zip(header.sig_name or (), header.units or (), strict=True))
-    for name in (name for names in ch_names.values() for name in names):
+        units = dict(zip(header.sig_name, header.units, strict=True))
+        duration = (header.sig_len or 0) / header.fs
+    for name in labels:
         if name not in units:
             raise ValueError(
                 f"it has no channel {name}; it has {', '.join(map(str, units))}"
             )
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
-    if not 1 <= header.fs < 1e6:
-        raise ValueError(f"its header gives a sampling rate of {header.fs} Hz")
-    strangers = set(header.file_name) - {files[1].name}
-    if strangers:
-        raise ValueError(f"its header names the signals {strangers}, not {files[1].name}")
-    duration = (header.sig_len or 0) / header.fs
     if duration < EPOCH_SECONDS:
         raise ValueError(f"its header promises {duration:g} s, less than an epoch")
-    with blaming(files[1]):  # if it ends before its last sample
+    with errors_naming(signals):  # if it ends before its last sample
         wfdb.rdrecord(str(folder / number), sampfrom=header.sig_len - 1)
-    with blaming(files[2]):
-        notes = _read_notes(files[2])
-    onset, y = _read_stages(number, notes, header.fs, duration)
+    with errors_naming(notes):
+        samples, texts = _read_notes(notes)
+    onset, y = _read_stages(number, samples, texts, header.fs, duration)
     if not unscored and np.all(y == UNSCORED):
         raise ValueError("no epoch has a stage")
     return Night(
-        folder=number,
         recording=f"cinc2018-{number}",
-        person=f"cinc2018-{number}",
+        subject=f"cinc2018-{number}",
         onset=onset,
         y=y,
-        first=dict.fromkeys(ch_names, np.round(onset * sfreq).astype(np.int64)),
-        duration=dict.fromkeys(ch_names, duration),
-        files=files,
+        files=[header_file, signals, notes],
     )
 
 
-def _read_stages(number, notes, sfreq, duration):
+def _read_notes(path):
+    """Read the samples and texts of a night's annotations."""
+    from wfdb.io.annotation import proc_ann_bytes
+
+    # wfdb.rdann takes a text at the first sample for a setting of the file, not a stage.
+    pairs = np.fromfile(path, np.uint8).reshape(-1, 2)
+    if pairs[-1].any():
+        raise ValueError("its end is missing")
+    samples, *_, texts = proc_ann_bytes(pairs, None)
+    return samples, texts
+
+
+def _read_stages(number, samples, texts, sfreq, duration):
     """Onsets (seconds) and AASM codes of a night's epochs."""
     import mne
 
-    samples, texts = [], []
-    for sample, text in notes:
+    changes = []
+    for sample, text in zip(samples, texts, strict=True):
         text = text.strip("\x00 \t\r\n")
-        is_event = text.startswith("(") or text.endswith(")")
-        # A stage that is written again goes on.
-        if text and not is_event and (not texts or text != texts[-1]):
-            samples.append(sample)
-            texts.append(text)
+        # Events stand in brackets; what begins with ## is a setting of the file.
+        is_stage = text and not text.startswith(("(", "## ")) and not text.endswith(")")
+        if is_stage and (not changes or text != changes[-1][1]):  # written again it goes on
+            changes.append((sample, text))
+    samples, texts = [sample for sample, _ in changes], [text for _, text in changes]
     onset = np.array(samples) / sfreq
     if len(onset) and onset[-1] > duration + EPOCH_SECONDS:
         raise ValueError(
-            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s: "
-            "do its files belong together?"
+            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s"
         )
     warn_of_unknown(texts, f"cinc2018-{number}")
     # Each holds until the next, the last to the recording's end.
@@ -374,62 +353,35 @@ def _read_stages(number, notes, sfreq, duration):
     return onset, stages_at(stages, onset)
 
 
-def _read_notes(path):
-    """Read the samples and texts of a night's annotations, in WFDB's MIT format."""
-    data = path.read_bytes()
-    notes, sample, place = [], 0, 0
-    while True:
-        # Six bits of a code above ten bits of a number, in words of two bytes.
-        (word,) = struct.unpack_from("<H", data, place)
-        code, number = word >> 10, word & 1023
-        place += 2
-        if word == 0:
-            return [note for note in notes if not note[1].startswith("## ")]
-        if code == 59:  # a long step; its upper half comes first
-            upper, lower = struct.unpack_from("<hH", data, place)
-            sample += 65536 * upper + lower
-            place += 4
-        elif code == 63:  # the text of the note before
-            if place + number > len(data) or not notes:
-                raise ValueError("it ends within a text")
-            notes[-1] = (notes[-1][0], data[place : place + number].decode("latin-1"))
-            place += number + number % 2
-        elif code < 50:  # a note; others tell of its channel and the like
-            sample += number
-            notes.append((sample, ""))
-
-
-def _read_signals(night, out, *, ch_names, **options):
-    """Fill the epochs of a night."""
+def _open_record(night, *, labels):
+    """Read a night's channels in volts."""
     import mne
     import wfdb
 
-    names = sorted({name for names in ch_names.values() for name in names})
-    with blaming(night.files[1]):
-        record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=names)
+    with errors_naming(night.files[1]):
+        record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=labels)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
-    data = _fill_invalid(record.p_signal.T * np.array(scale)[:, np.newaxis], night)
+    data = record.p_signal.T * np.array(scale)[:, np.newaxis]
+    _fill_invalid(data, night.recording)
     info = mne.create_info(record.sig_name, record.fs, "eeg")
-    raw = mne.io.RawArray(data, info, verbose="ERROR")
-    return read_filtered(raw, night, out, ch_names=ch_names, **options)
+    return mne.io.RawArray(data, info, verbose="ERROR")
 
 
-def _fill_invalid(data, night):
-    """Interpolate samples that are NaN, which filters would spread over the night."""
+def _fill_invalid(data, recording):
+    """Interpolate samples that are NaN, in place: a filter would spread them."""
     valid = np.isfinite(data)
     if valid.all():
-        return data
+        return
     if not valid.any(axis=1).all():
         raise ValueError(
-            f"{night.recording} has a channel without a valid sample; choose others "
-            "(channels=) or name the recordings to read (subjects=)."
+            f"{recording} has a channel without a valid sample; choose others (channels=) "
+            "or name the recordings to read (subjects=)."
         )
     warnings.warn(
-        f"{night.recording}: {np.sum(~valid)} samples are marked as invalid; they are "
+        f"{recording}: {np.sum(~valid)} samples are marked as invalid; they are "
         "interpolated.",
         stacklevel=6,
     )
     places = np.arange(data.shape[1])
     for row, good in zip(data, valid, strict=True):
         row[~good] = np.interp(places[~good], places[good], row[good])
-    return data

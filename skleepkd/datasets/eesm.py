@@ -4,25 +4,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._bids import (
+from skleepkd.datasets._loading import (
+    Night,
+    bids_folders,
     check_recording,
+    load_nights,
     read_table,
-    subject_folders,
     to_stages,
 )
-from skleepkd.datasets._matlab import check_eeglab
-from skleepkd.datasets._nights import Night, blaming, gather, read_epochs
+from skleepkd.edf import errors_naming
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     SCALP_DERIVATIONS,
-    band_pass,
     ear_derivations,
     reject_ear_electrodes,
     scalp_derivations,
 )
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
 SFREQ = 200.0
 
@@ -37,12 +36,11 @@ Ear-EEG Sleep Monitoring 2017 (EESM17), OpenNeuro ds004348, CC0.
 
 Nine healthy people slept one night at home with 14 ear electrodes and a partial
 polysomnography, 200 Hz; AASM stages of 30 s from Lights Off to Lights On.
-Source: {source} (scalp). Target: {target} (ear).
-Band-pass: {l_freq} to {h_freq} Hz. Rejected ear electrodes: {rejected}.
-{n_epochs} epochs of {n_subjects} subjects.
+The source is scalp EEG, the target ear-EEG.
 
 Mikkelsen, Villadsen, Otto, Kidmose: Automatic sleep staging using ear-EEG.
 BioMedical Engineering OnLine 16:111, 2017. doi:10.1186/s12938-017-0400-5
+
 """
 
 
@@ -60,10 +58,8 @@ def load_eesm(
     """Load EESM17: scalp and ear epochs of nine nights.
 
     The derivations are those of Anandakumar et al. (2022, section 3.2): ear LR, LE, RE
-    as the target, scalp A1-A2, C3-O1, C4-O2 as the source, at 200 Hz.
-
-    The set is OpenNeuro's ds004348. openneuro-py downloads it:
-    ``openneuro.download(dataset="ds004348", target_dir=root)``.
+    as the target, scalp A1-A2, C3-O1, C4-O2 as the source, at 200 Hz. openneuro-py
+    downloads the set: ``openneuro.download(dataset="ds004348", target_dir=root)``.
 
     Parameters
     ----------
@@ -100,7 +96,7 @@ def load_eesm(
         y : ndarray of int64, shape (n_epochs,)
             AASM codes 0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 only with ``unscored``.
         groups : ndarray of str, shape (n_epochs,)
-            The person, such as "eesm17-sub-001".
+            The subject, such as "eesm17-sub-001".
         rejected : dict of str to list of str
             The ear electrodes that were left out, by folder.
         DESCR : str
@@ -120,13 +116,11 @@ def load_eesm(
     plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
     30 s of End of Study.
 
-    Rejection and derivations come before the filter, so that six channels are filtered
-    and not eighteen. Filters are linear, and 10 to 35 Hz lies in the pass band: the
-    signals are those of the paper's order.
+    Rejection and derivations come before the filter, which is linear and passes 10 to
+    35 Hz: the signals are those of the paper's order.
 
-    sub-002 and sub-003 keep the signal inside the ``.set`` file. To read a simulated
-    night of that kind and length took 1.8 to 3.0 GB beyond the imports, according to
-    the layout of the file; a longer one with its ``.fdt`` took 0.7 GB.
+    sub-002 and sub-003 keep the signal inside the ``.set`` file, which takes 1.8 to
+    3.0 GB to read, according to the layout of the file.
 
     Examples
     --------
@@ -135,57 +129,23 @@ def load_eesm(
     >>> cohort.X                                            # doctest: +SKIP
     <PairedEpochs: 7410 epochs of 9 subjects, target (3, 6000), source (3, 6000)>
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
-    folders = subject_folders(root, subjects)
     rejection = _check_rejection(rejection)
-    nights = [read_eesm_night(root, folder) for folder in folders]
-    X, y, notes = gather(
-        nights,
-        partial(_read_signals, l_freq=l_freq, h_freq=h_freq, rejection=rejection),
-        name="eesm17",
-        sfreq=SFREQ,
-        ch_names=_CH_NAMES,
-        unscored=unscored,
-        cache=cache,
-        options={"l_freq": l_freq, "h_freq": h_freq, "rejection": rejection},
+    nights = [read_eesm_night(root, folder) for folder in bids_folders(root, subjects)]
+    read = partial(_open_derivations, rejection=rejection)
+    options = {"sfreq": SFREQ, "l_freq": l_freq, "h_freq": h_freq, "key": rejection}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
+    cohort = load_nights(
+        nights, read, name="eesm17", descr=_DESCR, ch_names=_CH_NAMES, **options
     )
-    rejected = {folder: note["rejected"] for folder, note in notes.items()}
-    descr = _DESCR.format(
-        source=", ".join(_CH_NAMES["source"]),
-        target=", ".join(_CH_NAMES["target"]),
-        l_freq=l_freq,
-        h_freq=h_freq,
-        rejected="; ".join(f"{k} {' '.join(v) or 'none'}" for k, v in rejected.items()),
-        n_epochs=len(X),
-        n_subjects=len(nights),
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, rejected=rejected, DESCR=descr
-    )
+    cohort.rejected = {_folder(night): night.notes["rejected"] for night in nights}
+    listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
+    cohort.DESCR += f"Rejected ear electrodes: {'; '.join(listed)}.\n"
+    return cohort
 
 
 def read_eesm_night(root, folder):
-    """Read the tables of one EESM17 night, without its signals.
-
-    Parameters
-    ----------
-    root : path-like
-        The data set's folder.
-    folder : str
-        The subject, such as ``"sub-001"``.
-
-    Returns
-    -------
-    Night
-        With ``onset`` (seconds from the recording's start) and ``y`` (AASM codes, -1
-        where unscored), each of shape (n_epochs,), unscored epochs among them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_eesm`.
-    """
+    """Read the tables of one night, such as "sub-001"."""
     stem = Path(root) / folder / "ses-001" / "eeg" / f"{folder}_ses-001_task-sleep_"
     name = f"eesm17-{folder}-ses-001-sleep"
     path = Path(f"{stem}acq-scoring_events.tsv")
@@ -211,55 +171,44 @@ def read_eesm_night(root, folder):
         raise ValueError(
             f"{name}: {len(y)} epochs of 30 s from Lights Off ({clock['Lights Off']:.1f} s) "
             f"end {abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On "
-            f"({clock['Lights On']:.1f} s). At most 30 s are allowed: the scoring is cut "
-            "short or belongs to another recording."
+            f"({clock['Lights On']:.1f} s). Is it cut short, or another recording's?"
         )
-    first = np.round(onset * SFREQ).astype(np.int64)
     return Night(
-        folder=folder,
         recording=name,
-        person=f"eesm17-{folder}",
+        subject=f"eesm17-{folder}",
         onset=onset,
         y=y,
-        first={"source": first, "target": first},
-        duration={"source": clock["End of Study"], "target": clock["End of Study"]},
         files=[Path(f"{stem}eeg.set"), Path(f"{stem}eeg.fdt")],
+        duration=clock["End of Study"],
     )
+
+
+def _folder(night):
+    return night.subject.removeprefix("eesm17-")
 
 
 def _check_rejection(rejection):
-    """Answer with True, False or the electrodes that each folder loses."""
+    """Take True, False or the electrodes that each folder loses."""
     if rejection is None or isinstance(rejection, (bool, np.bool_)):
         return bool(rejection)
-    try:
-        rejection = {folder: sorted(names) for folder, names in dict(rejection).items()}
-    except (TypeError, ValueError):
-        raise ValueError(
-            "rejection is True, False or a dict such as {'sub-001': ['ELA']}; given "
-            f"{rejection!r}."
-        ) from None
-    unknown = {name for names in rejection.values() for name in names} - set(EAR_ELECTRODES)
-    if unknown:
-        raise ValueError(
-            f"rejection names {sorted(unknown)}; the ear electrodes are "
-            f"{', '.join(EAR_ELECTRODES)}."
-        )
-    strangers = set(rejection) - {f"sub-00{number}" for number in range(1, 10)}
-    if strangers:
-        raise ValueError(
-            f"rejection names {sorted(strangers)}; the subjects are sub-001 to sub-009."
-        )
-    return rejection
+    if not isinstance(rejection, dict):
+        raise ValueError(f"rejection is True, False or a dict; given {rejection!r}.")
+    folders = {f"sub-00{number}" for number in range(1, 10)}
+    for folder, names in rejection.items():
+        if folder not in folders or not set(names) <= set(EAR_ELECTRODES):
+            raise ValueError(
+                f"rejection names {list(names)} of {folder!r}; the subjects are sub-001 to "
+                f"sub-009, the ear electrodes are {', '.join(EAR_ELECTRODES)}."
+            )
+    return {folder: sorted(names) for folder, names in rejection.items()}
 
 
-def _read_signals(night, out, *, l_freq, h_freq, rejection):
-    """Fill the epochs of a night; say which electrodes were left out."""
-    raw = _open_set(night)
+def _open_derivations(night, *, rejection):
+    """Scalp and ear derivations of a night; its notes say which electrodes were left out."""
+    raw = _open_set(night.files[0].resolve())
     scalp = sorted({name for pair in SCALP_DERIVATIONS for name in pair.split("-")})
     electrodes = [*scalp, *EAR_ELECTRODES]
-    check_recording(
-        raw, night.recording, electrodes, sfreq=SFREQ, duration=night.duration["source"]
-    )
+    check_recording(raw, night.recording, electrodes, sfreq=SFREQ, duration=night.duration)
     raw.pick(electrodes)
     if rejection is True:
         stop = min(night.onset[-1] + EPOCH_SECONDS, (raw.n_times - 1) / SFREQ)
@@ -267,44 +216,29 @@ def _read_signals(night, out, *, l_freq, h_freq, rejection):
         raw.info["bads"] = scored.info["bads"]
         del scored  # it may hold the whole night
     else:
-        raw.info["bads"] = list(rejection.get(night.folder, ())) if rejection else []
-    for modality, derive in (("source", scalp_derivations), ("target", ear_derivations)):
-        derived = derive(raw)
-        if l_freq is not None or h_freq is not None:
-            band_pass(derived, l_freq, h_freq, verbose="ERROR")
-        n_covered = read_epochs(
-            derived, _CH_NAMES[modality], night.first[modality], out[modality]
-        )
-    return {"n_covered": n_covered, "rejected": list(raw.info["bads"])}
+        raw.info["bads"] = list(rejection.get(_folder(night), ())) if rejection else []
+    night.notes["rejected"] = list(raw.info["bads"])
+    return {"source": scalp_derivations(raw), "target": ear_derivations(raw)}
 
 
-def _open_set(night):
+def _open_set(path):
     """Open an EEGLAB recording, whose samples are inside or in an .fdt file."""
     import mne
 
-    path = night.files[0].resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is the data set complete?")
-    with blaming(path):
-        check_eeglab(path)
-        try:
-            raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{error} Files of MATLAB's version 7.3 need 'pip install pymatreader'"
-            ) from error
-        if Path(raw.filenames[0]).suffix != ".fdt":
-            # Signals inside are read when they are first asked for, and checked at their end.
+    with errors_naming(path):
+        raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
+        signals = Path(raw.filenames[0])
+        if signals.suffix != ".fdt":
+            # Signals inside are read, and checked, when they are first asked for.
             raw[:, raw.n_times - 1 :]
-    # Two nights are inside the .set, and the .fdt beside them is another recording's.
-    signals = Path(raw.filenames[0])
-    if signals.suffix == ".fdt":
-        expected = 4 * len(raw.ch_names) * raw.n_times
-        size = signals.stat().st_size
-        if size != expected:
-            raise ValueError(
-                f"{signals} has {size} bytes; {len(raw.ch_names)} channels of "
-                f"{raw.n_times} samples need {expected}. The file is cut short or "
-                "belongs to another recording; download it again."
-            )
+            return raw
+    # Of two nights the signal is inside the .set, and the .fdt beside it another recording's.
+    expected, size = 4 * len(raw.ch_names) * raw.n_times, signals.stat().st_size
+    if size != expected:
+        raise ValueError(
+            f"{signals} has {size} bytes; {len(raw.ch_names)} channels of {raw.n_times} "
+            f"samples need {expected}. The file is cut short or another recording's."
+        )
     return raw

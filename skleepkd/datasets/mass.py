@@ -1,26 +1,25 @@
 """Montreal Archive of Sleep Studies: EEG and ECG of 200 nights in five subsets."""
 
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
-from skleepkd.datasets._edf import open_edf, read_annotations, read_header
-from skleepkd.datasets._nights import (
+from skleepkd.datasets._loading import (
     Night,
     check_channels,
+    check_end,
     choose_recordings,
-    gather,
-    read_filtered,
+    load_nights,
     warn_of_unknown,
 )
-from skleepkd.datasets.mass_split import SUBSET_SIZES
+from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, stage_of_text, to_scheme
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
 
-#: What Joshi et al. (2021) teach and what they teach from.
+#: The channels of Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
 
 #: Electrodes of a nominal derivation, in the order of preference. They are recorded
@@ -38,18 +37,36 @@ _EPOCH_LENGTHS = (20.0, 30.0)
 #: Durations and onsets are written as rounded decimals, in seconds.
 _TOLERANCE = 0.1
 
+#: Recordings in each subset of the complete cohort.
+SUBSET_SIZES = {1: 53, 2: 19, 3: 62, 4: 40, 5: 26}
+
+#: Places in the sorted list of a complete subset, counted from 0, of the recordings
+#: that Joshi et al.'s code holds out. The rest is for training.
+_VALIDATION = {
+    1: (6, 8, 14, 34, 43),
+    2: (7, 8),
+    3: (4, 12, 23, 36, 39, 45),
+    4: (0, 14, 17, 28),
+    5: (7, 9, 21),
+}
+_TEST = {
+    1: (1, 7, 15, 17, 40, 47),
+    2: (0, 3),
+    3: (5, 18, 24, 35, 40, 53, 59),
+    4: (12, 26, 34, 35),
+    5: (1, 2, 22),
+}
+
 _DESCR = """\
 Montreal Archive of Sleep Studies (MASS), cohort 1, on request.
 
 Whole nights of polysomnography, scored by the AASM's rules (30 s) or R&K's (20 s).
 Epochs of 20 s are widened to windows of 30 s, 5 s on each side: they overlap by 10 s.
-{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.
-{channels}
-{n_epochs} epochs of {n_subjects} persons, one night each.
 
 O'Reilly, Gosselin, Carrier, Nielsen: Montreal Archive of Sleep Studies: an open-access
 resource for instrument benchmarking and exploratory research. Journal of Sleep
 Research 23(6):628-635, 2014. doi:10.1111/jsr.12169
+
 """
 
 
@@ -98,16 +115,9 @@ def load_mass(
     l_freq, h_freq : float or None, default=None
         Edges of the band-pass filter in hertz, applied before resampling; None leaves
         a side open.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether epochs scored "?" stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals' samples again. By default they
-        are in memory: two channels of eight hours in epochs of 20 s at 200 Hz take
-        69 MB.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. In memory two channels of eight hours in epochs of 20 s
+        at 200 Hz take 69 MB.
 
     Returns
     -------
@@ -116,12 +126,9 @@ def load_mass(
             Windows of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
-        y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3 (R&K 3 and 4), 4 REM; -1 only with
-            ``unscored``.
-        groups : ndarray of str, shape (n_epochs,)
-            The person, such as "mass-01-01-0001". Each has one recording, whose name
-            is the same.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. Each subject, such as
+            "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
         DESCR : str
@@ -150,15 +157,14 @@ def load_mass(
     epochs of 20 s the first and the last are left out, as in both papers. Windows that
     the recording does not cover are left out.
 
-    Joshi et al. scale each window to 0 to 1, before they resample it; here it is a step
-    of a pipeline, after it. Both modalities::
+    Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
+    of a pipeline, after it::
 
         scale = EpochwiseTransformer(sklearn.preprocessing.minmax_scale, {"axis": 1})
         PairedTransformer(source=scale, target=scale)
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skleepkd.datasets import MassSplit, load_mass
     >>> cohort = load_mass("mass", cache="cache")                 # doctest: +SKIP
     >>> split = MassSplit(cohort.groups)                          # doctest: +SKIP
@@ -166,101 +172,48 @@ def load_mass(
     >>> stager = SleepStager("UTime", validation=split)           # doctest: +SKIP
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
-    if not sfreq > 0:
-        raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
-    nights, weights = [], {}
+    nights, derivations = [], {}
     for number in _find_recordings(root, subsets, subjects):
-        night = read_mass_night(root, number, sfreq=sfreq, modalities=tuple(ch_names))
-        labels = read_header(night.files[0]).units
-        weights[number] = _find_derivations(number, labels, ch_names)
+        night = read_mass_night(root, number, sfreq=sfreq)
+        labels = read_header(night.files[0]).names
+        derivations[night.recording] = _find_derivations(number, labels, ch_names)
         nights.append(night)
-    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-    X, y, _ = gather(
-        nights,
-        partial(_read_signals, weights=weights, ch_names=ch_names, **options),
-        name="mass",
-        sfreq=sfreq,
-        ch_names=ch_names,
-        unscored=unscored,
-        cache=cache,
-        options={"channels": ch_names, **options},
+    read = partial(_open_derivations, derivations=derivations)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
+    cohort = load_nights(
+        nights, read, name="mass", descr=_DESCR, ch_names=ch_names, **options
     )
-    derivations = {
-        f"mass-{number}": {name: _formula(parts) for name, parts in named.items()}
-        for number, named in weights.items()
+    cohort.derivations = {
+        recording: {name: _formula(weights) for name, weights in named.items()}
+        for recording, named in derivations.items()
     }
-    lines = []
     for modality, names in ch_names.items():
         for name in names:
-            counts = Counter(named[name] for named in derivations.values())
-            parts = [
-                f"{formula} ({n} of {len(nights)} nights)" for formula, n in counts.items()
-            ]
-            lines.append(f"{modality.capitalize()} {name}: {', '.join(parts)}.")
-    descr = _DESCR.format(
-        **options,
-        channels="\n".join(lines),
-        n_epochs=len(X),
-        n_subjects=len(nights),
-    )
-    return Bunch(
-        X=X, y=to_scheme(y, classes), groups=X.subject, derivations=derivations, DESCR=descr
-    )
+            counts = Counter(named[name] for named in cohort.derivations.values())
+            made_of = [f"{f} ({n} of {len(nights)} nights)" for f, n in counts.items()]
+            cohort.DESCR += f"{modality.capitalize()} {name}: {', '.join(made_of)}.\n"
+    return cohort
 
 
-def read_mass_night(root, number, *, sfreq=200.0, modalities=("source", "target")):
-    """Read the stages of one MASS night, without its signals.
-
-    Parameters
-    ----------
-    root : path-like
-        The folder that holds ``SS1_EDF`` to ``SS5_EDF``.
-    number : str
-        The recording, such as ``"01-01-0001"``.
-    sfreq : float, default=200.0
-        Sampling rate in hertz, for the windows' first samples.
-    modalities : tuple of str, default=("source", "target")
-        What the night is wanted for.
-
-    Returns
-    -------
-    Night
-        With ``onset`` (seconds from the recording's start, of the 30 s windows) and
-        ``y`` (AASM codes, -1 where unscored), each of shape (n_epochs,), unscored
-        epochs among them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_mass`.
-    """
+def read_mass_night(root, number, *, sfreq=200.0):
+    """Read the stages of one night, such as "01-01-0001"; onsets are those of its windows."""
     folder = Path(root) / f"SS{number[4]}_EDF"
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
-    duration = read_header(signals).duration
+    duration = read_header(signals, whole=True).duration
     onset, y, epoch = _read_stages(stages)
-    late = onset[-1] + epoch - duration
-    if late > EPOCH_SECONDS:
-        raise ValueError(
-            f"{stages}: the scoring ends {late:.1f} s after the recording, which lasts "
-            f"{duration:.1f} s. At most 30 s are allowed: do the two files belong together?"
-        )
+    check_end(onset[-1] + epoch, duration, stages)
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
-    first = np.round(onset * sfreq).astype(np.int64)
-    inside = first >= 0
-    first = first[inside]
+    inside = np.round(onset * sfreq) >= 0
     return Night(
-        folder=number,
         recording=f"mass-{number}",
-        person=f"mass-{number}",
+        subject=f"mass-{number}",
         onset=onset[inside],
         y=y[inside],
-        first=dict.fromkeys(modalities, first),
-        duration=dict.fromkeys(modalities, duration),
         files=[signals, stages],
     )
 
@@ -280,30 +233,24 @@ def _find_recordings(root, subsets, subjects):
         }
         if not names:
             raise FileNotFoundError(
-                f"{folder} holds no '01-0{subset}-NNNN PSG.edf'. root is the folder that "
-                "holds SS1_EDF, ...; subsets= reads some of them."
+                f"{folder} holds no '01-0{subset}-NNNN PSG.edf'; subsets= reads others."
             )
         present += sorted(names)
     return choose_recordings(
-        subjects, present, name="mass", where=f"the subsets {subsets} of {root}"
+        subjects, present, prefix="mass-", where=f"the subsets {subsets} of {root}"
     )
 
 
 def _read_stages(path):
     """Onsets (seconds), AASM codes and length (seconds) of a night's whole epochs."""
     annotations = read_annotations(path)
-    rows = [
-        (onset, duration, text)
-        for onset, duration, text in zip(
-            annotations.onset, annotations.duration, annotations.description, strict=True
-        )
-        if text.strip().casefold().startswith(("sleep stage", "movement time"))
-    ]
-    if not rows:
+    prefixes = ("sleep stage", "movement time")
+    texts = [text.strip().casefold() for text in annotations.description]
+    annotations = annotations[np.array([text.startswith(prefixes) for text in texts], bool)]
+    if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
-    starts, durations, texts = zip(*rows, strict=True)
-    written = np.array(durations)[np.array(durations) > 0]
-    lengths = written if len(written) else np.diff(starts)
+    durations = annotations.duration
+    lengths = durations[durations > 0] if durations.any() else np.diff(annotations.onset)
     typical = np.median(lengths) if len(lengths) else np.nan
     epoch = next((s for s in _EPOCH_LENGTHS if abs(typical - s) <= _TOLERANCE), None)
     if epoch is None:
@@ -311,36 +258,34 @@ def _read_stages(path):
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    onset, y = [], []
-    for start, duration, text in rows:
-        # A duration that is not written is one epoch's.
-        n_epochs = int((duration + _TOLERANCE) // epoch) if duration > 0 else 1
-        onset += [start + epoch * number for number in range(n_epochs)]
-        y += [stage_of_text(text)] * n_epochs
-    warn_of_unknown(texts, path)
-    onset = np.array(onset)
+    warn_of_unknown(annotations.description, path)
+    # A duration that is not written is one epoch's.
+    n_epochs = np.where(durations > 0, (durations + _TOLERANCE) // epoch, 1).astype(int)
+    steps = np.concatenate([epoch * np.arange(n) for n in n_epochs])
+    onset = np.repeat(annotations.onset, n_epochs) + steps
+    codes = [stage_of_text(text) for text in annotations.description]
+    y = np.repeat([UNSCORED if code is None else code for code in codes], n_epochs)
     overlap = np.flatnonzero(np.diff(onset) < epoch - _TOLERANCE)
     if len(overlap):
         raise ValueError(
             f"{path}: epochs of {epoch:g} s overlap at {onset[overlap[0]]:.3f} and "
             f"{onset[overlap[0] + 1]:.3f} s. Leave the recording out with subjects=."
         )
-    y = [UNSCORED if code is None else code for code in y]
-    return onset, np.array(y, dtype=np.int64), epoch
+    return onset, y.astype(np.int64), epoch
 
 
 def _find_derivations(number, labels, ch_names):
     """Weights of the files' channels in each channel that is wanted."""
-    weights = {}
+    derivations = {}
     for name in [name for names in ch_names.values() for name in names]:
-        weights[name] = parts = _weights(name, labels, subset=int(number[4]))
-        if not set(parts) <= set(labels):
+        derivations[name] = weights = _weights(name, labels, subset=int(number[4]))
+        missing = [label for label in weights if label not in labels]
+        if missing:
             raise ValueError(
-                f"mass-{number} has no channel for {name!r}: {', '.join(parts)} missing. "
-                f"It has {', '.join(labels)}. Choose others (channels=), or name the "
-                "recordings to read (subjects=)."
+                f"mass-{number} has no channel for {name!r}: {', '.join(missing)} missing. "
+                f"It has {', '.join(labels)}. Choose others by channels= or subjects=."
             )
-    return weights
+    return derivations
 
 
 def _weights(name, labels, *, subset):
@@ -355,13 +300,95 @@ def _weights(name, labels, *, subset):
     return {_LINKED_EARS: 1.0}
 
 
-def _formula(parts):
-    text = " ".join(f"{'+-'[weight < 0]} {label}" for label, weight in parts.items())
+def _formula(weights):
+    text = " ".join(f"{'+-'[weight < 0]} {label}" for label, weight in weights.items())
     return text.removeprefix("+ ")
 
 
-def _read_signals(night, out, *, weights, **options):
-    """Fill the windows of a night."""
-    labels = sorted({label for parts in weights[night.folder].values() for label in parts})
-    derived = derive(open_edf(night.files[0], labels), weights[night.folder])
-    return read_filtered(derived, night, out, **options)
+def _open_derivations(night, *, derivations):
+    named = derivations[night.recording]
+    labels = sorted({label for weights in named.values() for label in weights})
+    return derive(open_edf(night.files[0], labels), named)
+
+
+class MassSplit:
+    """Joshi et al.'s (2021) division of MASS: 158 for training, 20, and 22 for the test.
+
+    The paper says 80, 10 and 10 %; these are the recordings that its code draws in each
+    subset. As ``validation=`` of an estimator it is called with the training subjects
+    and returns those that validate.
+
+    Parameters
+    ----------
+    subjects : array-like of str
+        Subjects as :func:`load_mass` names them, each once or more. Of each subset that
+        occurs all must be there, as a subject's place in the sorted list counts.
+
+    Attributes
+    ----------
+    train, validation, test : tuple of str
+        The subjects, sorted.
+
+    Raises
+    ------
+    ValueError
+        If a name is no subject of MASS or a subset is incomplete.
+
+    Examples
+    --------
+    >>> from skleepkd.datasets import MassSplit
+    >>> split = MassSplit([f"mass-01-02-{number:04d}" for number in range(1, 20)])
+    >>> split.validation, split.test
+    (('mass-01-02-0008', 'mass-01-02-0009'), ('mass-01-02-0001', 'mass-01-02-0004'))
+    """
+
+    def __init__(self, subjects):
+        names = np.unique(np.asarray(subjects, dtype=str)).tolist()
+        by_subset = {}
+        for name in names:
+            match = re.fullmatch(r"mass-01-0([1-5])-\d{4}", name)
+            if match is None:
+                raise ValueError(
+                    f"{name!r} is no subject of MASS, as 'mass-01-01-0001' is."
+                )
+            by_subset.setdefault(int(match[1]), []).append(name)
+        train, validation, test = [], [], []
+        for subset, members in by_subset.items():
+            if len(members) != SUBSET_SIZES[subset]:
+                raise ValueError(
+                    f"The split counts places in the complete subset {subset}, which has "
+                    f"{SUBSET_SIZES[subset]} recordings; given {len(members)}."
+                )
+            for place, name in enumerate(members):
+                if place in _VALIDATION[subset]:
+                    validation.append(name)
+                else:
+                    (test if place in _TEST[subset] else train).append(name)
+        self.train, self.validation, self.test = map(tuple, (train, validation, test))
+
+    def __call__(self, subjects):
+        """Return the subjects to hold out of the training subjects.
+
+        Raises
+        ------
+        ValueError
+            If test subjects are among the training subjects.
+        """
+        given = set(np.asarray(subjects).tolist())
+        leaked = sorted(given & set(self.test))
+        if leaked:
+            raise ValueError(
+                f"The training rows hold {len(leaked)} test subjects, such as {leaked[0]}; "
+                "leave them out: test = np.isin(groups, split.test); X[~test]."
+            )
+        return [name for name in self.validation if name in given]
+
+    def __eq__(self, other):
+        return isinstance(other, MassSplit) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((self.train, self.validation, self.test))
+
+    def __repr__(self):
+        sizes = len(self.train), len(self.validation), len(self.test)
+        return "<MassSplit: {} train, {} validation, {} test>".format(*sizes)

@@ -1,21 +1,25 @@
 """Sleep-EDF, Sleep Cassette: EEG and EOG of whole days and nights at home."""
 
+import math
+import numbers
 import warnings
+from datetime import datetime
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
+from sklearn.model_selection import LeaveOneGroupOut
 
-from skleepkd.datasets._edf import open_edf, read_header
-from skleepkd.datasets._nights import check_channels, gather, read_filtered
-from skleepkd.datasets._sleep_edf_nights import (
-    SUBJECTS,
-    check_subjects,
-    find_nights,
-    read_sleep_edf_night,
+from skleepkd.datasets._loading import (
+    Night,
+    check_channels,
+    check_end,
+    load_nights,
+    warn_of_unknown,
 )
-from skleepkd.stages import scheme_names, to_scheme
+from skleepkd.edf import open_edf, read_annotations, read_header
+from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -23,18 +27,33 @@ _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
 #: An EEG or EOG of a whole day that stays within so many microvolts is written in millivolts.
 _SMALLEST_PEAK = 10.0
 
+#: The subjects of Phan et al. (2019), of 0 to 82; these of them do not exist.
+_SUBJECTS = range(20)
+_ABSENT = {39, 68, 69, 78, 79}
+
+#: Epochs of a night in bed after the last one of sleep, and in three nights of the paper.
+_AFTER_SLEEP = 30
+_AFTER_SLEEP_2019 = {"SC4001": 25, "SC4081": 32, "SC4092": 31}
+
+#: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
+#: subject k.
+_VALIDATION = """
+3 10 11 14, 4 17 18 19, 1 13 15 17, 9 11 15 20, 9 11 13 18, 9 14 17 20, 1 3 10 17,
+6 15 18 20, 3 11 12 17, 5 13 14 19, 1 3 4 10, 8 9 11 19, 1 8 14 18, 1 3 16 20, 1 8 9 14,
+3 5 6 14, 3 10 14 16, 2 6 9 15, 6 13 15 20, 1 4 7 18
+"""
+_NAMES = [f"sleep-edf-SC4{number:02d}" for number in _SUBJECTS]
+
 _DESCR = """\
 Sleep-EDF Database Expanded, Sleep Cassette study (PhysioNet).
 
-Epochs of 30 s at {sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz, each recording's mean
-taken off. Stages by Rechtschaffen and Kales' rules, 3 and 4 taken as N3.
-{channels}
-Part of each recording: {part}.
-{n_epochs} epochs of {n_persons} persons, {n_nights} nights.
+Epochs of 30 s, each recording's mean taken off. Stages by Rechtschaffen and Kales' rules,
+3 and 4 taken as N3.
 
 Kemp, Zwinderman, Tuk, Kamphuisen, Oberye: Analysis of a sleep-dependent neuronal feedback
 loop: the slow-wave microcontinuity of the EEG. IEEE Transactions on Biomedical Engineering
 47(9):1185-1194, 2000. doi:10.1109/10.867928
+
 """
 
 
@@ -72,11 +91,8 @@ def load_sleep_edf(
     channels : dict or list of str, optional
         Channels by modality, as the files name them; a list is a target without a
         source. By default ``{"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}``.
-    sfreq : float, default=100.0
-        Sampling rate in hertz; the nights (100 Hz) are resampled to another one.
-    l_freq, h_freq : float or None, default=None
-        Edges of the band-pass filter in hertz, applied before resampling; None leaves
-        a side open.
+    sfreq, l_freq, h_freq : optional
+        As for :func:`load_mass`, but for the rate: the nights' own, 100 Hz, by default.
     crop : {"in-bed", "phan2019"}, float or None, default="in-bed"
         Part of each recording of about 22 hours that is kept:
 
@@ -86,15 +102,9 @@ def load_sleep_edf(
         - a number: from so many minutes before the first epoch of sleep to as many
           after the last;
         - None: all of it.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The scheme of ``y``, of five, four or three stages, as
-        :func:`skleepkd.stages.to_scheme` makes it.
-    unscored : bool, default=False
-        Whether movement time and epochs scored "?" stay, with y = -1.
-    cache : path-like, optional
-        Folder where the epochs are kept as memory maps. A later call with the same
-        options maps them without reading the signals again. By default they are in
-        memory: two channels of the 39 nights take 0.9 GB.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`. Unscored are "?" and movement time. In memory two
+        channels of the 39 nights take 0.9 GB.
 
     Returns
     -------
@@ -103,12 +113,9 @@ def load_sleep_edf(
             Epochs of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is in seconds from the recording's start, so that an epoch left
             out stays a gap.
-        y : ndarray of int64, shape (n_epochs,)
-            AASM codes 0 W, 1 N1, 2 N2, 3 N3 (R&K 3 and 4), 4 REM; -1 only with
-            ``unscored``.
-        groups : ndarray of str, shape (n_epochs,)
-            The person, such as "sleep-edf-SC400". The nights "sleep-edf-SC4001" and
-            "sleep-edf-SC4002" are the same person's.
+        y, groups : ndarray of shape (n_epochs,)
+            As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
+            "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
         DESCR : str
             What was loaded.
 
@@ -129,72 +136,40 @@ def load_sleep_edf(
 
     Notes
     -----
-    **The end of every crop but None comes from the labels**, also in test nights: of a
-    person whose stages are not known it cannot be told. Scores depend on the crop, as it
-    decides how much waking there is; only those of the same crop compare. With "in-bed"
-    the 39 nights have 38,152 scored epochs, with "phan2019" 38,150, as in the paper.
+    **The end of every crop but None comes from the labels**, also in test nights: where
+    stages are not known it cannot be found. Scores depend on the crop, as it decides how
+    much waking there is; only those of the same crop compare. With "in-bed" the 39 nights
+    have 38,152 scored epochs, with "phan2019" 38,150, as in the paper.
 
     Lights off is a clock time in the study's list, which MNE brings along. The mean that
     is taken off is that of the whole recording, day and night, as in the paper.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import SleepEdfFolds, load_sleep_edf
-    >>> cohort = load_sleep_edf("sleep-edfx", crop="phan2019")           # doctest: +SKIP
-    >>> eog = load_sleep_edf("sleep-edfx", channels=["EOG horizontal"])  # doctest: +SKIP
-    >>> folds = SleepEdfFolds()                                          # doctest: +SKIP
-    >>> stager = SleepStager("UTime", validation=folds)                  # doctest: +SKIP
-    >>> cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups,
-    ...                cv=folds)                                         # doctest: +SKIP
     """
-    scheme_names(classes)  # a wrong name is found before hours of reading
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
-    if not sfreq > 0:
-        raise ValueError(f"sfreq is a sampling rate in hertz; given {sfreq!r}.")
+    wanted = sorted({name for names in ch_names.values() for name in names})
     nights = []
-    for number in find_nights(root, subjects):
-        night = read_sleep_edf_night(
-            root, number, crop=crop, sfreq=sfreq, modalities=tuple(ch_names)
-        )
-        nights.append(night)
-    wanted = [name for names in ch_names.values() for name in names]
-    for night in nights:
-        labels = read_header(night.files[0]).units
+    for number in _find_nights(root, subjects):
+        nights.append(night := read_sleep_edf_night(root, number, crop=crop))
+        labels = read_header(night.files[0]).names
         missing = [name for name in wanted if name not in labels]
         if missing:
             raise ValueError(
                 f"{night.recording} has no channel {', '.join(missing)}. It has "
                 f"{', '.join(labels)}."
             )
-    options = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-    X, y, _ = gather(
-        nights,
-        partial(_read_signals, ch_names=ch_names, **options),
-        name="sleep-edf",
-        sfreq=sfreq,
-        ch_names=ch_names,
-        unscored=unscored,
-        cache=cache,
-        options={"channels": ch_names, **options},
+    read = partial(_open_centred, labels=wanted)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache}
+    cohort = load_nights(
+        nights, read, name="sleep-edf", descr=_DESCR, ch_names=ch_names, **options
     )
-    parts = {
-        "in-bed": "in bed, lights off to 30 epochs after sleep",
-        "phan2019": "in bed, as in Phan et al. (2019)",
-        None: "all of it",
-    }
-    descr = _DESCR.format(
-        **options,
-        channels="\n".join(
-            f"{modality.capitalize()}: {', '.join(names)}."
-            for modality, names in ch_names.items()
-        ),
-        part=parts.get(crop, f"{crop} minutes before sleep to as many after it"),
-        n_epochs=len(X),
-        n_persons=len({night.person for night in nights}),
-        n_nights=len(nights),
-    )
-    return Bunch(X=X, y=to_scheme(y, classes), groups=X.subject, DESCR=descr)
+    part = f"{crop} minutes before sleep to as many after it"
+    if crop is None:
+        part = "all of it"
+    elif isinstance(crop, str):
+        part = f"from lights off to after sleep ({crop})"
+    cohort.DESCR += f"Part of each recording: {part}.\n"
+    return cohort
 
 
 def fetch_sleep_edf(path=None, *, subjects=None, **options):
@@ -226,15 +201,10 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
         left of it; files that are complete stay, so that the call is simply repeated.
     ValueError
         If there is no such subject.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import fetch_sleep_edf
-    >>> cohort = fetch_sleep_edf(subjects=[0, 1])                # doctest: +SKIP
     """
     from mne.datasets.sleep_physionet import age
 
-    subjects = list(SUBJECTS) if subjects is None else check_subjects(subjects)
+    subjects = _SUBJECTS if subjects is None else _check_subjects(subjects)
     try:
         # Nights that the study lacks are no error, subjects have been checked.
         files = age.fetch_data(
@@ -251,16 +221,151 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     return load_sleep_edf(Path(files[0][0]).parent, subjects=subjects, **options)
 
 
-def _read_signals(night, out, *, ch_names, **options):
-    """Fill the epochs of a night."""
-    labels = sorted({name for names in ch_names.values() for name in names})
+def read_sleep_edf_night(root, number, *, crop="in-bed"):
+    """Read the stages of one night, such as "SC4001", of the part that is kept."""
+    signals, stages = (
+        _find_file(Path(root), number, kind) for kind in ("PSG", "Hypnogram")
+    )
+    header, other = (read_header(path, whole=True) for path in (signals, stages))
+    if other.start != header.start:
+        raise ValueError(
+            f"{signals} begins at {header.start}, {stages.name} at {other.start}. The two "
+            "files of a night begin together: do these belong to each other?"
+        )
+    y = _read_stages(stages, header.duration)
+    first, stop = _part(y, number, header.start, crop)
+    rows = np.arange(len(y))[first:stop]
+    if not len(rows):
+        raise ValueError(
+            f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
+            f"{first} to {stop})."
+        )
+    return Night(
+        recording=f"sleep-edf-{number}",
+        subject=f"sleep-edf-{number[:5]}",
+        onset=rows * EPOCH_SECONDS,
+        y=y[rows],
+        files=[signals, stages],
+    )
+
+
+def _find_nights(root, subjects):
+    """List the recordings to read, such as "SC4001": those of which a file is there."""
+    wanted = _SUBJECTS if subjects is None else _check_subjects(subjects)
+    present = {path.name[:6] for path in _glob(root, "SC4[0-9][0-9][0-9]*-*.edf")}
+    nights = []
+    for subject in wanted:
+        found = sorted(name for name in present if name[:5] == f"SC4{subject:02d}")
+        if not found and subjects is not None:
+            raise FileNotFoundError(f"{root} has no recording of subject {subject}.")
+        nights += found
+    if not nights:
+        raise FileNotFoundError(
+            f"{root} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
+        )
+    return nights
+
+
+def _check_subjects(subjects):
+    given, known = list(subjects), set(range(83)) - _ABSENT
+    if not given or len(set(given)) < len(given) or not set(given) <= known:
+        raise ValueError(
+            "subjects are numbers from 0 to 82, each once, but for "
+            f"{sorted(_ABSENT)}, whom the study lacks; given {subjects!r}."
+        )
+    return given
+
+
+def _glob(root, pattern):
+    return [*root.glob(pattern), *root.glob(f"sleep-cassette/{pattern}")]
+
+
+def _find_file(root, number, kind):
+    """Find a file of a recording; what stands between number and kind varies."""
+    found = _glob(root, f"{number}*-{kind}.edf")
+    if not found:
+        raise FileNotFoundError(f"{root} has no {number}..-{kind}.edf: is it complete?")
+    if len(found) > 1:
+        raise ValueError(
+            f"One {kind} of {number} is expected; there are {', '.join(map(str, found))}."
+        )
+    return found[0]
+
+
+def _read_stages(path, duration):
+    """AASM codes of a recording's whole epochs, from its first second on."""
+    annotations = read_annotations(path)
+    texts = annotations.description
+    warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
+    annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
+    if not len(annotations):
+        raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
+    ends = annotations.onset + annotations.duration
+    overlap = np.flatnonzero(annotations.onset[1:] < ends[:-1] - 1e-3)
+    if len(overlap):
+        raise ValueError(
+            f"{path}: stages overlap at {annotations.onset[overlap[0] + 1]:g} s. Leave the "
+            "subject out with subjects=."
+        )
+    # "?" up to 24 hours after the start is how many of these files end.
+    scored = [stage_of_text(text) >= 0 for text in annotations.description]
+    check_end(max(ends[scored], default=0), duration, path)
+    return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
+
+
+def _part(y, number, start, crop):
+    """First epoch that is kept, and the one after the last."""
+    minutes = isinstance(crop, numbers.Real) and not isinstance(crop, bool) and crop >= 0
+    if not (minutes or crop is None or crop in ("in-bed", "phan2019")):
+        raise ValueError(
+            "crop is 'in-bed', 'phan2019', minutes before and after sleep, or None; given "
+            f"{crop!r}."
+        )
+    if crop is None:
+        return 0, len(y)
+    asleep = np.flatnonzero(y > 0)  # 0 is awake, -1 unscored
+    if not len(asleep):
+        raise ValueError(
+            f"sleep-edf-{number} has no epoch of sleep, by which crop={crop!r} finds the "
+            "night; take crop=None."
+        )
+    if minutes:
+        margin = int(crop * 60 // EPOCH_SECONDS)
+        return max(asleep[0] - margin, 0), asleep[-1] + 1 + margin
+    after = _AFTER_SLEEP
+    if crop == "phan2019":
+        after = _AFTER_SLEEP_2019.get(number, after)
+    return math.ceil(_lights_off(number, start) / EPOCH_SECONDS), asleep[-1] + 1 + after
+
+
+def _lights_off(number, start):
+    """Seconds from a recording's start to lights off, at most a day."""
+    import pandas as pd
+
+    table = resources.files("mne.datasets.sleep_physionet") / "age_records.csv"
+    if not table.is_file():
+        raise FileNotFoundError(
+            f"MNE's list of the study ({table}), which knows lights off, is missing. "
+            "Install mne again, or choose another crop."
+        )
+    records = pd.read_csv(table, index_col="fname")["lights off"]
+    records = records[records.index.str.startswith(number)]
+    if records.empty:
+        raise ValueError(f"MNE's list of the study does not know {number}: change crop=.")
+    begin = datetime.strptime(start[9:], "%H.%M.%S")
+    # The seconds of a difference in time leave whole days out: lights off may be next day.
+    return (datetime.strptime(records.iloc[0], "%H:%M:%S") - begin).seconds
+
+
+def _open_centred(night, *, labels):
+    """Open a recording in microvolts and take each channel's mean off."""
     raw = open_edf(night.files[0], labels).load_data(verbose="ERROR")
-    peaks = dict(zip(raw.ch_names, 1e6 * np.abs(raw.get_data()).max(axis=1), strict=True))
+    peaks = 1e6 * np.abs(raw.get_data()).max(axis=1)
     small = [
         label
-        for label in labels
+        for label, peak in zip(raw.ch_names, peaks, strict=True)
         # The muscles' signal is an envelope of few microvolts.
-        if label.startswith(("EEG", "EOG")) and 0 < peaks[label] <= _SMALLEST_PEAK
+        if label.startswith(("EEG", "EOG")) and 0 < peak <= _SMALLEST_PEAK
     ]
     if small:
         warnings.warn(
@@ -269,5 +374,74 @@ def _read_signals(night, out, *, ch_names, **options):
             stacklevel=5,
         )
         raw.apply_function(lambda signal: 1000 * signal, picks=small)
-    raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
-    return read_filtered(raw, night, out, ch_names=ch_names, **options)
+    return raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)
+
+
+class SleepEdfFolds(LeaveOneGroupOut):
+    """Phan et al.'s (2019) twenty folds of Sleep-EDF: one tests, four validate, 15 train.
+
+    One object serves twice. As ``cv=`` it leaves out one subject after the other, in the
+    paper's order. As ``validation=`` of an estimator it is called with the training
+    subjects and returns the four that validate in the fold of the one that is not there.
+    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.datasets import SleepEdfFolds
+    >>> folds = SleepEdfFolds()
+    >>> subjects = np.array([f"sleep-edf-SC4{number:02d}" for number in range(20)])
+    >>> train, test = next(folds.split(subjects, groups=subjects))
+    >>> subjects[test].tolist()
+    ['sleep-edf-SC400']
+    >>> folds(subjects[train])
+    ['sleep-edf-SC402', 'sleep-edf-SC409', 'sleep-edf-SC410', 'sleep-edf-SC413']
+
+    In a comparison::
+
+        stager = SleepStager("SeqSleepNet", sequence_length=20, validation=folds)
+        cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups, cv=folds)
+    """
+
+    def split(self, X, y=None, groups=None):
+        """Yield the rows of the training set and of the test set, fold by fold.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_epochs, ...)
+            Epochs, of which the number counts, and what is ignored.
+        groups : array-like of str, shape (n_epochs,)
+            The subjects; a ValueError says where they are not the twenty.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Numbers of rows.
+        """
+        if groups is None:
+            raise ValueError("The folds are made of subjects: give groups=cohort.groups.")
+        given = set(np.asarray(groups).tolist())
+        if given != set(_NAMES):
+            raise ValueError(
+                f"The folds are made of the 20 subjects {_NAMES[0]} to {_NAMES[-1]}; "
+                + _difference(given)
+            )
+        return super().split(X, y, groups)
+
+    def __call__(self, subjects):
+        """Return the subjects to hold out of the training subjects, who must be nineteen."""
+        given = set(np.asarray(subjects).tolist())
+        left_out = [place for place, name in enumerate(_NAMES) if name not in given]
+        if len(left_out) != 1 or not given <= set(_NAMES):
+            raise ValueError(
+                "A fold is known by the one of 20 subjects that is not in the training rows; "
+                + _difference(given)
+            )
+        four = _VALIDATION.split(",")[left_out[0]]
+        return [_NAMES[int(number) - 1] for number in four.split()]
+
+
+def _difference(given):
+    missing = [name for name in _NAMES if name not in given]
+    strangers = sorted(map(str, given - set(_NAMES)))
+    return f"missing are {missing or 'none'}, strangers are {strangers or 'none'}."

@@ -15,7 +15,6 @@ from skleepkd.preprocessing.paired import (
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.preprocessing.raw import band_pass  # noqa: F401
 from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 

@@ -16,7 +16,6 @@ from tests.fuzz.forgeries import (
     forge_json_file,
     forge_model,
     forge_npy,
-    forge_set,
 )
 from tests.fuzz.mutations import damage, damage_text
 
@@ -26,7 +25,6 @@ FORGES = {
     "model": forge_model,
     "npy": forge_npy,
     "plain": damage,
-    "set": forge_set,
     "text": damage_text,
 }
 #: Parts of the files that each kind gets; of a kind its seeds get equal ones.
@@ -34,7 +32,6 @@ SHARES = {
     "EDF": 20,
     "recording": 5,
     "EDF+ annotations": 15,
-    ".set": 20,
     "events": 20,
     "WFDB": 5,
     "model": 15,

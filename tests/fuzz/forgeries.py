@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -10,7 +9,6 @@ import re
 import struct
 
 import numpy as np
-from scipy.io import loadmat, savemat
 
 from tests.fuzz.mutations import ODD_NUMBERS, ODD_TEXTS, damage
 
@@ -83,52 +81,6 @@ def _odd_annotation(data, rng):
 
 
 # ---------------------------------------------------------------- EEGLAB
-
-
-def forge_set(data, other, rng):
-    """Write an EEGLAB file anew with odd contents, or damage its bytes."""
-    kind = rng.random()
-    if kind < 0.5:
-        return damage(data, other, rng)
-    if kind < 0.53:
-        head = b"MATLAB 7.3 MAT-file, written by nobody".ljust(124) + b"\x00\x02IM"
-        return head.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n" + data[:200]
-    if kind < 0.56:
-        return CANARIES[rng.integers(len(CANARIES))]
-    content = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
-    eeg = content.get("EEG")
-    fields = {name: getattr(eeg, name) for name in eeg._fieldnames} if eeg else content
-    fields = {name: value for name, value in fields.items() if not name.startswith("_")}
-    locations = [(location.labels,) for location in np.atleast_1d(fields["chanlocs"])]
-    fields["chanlocs"] = np.array(locations, dtype=[("labels", object)])
-    values = (
-        *(0, -1, 1, 2, 1e9, -1e9, 1e300, np.nan, np.inf, 2**40, 3.7, 1j, True),
-        *("", "x", "../x.fdt", "/etc/hostname", "é", "EEG.fdt", [], [1.0, 2.0], "nan"),
-        *(np.zeros((3, 0)), np.zeros((2, 2, 2)), np.array(["a", 1], object)),
-        np.array([("X", 1)], dtype=[("labels", object), ("type", object)]),
-        *(np.frombuffer(CANARIES[1], np.uint8), {"EEG": 1}, {"labels": "A1"}),
-    )
-    names = [name for name in fields if not (name == "data" and rng.random() < 0.5)]
-    for _ in range(rng.integers(1, 4)):
-        name = names[rng.integers(len(names))]
-        if rng.random() < 0.15:
-            fields.pop(name, None)
-        elif rng.random() < 0.08:
-            fields["event"] = [{"type": 1, "latency": values[rng.integers(13)]}] * 2
-        else:
-            fields[name] = values[rng.integers(len(values))]
-    if rng.random() < 0.05:
-        fields = {"ALLEEG": 1.0, **fields}
-    written = io.BytesIO()
-    whole = fields if eeg is None or rng.random() < 0.1 else {"EEG": fields}
-    savemat(written, whole, do_compression=bool(rng.random() < 0.4))
-    data = without_date(written.getvalue())
-    return damage(data, other, rng) if rng.random() < 0.15 else data
-
-
-def without_date(data):
-    """Take the date of writing out of a MATLAB file, so that equal seeds make equal files."""
-    return b"MATLAB 5.0 MAT-file".ljust(116) + data[116:]
 
 
 # ---------------------------------------------------------------- JSON

@@ -11,15 +11,13 @@ from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
 from skleepkd.datasets import (
     load_boas,
     load_cinc2018,
-    load_eesm,
     load_mass,
     load_sleep_edf,
 )
 from skleepkd.preprocessing import EpochScaler
-from tests import test_boas, test_cinc2018, test_eesm, test_mass, test_sleep_edf
+from tests import test_boas, test_cinc2018, test_mass, test_sleep_edf
 from tests.edf import write_edf
 from tests.fuzz import Seed
-from tests.fuzz.forgeries import without_date
 from tests.tiny import TinyNetwork
 
 
@@ -36,7 +34,7 @@ def make_seeds(folder):
     list of Seed
     """
     seeds = []
-    makers = (sleep_edf, mass, boas, eesm, cinc2018, models, wholes, pairs, recordings)
+    makers = (sleep_edf, mass, boas, cinc2018, models, wholes, pairs, recordings)
     for maker in makers:
         seeds += maker(folder)
     return seeds
@@ -133,36 +131,6 @@ def boas(folder):
         Seed("EDF", "boas", signals, "edf", read, words),
         *(Seed("events", "boas", table, "text", read, words) for table in tables),
         Seed("events", "boas", sidecar, "json", read, words),
-    ]
-
-
-# ---------------------------------------------------------------- EEGLAB
-
-
-def eesm(folder):
-    """One epoch, as each of the three layouts of an EEGLAB file."""
-    read = partial(load_eesm, l_freq=None, h_freq=None, rejection=False)
-    seeds = []
-    for form in ("fdt", "struct", "fields"):
-
-        def write(root, form=form):
-            test_eesm.write_tables(root, "sub-001", [3], lights_off=1.0, end_of_study=32.0)
-            names = [name for name in test_eesm.CHANNELS if name not in ("Event", "LOC")]
-            # Inside the file the signal is as short as the tables allow.
-            n_times = 31 * 200 if form == "fdt" else 2 * 200 + 1
-            signals = np.random.default_rng(0).normal(0, 30, (len(names), n_times))
-            test_eesm.write_set(root, "sub-001", signals.astype("<f4"), names, form)
-            path = Path(test_eesm.stem(root, "sub-001") + "eeg.set")
-            path.write_bytes(without_date(path.read_bytes()))
-
-        once(folder, f"eesm-{form}", write)
-        stem = test_eesm.stem(Path(), "sub-001")
-        seeds.append(
-            Seed(".set", f"eesm-{form}", f"{stem}eeg.set", "set", read, ["sub-001"])
-        )
-    tables = [f"{stem}acq-scoring_events.tsv", f"{stem}events.tsv"]
-    return seeds + [
-        Seed("events", "eesm-fdt", table, "text", read, ["sub-001"]) for table in tables
     ]
 
 
@@ -285,7 +253,7 @@ def pairs(folder):
 
 
 def recordings(folder):
-    """An EDF and an EEGLAB file, and what stages them."""
+    """An EDF file, and what stages it."""
 
     def write(root):
         rng = np.random.default_rng(0)
@@ -294,22 +262,12 @@ def recordings(folder):
         save(stager.fit(X, np.tile([0, 2], 4)), root / "stager.safetensors")
         payload = rng.integers(-900, 900, (70, 20)).astype("<i2").tobytes()
         write_edf(root / "night.edf", ["Fpz-Cz", "EOG"], payload, 1, [10, 10], ["uV", "uV"])
-        written = Path(test_eesm.stem(root, "sub-001") + "eeg.set")
-        written.parent.mkdir(parents=True)
-        test_eesm.write_set(
-            root, "sub-001", rng.normal(0, 30, (2, 700)), ["A", "B"], "struct", sfreq=10.0
-        )
-        (root / "night.set").write_bytes(without_date(written.read_bytes()))
 
     root = once(folder, "recording", write)
     stager = load(root / "stager.safetensors", TinyNetwork)
-    seeds = []
-    for file, channel, forge in (("night.edf", "Fpz-Cz", "edf"), ("night.set", "A", "set")):
-        read = partial(_stage, RecordingStager(stager, ch_names=[channel]), file)
-        seeds.append(
-            Seed("recording", "recording", file, forge, read, ["recording", "night"])
-        )
-    return seeds
+    read = partial(_stage, RecordingStager(stager, ch_names=["Fpz-Cz"]), "night.edf")
+    words = ["recording", "night"]
+    return [Seed("recording", "recording", "night.edf", "edf", read, words)]
 
 
 def _stage(stager, file, root):
