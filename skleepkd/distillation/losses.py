@@ -37,13 +37,7 @@ class FeatureLoss(nn.Module):
 
 
 class PlainFeatureLoss(FeatureLoss):
-    """A loss of the user's own, called with the features as they are.
-
-    Parameters
-    ----------
-    loss : torch.nn.Module
-        ``forward(student, teacher)`` returns a scalar.
-    """
+    """A loss of the user's own, called with the features as they are."""
 
     def __init__(self, loss):
         super().__init__()

@@ -20,17 +20,7 @@ FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
 
 
 class MatchedLayer(nn.Module):
-    """A layer of the student, and the layer of the teacher that it follows.
-
-    Parameters
-    ----------
-    student_layer, teacher_layer : str
-        Dotted names of the two layers.
-    loss : FeatureLoss
-        Compares their features.
-    adapter : torch.nn.Module
-        Projects the student's features to the shape of the teacher's.
-    """
+    """A layer of the student, and the layer of the teacher that it follows by a loss."""
 
     def __init__(self, student_layer, teacher_layer, loss, adapter):
         super().__init__()

@@ -75,26 +75,7 @@ def network_spec(stager):
 
 
 class TeacherInFold:
-    """A teacher on its way to be fitted: cloned, and its network built, so that faults show.
-
-    Parameters
-    ----------
-    teacher : estimator
-        Cloned, unless it is frozen. A ``random_state`` that it leaves open is set.
-    source : PairedEpochs
-        The source of the training rows, checked, as a pair of its own.
-    y : ndarray of shape (n_epochs,)
-        Labels.
-    held_out : HeldOut
-        The subjects that the student holds out. A stager validates on them; another
-        classifier, and the steps before a stager, are fitted without them.
-    seed : int
-        For whatever in the teacher has a ``random_state`` of None.
-    checkpoint : path-like or None
-        The student's folder, for a stager that has none of its own.
-    **params
-        Further parameters of the stager.
-    """
+    """A teacher on its way to be fitted: cloned, and its network built, so that faults show."""
 
     def __init__(self, teacher, source, y, held_out, seed, checkpoint=None, **params):
         self.source, self.y, self.held_out = source, y, np.asarray(held_out.subjects)

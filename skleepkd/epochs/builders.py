@@ -289,25 +289,7 @@ def from_raws(
 
 
 def to_microvolts(array, unit):
-    """Scale epochs of floats in place to microvolts.
-
-    Parameters
-    ----------
-    array : ndarray of shape (n_epochs, n_channels, n_times)
-        In volts or microvolts.
-    unit : {"auto", "V", "uV"}
-        What it is in; "auto" takes for volts what looks like volts.
-
-    Returns
-    -------
-    ndarray
-        The same array, in microvolts.
-
-    Raises
-    ------
-    ValueError
-        If the unit is unknown.
-    """
+    """Scale epochs of floats in place to microvolts; "auto" takes for volts what looks so."""
     if unit not in ("auto", "V", "uV"):
         raise ValueError(f"unit is 'auto', 'V' or 'uV'; given {unit!r}.")
     # Epoch by epoch: the deviation of a whole cohort would need its memory once more.
@@ -317,17 +299,7 @@ def to_microvolts(array, unit):
 
 
 def in_volts(spread):
-    """Tell volts from microvolts by the spread of the epochs and channels.
-
-    Parameters
-    ----------
-    spread : array-like of float
-        Standard deviations over time. Flat channels do not count.
-
-    Returns
-    -------
-    bool
-    """
+    """Tell volts from microvolts by the spreads of epochs and channels that are not flat."""
     spread = np.asarray(spread)
     spread = spread[spread > 0]
     return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)

@@ -20,20 +20,7 @@ _PREFIXES = ("target-", "source-", "rows-")
 
 
 def write_folder(folder, signals, columns, about):
-    """Write a pair into a folder; one that lies there is replaced.
-
-    Parameters
-    ----------
-    folder : path-like
-        Made where it does not exist.
-    signals : dict of list of Signal
-        By modality, what is written one after the other. They may be mapped from
-        this very folder: files are written under new names.
-    columns : dict of ndarray or None
-        What the rows carry.
-    about : dict
-        What else the constructor takes; JSON must be able to keep it.
-    """
+    """Write a pair into a folder; one that lies there, perhaps mapped now, is replaced."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tag = uuid.uuid4().hex[:8]
@@ -60,24 +47,7 @@ def write_folder(folder, signals, columns, about):
 
 
 def open_folder(folder):
-    """Arguments of PairedEpochs for the pair in a folder; signals are mapped, not read.
-
-    Parameters
-    ----------
-    folder : path-like
-        What :func:`write_folder` wrote.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no complete pair.
-    ValueError
-        If a file is damaged.
-    """
+    """Return the arguments of PairedEpochs for the pair in a folder; signals are mapped, not read."""
     folder = Path(folder)
     if not (folder / _ABOUT).is_file():
         raise FileNotFoundError(

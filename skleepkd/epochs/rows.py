@@ -13,15 +13,7 @@ BLOCK_BYTES = 16 * 2**20
 
 
 class Signal:
-    """Epochs of one modality: a base array and the numbers of some of its rows.
-
-    Parameters
-    ----------
-    base : ndarray of shape (n_base_epochs, n_channels, n_times, ...)
-        In memory or a memory map; never written to.
-    rows : slice or ndarray of int, optional
-        Rows of the base; all of them by default.
-    """
+    """Epochs of one modality: a base array, never written to, and the numbers of some rows."""
 
     def __init__(self, base, rows=None):
         self._base = base
@@ -163,19 +155,7 @@ def row_key(numbers):
 
 
 def join(signals, create):
-    """Copy signals one after the other into a new array, block by block.
-
-    Parameters
-    ----------
-    signals : list of Signal
-        Alike but for their lengths.
-    create : callable
-        Makes the array from the keywords ``shape`` and ``dtype``.
-
-    Returns
-    -------
-    ndarray of shape (n_epochs, n_channels, n_times, ...)
-    """
+    """Copy signals one after the other into a new array, block by block."""
     joined = create(
         shape=(sum(map(len, signals)),) + signals[0].shape[1:],
         dtype=np.result_type(*(signal.dtype for signal in signals)),
@@ -189,26 +169,7 @@ def join(signals, create):
 
 
 def map_new(path, shape, dtype):
-    """Map a new ``.npy`` file, with room on the disk for all of it.
-
-    A map takes room when it is written to; a disk that is full by then ends the process.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    shape : tuple of int
-    dtype : dtype
-
-    Returns
-    -------
-    memmap
-
-    Raises
-    ------
-    OSError
-        If there is no room.
-    """
+    """Map a new ``.npy`` file with room for all of it: a disk that fills up later ends the process."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with open(path, "r+b") as file:
         preallocate(file, os.fstat(file.fileno()).st_size)
@@ -216,20 +177,7 @@ def map_new(path, shape, dtype):
 
 
 def preallocate(file, n_bytes):
-    """Take room on the disk for a file that is going to be mapped.
-
-    Parameters
-    ----------
-    file : file object
-        Open for writing.
-    n_bytes : int
-        Its length.
-
-    Raises
-    ------
-    OSError
-        If there is no room.
-    """
+    """Take room on the disk for a file that is going to be mapped; OSError if there is none."""
     if not n_bytes or not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -158,15 +158,7 @@ class Rows:
 
 
 class SharedEpochs:
-    """A batch of windows that share epochs, each of which is there once.
-
-    Parameters
-    ----------
-    epochs : torch.Tensor of shape (n_epochs, n_channels, ...)
-        The epochs.
-    windows : torch.Tensor of int, shape (batch, length)
-        Where in ``epochs`` those of each window are.
-    """
+    """A batch of windows (batch, length) of places in epochs, each of which is there once."""
 
     def __init__(self, epochs, windows):
         self.epochs, self.windows = epochs, windows
@@ -199,17 +191,7 @@ class SharedEpochs:
 
 
 class WindowBatches(Sampler):
-    """Batches of windows for training: shuffled, neighbours together where asked.
-
-    Parameters
-    ----------
-    dataset : WindowDataset
-        The windows.
-    batch_size : int
-        Windows in a batch.
-    together : int, default=1
-        Consecutive windows that stay together; 1 shuffles all of them.
-    """
+    """Shuffled batches of windows for training, blocks of neighbours together where asked."""
 
     def __init__(self, dataset, batch_size, together=1):
         self.windows = dataset.windows

@@ -72,13 +72,7 @@ class BestWeights(Callback):
 
 
 class TrainingStopped(Exception):
-    """A callback asks to end the training within a pass.
-
-    Parameters
-    ----------
-    **datasets
-        What ``on_epoch_end`` is told of the pass that ends here.
-    """
+    """A callback asks to end the training within a pass, with what its end is told."""
 
     def __init__(self, **datasets):
         super().__init__("The training was stopped within a pass.")

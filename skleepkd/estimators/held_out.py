@@ -10,13 +10,7 @@ SUBJECTS_FOR_AUTO = 10
 
 
 class HeldOut:
-    """Hold out these subjects; what a student hands to its teacher.
-
-    Parameters
-    ----------
-    subjects : sequence
-        The subjects; none of them for no validation.
-    """
+    """Hold out these subjects; what a student hands to its teacher."""
 
     def __init__(self, subjects=()):
         self.subjects = tuple(subjects)
@@ -36,29 +30,7 @@ class HeldOut:
 
 
 def draw_held_out(validation, subjects, random_state):
-    """Draw the subjects that validate.
-
-    Parameters
-    ----------
-    validation : "auto", None, int, float or callable
-        "auto" holds out 10 % where at least ten subjects are known, else nobody; an
-        int is their number, a float below 1 their fraction; a callable is given the
-        subjects and returns those to hold out.
-    subjects : ndarray or None
-        Subject of each scored training row; None where not known.
-    random_state : numpy.random.RandomState
-        For the draw.
-
-    Returns
-    -------
-    ndarray
-        The subjects, empty where nobody is held out.
-
-    Raises
-    ------
-    ValueError
-        If subjects are needed and not known, or too few would be left to train on.
-    """
+    """Draw the subjects that validate, of those of the scored training rows."""
     nobody = np.array([])
     known = None if subjects is None else np.unique(subjects)
     if validation is None:

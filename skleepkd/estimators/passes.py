@@ -27,15 +27,7 @@ class Training:
 
 
 class RandomStream:
-    """Random numbers of torch that go on where they stopped, apart from the program's own.
-
-    Parameters
-    ----------
-    seed : int
-        Where they begin.
-    device : str or torch.device
-        Whose numbers they are, beside the CPU's.
-    """
+    """Random numbers of torch that go on where they stopped, apart from the program's own."""
 
     def __init__(self, seed, device):
         self.device = device
@@ -134,17 +126,7 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
 
 
 class Checkpoint:
-    """The file of one training.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where it lies; made where it does not exist.
-    key : str
-        What the training depends on; its name.
-    net : SleepStager
-        Initialised; its training has begun.
-    """
+    """The file of one training, named after all that it depends on."""
 
     def __init__(self, folder, key, net):
         self.path = Path(folder) / f"{key}.pt"
