@@ -358,3 +358,12 @@ def test_the_stagers_own_scheme_is_drawn():
         display = HypnogramDisplay.from_estimator(estimator, X, y)
         names = [label.get_text() for label in display.ax_[0].get_yticklabels()]
         assert names == ["W", "R", "L", "D"]
+
+
+def test_names_in_alphabetical_order_are_drawn_in_the_order_of_sleep():
+    X, y = np.zeros((8, 1)), np.tile(["W", "L", "D", "R"], 2)
+    stager = DummyClassifier().fit(X, y)
+    assert stager.classes_.tolist() == ["D", "L", "R", "W"]
+    display = HypnogramDisplay.from_estimator(stager, X, y)
+    names = [label.get_text() for label in display.ax_[0].get_yticklabels()]
+    assert names == ["W", "R", "L", "D"]
