@@ -78,6 +78,11 @@ class StatelessTransformer(EpochTransformer):
             if transformed is None:
                 shape = (len(pair), *values.shape[1:])
                 transformed = np.empty(shape, dtype=np.float32)
+            elif values.shape[1:] != transformed.shape[1:]:
+                raise ValueError(
+                    f"All epochs must have the same shape once transformed; of the {modality} "
+                    f"some have {transformed.shape[1:]}, others {values.shape[1:]}."
+                )
             transformed[rows] = values
         return transformed
 
