@@ -3,14 +3,14 @@
 import math
 
 import numpy as np
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_random_state
 
 from skleepkd.pipelines import final_estimator, transform
-from skleepkd.plotting.common import (
+from skleepkd.plotting.hypnogram import (
     SMALL_LEGEND,
-    codes_with_gaps,
     make_panels,
     stage_colors,
+    stage_or_gap,
 )
 from skleepkd.stages import stage_labels
 
@@ -128,27 +128,25 @@ class EmbeddingDisplay:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
 
-        features = {name: np.asarray(values) for name, values in features.items()}
-        shapes = {name: values.shape for name, values in features.items()}
+        shapes = {name: np.shape(values) for name, values in features.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(
                 f"One map needs features of one shape from every network; given {shapes}."
             )
-        check_consistent_length(*features.values(), y)
         random_state = check_random_state(random_state)
-        rows = np.arange(len(next(iter(features.values()))))
+        stacked = np.stack([np.asarray(values) for values in features.values()])
+        rows = np.arange(stacked.shape[1])
         if max_epochs is not None and len(rows) > max_epochs:
             rows = np.sort(random_state.choice(len(rows), max_epochs, replace=False))
-        # (n_networks * n_rows, n_features): network after network
-        stacked = np.concatenate(
-            [values[rows].reshape(len(rows), -1) for values in features.values()]
-        ).astype(np.float32, copy=False)
+        # (networks, epochs, ...) -> (networks * epochs, features), network after network
+        stacked = stacked[:, rows].reshape(len(features) * len(rows), -1).astype(np.float32)
         if stacked.shape[1] > 50:
             n_components = min(50, len(stacked))
             stacked = PCA(n_components, random_state=random_state).fit_transform(stacked)
-        places = TSNE(
-            perplexity=min(perplexity, (len(stacked) - 1) / 3), random_state=random_state
-        ).fit_transform(stacked)
+        perplexity = min(perplexity, (len(stacked) - 1) / 3)
+        places = TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
+            stacked
+        )
         embedding = dict(zip(features, np.split(places, len(features)), strict=True))
         y = None if y is None else np.asarray(y)[rows]
         return cls(embedding=embedding, y=y, classes=classes).plot(**options)
@@ -176,18 +174,19 @@ class EmbeddingDisplay:
             If ``reference`` or ``color_by`` is unknown, or there is no ``y`` for stages.
         """
         names = list(self.embedding)
-        if reference is not None and reference not in names:
+        if reference not in (None, *names):
             raise ValueError(f"reference is {reference!r}; the networks are {names}.")
-        if color_by not in ("network", "stage"):
-            raise ValueError(f"color_by is 'network' or 'stage'; given {color_by!r}.")
         by_stage = color_by == "stage"
-        if by_stage and self.y is None:
-            raise ValueError("color_by='stage' needs y, the stages of the epochs.")
+        if color_by not in ("network", "stage") or (by_stage and self.y is None):
+            raise ValueError(
+                "color_by is 'network', or 'stage', which needs y, the stages of the epochs; "
+                f"given {color_by!r}."
+            )
         panels = [names]
         if by_stage:
             panels = [[name] for name in names]
             labels = stage_labels(self.classes)
-            codes, colors = codes_with_gaps(self.y, labels, "y"), stage_colors(labels)
+            codes, colors = stage_or_gap(self.y, labels, "y"), stage_colors(labels)
         elif reference is not None:
             panels = [[reference, name] for name in names if name != reference]
         n_rows = math.ceil(len(panels) / 5)
@@ -210,7 +209,7 @@ class EmbeddingDisplay:
                     panel.scatter(*places.T, color=color, label=label, **dots)
             else:
                 for name in shown:
-                    color = f"C{names.index(name) % 10}"
+                    color = f"C{names.index(name)}"
                     panel.scatter(*self.embedding[name].T, color=color, label=name, **dots)
                 panel.legend(**below)
             panel.set(xticks=[], yticks=[], aspect="equal")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skleepkd.pipelines import final_estimator
-from skleepkd.plotting.common import SMALL_LEGEND, make_panels
+from skleepkd.plotting.hypnogram import SMALL_LEGEND, make_panels
 
 
 class TrainingCurveDisplay:
@@ -44,7 +44,6 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         estimator : fitted stager or Pipeline that ends in one
-            Anything with skorch's ``history``.
         name : str, optional
             The name to be shown, by default the class's.
         ax
@@ -72,11 +71,8 @@ class TrainingCurveDisplay:
         -------
         TrainingCurveDisplay
         """
-        histories = {
-            name: final_estimator(estimator).history
-            for name, estimator in estimators.items()
-        }
-        return cls(histories=histories).plot(ax=ax)
+        stagers = {name: final_estimator(one) for name, one in estimators.items()}
+        return cls(histories={n: s.history for n, s in stagers.items()}).plot(ax=ax)
 
     def plot(self, ax=None):
         """Draw the display.
@@ -95,44 +91,41 @@ class TrainingCurveDisplay:
         ValueError
             If a history is empty.
         """
+        import pandas as pd
         from matplotlib.ticker import MaxNLocator
 
         empty = [name for name, history in self.histories.items() if not len(history)]
         if empty:
             raise ValueError(f"Nothing was trained yet, or no pass was run: {empty}.")
+        columns = ["step", "train_loss", "valid_loss", self.score]
         curves = {
-            name: {
-                key: np.array([row.get(key, np.nan) for row in history], float)
-                for key in ("step", "train_loss", "valid_loss", self.score)
-            }
+            name: pd.DataFrame(list(history)).reindex(columns=columns)
             for name, history in self.histories.items()
         }
-        has_score = any(np.isfinite(c[self.score]).any() for c in curves.values())
-        has_steps = all(np.isfinite(c["step"]).all() for c in curves.values())
-        figsize = (5.2 * (1 + has_score), 3.6)
-        self.figure_, axes = make_panels(ax, 1, 1 + has_score, figsize=figsize)
+        has_score = any(curve[self.score].notna().any() for curve in curves.values())
+        has_steps = all(curve["step"].notna().all() for curve in curves.values())
+        n_panels = 1 + has_score
+        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
         self.ax_ = axes[0]
         for k, (name, curve) in enumerate(curves.items()):
-            n_points, score = len(curve["step"]), curve[self.score]
-            x = curve["step"] if has_steps else np.arange(1, n_points + 1)
+            x = curve["step"] if has_steps else np.arange(1, len(curve) + 1)
             # A single point would not show as a line.
-            style = {"color": f"C{k % 10}", "marker": "." if n_points == 1 else None}
+            style = {"color": f"C{k}", "marker": "." if len(curve) == 1 else None}
             self.ax_[0].plot(x, curve["train_loss"], label=f"{name}, training", **style)
-            if np.isfinite(curve["valid_loss"]).any():
+            if curve["valid_loss"].notna().any():
                 label = f"{name}, validation"
                 self.ax_[0].plot(x, curve["valid_loss"], "--", label=label, **style)
-            if np.isfinite(score).any():
+            score = curve[self.score]
+            if score.notna().any():
                 if self.score.startswith("valid_"):
-                    best = np.nanargmax(score)
-                    name += f", best {score[best]:.2f}"
-                    style |= {"marker": "o", "markevery": [best]}
+                    name += f", best {score.max():.2f}"
+                    style |= {"marker": "o", "markevery": [score.argmax()]}
                 self.ax_[1].plot(x, score, label=name, **style)
         title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
         for panel, what in zip(self.ax_, ("Loss", title), strict=False):
             panel.set_title(what, loc="left", fontsize="medium")
-            panel.set_xlabel(
-                "Training step" if has_steps else "Pass over the training epochs"
-            )
+            unit = "Training step" if has_steps else "Pass over the training epochs"
+            panel.set_xlabel(unit)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
             panel.legend(**SMALL_LEGEND)
