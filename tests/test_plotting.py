@@ -26,7 +26,7 @@ def draw_without_a_screen():
 
 
 class Reader(ClassifierMixin, BaseEstimator):
-    """Takes an epoch's first sample for its stage and all samples for its features."""
+    """Takes an epoch's first sample for its stage."""
 
     def __init__(self, classes=(0, 1, 2, 3, 4)):
         self.classes = classes
@@ -40,9 +40,6 @@ class Reader(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X):
         return np.eye(len(self.classes_))[np.asarray(X)[:, 0, 0].astype(int)]
-
-    def extract_features(self, X, layer=None):
-        return np.asarray(X)
 
 
 def night(codes, **columns):
@@ -260,30 +257,11 @@ def test_embedding_draws_the_same_seeded_epochs(features):
     assert not np.array_equal(displays[0].y, displays[2].y)
 
 
-def test_embedding_from_estimators_and_pipelines():
-    rng = np.random.default_rng(0)
-    target, source = rng.normal(size=(2, 30, 2, 10))
-    X = PairedEpochs(target, source=source)
-    to_source = FunctionTransformer(lambda pair: pair.source_epochs)
-    estimators = {"Scalp": make_pipeline(to_source, Reader()), "Ear": Reader()}
-    piped = EmbeddingDisplay.from_estimators(estimators, X, max_epochs=20)
-    named = EmbeddingDisplay.from_estimators(
-        {"Scalp": Reader(), "Ear": Reader()},
-        {"Scalp": X.source_epochs, "Ear": X},
-        max_epochs=20,
-    )
-    for name in estimators:
-        assert piped.embedding[name].shape == (20, 2)
-        np.testing.assert_array_equal(piped.embedding[name], named.embedding[name])
-    with pytest.raises(
-        ValueError, match=r"one shape from every network.*'Ear': \(29, 2, 10\)"
-    ):
-        EmbeddingDisplay.from_estimators(estimators, {"Scalp": X, "Ear": X[1:]})
-
-
 def test_embedding_needs_features_of_one_shape(features):
     features["Ear"] = features["Ear"][:, :2]
-    with pytest.raises(ValueError, match=r"'Ear': \(40, 2, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"one shape from every network.*'Ear': \(40, 2, 20\)"
+    ):
         EmbeddingDisplay.from_features(features)
 
 

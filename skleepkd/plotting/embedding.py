@@ -5,7 +5,6 @@ import math
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skleepkd.pipelines import final_estimator, transform
 from skleepkd.plotting.hypnogram import (
     SMALL_LEGEND,
     make_panels,
@@ -49,35 +48,6 @@ class EmbeddingDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimators(cls, estimators, X, y=None, *, layer=None, **options):
-        """Extract features with fitted stagers, map and draw them.
-
-        Parameters
-        ----------
-        estimators : dict of str to estimator
-            Fitted stagers, or pipelines that end in one, by the name to be shown.
-        X : PairedEpochs, array-like or dict
-            Held-out epochs for all of them, or by their names: the same rows, of which a
-            scalp teacher reads ``X.source_epochs``, an ear stager ``X``.
-        y
-            As for the class.
-        layer : str, optional
-            The layer whose outputs are the features; by default the declared one.
-        **options
-            As for :meth:`from_features`.
-
-        Returns
-        -------
-        EmbeddingDisplay
-        """
-        features = {}
-        for name, estimator in estimators.items():
-            epochs = transform(estimator, X[name] if isinstance(X, dict) else X)
-            stager = final_estimator(estimator)
-            features[name] = stager.extract_features(epochs, layer=layer)
-        return cls.from_features(features, y, **options)
-
-    @classmethod
     def from_features(
         cls,
         features,
@@ -94,7 +64,8 @@ class EmbeddingDisplay:
         Parameters
         ----------
         features : dict of str to array-like of shape (n_epochs, ...)
-            Features of the same epochs from each network, of one shape.
+            Features of the same held-out epochs from each network, of one shape, as
+            ``stager.extract_features`` gives them.
         y, classes
             As for the class.
         max_epochs : int or None, default=500
