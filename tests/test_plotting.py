@@ -218,23 +218,14 @@ def test_embedding_keeps_near_features_near(features):
     assert len(colors) == 3
 
 
-def test_embedding_panels(features):
+def test_embedding_panels_by_stage(features):
     places = {name: np.arange(10.0).reshape(5, 2) for name in features}
-    display = EmbeddingDisplay(embedding=places, y=[0, 0, 1, -1, 2]).plot(reference="Scalp")
-    assert_draws(display)
-    shown = [
-        [text.get_text() for text in panel.get_legend().get_texts()]
-        for panel in display.ax_
-    ]
-    assert shown == [["Scalp", "Ear"], ["Scalp", "Distilled"]]
-    display.plot(color_by="stage")
+    display = EmbeddingDisplay(embedding=places, y=[0, 0, 1, -1, 2]).plot(color_by="stage")
     assert_draws(display)
     assert [panel.get_title() for panel in display.ax_] == list(features)
     n_points = [len(points.get_offsets()) for points in display.ax_[0].collections]
     assert n_points == [2, 1, 1, 0, 0]  # the unscored epoch has no colour
-    with pytest.raises(ValueError, match="reference is 'Nobody'"):
-        display.plot(reference="Nobody")
-    with pytest.raises(ValueError, match="color_by is"):
+    with pytest.raises(ValueError, match="color_by is .*given 'subject'"):
         display.plot(color_by="subject")
     with pytest.raises(ValueError, match="needs y"):
         EmbeddingDisplay(embedding=places).plot(color_by="stage")

@@ -1,9 +1,7 @@
 """Maps of the features that networks have learned."""
 
-import math
-
 import numpy as np
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 
 from skleepkd.plotting.hypnogram import (
     SMALL_LEGEND,
@@ -104,6 +102,7 @@ class EmbeddingDisplay:
             raise ValueError(
                 f"One map needs features of one shape from every network; given {shapes}."
             )
+        check_consistent_length(*features.values(), y)
         random_state = check_random_state(random_state)
         stacked = np.stack([np.asarray(values) for values in features.values()])
         rows = np.arange(stacked.shape[1])
@@ -112,28 +111,25 @@ class EmbeddingDisplay:
         # (networks, epochs, ...) -> (networks * epochs, features), network after network
         stacked = stacked[:, rows].reshape(len(features) * len(rows), -1).astype(np.float32)
         if stacked.shape[1] > 50:
-            n_components = min(50, len(stacked))
-            stacked = PCA(n_components, random_state=random_state).fit_transform(stacked)
+            pca = PCA(min(50, len(stacked)), random_state=random_state)
+            stacked = pca.fit_transform(stacked)
         perplexity = min(perplexity, (len(stacked) - 1) / 3)
-        places = TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
-            stacked
-        )
-        embedding = dict(zip(features, np.split(places, len(features)), strict=True))
+        tsne = TSNE(perplexity=perplexity, random_state=random_state)
+        places = np.split(tsne.fit_transform(stacked), len(features))
+        embedding = dict(zip(features, places, strict=True))
         y = None if y is None else np.asarray(y)[rows]
         return cls(embedding=embedding, y=y, classes=classes).plot(**options)
 
-    def plot(self, ax=None, *, reference=None, color_by="network"):
+    def plot(self, ax=None, *, color_by="network"):
         """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
-        reference : str, optional
-            A network to be shown with each of the others in a panel, as the paper shows
-            the scalp network. By default all share one panel.
         color_by : {"network", "stage"}, default="network"
-            "stage" gives each network a panel, its epochs in the colours of ``y``.
+            By default all networks share one panel; "stage" gives each its own, the epochs in
+            the colours of ``y``.
 
         Returns
         -------
@@ -142,49 +138,37 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If ``reference`` or ``color_by`` is unknown, or there is no ``y`` for stages.
+            If ``color_by`` is unknown, or there is no ``y`` for stages.
         """
-        names = list(self.embedding)
-        if reference not in (None, *names):
-            raise ValueError(f"reference is {reference!r}; the networks are {names}.")
         by_stage = color_by == "stage"
         if color_by not in ("network", "stage") or (by_stage and self.y is None):
             raise ValueError(
                 "color_by is 'network', or 'stage', which needs y, the stages of the epochs; "
                 f"given {color_by!r}."
             )
-        panels = [names]
+        n_panels = len(self.embedding) if by_stage else 1
+        figsize = (3.4 * n_panels + (n_panels == 1), 4.0)
+        share = {"sharex": True, "sharey": True}
+        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=figsize, **share)
+        self.ax_ = axes[0]
+        dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
+        legend = SMALL_LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        legend |= {"markerscale": 2, "handletextpad": 0.2}
         if by_stage:
-            panels = [[name] for name in names]
             labels = stage_labels(self.classes)
             codes, colors = stage_or_gap(self.y, labels, "y"), stage_colors(labels)
-        elif reference is not None:
-            panels = [[reference, name] for name in names if name != reference]
-        n_rows = math.ceil(len(panels) / 5)
-        n_columns = math.ceil(len(panels) / n_rows)
-        figsize = (3.4 * n_columns + (len(panels) == 1), 4.0 * n_rows)
-        self.figure_, axes = make_panels(
-            ax, n_rows, n_columns, figsize=figsize, sharex=True, sharey=True
-        )
-        for unused in axes.flat[len(panels) :]:
-            unused.remove()
-        self.ax_ = axes.flat[: len(panels)]
-        dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
-        below = SMALL_LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        below |= {"markerscale": 2, "handletextpad": 0.2}
-        for panel, shown in zip(self.ax_, panels, strict=True):
-            if by_stage:
-                panel.set_title(shown[0], fontsize="medium")
+            for panel, (name, places) in zip(self.ax_, self.embedding.items(), strict=True):
+                panel.set_title(name, fontsize="medium")
                 for code, (label, color) in enumerate(zip(labels, colors, strict=True)):
-                    places = self.embedding[shown[0]][codes == code]
-                    panel.scatter(*places.T, color=color, label=label, **dots)
-            else:
-                for name in shown:
-                    color = f"C{names.index(name)}"
-                    panel.scatter(*self.embedding[name].T, color=color, label=name, **dots)
-                panel.legend(**below)
+                    panel.scatter(
+                        *places[codes == code].T, color=color, label=label, **dots
+                    )
+            legend |= {"ncols": len(labels), "columnspacing": 0.8}
+        else:
+            for name, places in self.embedding.items():
+                self.ax_[0].scatter(*places.T, label=name, **dots)
+        self.ax_[-1].legend(**legend)
+        for panel in self.ax_:
             panel.set(xticks=[], yticks=[], aspect="equal")
             panel.spines[["top", "right"]].set_visible(True)
-        if by_stage:
-            self.ax_[-1].legend(ncols=len(labels), columnspacing=0.8, **below)
         return self
