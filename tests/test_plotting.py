@@ -289,12 +289,12 @@ def test_training_curves():
 
 
 def test_training_curve_of_one_stager():
-    display = TrainingCurveDisplay.from_estimator(Trained(train_loss=[1.0]))
+    display = TrainingCurveDisplay.from_estimators({"ear": Trained(train_loss=[1.0])})
     assert_draws(display)
     (loss,) = display.ax_
-    assert loss.lines[0].get_label() == "Trained, training"
+    assert loss.lines[0].get_label() == "ear, training"
     with pytest.raises(ValueError, match="no pass was run"):
-        TrainingCurveDisplay.from_estimator(Trained(), name="untrained")
+        TrainingCurveDisplay.from_estimators({"untrained": Trained()})
 
 
 def test_training_curves_over_steps_mark_no_best_of_the_test():

@@ -38,32 +38,13 @@ class TrainingCurveDisplay:
         self.score = score
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None):
-        """Draw the training of one fitted stager.
-
-        Parameters
-        ----------
-        estimator : fitted stager or Pipeline that ends in one
-        name : str, optional
-            The name to be shown, by default the class's.
-        ax
-            As for :meth:`plot`.
-
-        Returns
-        -------
-        TrainingCurveDisplay
-        """
-        name = name or type(final_estimator(estimator)).__name__
-        return cls.from_estimators({name: estimator}, ax=ax)
-
-    @classmethod
     def from_estimators(cls, estimators, *, ax=None):
-        """Draw the trainings of several fitted stagers.
+        """Draw the trainings of fitted stagers.
 
         Parameters
         ----------
         estimators : dict of str to estimator
-            As for :meth:`from_estimator`, by the name to be shown.
+            Fitted stagers, or pipelines that end in one, by the name to be shown.
         ax
             As for :meth:`plot`.
 
