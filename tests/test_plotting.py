@@ -176,11 +176,9 @@ def test_hypnogram_without_truth_and_inside_other_axes():
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2)
-    display = HypnogramDisplay.from_estimator(
-        Reader(), night([0, 1]), probabilities=False, ax=axes[1]
-    )
+    display = HypnogramDisplay.from_estimator(Reader(), night([0, 1]), ax=axes[1])
     assert display.figure_ is figure
-    assert len(display.ax_) == 1
+    assert len(display.ax_) == 2
     assert display.plot().figure_ is not figure
     with pytest.raises(ValueError, match="no place in a grid"):
         display.plot(ax=figure.add_axes((0, 0, 0.1, 0.1)))

@@ -97,15 +97,7 @@ class HypnogramDisplay:
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator,
-        X,
-        y=None,
-        *,
-        probabilities=True,
-        resolution=EPOCH_SECONDS,
-        classes=None,
-        ax=None,
+        cls, estimator, X, y=None, *, resolution=EPOCH_SECONDS, classes=None, ax=None
     ):
         """Predict a night and draw it.
 
@@ -117,10 +109,8 @@ class HypnogramDisplay:
             One recording, whose ``onset`` is used where it has one.
         y : array-like of shape (n_epochs,), optional
             The scored stages.
-        probabilities : bool, default=True
-            Whether to draw the predicted probabilities.
         resolution : float, default=30.0
-            Seconds for each of them: other than 30 s, the stager's ``hypnodensity``.
+            Seconds for each probability: other than 30 s, the stager's ``hypnodensity``.
         classes, ax
             As for the class, by default the stager's own scheme, and :meth:`plot`.
 
@@ -143,23 +133,22 @@ class HypnogramDisplay:
         stager = final_estimator(estimator)
         if classes is None:
             classes = scheme_of(stager) or "aasm"
-        areas = proba_onset = None
-        if probabilities:
-            if resolution == EPOCH_SECONDS:
-                predicted = estimator.predict_proba(X)
-            else:
-                predicted, proba_onset = stager.hypnodensity(
-                    transform(estimator, X), resolution, return_onset=True
-                )
-            # Stages that the estimator lacks have the probability 0.
-            labels = stage_labels(classes)
-            areas = np.zeros((len(predicted), len(labels)))
-            areas[:, stage_codes(estimator.classes_, labels, "classes_")] = predicted
+        proba_onset = None
+        if resolution == EPOCH_SECONDS:
+            predicted = estimator.predict_proba(X)
+        else:
+            predicted, proba_onset = stager.hypnodensity(
+                transform(estimator, X), resolution, return_onset=True
+            )
+        # Stages that the estimator lacks have the probability 0.
+        labels = stage_labels(classes)
+        probabilities = np.zeros((len(predicted), len(labels)))
+        probabilities[:, stage_codes(estimator.classes_, labels, "classes_")] = predicted
         return cls.from_predictions(
             y,
             estimator.predict(X),
             onset=getattr(X, "onset", None),
-            probabilities=areas,
+            probabilities=probabilities,
             resolution=resolution,
             proba_onset=proba_onset,
             classes=classes,
