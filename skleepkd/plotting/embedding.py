@@ -3,12 +3,7 @@
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skleepkd.plotting.hypnogram import (
-    SMALL_LEGEND,
-    make_panels,
-    stage_colors,
-    stage_or_gap,
-)
+from skleepkd.plotting.hypnogram import LEGEND, make_panels, stage_colors, stage_or_gap
 from skleepkd.stages import stage_labels
 
 
@@ -57,7 +52,7 @@ class EmbeddingDisplay:
         random_state=0,
         **options,
     ):
-        """Map features and draw them.
+        """Map features and draw them, as :meth:`plot` does.
 
         Parameters
         ----------
@@ -74,10 +69,6 @@ class EmbeddingDisplay:
             Seed of the drawn epochs and of the map.
         **options
             As for :meth:`plot`.
-
-        Returns
-        -------
-        EmbeddingDisplay
 
         Raises
         ------
@@ -121,7 +112,7 @@ class EmbeddingDisplay:
         return cls(embedding=embedding, y=y, classes=classes).plot(**options)
 
     def plot(self, ax=None, *, color_by="network"):
-        """Draw the display.
+        """Draw the display and return it.
 
         Parameters
         ----------
@@ -130,10 +121,6 @@ class EmbeddingDisplay:
         color_by : {"network", "stage"}, default="network"
             By default all networks share one panel; "stage" gives each its own, the epochs in
             the colours of ``y``.
-
-        Returns
-        -------
-        EmbeddingDisplay
 
         Raises
         ------
@@ -152,7 +139,7 @@ class EmbeddingDisplay:
         self.figure_, axes = make_panels(ax, 1, n_panels, figsize=figsize, **share)
         self.ax_ = axes[0]
         dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
-        legend = SMALL_LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        legend = LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
         legend |= {"markerscale": 2, "handletextpad": 0.2}
         if by_stage:
             labels = stage_labels(self.classes)

@@ -5,13 +5,7 @@ from sklearn.utils import check_consistent_length
 
 from skleepkd.metrics import staging_report
 from skleepkd.pipelines import final_estimator, scheme_of, transform
-from skleepkd.stages import (
-    EPOCH_SECONDS,
-    UNSCORED,
-    is_unscored,
-    stage_codes,
-    stage_labels,
-)
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes, stage_labels
 
 #: From the top of a hypnogram to its bottom: amber for wake, red for REM, blues that darken
 #: with the depth of sleep.
@@ -26,7 +20,7 @@ STAGE_COLORS = {
     "N3": "#14406f",
     "D": "#14406f",
 }
-SMALL_LEGEND = {"frameon": False, "fontsize": "small"}
+LEGEND = {"frameon": False, "fontsize": "small"}
 
 
 class HypnogramDisplay:
@@ -99,7 +93,7 @@ class HypnogramDisplay:
     def from_estimator(
         cls, estimator, X, y=None, *, resolution=EPOCH_SECONDS, classes=None, ax=None
     ):
-        """Predict a night and draw it.
+        """Predict a night and draw it, as :meth:`plot` does.
 
         Parameters
         ----------
@@ -113,10 +107,6 @@ class HypnogramDisplay:
             Seconds for each probability: other than 30 s, the stager's ``hypnodensity``.
         classes, ax
             As for the class, by default the stager's own scheme, and :meth:`plot`.
-
-        Returns
-        -------
-        HypnogramDisplay
 
         Raises
         ------
@@ -157,30 +147,16 @@ class HypnogramDisplay:
 
     @classmethod
     def from_predictions(cls, y_true=None, y_pred=None, *, ax=None, **parameters):
-        """Draw a night whose predictions are at hand.
-
-        Parameters
-        ----------
-        y_true, y_pred, ax, **parameters
-            As for the class and :meth:`plot`.
-
-        Returns
-        -------
-        HypnogramDisplay
-        """
+        """Draw what the class describes, as :meth:`plot` does."""
         return cls(y_true=y_true, y_pred=y_pred, **parameters).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the display.
+        """Draw the display and return it.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
-
-        Returns
-        -------
-        HypnogramDisplay
 
         Raises
         ------
@@ -312,4 +288,4 @@ def _draw_probabilities(panel, probabilities, edges, labels):
         panel.stairs(height, edges, fill=True, color=color, label=label, linewidth=0)
     panel.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"])
     place = {"loc": "center left", "bbox_to_anchor": (1.005, 0.5)}
-    panel.legend(**place, handlelength=1, **SMALL_LEGEND)
+    panel.legend(**place, handlelength=1, **LEGEND)

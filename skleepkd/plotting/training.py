@@ -1,9 +1,7 @@
 """The course of a training."""
 
-import numpy as np
-
 from skleepkd.pipelines import final_estimator
-from skleepkd.plotting.hypnogram import SMALL_LEGEND, make_panels
+from skleepkd.plotting.hypnogram import LEGEND, make_panels
 
 
 class TrainingCurveDisplay:
@@ -39,7 +37,7 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_estimators(cls, estimators, *, ax=None):
-        """Draw the trainings of fitted stagers.
+        """Draw the trainings of fitted stagers, as :meth:`plot` does.
 
         Parameters
         ----------
@@ -47,25 +45,17 @@ class TrainingCurveDisplay:
             Fitted stagers, or pipelines that end in one, by the name to be shown.
         ax
             As for :meth:`plot`.
-
-        Returns
-        -------
-        TrainingCurveDisplay
         """
         stagers = {name: final_estimator(one) for name, one in estimators.items()}
         return cls(histories={n: s.history for n, s in stagers.items()}).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the display.
+        """Draw the display and return it.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
-
-        Returns
-        -------
-        TrainingCurveDisplay
 
         Raises
         ------
@@ -83,25 +73,24 @@ class TrainingCurveDisplay:
             name: pd.DataFrame(list(history)).reindex(columns=columns)
             for name, history in self.histories.items()
         }
-        has_score = any(curve[self.score].notna().any() for curve in curves.values())
+        n_panels = 1 + any(curve[self.score].notna().any() for curve in curves.values())
         has_steps = all(curve["step"].notna().all() for curve in curves.values())
-        n_panels = 1 + has_score
         self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
         self.ax_ = axes[0]
         for k, (name, curve) in enumerate(curves.items()):
-            x = curve["step"] if has_steps else np.arange(1, len(curve) + 1)
+            curve = curve.set_index(curve["step"] if has_steps else curve.index + 1)
+            score = curve[self.score]
             # A single point would not show as a line.
             style = {"color": f"C{k}", "marker": "." if len(curve) == 1 else None}
-            self.ax_[0].plot(x, curve["train_loss"], label=f"{name}, training", **style)
+            self.ax_[0].plot(curve["train_loss"], label=f"{name}, training", **style)
             if curve["valid_loss"].notna().any():
                 label = f"{name}, validation"
-                self.ax_[0].plot(x, curve["valid_loss"], "--", label=label, **style)
-            score = curve[self.score]
+                self.ax_[0].plot(curve["valid_loss"], "--", label=label, **style)
             if score.notna().any():
                 if self.score.startswith("valid_"):
                     name += f", best {score.max():.2f}"
                     style |= {"marker": "o", "markevery": [score.argmax()]}
-                self.ax_[1].plot(x, score, label=name, **style)
+                self.ax_[1].plot(score, label=name, **style)
         title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
         for panel, what in zip(self.ax_, ("Loss", title), strict=False):
             panel.set_title(what, loc="left", fontsize="medium")
@@ -109,5 +98,5 @@ class TrainingCurveDisplay:
             panel.set_xlabel(unit)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
-            panel.legend(**SMALL_LEGEND)
+            panel.legend(**LEGEND)
         return self
