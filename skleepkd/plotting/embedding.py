@@ -42,15 +42,7 @@ class EmbeddingDisplay:
 
     @classmethod
     def from_features(
-        cls,
-        features,
-        y=None,
-        *,
-        classes="aasm",
-        max_epochs=500,
-        perplexity=30.0,
-        random_state=0,
-        **options,
+        cls, features, y=None, *, classes="aasm", max_epochs=500, random_state=0, **options
     ):
         """Map features and draw them, as :meth:`plot` does.
 
@@ -63,8 +55,6 @@ class EmbeddingDisplay:
             As for the class.
         max_epochs : int or None, default=500
             If there are more epochs, so many are drawn at random.
-        perplexity : float, default=30.0
-            As in scikit-learn's ``TSNE``; lowered where there are too few epochs.
         random_state : int, RandomState instance or None, default=0
             Seed of the drawn epochs and of the map.
         **options
@@ -104,7 +94,7 @@ class EmbeddingDisplay:
         if stacked.shape[1] > 50:
             pca = PCA(min(50, len(stacked)), random_state=random_state)
             stacked = pca.fit_transform(stacked)
-        perplexity = min(perplexity, (len(stacked) - 1) / 3)
+        perplexity = min(30, (len(stacked) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, random_state=random_state)
         places = np.split(tsne.fit_transform(stacked), len(features))
         embedding = dict(zip(features, places, strict=True))
