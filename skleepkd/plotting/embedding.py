@@ -120,14 +120,13 @@ class EmbeddingDisplay:
         by_stage = color_by == "stage"
         if color_by not in ("network", "stage") or (by_stage and self.y is None):
             raise ValueError(
-                "color_by is 'network', or 'stage', which needs y, the stages of the epochs; "
-                f"given {color_by!r}."
+                f"color_by is 'network' or, with y, 'stage'; given {color_by!r}."
             )
         n_panels = len(self.embedding) if by_stage else 1
         figsize = (3.4 * n_panels + (n_panels == 1), 4.0)
         share = {"sharex": True, "sharey": True}
-        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=figsize, **share)
-        self.ax_ = axes[0]
+        self.ax_ = make_panels(ax, 1, n_panels, figsize=figsize, **share)[0]
+        self.figure_ = self.ax_[0].figure
         dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
         legend = LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
         legend |= {"markerscale": 2, "handletextpad": 0.2}

@@ -202,8 +202,8 @@ class HypnogramDisplay:
             panels.append((title, _draw_probabilities, *steps))
 
         figsize = (10, 0.4 + 1.7 * len(panels))
-        self.figure_, axes = make_panels(ax, len(panels), 1, figsize=figsize, sharex=True)
-        self.ax_ = axes[:, 0]
+        self.ax_ = make_panels(ax, len(panels), 1, figsize=figsize, sharex=True)[:, 0]
+        self.figure_ = self.ax_[0].figure
         for panel, (title, draw, values, edges) in zip(self.ax_, panels, strict=True):
             draw(panel, values, edges, [labels[code] for code in from_top])
             panel.set_title(title, loc="left", fontsize="medium")
@@ -214,30 +214,27 @@ class HypnogramDisplay:
 
 
 def make_panels(ax, n_rows, n_columns, *, figsize, **share):
-    """Make a figure with a grid of axes, or a grid in the place of the given axes."""
+    """Make a grid of axes in a new figure, or in the place of the given axes."""
     import matplotlib.pyplot as plt
 
     if ax is None:
         figure = plt.figure(figsize=figsize, layout="constrained")
         grid = figure.add_gridspec(n_rows, n_columns)
     else:
-        figure, place = ax.figure, ax.get_subplotspec()
-        if place is None:
-            raise ValueError("ax has no place in a grid; make it with plt.subplots.")
-        grid = place.subgridspec(n_rows, n_columns)
+        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns)
         ax.set_axis_off()
     axes = grid.subplots(squeeze=False, **share)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def stage_or_gap(y, labels, argument):
     """Codes of stages, -1 where unscored."""
     y = np.asarray(y)
-    codes, scored = np.full(len(y), UNSCORED), ~is_unscored(y)
-    if scored.any():
-        codes[scored] = stage_codes(y[scored], labels, argument)
+    scored = ~is_unscored(y)
+    codes = np.full(len(y), UNSCORED)
+    codes[scored] = stage_codes(y[scored], labels, argument)
     return codes
 
 
@@ -287,5 +284,4 @@ def _draw_probabilities(panel, probabilities, edges, labels):
     for height, label, color in zip(heights.T, labels, stage_colors(labels), strict=True):
         panel.stairs(height, edges, fill=True, color=color, label=label, linewidth=0)
     panel.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"])
-    place = {"loc": "center left", "bbox_to_anchor": (1.005, 0.5)}
-    panel.legend(**place, handlelength=1, **LEGEND)
+    panel.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), handlelength=1, **LEGEND)

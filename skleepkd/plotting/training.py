@@ -75,8 +75,8 @@ class TrainingCurveDisplay:
         }
         n_panels = 1 + any(curve[self.score].notna().any() for curve in curves.values())
         has_steps = all(curve["step"].notna().all() for curve in curves.values())
-        self.figure_, axes = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))
-        self.ax_ = axes[0]
+        self.ax_ = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))[0]
+        self.figure_ = self.ax_[0].figure
         for k, (name, curve) in enumerate(curves.items()):
             curve = curve.set_index(curve["step"] if has_steps else curve.index + 1)
             score = curve[self.score]
@@ -94,8 +94,9 @@ class TrainingCurveDisplay:
         title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
         for panel, what in zip(self.ax_, ("Loss", title), strict=False):
             panel.set_title(what, loc="left", fontsize="medium")
-            unit = "Training step" if has_steps else "Pass over the training epochs"
-            panel.set_xlabel(unit)
+            panel.set_xlabel(
+                "Training step" if has_steps else "Pass over the training epochs"
+            )
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
             panel.legend(**LEGEND)
