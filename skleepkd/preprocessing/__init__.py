@@ -11,11 +11,11 @@ from skleepkd.preprocessing.ear import (
     scalp_derivations,
 )
 from skleepkd.preprocessing.paired import (
+    EpochScaler,
     EpochwiseTransformer,
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
 __all__ = [

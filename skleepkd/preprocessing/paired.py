@@ -22,23 +22,7 @@ class StatelessTransformer(EpochTransformer):
     """A transformer of each epoch by itself, that need not be fitted."""
 
     def fit(self, X, y=None):
-        """Check the parameters: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        TypeError or ValueError
-            If a parameter is none that the class describes.
-        """
-        self._check_parameters()
+        """Return the transformer as it is: there is nothing to learn."""
         return self
 
     def transform(self, X):
@@ -57,18 +41,15 @@ class StatelessTransformer(EpochTransformer):
 
         Raises
         ------
-        TypeError or ValueError
-            As in ``fit``, if there is no epoch, or if what is made of epochs differs in shape.
+        ValueError
+            If a parameter is unknown, if there is no epoch, or if what is made of epochs
+            differs in shape.
         """
-        self._check_parameters()
         pair = as_pair(X)
         if not len(pair):
             raise ValueError("There are no epochs to transform.")
         source = self._transformed(pair, "source") if pair.has_source else None
         return of_kind(X, self._transformed(pair, "target"), source)
-
-    def _check_parameters(self):
-        pass
 
     def _transformed(self, pair, modality):
         """Transform a modality block by block, which ``_transform_block`` does."""
@@ -100,12 +81,10 @@ class PairedTransformer(EpochTransformer):
 
     Parameters
     ----------
-    source : transformer, optional
-        What prepares the teacher's signal: a transformer of arrays of shape (n_epochs,
-        n_channels, n_times), in microvolts, whose output may have another trailing shape.
-        None leaves the signal unchanged.
-    target : transformer, optional
-        The same for the wearable signal.
+    source, target : transformer, optional
+        What prepares the teacher's signal, and the wearable signal: a transformer of
+        arrays of shape (n_epochs, n_channels, n_times), in microvolts, whose output may
+        have another trailing shape. None leaves the signal unchanged.
 
     Attributes
     ----------
@@ -141,10 +120,6 @@ class PairedTransformer(EpochTransformer):
         y : array-like of shape (n_epochs,), optional
             Stages, handed on to both; unscored rows are not left out.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         ValueError
@@ -167,8 +142,8 @@ class PairedTransformer(EpochTransformer):
 
         Parameters
         ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            The pair, or the target alone.
+        X
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -215,15 +190,61 @@ class EpochwiseTransformer(StatelessTransformer):
         self.function = function
         self.kw_args = kw_args
 
-    def _check_parameters(self):
-        if not callable(self.function):
-            raise TypeError(
-                f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
-            )
-
     def _transform_block(self, block):
         kw_args = self.kw_args or {}
         return np.stack([self.function(epoch.copy(), **kw_args) for epoch in block])
+
+
+class EpochScaler(StatelessTransformer):
+    """Scale each channel of each epoch by its own range, or by its own mean and spread.
+
+    A step of a ``Pipeline`` before a stager. Nothing is learned in ``fit``, so an epoch is
+    scaled alike wherever it comes from; how large a signal was is lost. Of a pair both
+    modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
+
+    Parameters
+    ----------
+    method : {"min-max", "standard"}, default="min-max"
+        "min-max" takes the smallest value to 0 and the largest to 1, as [1]_ do with
+        windows of 30 s. "standard" takes the mean to 0 and the standard deviation to 1.
+
+    Notes
+    -----
+    A channel that is flat during an epoch becomes 0. Epochs may have any unit; of
+    spectrograms all values of a channel are scaled together. In [1]_ windows are scaled at
+    the rate of the recording and resampled afterwards, by which values may overshoot.
+
+    References
+    ----------
+    .. [1] Joshi, V., Vijayarangan, S., Preejith, S. P. and Sivaprakasam, M. (2021). A
+       deep knowledge distillation framework for EEG assisted enhancement of single-lead
+       ECG based sleep staging.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.preprocessing import EpochScaler
+    >>> EpochScaler().fit_transform(np.array([[[0.0, 50.0, 200.0, 100.0]]]))
+    array([[[0.  , 0.25, 1.  , 0.5 ]]], dtype=float32)
+    """
+
+    def __init__(self, method="min-max"):
+        self.method = method
+
+    def _transform_block(self, block):
+        block = np.asarray(block, dtype=np.float64)
+        # The values of a channel, whatever axes they have.
+        values = {"axis": tuple(range(2, block.ndim)), "keepdims": True}
+        span = np.ptp(block, **values)
+        if self.method == "min-max":
+            offset, scale = block.min(**values), span
+        elif self.method == "standard":
+            offset, scale = block.mean(**values), block.std(**values)
+        else:
+            raise ValueError(f"method is 'min-max' or 'standard'; given {self.method!r}.")
+        # The mean of a flat channel may miss its value by a rounding error, which would be
+        # scaled up: x / inf is 0.
+        return (block - offset) / np.where(span == 0, np.inf, scale)
 
 
 class SourceSelector(StatelessTransformer):
@@ -243,17 +264,11 @@ class SourceSelector(StatelessTransformer):
     """
 
     def transform(self, X):
-        """Return the source as the target of a pair of its own.
+        """Return the source of a pair as the target of its own, with all that X carries.
 
         Parameters
         ----------
         X : PairedEpochs
-            With a source.
-
-        Returns
-        -------
-        PairedEpochs
-            With all that X carries; nothing is copied.
 
         Raises
         ------
