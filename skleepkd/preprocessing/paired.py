@@ -9,16 +9,7 @@ from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair
 
 
-class EpochTransformer(TransformerMixin, BaseEstimator):
-    """A transformer of epochs."""
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-class StatelessTransformer(EpochTransformer):
+class StatelessTransformer(TransformerMixin, BaseEstimator):
     """A transformer of each epoch by itself, that need not be fitted."""
 
     def fit(self, X, y=None):
@@ -56,13 +47,13 @@ class StatelessTransformer(EpochTransformer):
         transformed = None
         for rows, block in pair.blocks(modality):
             values = self._transform_block(block)
+            shape = (len(pair), *values.shape[1:])
             if transformed is None:
-                shape = (len(pair), *values.shape[1:])
                 transformed = np.empty(shape, dtype=np.float32)
-            elif values.shape[1:] != transformed.shape[1:]:
+            if transformed.shape != shape:
                 raise ValueError(
                     f"All epochs must have the same shape once transformed; of the {modality} "
-                    f"some have {transformed.shape[1:]}, others {values.shape[1:]}."
+                    f"some have {transformed.shape[1:]}, others {shape[1:]}."
                 )
             transformed[rows] = values
         return transformed
@@ -73,7 +64,7 @@ class StatelessTransformer(EpochTransformer):
         return tags
 
 
-class PairedTransformer(EpochTransformer):
+class PairedTransformer(TransformerMixin, BaseEstimator):
     """Preprocess the two modalities of a pair, each in its own way.
 
     A step of a ``Pipeline`` before a distilled or fine-tuned stager: in ``fit`` it prepares
@@ -153,17 +144,15 @@ class PairedTransformer(EpochTransformer):
         """
         check_is_fitted(self)
         pair = as_pair(X)
-        target, source = self.target_.transform(pair["target"]), None
+        target = np.asarray(self.target_.transform(pair["target"]), dtype=np.float32)
+        source = None
         if pair.has_source and self.source_ is not None:
             source = np.asarray(self.source_.transform(pair["source"]), dtype=np.float32)
-        return of_kind(X, np.asarray(target, dtype=np.float32), source)
+        return of_kind(X, target, source)
 
 
 class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
-
-    Many array functions take one epoch at a time, such as braindecode's
-    ``exponential_moving_standardize``.
 
     Parameters
     ----------
@@ -177,13 +166,12 @@ class EpochwiseTransformer(StatelessTransformer):
     --------
     >>> import numpy as np
     >>> from braindecode.preprocessing import exponential_moving_standardize
-    >>> from skleepkd.preprocessing import EpochwiseTransformer, PairedTransformer
+    >>> from skleepkd.preprocessing import EpochwiseTransformer
     >>> standardize = EpochwiseTransformer(
     ...     exponential_moving_standardize, kw_args={"factor_new": 0.01}
     ... )
     >>> standardize.fit_transform(np.ones((4, 2, 3000))).shape
     (4, 2, 3000)
-    >>> step = PairedTransformer(target=standardize)  # for the wearable signal alone
     """
 
     def __init__(self, function, kw_args=None):
@@ -278,7 +266,7 @@ class SourceSelector(StatelessTransformer):
         return as_pair(X).source_epochs
 
 
-def of_kind(X, target, source=None):
+def of_kind(X, target, source):
     """Give transformed epochs as what X was: an array, or a pair with all it carries."""
     if not isinstance(X, PairedEpochs):
         return target

@@ -4,27 +4,26 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 from scipy.signal.windows import hamming
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.preprocessing.paired import EpochTransformer, of_kind
+from skleepkd.preprocessing.paired import of_kind
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Epochs whose frames stay in the processor's cache between the steps.
 N_AT_A_TIME = 32
 
 
-class LogSpectrogram(EpochTransformer):
+class LogSpectrogram(TransformerMixin, BaseEstimator):
     """Short-time Fourier amplitudes of epochs in decibels, standardised.
 
-    A step of a ``Pipeline`` before a stager of spectrograms. With the defaults an epoch of
-    30 s at 100 Hz becomes 29 frames of 129 frequency bins, as in [1]_: symmetric Hamming
-    windows of 2 s, one a second, the first at the epoch's first sample and none beyond its
-    last, each filled with zeros to 256 samples and Fourier transformed, then ``20 log10``
-    of the amplitude.
+    With the defaults an epoch of 30 s at 100 Hz becomes 29 frames of 129 frequency bins, as
+    in [1]_: symmetric Hamming windows of 2 s, one a second, the first at the epoch's first
+    sample and none beyond its last, each filled with zeros to 256 samples and Fourier
+    transformed, then ``20 log10`` of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
     all frames of the epochs given: inside a pipeline from the training recordings, also
@@ -59,11 +58,6 @@ class LogSpectrogram(EpochTransformer):
     source_ : LogSpectrogram or None
         What was fitted to the source of a pair; None if there was no source in ``fit``.
 
-    See Also
-    --------
-    PairedTransformer : Spectrograms of one modality of a pair, or of both by different
-        settings.
-
     References
     ----------
     .. [1] Phan, H., Chén, O. Y., Koch, P., Mertins, A. and De Vos, M. (2019). Deep
@@ -72,13 +66,10 @@ class LogSpectrogram(EpochTransformer):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from skleepkd import SleepStager
     >>> from skleepkd.preprocessing import LogSpectrogram
     >>> X = np.random.default_rng(0).normal(0, 20, size=(40, 1, 3000))
     >>> LogSpectrogram().fit_transform(X).shape
     (40, 1, 29, 129)
-    >>> stager = make_pipeline(LogSpectrogram(), SleepStager("SeqSleepNet"))
     """
 
     def __init__(self, window=2.0, hop=1.0, n_fft=None, floor=1e-3, standardize=True):
@@ -99,10 +90,6 @@ class LogSpectrogram(EpochTransformer):
         y
             Not used: unscored epochs count as well.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         ValueError
@@ -113,17 +100,14 @@ class LogSpectrogram(EpochTransformer):
         self.epoch_shape_ = pair.shape[1:]
         self.sfreq_ = pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
         window, self.hop_ = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
-        if self.hop_ < 1 or not 1 <= window <= pair.shape[2]:
+        self.n_fft_ = self.n_fft or 1 << (window - 1).bit_length()
+        if self.hop_ < 1 or not 1 <= window <= min(pair.shape[2], self.n_fft_):
             raise ValueError(
                 f"Windows of {self.window:g} s every {self.hop:g} s are {window} samples "
-                f"every {self.hop_} at {self.sfreq_:g} Hz; epochs have {pair.shape[2]}."
+                f"every {self.hop_} at {self.sfreq_:g} Hz; epochs have {pair.shape[2]}, and "
+                f"n_fft is {self.n_fft_}."
             )
         self.window_ = hamming(window).astype(np.float32)
-        self.n_fft_ = 1 << (window - 1).bit_length() if self.n_fft is None else self.n_fft
-        if self.n_fft_ < window:
-            raise ValueError(
-                f"n_fft is {self.n_fft_}, shorter than a window of {window} samples."
-            )
         self.mean_ = self.scale_ = None
         if self.standardize:
             scaler = StandardScaler()
@@ -143,8 +127,8 @@ class LogSpectrogram(EpochTransformer):
 
         Parameters
         ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts, with the channels, samples and sampling rate of ``fit``.
+        X
+            As for :meth:`fit`, with its channels, samples and sampling rate.
 
         Returns
         -------
