@@ -70,25 +70,18 @@ def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
         If a channel is missing, the band is empty or not below half the sampling rate, or
         the recording is too short.
     """
-    electrodes = list(electrodes)
-    _check_channels(raw, electrodes)
-    sfreq = raw.info["sfreq"]
+    electrodes, sfreq = list(electrodes), raw.info["sfreq"]
     n_samples = round(_SEGMENT_SECONDS * sfreq)
     step = n_samples // 2
     n_segments = (raw.n_times - n_samples) // step + 1
-    if n_segments < 1:
-        raise ValueError(
-            f"The recording lasts {raw.n_times / sfreq:g} s; power is measured in "
-            f"segments of {_SEGMENT_SECONDS:g} s, so it must be at least that long."
-        )
     frequencies = np.fft.rfftfreq(n_samples, 1 / sfreq)
     band = (frequencies >= l_freq) & (frequencies <= h_freq)
-    if not 0 < l_freq < h_freq < sfreq / 2 or not band.any():
+    if n_segments < 1 or not 0 < l_freq < h_freq < sfreq / 2 or not band.any():
         raise ValueError(
-            f"The band must lie between 0 and half the sampling rate ({sfreq / 2:g} Hz); "
-            f"given {l_freq:g} to {h_freq:g} Hz."
+            f"Power from {l_freq:g} to {h_freq:g} Hz, in segments of {_SEGMENT_SECONDS:g} s, "
+            f"needs a recording as long, sampled at more than {2 * h_freq:g} Hz; this one "
+            f"lasts {raw.n_times / sfreq:g} s at {sfreq:g} Hz."
         )
-
     window = get_window("hann", n_samples)
     cross = np.zeros((len(electrodes), len(electrodes)))
     for first in range(0, n_segments, _SEGMENTS_PER_BLOCK):
@@ -129,10 +122,9 @@ def reject_ear_electrodes(
     project's own, and it has not been verified on the real signals:
     ``log m_i`` exceeds its median over electrodes by more than ``threshold`` scaled
     median absolute deviations (1.4826 MAD), and ``m_i`` is more than ``min_ratio``
-    times the median. Three scaled MAD is the usual limit of robust outlier rules: were
-    the log powers of twelve good electrodes Gaussian, it would reject about one in a
-    hundred of them. The ratio keeps the rule quiet where all electrodes are nearly alike
-    and the MAD is small. Up to five noisy electrodes of twelve can be recognised.
+    times the median, which keeps the rule quiet where all electrodes are nearly alike.
+    Were the log powers of twelve good electrodes Gaussian, it would reject about one in a
+    hundred of them. Up to five noisy electrodes of twelve can be recognised.
 
     Electrodes without a signal are marked as well. Electrodes that are bad already stay
     so and have no part in the medians. Powers are means over the recording as it is
@@ -214,11 +206,6 @@ def derive(raw, weights, *, keep_channels=False):
 
     names = list(weights)
     channels = sorted({channel for parts in weights.values() for channel in parts})
-    _check_channels(raw, channels)
-    taken = [name for name in names if name in raw.ch_names]
-    if keep_channels and taken:
-        raise ValueError(f"The recording already has channels named {taken}.")
-
     matrix = np.array([[weights[name].get(c, 0.0) for c in channels] for name in names])
     data = np.zeros((len(names), raw.n_times))
     block = max(1, round(_BLOCK_SECONDS * raw.info["sfreq"]))
@@ -226,12 +213,8 @@ def derive(raw, weights, *, keep_channels=False):
         stop = min(start + block, raw.n_times)
         data[:, start:stop] = matrix @ raw.get_data(channels, start, stop)
 
-    derived = mne.io.RawArray(
-        data,
-        mne.create_info(names, raw.info["sfreq"], "eeg"),
-        first_samp=raw.first_samp,
-        verbose=False,
-    )
+    info = mne.create_info(names, raw.info["sfreq"], "eeg")
+    derived = mne.io.RawArray(data, info, first_samp=raw.first_samp, verbose=False)
     bads = set(raw.info["bads"])
     derived.info["bads"] = [n for n in names if not weights[n] or bads & set(weights[n])]
     if keep_channels:
@@ -251,13 +234,11 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
 
     Parameters
     ----------
-    raw : mne.io.Raw
-        The recording.
+    raw, keep_channels
+        As for :func:`derive`.
     pairs : sequence of str, default=("A1-A2", "C3-O1", "C4-O2")
         Derivations as ``"anode-cathode"``. In the default order, Anandakumar et al.'s
         (2022) teacher channel k faces the student's channel k of LR, LE, RE.
-    keep_channels
-        As for :func:`derive`.
 
     Returns
     -------
@@ -271,8 +252,8 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
     """
     weights = {}
     for pair in pairs:
-        anode, hyphen, cathode = pair.partition("-")
-        if not (anode and hyphen and cathode) or anode == cathode:
+        anode, _, cathode = pair.partition("-")
+        if not (anode and cathode) or anode == cathode:
             raise ValueError(
                 f"A derivation reads 'anode-cathode', as in 'C3-O1'; got {pair!r}."
             )
@@ -296,10 +277,8 @@ def ear_derivations(raw, *, keep_channels=False):
 
     Parameters
     ----------
-    raw : mne.io.Raw
-        The recording, after :func:`~skleepkd.preprocessing.reject_ear_electrodes`.
-    keep_channels
-        As for :func:`derive`.
+    raw, keep_channels
+        As for :func:`derive`; the recording after :func:`reject_ear_electrodes`.
 
     Returns
     -------
@@ -311,12 +290,12 @@ def ear_derivations(raw, *, keep_channels=False):
     ValueError
         If the recording has none of the twelve ear electrodes.
     """
-    kept = [e for e in EAR_ELECTRODES if e in raw.ch_names and e not in raw.info["bads"]]
     if not set(EAR_ELECTRODES) & set(raw.ch_names):
         raise ValueError(
             f"No ear electrode ({', '.join(EAR_ELECTRODES)}) among the recording's channels "
             f"{raw.ch_names}."
         )
+    kept = set(raw.ch_names) - set(raw.info["bads"])
     weights = {}
     for name, sides in _EAR_DERIVATIONS.items():
         plus, minus = ([e for e in side if e in kept] for side in sides)
@@ -332,11 +311,3 @@ def ear_derivations(raw, *, keep_channels=False):
             stacklevel=2,
         )
     return derive(raw, weights, keep_channels=keep_channels)
-
-
-def _check_channels(raw, names):
-    missing = [name for name in names if name not in raw.ch_names]
-    if missing:
-        raise ValueError(
-            f"No channels {missing} in the recording, which has {raw.ch_names}."
-        )
