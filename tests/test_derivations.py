@@ -121,7 +121,7 @@ def test_derivations_can_join_the_channels():
     assert ear_derivations(raw, keep_channels=True) is raw
     assert len(raw.ch_names) == n_channels + 6
     np.testing.assert_array_equal(raw.get_data()[n_channels:], np.concatenate(alone))
-    with pytest.raises(ValueError, match=r"more than one input .*\['LE', 'LR', 'RE'\]"):
+    with pytest.raises(ValueError, match="more than one input .*'LE'"):
         ear_derivations(raw, keep_channels=True)
 
 

@@ -36,51 +36,25 @@ PAPER_REJECTIONS = {
 #: The scalp derivations that Anandakumar et al. (2022) pair with LR, LE and RE.
 SCALP_DERIVATIONS = ("A1-A2", "C3-O1", "C4-O2")
 
-_SEGMENT_SECONDS = 4.0
 # Ten minutes at a time: some 100 MB of work space for the spectra of 12 electrodes.
 _SEGMENTS_PER_BLOCK = 300
 _BLOCK_SECONDS = 600
 
 
-def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
-    """Mean power of the derivation between each two electrodes.
-
-    The power of ``i - j`` is ``P_ij = S_ii + S_jj - 2 Re S_ij``, of Welch's spectra and
-    cross spectra (four-second Hann segments that overlap by half). A night that is not
-    preloaded is read ten minutes at a time.
-
-    Parameters
-    ----------
-    raw : mne.io.Raw
-        The recording, in volts, at least four seconds long.
-    electrodes : sequence of str
-        Names of channels of ``raw``.
-    l_freq, h_freq : float, default=10.0 and 35.0
-        The band in hertz.
-
-    Returns
-    -------
-    ndarray of shape (n_electrodes, n_electrodes)
-        Mean power spectral density in the band, in square volts per hertz; NaN for
-        electrodes without a signal (constant, or with a value that is not finite).
-
-    Raises
-    ------
-    ValueError
-        If a channel is missing, the band is empty or not below half the sampling rate, or
-        the recording is too short.
-    """
+def derivation_power(raw, electrodes):
+    """Mean density in the band of each two electrodes' difference, V^2 / Hz; NaN if silent."""
+    # P_ij = S_ii + S_jj - 2 Re S_ij, of Welch's spectra and cross spectra: Hann segments of
+    # four seconds that overlap by half.
     electrodes, sfreq = list(electrodes), raw.info["sfreq"]
-    n_samples = round(_SEGMENT_SECONDS * sfreq)
+    n_samples = round(4 * sfreq)
     step = n_samples // 2
     n_segments = (raw.n_times - n_samples) // step + 1
     frequencies = np.fft.rfftfreq(n_samples, 1 / sfreq)
-    band = (frequencies >= l_freq) & (frequencies <= h_freq)
-    if n_segments < 1 or not 0 < l_freq < h_freq < sfreq / 2 or not band.any():
+    band = (frequencies >= 10) & (frequencies <= 35)
+    if n_segments < 1 or sfreq <= 70:
         raise ValueError(
-            f"Power from {l_freq:g} to {h_freq:g} Hz, in segments of {_SEGMENT_SECONDS:g} s, "
-            f"needs a recording as long, sampled at more than {2 * h_freq:g} Hz; this one "
-            f"lasts {raw.n_times / sfreq:g} s at {sfreq:g} Hz."
+            "Noise is power from 10 to 35 Hz in segments of 4 s: it needs as much, at more "
+            f"than 70 Hz; given {raw.n_times / sfreq:g} s at {sfreq:g} Hz."
         )
     window = get_window("hann", n_samples)
     cross = np.zeros((len(electrodes), len(electrodes)))
@@ -108,15 +82,13 @@ def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
     return between
 
 
-def reject_ear_electrodes(
-    raw, electrodes=None, *, l_freq=10.0, h_freq=35.0, threshold=3.0, min_ratio=2.0
-):
+def reject_ear_electrodes(raw, electrodes=None, *, threshold=3.0, min_ratio=2.0):
     """Mark noisy ear electrodes as bad.
 
-    For each two electrodes the mean power of their derivation between 10 and 35 Hz is
-    ``P_ij`` (:func:`derivation_power`); an electrode's noise is ``m_i``, the median of
-    ``P_ij`` over the others, and electrodes whose ``m_i`` is an outlier are rejected
-    (Anandakumar et al. 2022, section 3.2, after Mikkelsen et al. 2017).
+    For each two electrodes the mean power spectral density of their derivation between 10
+    and 35 Hz (Welch's, of four-second segments) is ``P_ij``; an electrode's noise is
+    ``m_i``, the median of ``P_ij`` over the others, and electrodes whose ``m_i`` is an
+    outlier are rejected (Anandakumar et al. 2022, section 3.2, after Mikkelsen et al. 2017).
 
     **The paper does not state when a value is an outlier.** The rule here is this
     project's own, and it has not been verified on the real signals:
@@ -127,8 +99,9 @@ def reject_ear_electrodes(
     hundred of them. Up to five noisy electrodes of twelve can be recognised.
 
     Electrodes without a signal are marked as well. Electrodes that are bad already stay
-    so and have no part in the medians. Powers are means over the recording as it is
-    given: crop it first where its ends do not count.
+    so and have no part in the medians. Powers are means over the whole recording: crop it
+    first where its ends do not count. Unless it is preloaded, it is read ten minutes at a
+    time.
 
     Parameters
     ----------
@@ -136,8 +109,6 @@ def reject_ear_electrodes(
         The recording, in volts. Names are added to its ``info["bads"]``.
     electrodes : sequence of str, optional
         Three or more; by default those of :data:`EAR_ELECTRODES` that the recording has.
-    l_freq, h_freq
-        As for :func:`derivation_power`.
     threshold : float, default=3.0
         Scaled median absolute deviations above the median.
     min_ratio : float, default=2.0
@@ -151,7 +122,8 @@ def reject_ear_electrodes(
     Raises
     ------
     ValueError
-        If there are fewer than three electrodes, or as in :func:`derivation_power`.
+        If there are fewer than three electrodes, a channel is missing, or the recording is
+        shorter than four seconds or sampled at 70 Hz or less.
     """
     if electrodes is None:
         electrodes = [name for name in EAR_ELECTRODES if name in raw.ch_names]
@@ -161,7 +133,7 @@ def reject_ear_electrodes(
             f"Name them in electrodes=, or call them as EESM17 does: {EAR_ELECTRODES}."
         )
     electrodes = [name for name in electrodes if name not in raw.info["bads"]]
-    power = derivation_power(raw, electrodes, l_freq, h_freq)
+    power = derivation_power(raw, electrodes)
     has_signal = np.isfinite(np.diag(power))
     rejected = ~has_signal
     if has_signal.sum() >= 3:
