@@ -18,9 +18,9 @@ _EAR_DERIVATIONS = {
     "RE": (_RIGHT[:2], _RIGHT[2:]),
 }
 
-#: What Anandakumar et al. (2022) rejected in each EESM17 recording, in the order
-#: of their subjects 1 to 9. The counts are their Table 1; the electrodes are those
-#: of the mask that was published with their code. Subject 5 was left out.
+#: What Anandakumar et al. (2022) rejected in each EESM17 recording, in the order of their
+#: subjects 1 to 9: counts as in their Table 1, electrodes by the mask published with their
+#: code. Subject 5 was left out.
 PAPER_REJECTIONS = {
     "sub-005": ("ELA", "ELK"),
     "sub-007": ("ELB", "ERB"),
@@ -95,13 +95,11 @@ def reject_ear_electrodes(raw, electrodes=None, *, threshold=3.0, min_ratio=2.0)
     ``log m_i`` exceeds its median over electrodes by more than ``threshold`` scaled
     median absolute deviations (1.4826 MAD), and ``m_i`` is more than ``min_ratio``
     times the median, which keeps the rule quiet where all electrodes are nearly alike.
-    Were the log powers of twelve good electrodes Gaussian, it would reject about one in a
-    hundred of them. Up to five noisy electrodes of twelve can be recognised.
+    Up to five noisy electrodes of twelve can be recognised.
 
-    Electrodes without a signal are marked as well. Electrodes that are bad already stay
-    so and have no part in the medians. Powers are means over the whole recording: crop it
-    first where its ends do not count. Unless it is preloaded, it is read ten minutes at a
-    time.
+    Electrodes without a signal are marked as well; bad ones stay so and have no part in the
+    medians. Powers are means over the whole recording: crop it first where its ends do not
+    count. Unless it is preloaded, it is read ten minutes at a time.
 
     Parameters
     ----------
@@ -130,7 +128,7 @@ def reject_ear_electrodes(raw, electrodes=None, *, threshold=3.0, min_ratio=2.0)
     if len(electrodes) < 3:
         raise ValueError(
             f"Rejection compares at least three ear electrodes; given {list(electrodes)}. "
-            f"Name them in electrodes=, or call them as EESM17 does: {EAR_ELECTRODES}."
+            "Name them in electrodes=, or call them as EAR_ELECTRODES does."
         )
     electrodes = [name for name in electrodes if name not in raw.info["bads"]]
     power = derivation_power(raw, electrodes)
@@ -226,9 +224,7 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
     for pair in pairs:
         anode, _, cathode = pair.partition("-")
         if not (anode and cathode) or anode == cathode:
-            raise ValueError(
-                f"A derivation reads 'anode-cathode', as in 'C3-O1'; got {pair!r}."
-            )
+            raise ValueError(f"A pair reads 'anode-cathode', as 'C3-O1'; given {pair!r}.")
         weights[pair] = {anode: 1.0, cathode: -1.0}
     return derive(raw, weights, keep_channels=keep_channels)
 
@@ -243,9 +239,8 @@ def ear_derivations(raw, *, keep_channels=False):
         LE = mean(ELA, ELB) - mean(ELE, ELI, ELG, ELK)
         RE = mean(ERA, ERB) - mean(ERE, ERI, ERG, ERK)
 
-    Where one of a derivation's two means has no electrode left, the derivation is zero,
-    is marked as bad, and a warning says so: such a night, as the paper's subject 5, stays
-    usable with its other derivations.
+    Where one of a derivation's two means has no electrode left, as of the paper's subject
+    5, the derivation is zero, is marked as bad, and a warning says so.
 
     Parameters
     ----------
@@ -263,17 +258,13 @@ def ear_derivations(raw, *, keep_channels=False):
         If the recording has none of the twelve ear electrodes.
     """
     if not set(EAR_ELECTRODES) & set(raw.ch_names):
-        raise ValueError(
-            f"No ear electrode ({', '.join(EAR_ELECTRODES)}) among the recording's channels "
-            f"{raw.ch_names}."
-        )
+        raise ValueError(f"No ear electrode of {EAR_ELECTRODES} in {raw.ch_names}.")
     kept = set(raw.ch_names) - set(raw.info["bads"])
-    weights = {}
+    weights = {name: {} for name in _EAR_DERIVATIONS}
     for name, sides in _EAR_DERIVATIONS.items():
         plus, minus = ([e for e in side if e in kept] for side in sides)
-        weights[name] = {}
         if plus and minus:
-            weights[name] |= dict.fromkeys(plus, 1 / len(plus))
+            weights[name] = dict.fromkeys(plus, 1 / len(plus))
             weights[name] |= dict.fromkeys(minus, -1 / len(minus))
     empty = [name for name, parts in weights.items() if not parts]
     if empty:

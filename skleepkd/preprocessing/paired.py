@@ -33,8 +33,7 @@ class StatelessTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is unknown, if there is no epoch, or if what is made of epochs
-            differs in shape.
+            If there is no epoch, or what is made of epochs differs in shape.
         """
         pair = as_pair(X)
         if not len(pair):
@@ -67,8 +66,8 @@ class StatelessTransformer(TransformerMixin, BaseEstimator):
 class PairedTransformer(TransformerMixin, BaseEstimator):
     """Preprocess the two modalities of a pair, each in its own way.
 
-    A step of a ``Pipeline`` before a distilled or fine-tuned stager: in ``fit`` it prepares
-    both modalities; in ``predict``, where the wearable signal comes alone, that one alike.
+    In a ``Pipeline`` it prepares both modalities in ``fit``; in ``predict``, where the
+    wearable signal comes alone, that one alike.
 
     Parameters
     ----------
@@ -186,9 +185,8 @@ class EpochwiseTransformer(StatelessTransformer):
 class EpochScaler(StatelessTransformer):
     """Scale each channel of each epoch by its own range, or by its own mean and spread.
 
-    A step of a ``Pipeline`` before a stager. Nothing is learned in ``fit``, so an epoch is
-    scaled alike wherever it comes from; how large a signal was is lost. Of a pair both
-    modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
+    An epoch is scaled alike wherever it comes from; how large a signal was is lost. Of a
+    pair both modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
 
     Parameters
     ----------
@@ -238,9 +236,6 @@ class EpochScaler(StatelessTransformer):
 class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
 
-    The first step of a ``Pipeline`` that predicts from the teacher's signal, and yet takes
-    the same pair as the stagers of the wearable.
-
     Examples
     --------
     >>> import numpy as np
@@ -252,17 +247,7 @@ class SourceSelector(StatelessTransformer):
     """
 
     def transform(self, X):
-        """Return the source of a pair as the target of its own, with all that X carries.
-
-        Parameters
-        ----------
-        X : PairedEpochs
-
-        Raises
-        ------
-        ValueError
-            If X has no source.
-        """
+        """Return the source of a PairedEpochs as one of its own; ValueError if it has none."""
         return as_pair(X).source_epochs
 
 

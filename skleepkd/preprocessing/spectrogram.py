@@ -26,8 +26,7 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
     transformed, then ``20 log10`` of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
-    all frames of the epochs given: inside a pipeline from the training recordings, also
-    where the stager is a pretrained one that is not trained further.
+    all frames of the epochs given: inside a pipeline from the training recordings.
 
     Parameters
     ----------
@@ -112,10 +111,9 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         if self.standardize:
             scaler = StandardScaler()
             for _, decibels in self._decibels(pair):
-                _, n_channels, _, n_bins = decibels.shape
-                # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
-                frames = decibels.swapaxes(1, 2).reshape(-1, n_channels * n_bins)
-                scaler.partial_fit(frames)
+                frames = decibels.swapaxes(1, 2)
+                # (epochs, frames, channels, bins) -> (epochs * frames, channels * bins)
+                scaler.partial_fit(frames.reshape(-1, np.prod(frames.shape[2:])))
             # (channels * bins,) -> (channels, bins)
             self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
             self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
