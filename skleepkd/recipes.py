@@ -146,14 +146,9 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
         label, then the cross-entropy alone or as in "sd+cl".
     n_classes : {4, 3}, default=4
         Wake, light sleep, deep sleep and REM (W, L, D, R), or W, N and R.
-    variant : {"paper", "reference"}, default="paper"
-    random_state : int, RandomState or None, default=None
-        As of :func:`anandakumar2022`; the distilled methods of one ``random_state`` share
+    variant, random_state, **params
+        As for :func:`anandakumar2022`; the distilled methods of one ``random_state`` share
         their teacher.
-    **params
-        Parameters for each stager in the method, the EEG network's too, such as
-        ``max_epochs=10``, ``module__filters=...`` or ``validation=MassSplit(subjects)``.
-        Those of one alone are set afterwards: ``set_params(alpha=0.9)``.
 
     Returns
     -------
@@ -283,13 +278,12 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
         :func:`~skleepkd.load` gives it, is taken as it is (``FrozenEstimator``); one that
         is not fitted is fitted on the source of the training rows, and None is such a one
         with this training. "scratch" needs none.
-    variant : {"paper", "reference"}, default="paper"
-    random_state : int, RandomState or None, default=None
-        Seed of the stager that is returned. All methods of one ``random_state`` hold out
-        the same subjects.
+    variant, random_state
+        As for :func:`anandakumar2022`; all methods of one ``random_state`` hold out the same
+        subjects.
     **params
-        Parameters for the stager, such as ``max_epochs=3`` or
-        ``validation=SleepEdfFolds()``, and for a network that is pretrained in the fold.
+        Parameters for the stager, such as ``max_epochs=3``, and for a network that is
+        pretrained in the fold.
 
     Returns
     -------
@@ -315,8 +309,7 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
       least, and else keeps the last weights. The paper's four of nineteen are
       ``validation=SleepEdfFolds()`` (:class:`~skleepkd.datasets.SleepEdfFolds`) or, drawn
       by chance, ``validation=4``.
-    - ``LogSpectrogram`` in a pipeline learns from all training recordings, those of the
-      subjects who validate among them.
+    - ``LogSpectrogram`` learns from the subjects who validate as well.
     - A sequence ends where an epoch is missing; the paper's run on across it.
     - There are no projections after the recurrent networks: equations 1 and 5 have them,
       the published code has not (``module__projections=True``).

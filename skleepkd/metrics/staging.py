@@ -16,8 +16,7 @@ def sleep_scorers(classes="aasm"):
     Parameters
     ----------
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-        The stages: a scheme's name, or the labels in the order of their codes. Codes do
-        not say whose they are: name the scheme of a stager of four or three stages.
+        The stages: a scheme's name, or the labels in the order of their codes.
 
     Returns
     -------
@@ -81,9 +80,8 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
 
     Notes
     -----
-    Report the mean over subjects with its interval: epochs of one night are alike, and a
-    pooled score weighs subjects by the length of their nights. ``pooled`` is there to
-    compare with papers that pool.
+    Report the mean over subjects with its interval: a pooled score weighs subjects by the
+    length of their nights, and is there to compare with papers that pool.
 
     Examples
     --------
@@ -141,9 +139,8 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     Notes
     -----
     The fewer the epochs, the larger the error, even of a perfect stager: errors compare
-    where the numbers of epochs and of bins are alike, and the mean over subjects is as a
-    rule above the pooled error. Pooled, a stager that is too sure for one subject and too
-    unsure for another may look calibrated.
+    where the numbers of epochs and of bins are alike. Pooled, a stager that is too sure for
+    one subject and too unsure for another may look calibrated.
 
     As a score of ``cross_validate``: ``make_scorer(expected_calibration_error,
     response_method="predict_proba", greater_is_better=False, classes="aasm")``.
@@ -168,10 +165,7 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
         )
     # Half precision rounds sums.
     if not ((proba >= 0).all() and np.allclose(proba.sum(axis=1), 1, atol=1e-2)):
-        raise ValueError(
-            "The rows of proba must be probabilities, none below 0 or NaN, with a sum of 1: "
-            "give what predict_proba returns."
-        )
+        raise ValueError("proba must be probabilities that sum to 1, as of predict_proba.")
     confidence = proba.max(axis=1)
     excess = (proba.argmax(axis=1) == stage_codes(y_true, labels, "y_true")) - confidence
     # An inner edge belongs to the bin below it.
@@ -228,8 +222,7 @@ def _scores(y_true, y_pred, classes):
 
 
 def _score(y_true, y_pred, *, name, classes):
-    y_true, y_pred, _ = _scored(y_true, y_pred)
-    return _scores(y_true, y_pred, classes)[name]
+    return staging_report(y_true, y_pred, classes=classes).pooled[name]
 
 
 def _binned_error(bins, excess):

@@ -11,8 +11,7 @@ def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_st
     Parameters
     ----------
     values : array-like of shape (n_subjects,)
-        One score for each subject, as ``cross_validate`` gives them where each fold leaves
-        one subject out.
+        One score for each subject, as ``cross_validate`` gives them by LeaveOneGroupOut.
     confidence : float, default=0.95
         Coverage of the interval.
     n_resamples : int, default=10000
@@ -80,9 +79,8 @@ def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, rando
     """
     scores = _check_subjects(scalp=scalp, ear=ear, method=method)
     gap, gain = scores[0] - scores[1], scores[2] - scores[1]
-    drawn_gap, drawn_gain = _resampled_means(
-        np.stack([gap, gain]), n_resamples, random_state
-    )
+    means = _resampled_means(np.stack([gap, gain]), n_resamples, random_state)
+    drawn_gap, drawn_gain = means
     gap_interval = _percentiles(drawn_gap, confidence)
     has_gap = gap_interval[0] > 0
     share, share_interval = np.nan, (np.nan, np.nan)
@@ -115,9 +113,8 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     confidence, random_state
         As for :func:`bootstrap_interval`.
     n_resamples : int, default=10000
-        Where there are no more ways than these (up to 13 subjects), all of them are
-        counted and the p-value is exact; else so many are drawn. Also the draws of the
-        interval.
+        Draws, also of the interval; where there are no more ways (up to 13 subjects), all
+        of them are counted and the p-value is exact.
 
     Returns
     -------
@@ -134,12 +131,11 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     -----
     The subjects must be independent of each other: one value for a subject, not for a
     night or an epoch. It is assumed that, were the methods alike, the differences would
-    lie symmetrically around 0. The test takes the methods as they were trained here: the
-    chance in a training (its seed) is not part of it, and neither is that the folds share
-    training subjects. A p-value is one for one comparison that was planned; of many
-    some are small by chance (``scipy.stats.false_discovery_control``). With ``n`` subjects
-    it is never below ``2 / 2**n``: five of them cannot reach 0.05. A large one does not
-    show that two methods are equal; the interval says how large a difference may be.
+    lie symmetrically around 0. The chance in a training (its seed) is not part of the test,
+    and neither is that the folds share training subjects. Of many p-values some are small
+    by chance (``scipy.stats.false_discovery_control``). With ``n`` subjects it is never
+    below ``2 / 2**n``: five of them cannot reach 0.05. A large one does not show that two
+    methods are equal; the interval says how large a difference may be.
 
     References
     ----------
