@@ -24,9 +24,9 @@ def anandakumar2022(
 
     Every method takes the same pairs, ear-EEG as the target and scalp-EEG as the source
     (three derivations each in the paper, paired A1-A2 with L-R, C3-O1 with LE and C4-O2
-    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled). All of them share
-    the paper's training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999,
-    batches of 32 epochs, 100 passes, cross-entropy without class weights.
+    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled), and has the paper's
+    training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999, batches of 32
+    epochs, 100 passes, cross-entropy without class weights.
 
     Parameters
     ----------
@@ -43,8 +43,7 @@ def anandakumar2022(
         be followed by parameters; see the notes.
     random_state : int, RandomState or None, default=None
         Seed of the stager that is returned. The scalp network inside it draws its seed
-        from this one: with the same ``random_state``, transfer and offline distillation
-        have the same scalp network, and it does not begin at the ear network's weights.
+        from this one: transfer and offline distillation of one ``random_state`` share it.
     **params
         Parameters for each stager in the method, the scalp network's too, such as
         ``max_epochs=10``, ``module__depth=8`` or ``validation=1``. Those of one alone
@@ -169,8 +168,7 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
       attention step, they are those with the lowest loss, as in the paper.)
     - ``validation="auto"`` draws 10 % of the training subjects. The paper's own are drawn
       once: ``validation=MassSplit(subjects)`` (:class:`~skleepkd.datasets.MassSplit`).
-    - Equation 3 is a sum over layers and here a mean: the step has no other term, and
-      Adam does not see a constant factor.
+    - Equation 3 is a sum over layers and here a mean: Adam sees no constant factor.
     - Equation 6 writes logarithms on both sides; this is the divergence KL(teacher ||
       student) of the probabilities, summed over classes and averaged over epochs.
 
@@ -254,8 +252,7 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     """SeqSleepNets of Phan et al. (2019): from scratch, or transferred and fine-tuned.
 
     A stager of spectrograms, so that a step comes before it, which learns mean and
-    deviation of each frequency from the training recordings of the target (for direct
-    transfer too, as in the paper)::
+    deviation of each frequency from the training recordings of the target::
 
         make_pipeline(LogSpectrogram(), phan2019("all", load("c4-a1.safetensors")))
 
@@ -298,8 +295,7 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     Notes
     -----
     The paper's pretraining is ``phan2019("scratch", validation=None)`` on the large cohort.
-    One that happens in the fold goes through all of its passes too and keeps the last
-    weights, as no validation of it is described.
+    One in the fold goes through all of its passes too and keeps the last weights.
 
     Where the recipe departs from the paper:
 

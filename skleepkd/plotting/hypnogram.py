@@ -123,9 +123,8 @@ class HypnogramDisplay:
         stager = final_estimator(estimator)
         if classes is None:
             classes = scheme_of(stager) or "aasm"
-        proba_onset = None
         if resolution == EPOCH_SECONDS:
-            predicted = estimator.predict_proba(X)
+            predicted, proba_onset = estimator.predict_proba(X), None
         else:
             predicted, proba_onset = stager.hypnodensity(
                 transform(estimator, X), resolution, return_onset=True
@@ -134,16 +133,15 @@ class HypnogramDisplay:
         labels = stage_labels(classes)
         probabilities = np.zeros((len(predicted), len(labels)))
         probabilities[:, stage_codes(estimator.classes_, labels, "classes_")] = predicted
-        return cls.from_predictions(
-            y,
-            estimator.predict(X),
+        return cls(
+            y_true=y,
+            y_pred=estimator.predict(X),
             onset=getattr(X, "onset", None),
             probabilities=probabilities,
             resolution=resolution,
             proba_onset=proba_onset,
             classes=classes,
-            ax=ax,
-        )
+        ).plot(ax=ax)
 
     @classmethod
     def from_predictions(cls, y_true=None, y_pred=None, *, ax=None, **parameters):
@@ -186,10 +184,8 @@ class HypnogramDisplay:
         if self.probabilities is not None:
             probabilities = np.asarray(self.probabilities, dtype=float)
             if probabilities.shape[1:] != (len(labels),):
-                raise ValueError(
-                    f"probabilities has shape {probabilities.shape}; a column for each of "
-                    f"{labels} is expected."
-                )
+                given = f"probabilities has shape {probabilities.shape}"
+                raise ValueError(f"{given}; a column for each of {labels} is expected.")
             starts = self.proba_onset
             if starts is None and self.resolution == EPOCH_SECONDS:
                 starts = onset

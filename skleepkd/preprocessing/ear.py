@@ -153,7 +153,7 @@ def derive(raw, weights, *, keep_channels=False):
     Parameters
     ----------
     raw : mne.io.Raw
-        The recording. Unless it is preloaded it is read ten minutes at a time.
+        The recording; if not preloaded it is read ten minutes at a time.
     weights : dict of str to dict of str to float
         For each derivation the channels that it sums and their weights, as in
         ``{"C3-O1": {"C3": 1, "O1": -1}}``. One without channels is zero.
@@ -218,7 +218,7 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
     Raises
     ------
     ValueError
-        If a pair is no ``"anode-cathode"`` or an electrode is missing.
+        If a pair is no ``"anode-cathode"``, or as for :func:`derive`.
     """
     weights = {}
     for pair in pairs:

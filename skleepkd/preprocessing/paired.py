@@ -84,16 +84,11 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from mne.decoding import Scaler
     >>> from skleepkd import PairedEpochs
-    >>> from skleepkd.preprocessing import PairedTransformer
-    >>> rng = np.random.default_rng(0)
-    >>> X = PairedEpochs(rng.normal(size=(8, 1, 50)), source=rng.normal(size=(8, 2, 50)))
-    >>> step = PairedTransformer(source=Scaler(scalings="median"))
-    >>> step.fit_transform(X)
+    >>> from skleepkd.preprocessing import EpochScaler, PairedTransformer
+    >>> X = PairedEpochs(np.ones((8, 1, 50)), source=np.ones((8, 2, 50)))
+    >>> PairedTransformer(source=EpochScaler()).fit_transform(X)
     <PairedEpochs: 8 epochs, target (1, 50), source (2, 50)>
-    >>> step.transform(X["target"]).shape
-    (8, 1, 50)
     """
 
     def __init__(self, source=None, target=None):
@@ -118,8 +113,8 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         pair = as_pair(X)
         if self.source is not None and not pair.has_source:
             raise ValueError(
-                "There is a transformer for the source and X has no source. In a pipeline "
-                "give a PairedEpochs: X_source= goes to the last step alone, past this one."
+                "There is a transformer for the source and X has no source. Give a "
+                "PairedEpochs: in a pipeline X_source= goes past this step."
             )
         self.target_ = _clone(self.target).fit(pair["target"], y)
         self.source_ = None
@@ -128,12 +123,7 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X):
-        """Apply each transformer to its modality.
-
-        Parameters
-        ----------
-        X
-            As for :meth:`fit`.
+        """Apply each transformer to its modality of ``X``, which is as for :meth:`fit`.
 
         Returns
         -------
@@ -166,9 +156,7 @@ class EpochwiseTransformer(StatelessTransformer):
     >>> import numpy as np
     >>> from braindecode.preprocessing import exponential_moving_standardize
     >>> from skleepkd.preprocessing import EpochwiseTransformer
-    >>> standardize = EpochwiseTransformer(
-    ...     exponential_moving_standardize, kw_args={"factor_new": 0.01}
-    ... )
+    >>> standardize = EpochwiseTransformer(exponential_moving_standardize)
     >>> standardize.fit_transform(np.ones((4, 2, 3000))).shape
     (4, 2, 3000)
     """

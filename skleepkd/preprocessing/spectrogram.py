@@ -84,10 +84,10 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and source
-            have statistics of their own.
+            Epochs in microvolts, unscored ones too. A 2-D array is one channel. Of a pair,
+            target and source have statistics of their own.
         y
-            Not used: unscored epochs count as well.
+            Not used.
 
         Raises
         ------
@@ -121,18 +121,13 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X):
-        """Compute the spectrograms.
-
-        Parameters
-        ----------
-        X
-            As for :meth:`fit`, with its channels, samples and sampling rate.
+        """Compute the spectrograms of ``X``, which is as for :meth:`fit`.
 
         Returns
         -------
         PairedEpochs or ndarray of shape (n_epochs, n_channels, n_frames, n_bins)
-            Of the kind of ``X``, float32. A pair keeps all that it carries, also the
-            sampling rates of its signals; its source is left out if ``fit`` saw none.
+            Of the kind of ``X``, float32. A pair keeps all that it carries; its source is
+            left out if ``fit`` saw none.
 
         Raises
         ------
@@ -144,9 +139,8 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         sfreq = pair.sfreq["target"] or self.sfreq_
         if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
             raise ValueError(
-                f"Fitted to {self.epoch_shape_[0]} channel(s) of {self.epoch_shape_[1]} "
-                f"samples at {self.sfreq_:g} Hz; given {pair.shape[1]} of {pair.shape[2]} at "
-                f"{sfreq:g} Hz."
+                f"Fitted to (channels, samples) {self.epoch_shape_} at {self.sfreq_:g} Hz; "
+                f"given {pair.shape[1:]} at {sfreq:g} Hz."
             )
         n_frames = 1 + (pair.shape[2] - len(self.window_)) // self.hop_
         shape = (*pair.shape[:2], n_frames, self.n_fft_ // 2 + 1)
