@@ -5,7 +5,6 @@ import os
 import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
-from sklearn.model_selection import check_cv
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_memory
 
@@ -96,7 +95,7 @@ def cross_validate(
 
 def _validate_fold(key, estimator, X, y, cv, fold, options):
     """Fit and score a fold; ``key`` stands for all else in the cache's key."""
-    one = check_cv([fold])
+    one = model_selection.check_cv([fold])
     one.get_metadata_routing = cv.get_metadata_routing  # it is given what cv is given
     options = {**options, "cv": one, "error_score": "raise"}
     return model_selection.cross_validate(estimator, X, y, **options)

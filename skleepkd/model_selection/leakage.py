@@ -108,8 +108,7 @@ def _short(names):
 def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     """Look for ways in which a test fold could reach what is tested on it.
 
-    Call it with what ``cross_validate`` is called with, before the long run. Nothing is
-    fitted.
+    Nothing is fitted: call it as ``cross_validate``, before the long run.
 
     Parameters
     ----------
@@ -140,9 +139,8 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     - epochs that are equal, bit by bit, on both sides, unless all channels are constant;
     - frozen estimators, wherever they are (a teacher, a step of a ``Pipeline``, a value of
       a grid), that were fitted on tested subjects or recordings;
-    - splits inside the fit (``train_split``, and ``cv`` of a search or a calibration) that
-      have one subject on both sides. They do not touch the test fold, but choose
-      parameters, passes or probabilities by subjects that are known.
+    - splits inside the fit (``train_split``, ``cv`` of a search or a calibration) that
+      choose passes, parameters or probabilities by subjects who are on both sides.
 
     Examples
     --------
@@ -170,9 +168,8 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
         del named["groups"]
     if "recording" not in named:
         report.cannot_see += ["recordings: not known (give a PairedEpochs with recording=)"]
-    # Where nobody is known, all rows may be of one subject.
     columns = {"unknown subjects": np.zeros(len(pair))} if subject is None else {}
-    columns |= named
+    columns |= named  # where nobody is known, all rows may be of one subject
     modalities = ("target", "source") if pair.has_source else ("target",)
     digests = {modality: _digests(pair, modality) for modality in modalities}
     for number, (train, test) in enumerate(folds):
