@@ -28,8 +28,7 @@ class RecordingStager(BaseEstimator):
     stager : estimator
         A fitted :class:`SleepStager`, :class:`DistilledSleepStager` or
         :class:`FineTunedSleepStager`, or a ``Pipeline`` or a search over one, or any fitted
-        classifier of epochs with ``predict_proba``. (``clone`` keeps what was fitted of
-        ``FrozenEstimator(stager)`` alone.)
+        classifier of epochs with ``predict_proba``.
     preprocessors : list of braindecode.preprocessing.Preprocessor, default=()
         What is done to the recording, in volts, before epochs are cut, in this order; the
         same as before training.
@@ -90,9 +89,9 @@ class RecordingStager(BaseEstimator):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file cannot be read, was cut short or interrupted, a channel is missing,
-            the sampling rate is not the stager's, the recording is shorter than 30 s, is
-            not in volts, or holds NaN or a channel without a signal.
+            If the file cannot be read, was cut short or interrupted, a channel is missing
+            or flat, the sampling rate is not the stager's, no epoch fits in, or the signal
+            is not in volts or holds NaN.
         sklearn.exceptions.NotFittedError
             If the stager is not fitted.
 
@@ -121,23 +120,22 @@ class RecordingStager(BaseEstimator):
         takes_source = any(isinstance(step, SourceSelector) for _, step in steps)
         # Channels that the user put in the place of those that were fitted go by their names.
         called = known if known and len(known) == len(names) else names
-        sfreq = prepared.info["sfreq"]
         X = PairedEpochs(
             epochs,
             source=epochs if takes_source else None,
             recording=Path(file).stem if file else "recording",
             onset=onset,
-            sfreq=sfreq,
+            sfreq=prepared.info["sfreq"],
             ch_names={"target": called, "source": called if takes_source else None},
         )
+        fitted = getattr(network, "epoch_shape_", None)
         rate = getattr(network, "signal_", {}).get("sfreq")
         given = transform(self.stager, X[:1]).shape[1:]
-        if rate and given != network.epoch_shape_:
-            fitted = network.epoch_shape_
+        if rate and given != fitted:
             raise ValueError(
                 f"The stager was fitted to {fitted[0]} channel(s) and {fitted[1]} samples an "
                 f"epoch, at {rate:g} Hz; given {len(names)}: {', '.join(names)}, and "
-                f"{given[1]} samples, at {sfreq:g} Hz after preprocessing. Name its channels "
+                f"{given[1]} samples, at {X.sfreq['target']:g} Hz. Name the channels "
                 f'in ch_names=, and end with Preprocessor("resample", sfreq={rate:g}).'
             )
         if wanted is None:
@@ -214,17 +212,16 @@ def _check_channels(prepared, names, known):
             "the order in which the stager was fitted."
         )
     if known and sorted(known) == sorted(names) and list(known) != names:
+        fitted, given = ", ".join(known), ", ".join(names)
         raise ValueError(
-            f"The stager was fitted to {', '.join(known)}, in this order; given "
-            f"{', '.join(names)}."
+            f"The stager was fitted to {fitted}, in this order; given {given}."
         )
     bad = [name for name in names if name in prepared.info["bads"]]
     if bad:
-        warnings.warn(
-            f"The channels {', '.join(bad)} are marked as bad (raw.info['bads']), and "
-            "are staged all the same.",
-            stacklevel=3,
+        message = (
+            f"The channels {', '.join(bad)} are marked as bad, and staged all the same."
         )
+        warnings.warn(message, stacklevel=3)
 
 
 def _cut(raw, prepared, names, start):
@@ -280,7 +277,7 @@ def _scale(epochs, names, onset, raw):
         )
     if in_volts(spread):
         return np.float32(1e6)
-    picks = [name for name in names if name in raw.ch_names] or None
+    picks = [raw.ch_names.index(name) for name in names if name in raw.ch_names] or None
     seconds = round(EPOCH_SECONDS * raw.info["sfreq"])
     starts = range(0, raw.n_times, max(1, raw.n_times // 20))
     before = [raw.get_data(picks, k, k + seconds).std(axis=1) for k in starts]
