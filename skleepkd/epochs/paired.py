@@ -1,38 +1,35 @@
 """The pair: simultaneous epochs of a wearable signal and of polysomnography."""
 
+import copy
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 
 from skleepkd.epochs import builders as _builders
-from skleepkd.epochs.memmap import open_folder, write_folder
-from skleepkd.epochs.rows import Signal, as_signal, join, row_key
+from skleepkd.epochs.rows import Signal, as_signal, join, open_folder, row_key, write_folder
 from skleepkd.stages import EPOCH_SECONDS
 
 _MODALITIES = ("target", "source")
-_COLUMNS = ("subject", "recording", "onset")
 
 
 class PairedEpochs:
     """Simultaneous 30 s epochs of two modalities, row by row.
 
-    Indexes by row like an array, so that scikit-learn slices it. A slice is a view
-    of row numbers over the base arrays, which may be memory maps: cross-validation
-    never copies a night. ``X["target"]`` and ``X["source"]`` give arrays.
+    Indexed by row like an array, so that scikit-learn slices it. A slice is a view
+    over the base arrays, which may be memory maps: cross-validation never copies a
+    night. ``X["target"]`` and ``X["source"]`` give arrays.
 
     Parameters
     ----------
     target : array of shape (n_epochs, n_channels, n_times)
-        The wearable signal in microvolts, float32 for preference. It is neither
-        scaled nor copied. A trailing axis (spectrograms) is kept. A pair gives its
-        own target, unread.
+        The wearable signal in microvolts, neither scaled nor copied. A trailing axis
+        (spectrograms) is kept. A pair gives its own target, unread.
     source : array of shape (n_epochs, n_channels, n_times), optional
         The teacher's signal (polysomnography) of the same epochs, in microvolts.
-    subject : str, int or array-like of shape (n_epochs,), optional
-        The person. One value serves all rows.
-    recording : str, int or array-like of shape (n_epochs,), optional
-        The night.
+    subject, recording : str, int or array-like of shape (n_epochs,), optional
+        The subject and the night. One value serves all rows.
     onset : array-like of float, shape (n_epochs,), optional
         Seconds from the recording's start.
     sfreq : float or dict, optional
@@ -76,41 +73,29 @@ class PairedEpochs:
         self._signals = {"target": _as_signal(target, "target")}
         if source is not None:
             self._signals["source"] = _as_signal(source, "source")
-        n_epochs = len(self)
-        if self.has_source and len(self._signals["source"]) != n_epochs:
+        lengths = [len(signal) for signal in self._signals.values()]
+        if len(set(lengths)) > 1:
             raise ValueError(
-                f"The pair is unequal: {n_epochs} target epochs and "
-                f"{len(self._signals['source'])} source epochs. Row i of both must be the "
-                "same 30 s."
+                f"The pair is unequal: {lengths[0]} target epochs and {lengths[1]} source "
+                "epochs. Row i of both must be the same 30 s."
             )
         columns = {"subject": subject, "recording": recording, "onset": onset}
         self._columns = {
-            name: _as_column(values, name, n_epochs) for name, values in columns.items()
+            name: _as_column(values, name, lengths[0]) for name, values in columns.items()
         }
-        self._sfreq = _by_modality(sfreq, "sfreq", spread=True)
-        self._ch_names = _by_modality(ch_names, "ch_names", spread=False)
+        self._sfreq = _by_modality(sfreq, "sfreq", float)
+        if not isinstance(ch_names, dict):
+            ch_names = {"target": ch_names}
+        self._ch_names = _by_modality(ch_names, "ch_names", list)
+        given = {"target": target, "source": source}
         for modality, signal in self._signals.items():
             names = self._ch_names[modality]
             if names is not None and len(names) != signal.shape[1]:
                 raise ValueError(
                     f"{len(names)} channel names for {signal.shape[1]} {modality} channels."
                 )
-        for modality, values in (("target", target), ("source", source)):
-            if not isinstance(values, (Signal, PairedEpochs)):  # these are of another pair
-                self._check_length(modality)
-
-    def _check_length(self, modality):
-        """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
-        sfreq = self._sfreq[modality]
-        shape = self._signals[modality].shape if modality in self._signals else ()
-        if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
-            return
-        warnings.warn(
-            f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
-            f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
-            f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
-            stacklevel=3,
-        )
+            if not isinstance(given[modality], (Signal, PairedEpochs)):  # known already
+                _check_length(signal.shape, self._sfreq[modality], modality)
 
     # ------------------------------------------------------------ like an array
 
@@ -170,15 +155,15 @@ class PairedEpochs:
 
     def _with(self, **changes):
         """Return a pair that differs from this one in some attributes."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, **changes)
+        other = copy.copy(self)
+        vars(other).update(changes)
         return other
 
     # ------------------------------------------------------------ what rows carry
 
     @property
     def subject(self):
-        """Persons, shape (n_epochs,), or None."""
+        """Subjects, shape (n_epochs,), or None."""
         return self._columns["subject"]
 
     @property
@@ -229,18 +214,17 @@ class PairedEpochs:
         Parameters
         ----------
         target, source : array of shape (n_epochs, n_channels, n_times), optional
-            What takes the place of the present signal; None keeps it, unread. Channel
-            names are dropped where the number of channels changes, the sampling rate
-            where the number of samples does (a spectrogram keeps its signal's). Of a
-            pair it is the target, which brings its sampling rate and channel names.
+            The new signal; None keeps the present one, unread. Channel names are dropped
+            where the number of channels changes, the sampling rate where the number of
+            samples does (a spectrogram keeps its signal's). Of a pair it is the target,
+            which brings its own.
 
         Returns
         -------
         PairedEpochs
         """
-        given = {"target": target, "source": source}
         signals, sfreq, ch_names = dict(self._signals), self.sfreq, self.ch_names
-        for modality, values in given.items():
+        for modality, values in (("target", target), ("source", source)):
             if values is None:
                 continue
             signals[modality] = signal = _as_signal(values, modality)
@@ -257,7 +241,7 @@ class PairedEpochs:
         return PairedEpochs(**signals, **self._columns, sfreq=sfreq, ch_names=ch_names)
 
     def with_subject(self, subject):
-        """Return the same rows with persons named: one for all, or one for each row."""
+        """Return the same rows with subjects named: one for all, or one for each row."""
         column = _as_column(subject, "subject", len(self))
         return self._with(_columns={**self._columns, "subject": column})
 
@@ -279,7 +263,6 @@ class PairedEpochs:
         Parameters
         ----------
         modality : {"target", "source"}
-            What to read.
         rows : slice or array of int or bool, optional
             Rows of this pair; all of them by default.
 
@@ -291,29 +274,22 @@ class PairedEpochs:
         return self._signal(modality).read(rows)
 
     def blocks(self, modality):
-        """Read one modality in blocks of at most 16 MiB.
+        """Read one modality, as :meth:`read`, in blocks of at most 16 MiB.
 
-        Parameters
-        ----------
-        modality : {"target", "source"}
-            What to read.
-
-        Returns
-        -------
-        iterator of (slice, ndarray)
-            Rows of this pair, and their epochs of shape (n_rows, n_channels, n_times).
+        Yields
+        ------
+        rows : slice
+            Rows of this pair.
+        block : ndarray of shape (n_rows, n_channels, n_times)
         """
         return self._signal(modality).blocks()
 
     def fingerprint(self, modality):
-        """Digest of one modality's values in the order of these rows.
-
-        Two pairs with the same rows have the same digest, whatever base they view.
+        """Digest one modality's values in the order of these rows, whatever base they view.
 
         Parameters
         ----------
         modality : {"target", "source"}
-            What to digest.
 
         Returns
         -------
@@ -332,8 +308,8 @@ class PairedEpochs:
         pairs : list of PairedEpochs
             With the same modalities, channels, lengths and sampling rates.
         folder : path-like, optional
-            Where to write the result as memory maps, block by block; in memory by
-            default. A pair that lies there is replaced.
+            Where to write the result as memory maps, as :meth:`to_memmap`; in memory by
+            default.
 
         Returns
         -------
@@ -351,13 +327,12 @@ class PairedEpochs:
         for pair in pairs[1:]:
             _check_alike(first, pair)
         columns = {}
-        for name in _COLUMNS:
-            parts = [
-                pair._columns[name] for pair in pairs if pair._columns[name] is not None
-            ]
-            if len(parts) not in (0, len(pairs)):
+        for name in first._columns:
+            parts = [pair._columns[name] for pair in pairs]
+            known = [part for part in parts if part is not None]
+            if 0 < len(known) < len(parts):
                 raise ValueError(f"Some of the pairs have {name}, others have not.")
-            columns[name] = np.concatenate(parts) if parts else None
+            columns[name] = np.concatenate(known) if known else None
         signals = {
             modality: [pair._signals[modality] for pair in pairs]
             for modality in first._signals
@@ -387,16 +362,7 @@ class PairedEpochs:
 
     @classmethod
     def from_memmap(cls, folder):
-        """Open what :meth:`to_memmap` wrote, without reading the signals.
-
-        Parameters
-        ----------
-        folder : path-like
-            The folder.
-
-        Returns
-        -------
-        PairedEpochs
+        """Open the pair that :meth:`to_memmap` wrote into a folder, its signals unread.
 
         Raises
         ------
@@ -405,12 +371,17 @@ class PairedEpochs:
         ValueError
             If a file is damaged, or the files do not fit each other.
         """
-        given = open_folder(folder)
+        folder = Path(folder)
+        if not (folder / "pair.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no complete pair (pair.json is missing). Write it with "
+                "PairedEpochs.to_memmap."
+            )
         try:
-            for modality in given.keys() & set(_MODALITIES):
-                given[modality] = as_signal(given[modality], modality)
-            return cls(**given)
-        except (TypeError, ValueError) as error:
+            return cls(**open_folder(folder))
+        except OSError:
+            raise
+        except Exception as error:  # JSON, zipfile and NumPy raise many kinds
             raise ValueError(
                 f"The pair in {folder} is damaged ({error}). Write it anew."
             ) from error
@@ -418,9 +389,6 @@ class PairedEpochs:
     from_mne = classmethod(_builders.from_mne)
     from_windows = classmethod(_builders.from_windows)
     from_raws = classmethod(_builders.from_raws)
-
-
-# ---------------------------------------------------------------- checks of what is given
 
 
 def _as_signal(values, name):
@@ -451,16 +419,27 @@ def _as_column(values, name, n_epochs):
     return column
 
 
-def _by_modality(value, name, *, spread):
-    if not isinstance(value, dict):
-        value = {"target": value, "source": value if spread else None}
-    if not set(value) <= set(_MODALITIES):
+def _by_modality(value, name, kind):
+    """Take one value for both modalities, or a dict, as JSON keeps it."""
+    given = value if isinstance(value, dict) else dict.fromkeys(_MODALITIES, value)
+    if not set(given) <= set(_MODALITIES):
         raise ValueError(
-            f"{name} is given by modality, 'target' and 'source'; given {sorted(value)}."
+            f"{name} is given by modality, 'target' and 'source'; given {sorted(given)}."
         )
-    kind = float if name == "sfreq" else list  # as JSON keeps them
-    given = {modality: value.get(modality) for modality in _MODALITIES}
-    return {key: None if one is None else kind(one) for key, one in given.items()}
+    known = {key: kind(one) for key, one in given.items() if one is not None}
+    return {**dict.fromkeys(_MODALITIES), **known}
+
+
+def _check_length(shape, sfreq, modality):
+    """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
+    if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
+        return
+    warnings.warn(
+        f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
+        f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
+        f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
+        stacklevel=3,
+    )
 
 
 def _check_alike(first, other):
