@@ -41,12 +41,8 @@ class PairedEpochs:
     ------
     ValueError
         If the lengths differ, an array has fewer than three axes or holds no numbers,
-        or a column has missing values.
-
-    Warns
-    -----
-    UserWarning
-        If epochs do not last 30 s at the sampling rate.
+        or a column has missing values. Epochs that do not last 30 s at the sampling rate
+        are a warning.
 
     Examples
     --------
@@ -81,7 +77,9 @@ class PairedEpochs:
             )
         columns = {"subject": subject, "recording": recording, "onset": onset}
         self._columns = {
-            name: _as_column(values, name, lengths[0]) for name, values in columns.items()
+            name: _as_column(values, name, lengths[0])
+            for name, values in columns.items()
+            if values is not None
         }
         self._sfreq = _by_modality(sfreq, "sfreq", float)
         if not isinstance(ch_names, dict):
@@ -96,8 +94,6 @@ class PairedEpochs:
                 )
             if not isinstance(given[modality], (Signal, PairedEpochs)):  # known already
                 _check_length(signal.shape, self._sfreq[modality], modality)
-
-    # ------------------------------------------------------------ like an array
 
     def __len__(self):
         return len(self._signals["target"])
@@ -134,15 +130,11 @@ class PairedEpochs:
         rows = row_key(numbers)
         return self._with(
             _signals={name: signal[rows] for name, signal in self._signals.items()},
-            _columns={
-                name: None if column is None else column[rows]
-                for name, column in self._columns.items()
-            },
+            _columns={name: column[rows] for name, column in self._columns.items()},
         )
 
     def __sizeof__(self):
-        columns = [column for column in self._columns.values() if column is not None]
-        held = [*columns, *self._signals.values()]
+        held = [*self._columns.values(), *self._signals.values()]
         return object.__sizeof__(self) + sum(map(sys.getsizeof, held))
 
     def __repr__(self):
@@ -159,22 +151,20 @@ class PairedEpochs:
         vars(other).update(changes)
         return other
 
-    # ------------------------------------------------------------ what rows carry
-
     @property
     def subject(self):
         """Subjects, shape (n_epochs,), or None."""
-        return self._columns["subject"]
+        return self._columns.get("subject")
 
     @property
     def recording(self):
         """Nights, shape (n_epochs,), or None."""
-        return self._columns["recording"]
+        return self._columns.get("recording")
 
     @property
     def onset(self):
         """Seconds from the recording's start, shape (n_epochs,), or None."""
-        return self._columns["onset"]
+        return self._columns.get("onset")
 
     @property
     def has_source(self):
@@ -234,8 +224,8 @@ class PairedEpochs:
                 continue
             if len(ch_names[modality] or ()) != signal.shape[1]:
                 ch_names[modality] = None
-            before = self._signals.get(modality)
-            both = before is not None and len(before.shape) == len(signal.shape) == 3
+            before = self._signals.get(modality, signal)
+            both = len(before.shape) == len(signal.shape) == 3
             if both and before.shape[2] != signal.shape[2]:
                 sfreq[modality] = None
         return PairedEpochs(**signals, **self._columns, sfreq=sfreq, ch_names=ch_names)
@@ -245,17 +235,15 @@ class PairedEpochs:
         column = _as_column(subject, "subject", len(self))
         return self._with(_columns={**self._columns, "subject": column})
 
-    # ------------------------------------------------------------ reading
-
     def _signal(self, modality):
-        if modality not in _MODALITIES:
+        if modality in self._signals:
+            return self._signals[modality]
+        if modality != "source":
             raise KeyError(f"A pair has 'target' and 'source', not {modality!r}.")
-        if modality not in self._signals:
-            raise ValueError(
-                "This pair has no source (the teacher's signal); give it as "
-                "PairedEpochs(target, source=...) or as X_source=."
-            )
-        return self._signals[modality]
+        raise ValueError(
+            "This pair has no source (the teacher's signal); give it as "
+            "PairedEpochs(target, source=...) or as X_source=."
+        )
 
     def read(self, modality, rows=slice(None)):
         """Read one modality by one indexed read of its base array.
@@ -276,28 +264,13 @@ class PairedEpochs:
     def blocks(self, modality):
         """Read one modality, as :meth:`read`, in blocks of at most 16 MiB.
 
-        Yields
-        ------
-        rows : slice
-            Rows of this pair.
-        block : ndarray of shape (n_rows, n_channels, n_times)
+        Yields pairs of a slice, the rows, and an array (n_rows, n_channels, n_times).
         """
         return self._signal(modality).blocks()
 
     def fingerprint(self, modality):
-        """Digest one modality's values in the order of these rows, whatever base they view.
-
-        Parameters
-        ----------
-        modality : {"target", "source"}
-
-        Returns
-        -------
-        str
-        """
+        """Digest (str) of one modality's values in the order of these rows."""
         return self._signal(modality).fingerprint()
-
-    # ------------------------------------------------------------ joining, keeping
 
     @classmethod
     def concatenate(cls, pairs, *, folder=None):
@@ -306,19 +279,15 @@ class PairedEpochs:
         Parameters
         ----------
         pairs : list of PairedEpochs
-            With the same modalities, channels, lengths and sampling rates.
+            With the same modalities, channels, lengths and sampling rates; a ValueError
+            says what differs.
         folder : path-like, optional
-            Where to write the result as memory maps, as :meth:`to_memmap`; in memory by
-            default.
+            Where to write the result as memory maps, block by block; in memory by default.
+            It is made where it does not exist; a pair that lies there is replaced.
 
         Returns
         -------
         PairedEpochs
-
-        Raises
-        ------
-        ValueError
-            If the pairs cannot be joined.
         """
         pairs = list(pairs)
         if not pairs:
@@ -327,12 +296,11 @@ class PairedEpochs:
         for pair in pairs[1:]:
             _check_alike(first, pair)
         columns = {}
-        for name in first._columns:
-            parts = [pair._columns[name] for pair in pairs]
-            known = [part for part in parts if part is not None]
-            if 0 < len(known) < len(parts):
+        for name in dict.fromkeys(name for pair in pairs for name in pair._columns):
+            parts = [pair._columns[name] for pair in pairs if name in pair._columns]
+            if len(parts) < len(pairs):
                 raise ValueError(f"Some of the pairs have {name}, others have not.")
-            columns[name] = np.concatenate(known) if known else None
+            columns[name] = np.concatenate(parts)
         signals = {
             modality: [pair._signals[modality] for pair in pairs]
             for modality in first._signals
@@ -347,29 +315,15 @@ class PairedEpochs:
         return cls(**joined, **columns, **about)
 
     def to_memmap(self, folder):
-        """Write the pair into a folder and return it as memory maps.
-
-        Parameters
-        ----------
-        folder : path-like
-            Made where it does not exist; a pair that lies there is replaced.
-
-        Returns
-        -------
-        PairedEpochs
-        """
+        """Write the pair into a folder, as :meth:`concatenate`, and return the memory maps."""
         return self.concatenate([self], folder=folder)
 
     @classmethod
     def from_memmap(cls, folder):
         """Open the pair that :meth:`to_memmap` wrote into a folder, its signals unread.
 
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no complete pair.
-        ValueError
-            If a file is damaged, or the files do not fit each other.
+        A folder without a complete pair is a FileNotFoundError; files that are damaged or
+        do not fit each other are a ValueError.
         """
         folder = Path(folder)
         if not (folder / "pair.json").is_file():
@@ -382,9 +336,8 @@ class PairedEpochs:
         except OSError:
             raise
         except Exception as error:  # JSON, zipfile and NumPy raise many kinds
-            raise ValueError(
-                f"The pair in {folder} is damaged ({error}). Write it anew."
-            ) from error
+            message = f"The pair in {folder} is damaged ({error}). Write it anew."
+            raise ValueError(message) from error
 
     from_mne = classmethod(_builders.from_mne)
     from_windows = classmethod(_builders.from_windows)
@@ -394,21 +347,18 @@ class PairedEpochs:
 def _as_signal(values, name):
     if isinstance(values, PairedEpochs):
         return values._signals["target"]
-    return values if isinstance(values, Signal) else as_signal(values, name)
+    return as_signal(values, name)
 
 
 def _as_column(values, name, n_epochs):
-    if values is None:
-        return None
     column = np.asarray(values)
-    if column.dtype.kind in "OT":  # text as pandas keeps it
+    if column.dtype.kind in "OTf":
         if any(value is None or value != value for value in column.ravel()):
             raise ValueError(f"{name} has missing values.")
-        column = column.astype(str)
+        if column.dtype.kind != "f":  # text as pandas keeps it
+            column = column.astype(str)
     if name == "onset":
         column = column.astype(float)
-    if column.dtype.kind == "f" and not np.isfinite(column).all():
-        raise ValueError(f"{name} has NaN or infinite values.")
     if column.ndim == 0:
         column = np.full(n_epochs, column)
     if column.shape != (n_epochs,):

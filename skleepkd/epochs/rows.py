@@ -111,7 +111,8 @@ def numbers_of(values, name):
     )
     if hasattr(values, "first_samp"):  # an mne.io.Raw
         raise ValueError(
-            f"{wrong}, a recording: RecordingStager stages it, PairedEpochs.from_raws cuts it."
+            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, "
+            "PairedEpochs.from_raws cuts it."
         )
     try:
         array = np.asanyarray(values)
@@ -180,8 +181,7 @@ def write_folder(folder, signals, columns, about):
     try:
         for modality, parts in signals.items():
             join(parts, partial(_map_new, folder / files[modality])).flush()
-        known = {name: column for name, column in columns.items() if column is not None}
-        np.savez(folder / files["rows"], **known)
+        np.savez(folder / files["rows"], **columns)
         new.write_text(json.dumps({"files": files, **about}))
         os.replace(new, folder / _ABOUT)
     except BaseException:
