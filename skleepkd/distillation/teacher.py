@@ -78,7 +78,7 @@ class TeacherInFold:
     """A teacher on its way to be fitted: cloned, and its network built, so that faults show."""
 
     def __init__(self, teacher, source, y, held_out, seed, checkpoint=None, **params):
-        self.source, self.y, self.held_out = source, y, np.asarray(held_out.subjects)
+        self.source, self.y, self.held_out = source, y, np.asarray(held_out)
         self.training = None
         self.estimator = teacher
         if is_frozen(teacher):

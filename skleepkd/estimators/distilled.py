@@ -32,9 +32,8 @@ from skleepkd.distillation.teacher import (
 )
 from skleepkd.distillation.two_step import TwoStep
 from skleepkd.epochs.checks import training_input
+from skleepkd.estimators.batches import training_windows
 from skleepkd.estimators.callbacks import StrategyHooks
-from skleepkd.estimators.held_out import HeldOut
-from skleepkd.estimators.sequential import training_windows
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import uncompiled
 
@@ -341,7 +340,7 @@ class DistilledSleepStager(SleepStager):
             self.teacher,
             pair.source_epochs,
             y,
-            HeldOut(self.held_out_.tolist()),
+            tuple(self.held_out_.tolist()),
             seed,
             self.checkpoint,
             **self.strategy_.teacher_params(self, self._find_classes(y)),

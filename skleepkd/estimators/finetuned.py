@@ -14,7 +14,6 @@ from skleepkd.distillation.teacher import (
     split_params,
 )
 from skleepkd.epochs.checks import training_input
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import input_spec, parameter_groups, uncompiled
@@ -125,7 +124,7 @@ class FineTunedSleepStager(SleepStager):
         if go_on:
             return None
         source = pair.source_epochs if pair.has_source else None
-        held_out = HeldOut(self.held_out_.tolist())
+        held_out = tuple(self.held_out_.tolist())
         stager = TeacherInFold(self.pretrained, source, y, held_out, seed, self.checkpoint)
         self.pretrained_ = stager.estimator
         return stager
