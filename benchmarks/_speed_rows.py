@@ -3,6 +3,7 @@
 import copy
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,54 @@ def signals(fast, n_batches):
     return PairedEpochs(target, source), stages(n)
 
 
+class Built(Exception):
+    """A network would be built now."""
+
+
+def stop(n_chans, n_times, n_outputs):
+    """Stand for a network, and stop the fit where it would be built."""
+    raise Built
+
+
+def until_built(stager, X, y):
+    """Return a function that fits until the networks are built."""
+
+    def fit():
+        with suppress(Built):
+            stager.fit(X, y)
+
+    return fit
+
+
+def door(fast, seconds):
+    """Check and take what fit is given."""
+    n = 200 if fast else 20_000
+    target, source = (noise(n, 3, 1920, seed=k) for k in (2, 3))
+    subject, y = np.repeat([f"s{k}" for k in range(20)], n // 20), stages(n)
+    onset = 30.0 * np.tile(np.arange(n // 20), 20)
+    about = {"subject": subject, "recording": subject, "onset": onset, "sfreq": 64.0}
+    teacher = SleepStager(stop, **COMMON)
+    X = PairedEpochs(target, source=source, **about)
+    yield measure(
+        fast,
+        seconds,
+        f"What fit does to {n:,} epochs of 3 x 1,920 before the network is built",
+        "numpy.sum over the same array",
+        until_built(teacher, X.target_epochs, y),
+        target.sum,
+        at_most=1.5,
+    )
+    yield measure(
+        fast,
+        seconds,
+        "The same of a distilled student: target and source",
+        "numpy.sum over the same arrays",
+        until_built(DistilledSleepStager(teacher, **COMMON), X, y),
+        lambda: target.sum() + source.sum(),
+        at_most=1.5,
+    )
+
+
 def u_sleep(fast, seconds):
     """Train U-Sleep through the stager."""
     X, y = signals(fast, 8)
@@ -159,7 +208,7 @@ def offline(fast, seconds):
         seconds,
         "U-Sleep: the teacher asked once for its features",
         "a supervised pass",
-        lambda: student.get_dataset(X, y),
+        lambda: student.strategy_.prepare(student, X, y),
         supervised,
         note="once a fit; asked anew in each pass it would add this to each",
     )
@@ -360,6 +409,7 @@ def folds(fast, seconds):
 ROWS = {
     "night": night,
     "neighbours": neighbours,
+    "door": door,
     "u-sleep": u_sleep,
     "offline": offline,
     "adapters": adapters,

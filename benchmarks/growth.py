@@ -106,9 +106,9 @@ def with_signals(folder, n_epochs, network):
         clock("checks", lambda: unused.fit(X.source_epochs, y))
         student = DistilledSleepStager(FrozenEstimator(teacher), **SETTINGS)
         clock("distillation pass", training_pass(student, X, y))
-        clock("teacher asked", lambda: student.get_dataset(X, y))
+        clock("teacher asked", lambda: student.strategy_.prepare(student, X, y))
         clock("prediction", lambda: student.predict(X.target_epochs))
-    features = student.get_dataset(X, y).extras.values()
+    features = student.strategy_.prepare(student, X, y).values()
     return {
         "seconds": seconds,
         "map_mb": (X["target"].nbytes + X["source"].nbytes) / 1e6,
