@@ -117,7 +117,7 @@ class WindowDataset(EpochDataset):
     """Windows (n_windows, length) of rows of a pair, -1 behind the last of a shorter one."""
 
     def __init__(
-        self, pair, windows, y=None, extras=None, *, share=False, share_validation=False
+        self, pair, windows, y=None, extras=None, share=False, share_validation=False
     ):
         extras = extras or {}
         per_window = {n: v.values for n, v in extras.items() if isinstance(v, PerWindow)}

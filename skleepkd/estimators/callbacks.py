@@ -1,25 +1,9 @@
-"""What happens between passes: terms of the loss are noted, the best weights kept."""
+"""How the weights are chosen: after each pass, or every few training steps."""
 
 import copy
 
 import torch
 from skorch.callbacks import Callback
-
-
-class LossTerms(Callback):
-    """Write the mean of each term of the loss into the history, pass by pass.
-
-    A term is noted by ``note_term``; sums stay on the device until the pass ends.
-    """
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Forget the terms of the last pass."""
-        net.terms_ = {}
-
-    def on_epoch_end(self, net, **kwargs):
-        """Record the means, as ``train_<term>`` and ``valid_<term>``."""
-        for name, (total, count) in net.terms_.items():
-            net.history.record(name, float(total) / max(count, 1))
 
 
 class BestWeights(Callback):
@@ -144,20 +128,20 @@ class StepwiseValidation(Callback):
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""
-        n_classes, terms = len(net.classes_), dict(net.terms_)
+        n_classes, stages = len(net.classes_), net.step_.stages
         confusion = torch.zeros(n_classes**2, dtype=torch.int64)
-        loss, count = 0.0, 0
+        loss, count, terms = 0.0, 0, None if stages else dict(net.terms_)
         # A loader draws a number when it begins; the training must not notice.
         with torch.random.fork_rng(devices=[]):
             for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
-                if net.step_.stages:
+                if stages:
                     predicted = net.evaluation_step(batch)
                     confusion += count_predictions(predicted, batch[1], n_classes)
                 else:
                     loss += float(net.validation_step(batch)["loss"]) * len(batch[1])
                     count += len(batch[1])
-        net.terms_ = terms  # the means of the pass are those of its end
-        if not net.step_.stages:
+        if not stages:
+            net.terms_ = terms  # the means of the pass are those of its end
             return "valid_feature_loss", -loss / count
         if self.score == "kappa":
             return "valid_kappa", kappa_of_confusion(confusion)
@@ -168,33 +152,6 @@ class StepwiseValidation(Callback):
         """Put the best weights back."""
         _put_back(self, net)
         self.datasets_ = None
-
-
-class StrategyHooks(Callback):
-    """Let a strategy, and nets that it trains together with the student, follow the passes."""
-
-    def on_train_begin(self, net, **kwargs):
-        """Begin, the other nets too."""
-        _notify_others(net, "on_train_begin", kwargs)
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Begin a pass, the other nets too."""
-        _notify_others(net, "on_epoch_begin", kwargs)
-
-    def on_epoch_end(self, net, **kwargs):
-        """End a pass, the other nets too."""
-        _notify_others(net, "on_epoch_end", kwargs)
-        net.strategy_.after_pass(net)
-
-    def on_train_end(self, net, **kwargs):
-        """End, the other nets too."""
-        _notify_others(net, "on_train_end", kwargs)
-
-
-def _notify_others(net, event, kwargs):
-    for other in net.trained_nets():
-        if other is not net:
-            other.notify(event, **kwargs)
 
 
 def _forget_weights(callback, net):

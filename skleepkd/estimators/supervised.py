@@ -14,9 +14,10 @@ from torch import nn
 
 from skleepkd.distillation.leakage import warn_of_leakage
 from skleepkd.distillation.strategy import Step
+from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
 from skleepkd.estimators import batches, labels, outputs, passes
-from skleepkd.estimators.callbacks import BestWeights, LossTerms
+from skleepkd.estimators.callbacks import BestWeights
 from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
 from skleepkd.sequences import Fusion
 from skleepkd.stages import is_unscored, left_unscored
@@ -55,9 +56,8 @@ class SleepStager(NeuralNetClassifier):
         How the predictions of all windows that hold an epoch become its own; see
         :class:`skleepkd.sequences.Fusion`.
     neighbouring_windows : int, default=1
-        Neighbouring windows that a training batch holds together. Above 1 a network that
-        encodes epochs one by one (SeqSleepNet) encodes those that they share once: a
-        faster step on batches that are less mixed.
+        Neighbouring windows that a training batch holds together. Above 1 SeqSleepNet
+        encodes epochs that they share once: faster steps on batches that are less mixed.
     validation : "auto", None, int, float, tuple or callable, default="auto"
         Subjects held out of the training set; the weights of the pass with the highest
         kappa on them are kept. "auto": 10 % where at least ten subjects are known, else
@@ -68,8 +68,7 @@ class SleepStager(NeuralNetClassifier):
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
     checkpoint : None or path-like, default=None
         A folder in which the training is kept after every pass, so that ``fit``, called
-        again with the same parameters and data after the program was stopped or killed,
-        goes on from there (see Notes).
+        again with the same parameters and data, goes on from there (see Notes).
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a device, else the CPU.
     autocast : bool, default=False
@@ -108,9 +107,8 @@ class SleepStager(NeuralNetClassifier):
     stopped and resumed ends at the weights of one that was never stopped. Of a callback its
     attributes that end in an underscore are kept, if they are numbers, text, tensors, lists
     or dicts of those, or have a ``state_dict``. Each training has a file of its own, read
-    without running code; a damaged one leads to a warning and a new training. The file of a
-    finished training stays and is read in its place: delete the folder when it is no longer
-    needed.
+    without running code; a damaged one leads to a warning and a new training. That of a
+    finished training is read in its place: delete the folder when it is no longer needed.
 
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
@@ -178,8 +176,6 @@ class SleepStager(NeuralNetClassifier):
             **kwargs,
         )
 
-    # ------------------------------------------------------------ the contract
-
     def fit(self, X, y, groups=None):
         """Train the network.
 
@@ -195,7 +191,6 @@ class SleepStager(NeuralNetClassifier):
         Returns
         -------
         SleepStager
-            The stager itself.
 
         Raises
         ------
@@ -217,7 +212,6 @@ class SleepStager(NeuralNetClassifier):
         Returns
         -------
         SleepStager
-            The stager itself.
         """
         return self._fit(X, y, groups=groups, go_on=True)
 
@@ -305,8 +299,6 @@ class SleepStager(NeuralNetClassifier):
         msg = msg or "This %(name)s is not fitted yet: call fit first."
         super().check_is_fitted(attributes, msg, **kwargs)
 
-    # ------------------------------------------------------------ fitting and predicting
-
     def _fit(self, X, y, X_source=None, groups=None, go_on=False):
         go_on = (go_on or self.warm_start) and self.initialized_
         source_for = self._check_parameters(go_on)
@@ -321,18 +313,16 @@ class SleepStager(NeuralNetClassifier):
         self._check_sequences()
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError(
-                "A training that resumes needs a seed, so that it is found again and begins "
-                "alike: give random_state=, or leave checkpoint out."
+                "A training that resumes needs a seed to be found again: give random_state=."
             )
         # A student and its teacher must not begin at the same weights by accident.
         random_state = check_random_state(self.random_state)
         seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        subjects = pair.subject
-        if subjects is not None:
-            subjects = subjects[~left_unscored(y, self.classes)]
-        self.held_out_ = labels.draw_held_out(
-            self.validation, subjects, check_random_state(seed)
+        known = (
+            None if pair.subject is None else pair.subject[~left_unscored(y, self.classes)]
         )
+        draw = check_random_state(seed)
+        self.held_out_ = labels.draw_held_out(self.validation, known, draw)
         self.best_epoch_ = None
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
@@ -363,8 +353,7 @@ class SleepStager(NeuralNetClassifier):
         Fusion(0, 0, self.fusion)  # refuses an unknown name
         if self.sequence_length_ > 1 and self.train_split is not None:
             raise ValueError(
-                "train_split parts rows, and the windows of sequences overlap: give "
-                "validation= (subjects) with a sequence_length above 1."
+                "train_split parts rows, and the windows of sequences overlap: give validation=."
             )
 
     def end_fit(self, training):
@@ -407,9 +396,8 @@ class SleepStager(NeuralNetClassifier):
                 known = before is not None and fitted_on[name] is not None
                 fitted_on[name] = np.union1d(before, fitted_on[name]) if known else None
         self.classes_inferred_ = classes
-        self.class_weight_ = labels.class_weights(
-            self.class_weight, codes[training], classes
-        )
+        weight = self.class_weight
+        self.class_weight_ = labels.class_weights(weight, codes[training], classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
         self.ch_names_ = pair.ch_names["target"]
@@ -438,8 +426,7 @@ class SleepStager(NeuralNetClassifier):
         if failed.any():
             raise FloatingPointError(
                 f"The network's output is NaN for {failed.sum()} of {len(failed)} epochs: its "
-                f"training diverged. Fit it anew with a lower learning rate (lr is "
-                f"{self.lr!r}), or look for extreme values in the signal."
+                f"training diverged. Lower the learning rate (lr is {self.lr!r})."
             )
         return probabilities
 
@@ -465,16 +452,17 @@ class SleepStager(NeuralNetClassifier):
         """Make the data set of a checked pair: of epochs, or of windows of them."""
         if self.sequence_length_ == 1:
             return batches.EpochDataset(pair.target_epochs, codes, columns)
-        share, shares_in_training = {}, self._trains_shared()
+        share, share_validation = False, False
         if windows is None and codes is None:
             windows = batches.predicted_windows(pair, self.sequence_length_)
-            share = {"share": hasattr(self.module_, "encode_epochs")}
+            share = hasattr(self.module_, "encode_epochs")
         elif windows is None:
             windows = self.windows_of(pair, codes)
-            together = shares_in_training and self.neighbouring_windows > 1
-            share = {"share": together, "share_validation": shares_in_training}
-        pair = pair.target_epochs
-        return batches.WindowDataset(pair, windows, codes, columns, **share)
+            share_validation = self._trains_shared()
+            share = share_validation and self.neighbouring_windows > 1
+        return batches.WindowDataset(
+            pair.target_epochs, windows, codes, columns, share, share_validation
+        )
 
     def _trains_shared(self):
         """Whether the network may encode an epoch once for all windows of a training batch."""
@@ -494,21 +482,11 @@ class SleepStager(NeuralNetClassifier):
         """Load batches by one indexed read each; training rows are shuffled."""
         return batches.make_loader(self, dataset, training=training)
 
-    # ------------------------------------------------------------ the network
-
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
-        if not hasattr(self, "signal_"):
-            raise ValueError(
-                "The network is built by fit, which knows the number of channels and samples."
-            )
-        module, options = self._network_spec()
+        module, options = network_spec(self)
         self.module_ = build_network(module, self.signal_, options)
         return self
-
-    def _network_spec(self):
-        """Return what to build and the options that were given for it."""
-        return self.module, self.get_params_for("module")
 
     def initialize_criterion(self):
         """Build the criterion with the weights of the classes."""
@@ -535,15 +513,12 @@ class SleepStager(NeuralNetClassifier):
         kind = torch.device(self.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
 
-    # ------------------------------------------------------------ the loop over passes
-
     @property
     def _default_callbacks(self):
         return [
             ("epoch_timer", EpochTimer()),
             ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
             ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("loss_terms", LossTerms()),
             ("best_weights", BestWeights()),
             ("print_log", PrintLog()),
         ]
@@ -569,11 +544,14 @@ class SleepStager(NeuralNetClassifier):
         passes.run_passes(self, loop, X, self.max_epochs if epochs is None else epochs)
         return self
 
-    def on_epoch_begin(self, net, **kwargs):
-        """Keep the last pass, or put it back."""
-        if hasattr(self, "checkpoint_"):
+    def notify(self, method_name, **kwargs):
+        """Keep or resume the last pass, and let nets that are trained together follow."""
+        if method_name == "on_epoch_begin" and hasattr(self, "checkpoint_"):
             self.checkpoint_.between_passes()
-        super().on_epoch_begin(net, **kwargs)
+        if method_name.startswith(("on_train", "on_epoch")):
+            for net in self.trained_nets()[1:]:
+                net.notify(method_name, **kwargs)
+        super().notify(method_name, **kwargs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
