@@ -47,7 +47,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
 from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
@@ -128,7 +127,7 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             "lr": settings["lr"],
             "callbacks": schedule(settings, passes, -(-n_rows // batch_size)),
             "module__filters": settings["filters"],
-            "validation": HeldOut(split["validation"]),
+            "validation": tuple(split["validation"]),
         }
 
     own = options(passes, batch_size, n_rows)
@@ -144,7 +143,7 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             teacher,
             trainable=None,
             memory=memory,
-            validation=HeldOut(split["validation"]),
+            validation=tuple(split["validation"]),
             random_state=settings["seed"],
         )
     student = joshi2021(recipe, n_classes, random_state=settings["seed"], **own)

@@ -48,7 +48,6 @@ from sklearn.utils import Bunch
 
 from skleepkd import load, save
 from skleepkd.estimators.callbacks import StepwiseValidation
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
@@ -169,7 +168,7 @@ def fit_fold(settings, row, test, held_out, X, y, pretrained):
         method,
         None if method == "scratch" else load(pretrained),
         max_epochs=factor * settings["passes"],
-        validation=HeldOut(held_out),
+        validation=tuple(held_out),
         random_state=settings["seed"],
         callbacks=[("watch", watch)],
         callbacks__best_weights=StepwiseValidation(

@@ -1,5 +1,6 @@
 """Passes over the training rows: stopped by callbacks, resumed from what is kept on disk."""
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -133,7 +134,19 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.net = net
         self.passes_before = len(net.history)
-        self.kept = self._read()
+        self.kept = self._read() if self.path.exists() else None
+
+    def _read(self):
+        """Read the file, if it is whole; no code is run by that."""
+        data = self.path.read_bytes()
+        digest, data = data[:32], data[32:]
+        if hashlib.sha256(data).digest() != digest:
+            warnings.warn(
+                f"The checkpoint {self.path} is damaged; the training begins anew.",
+                stacklevel=2,
+            )
+            return None
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def passes_left(self, epochs):
         """Count the passes to go, of ``epochs``."""
@@ -169,77 +182,62 @@ class Checkpoint:
         data = buffer.getbuffer()
         replace_file(self.path, hashlib.sha256(data).digest(), data)
 
-    def _read(self):
-        """Read the file, if it is there and whole; no code is run by that."""
-        if not self.path.exists():
-            return None
-        data = self.path.read_bytes()
-        digest, data = data[:32], data[32:]
-        if hashlib.sha256(data).digest() != digest:
-            warnings.warn(
-                f"The checkpoint {self.path} is damaged; the training begins anew.",
-                stacklevel=2,
-            )
-            return None
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
 
 def _state_of(net):
     """Collect what a net's next pass depends on, as tensors, numbers, text and lists of them."""
     parts = net._modules + net._criteria + net._optimizers
-    return _plain(
-        {
-            "parts": {name: getattr(net, f"{name}_").state_dict() for name in parts},
-            "trainable": [parameter.requires_grad for parameter in _parameters(net)],
-            "callbacks": [_state_of_object(thing) for thing in net.resumed_objects()],
-            "history": list(net.history),
-            "best_epoch": net.best_epoch_,
-        }
-    )
+    state = {
+        "parts": {name: getattr(net, f"{name}_").state_dict() for name in parts},
+        "trainable": [parameter.requires_grad for parameter in _parameters(net)],
+        "objects": [_state_of_object(thing) for thing in net.resumed_objects()],
+        "history": list(net.history),
+        "best_epoch": net.best_epoch_,
+    }
+    return _plain(state)
 
 
 def _put_back(net, state):
-    for name in net._modules + net._optimizers:
-        getattr(net, f"{name}_").load_state_dict(state["parts"][name])
-    for name in net._criteria:
+    for name, own in state["parts"].items():
         # Statistics of a teacher's features have no place before they are learned, which
         # a finished training has no need of.
-        getattr(net, f"{name}_").load_state_dict(state["parts"][name], strict=False)
+        strict = {"strict": False} if name in net._criteria else {}
+        getattr(net, f"{name}_").load_state_dict(own, **strict)
     for parameter, trainable in zip(_parameters(net), state["trainable"], strict=True):
         parameter.requires_grad_(trainable)
-    for thing, own in zip(net.resumed_objects(), state["callbacks"], strict=True):
-        vars(thing).update(own["attributes"])
-        for name, inner in own["objects"].items():
-            (getattr(thing, name) if name else thing).load_state_dict(inner)
+    for thing, own in zip(net.resumed_objects(), state["objects"], strict=True):
+        _put_back_object(thing, own)
     net.history[:] = state["history"]
     net.best_epoch_ = state["best_epoch"]
 
 
 def _parameters(net):
-    modules = [getattr(net, f"{name}_") for name in net._modules]
-    return [parameter for module in modules for parameter in module.parameters()]
+    return [p for name in net._modules for p in getattr(net, f"{name}_").parameters()]
 
 
 def _state_of_object(thing):
-    """Part what a callback or strategy has learned into plain attributes and stateful ones.
-
-    What is neither plain nor has a ``state_dict`` (data sets, classes) is made anew when a
-    training begins.
-    """
+    """Collect what a callback or strategy has learned: what has a state, or is plain."""
     if hasattr(thing, "state_dict"):
-        return {"attributes": {}, "objects": {"": thing.state_dict()}}
-    attributes, objects = {}, {}
+        return thing.state_dict()
+    state = {}
     for name, value in vars(thing).items():
-        if not name.endswith("_"):
-            continue
-        if hasattr(value, "state_dict") and not isinstance(value, type):
-            objects[name] = value.state_dict()
-            continue
-        try:
-            attributes[name] = _plain(value)
-        except TypeError:
-            continue
-    return {"attributes": attributes, "objects": objects}
+        if name.endswith("_") and not isinstance(value, type):
+            # What is neither (data sets) is made anew when a training begins.
+            with contextlib.suppress(TypeError):
+                has_state = hasattr(value, "state_dict")
+                state[name] = value.state_dict() if has_state else _plain(value)
+    return state
+
+
+def _put_back_object(thing, state):
+    if hasattr(thing, "load_state_dict"):
+        thing.load_state_dict(state)
+        return
+    for name, value in state.items():
+        inner = getattr(thing, name, None)
+        if hasattr(inner, "load_state_dict"):
+            inner.load_state_dict(value)
+        else:
+            setattr(thing, name, value)
 
 
 def _plain(value):

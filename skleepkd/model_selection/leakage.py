@@ -14,7 +14,7 @@ from skleepkd.distillation.leakage import seen_by
 from skleepkd.distillation.teacher import final_stager, is_frozen
 from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
-from skleepkd.estimators.held_out import draw_held_out
+from skleepkd.estimators.labels import draw_held_out
 from skleepkd.stages import is_unscored
 
 _FOUND = {
