@@ -5,7 +5,7 @@ A ready-made teacher
 A teacher need not be trained here. YASA (Vallat and Walker 2021) comes with a stager that
 has seen thousands of real polysomnographies and stages a night from one central EEG
 channel. Any classifier with ``predict_proba`` can be a teacher; so a small class around
-YASA makes it one, which also predicts nights that nobody has scored.
+YASA makes it one, which also predicts unscored nights.
 
 The nights on this page are **simulated**; YASA's training nights were real. How well it
 stages simulated ones is printed first.

@@ -1,6 +1,6 @@
 """
-Nights that nobody scored
-=========================
+Unscored nights
+===============
 
 Scoring a night costs an expert hours; recording one more costs little. Paired nights
 without stages still help: the teacher, fitted on the scored ones, predicts each of their

@@ -59,7 +59,7 @@ pretrained.fit(large.X, large.y)
 # ------------
 # A fitted stager given to the recipe is copied and never trained in place. It has seen none
 # of the small cohort's subjects, so it may serve all folds. "direct" trains nothing but the
-# spectrogram's statistics; "all" goes on with every weight.
+# spectrogram's statistics; "all" fine-tunes every weight.
 
 stagers = {
     "direct": phan2019("direct", pretrained[-1], **budget),
