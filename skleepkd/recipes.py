@@ -13,7 +13,7 @@ from skleepkd.preprocessing import SourceSelector
 
 __all__ = ["anandakumar2022", "joshi2021", "phan2019"]
 
-#: What a fine-tuned stager carries over from the pretrained one, as parameters begin.
+#: How parameters begin that a fine-tuned stager takes from the pretrained one.
 _OF_PRETRAINED = ("classes", "sequence_length", "module__")
 
 
@@ -258,9 +258,8 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
 
     All methods share the paper's training: Adam with a learning rate of 0.0001, batches of
     32 sequences of 20 epochs, 10 passes, dropout of 0.25, an L2 penalty of 0.001 on all
-    weights but the filters, cross-entropy without class weights, weights chosen by
-    evaluations every 10 steps
-    (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
+    weights but the filters, cross-entropy without class weights, weights chosen every 10
+    steps (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
     overlapping sequences multiplied.
 
     Parameters
@@ -309,8 +308,7 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     - A sequence ends where an epoch is missing; the paper's run on across it.
     - There are no projections after the recurrent networks: equations 1 and 5 have them,
       the published code has not (``module__projections=True``).
-    - Without ``pretrained``, both networks learn from the same subjects, in the paper from
-      two cohorts.
+    - Without ``pretrained``, both networks learn from the same subjects, not two cohorts.
 
     ``variant="reference"`` leaves the last layer fixed in "softmax+arnn", as the published
     code does by mistake. It does not reproduce that code's recurrent cells (LSTMs with

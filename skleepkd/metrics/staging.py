@@ -31,8 +31,8 @@ def sleep_scorers(classes="aasm"):
     -----
     A stage's score is nan where it has no epochs to count: F1 if neither truth nor
     prediction has the stage, sensitivity if the truth lacks it, specificity if the truth
-    has no other. A mean over the stages is one over those that have the score. Kappa is 0
-    where it is undefined: where truth and prediction are one and the same constant.
+    has no other; means over the stages leave it out. Kappa is 0 where truth and prediction
+    are the same constant.
 
     Examples
     --------
