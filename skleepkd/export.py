@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -53,18 +54,15 @@ def export_onnx(stager, path):
     Returns
     -------
     ExportReport
-        A :class:`sklearn.utils.Bunch` that prints as a line, with ``path``, ``n_bytes``,
-        ``n_parameters``, ``max_difference`` (of a probability, from torch) and
-        ``steps_before`` (names of the steps that are not in the file).
+        A :class:`sklearn.utils.Bunch` of ``path``, ``n_bytes``, ``n_parameters``,
+        ``max_difference`` (of a probability, from torch) and ``steps_before`` (names).
 
     Raises
     ------
     ImportError
         If ONNX or ONNX Runtime is not installed (``pip install skleepkd[onnx]``).
-    TypeError
-        If it is no stager.
-    sklearn.exceptions.NotFittedError
-        If it is not fitted.
+    TypeError, sklearn.exceptions.NotFittedError
+        If it is no stager, or not fitted.
     RuntimeError
         If torch cannot write the network, or the file's probabilities of random epochs, flat
         to a spread of 1 mV, differ from torch's by more than 1e-4 in ONNX Runtime.
@@ -201,17 +199,16 @@ def _largest_difference(data, network):
     session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
     noise = np.random.default_rng(0).standard_normal((5, *network.shape), dtype=np.float32)
     largest = 0.0
-    for batch in (1, 2, 5):
-        for spread in (0.0, 1.0, 30.0, 1000.0):  # flat, weak, usual and extreme epochs
-            epochs = np.float32(spread) * noise[:batch]
-            (found,) = session.run(["probabilities"], {"epochs": epochs})
-            with torch.no_grad():
-                expected = network(torch.from_numpy(epochs)).numpy()
-            difference = float(np.abs(found - expected).max())
-            if found.shape != expected.shape or not difference <= 1e-4:  # nor NaN
-                raise ValueError(
-                    f"probabilities of ONNX Runtime, of shape {found.shape}, differ from "
-                    f"torch's by {difference:.2g} on {batch} epochs of a spread of {spread:g}"
-                )
-            largest = max(largest, difference)
+    # Flat, weak, usual and extreme epochs.
+    for batch, spread in product((1, 2, 5), np.float32([0, 1, 30, 1000])):
+        epochs = spread * noise[:batch]
+        (found,) = session.run(["probabilities"], {"epochs": epochs})
+        with torch.no_grad():
+            expected = network(torch.from_numpy(epochs)).numpy()
+        difference = float(np.abs(found - expected).max())
+        if found.shape != expected.shape or not difference <= 1e-4:  # nor NaN
+            raise ValueError(
+                f"probabilities of ONNX Runtime differ by {difference:.2g} for {batch} epochs"
+            )
+        largest = max(largest, difference)
     return largest

@@ -1,6 +1,7 @@
 """Sequences: windows of consecutive epochs, and one prediction from all that hold an epoch."""
 
 import numpy as np
+import pandas as pd
 
 from skleepkd.stages import EPOCH_SECONDS
 
@@ -18,12 +19,10 @@ def find_runs(recording, onset, n_epochs):
 
     Parameters
     ----------
-    recording : ndarray of shape (n_epochs,) or None
-        The night of each epoch; None if all are of one.
+    recording : ndarray of shape (n_epochs,), or None if all are of one
     onset : ndarray of shape (n_epochs,) or None
         Seconds from the recording's start; None if rows are in order and have no gap.
     n_epochs : int
-        Number of rows.
 
     Returns
     -------
@@ -37,9 +36,7 @@ def find_runs(recording, onset, n_epochs):
     """
     nights = [np.arange(n_epochs)]
     if recording is not None:
-        _, codes = np.unique(recording, return_inverse=True)
-        order = np.argsort(codes, kind="stable")
-        nights = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        nights = pd.Series(recording).groupby(recording).indices.values()
     runs = []
     for rows in nights:
         if onset is None or len(rows) < 2:
@@ -53,8 +50,7 @@ def find_runs(recording, onset, n_epochs):
                 f"Two epochs of {night} begin at {onset[rows[np.argmin(steps)]]:g} s. Drop one "
                 "of them, or give each recording a name of its own."
             )
-        usual = min(np.median(steps), EPOCH_SECONDS)
-        gaps = np.abs(steps - usual) > ONSET_TOLERANCE
+        gaps = np.abs(steps - min(np.median(steps), EPOCH_SECONDS)) > ONSET_TOLERANCE
         runs.extend(np.split(rows, np.flatnonzero(gaps) + 1))
     return [run for run in runs if len(run)]
 
@@ -65,7 +61,6 @@ def make_windows(runs, length, *, short=False):
     Parameters
     ----------
     runs : list of ndarray of int
-        Of :func:`find_runs`.
     length : int
         Epochs in a window.
     short : bool, default=False
@@ -74,7 +69,6 @@ def make_windows(runs, length, *, short=False):
     Returns
     -------
     ndarray of int, shape (n_windows, length)
-        Rows of each window, run by run.
     """
     windows = [np.empty((0, length), dtype=np.int64)]
     for run in runs:
@@ -91,7 +85,6 @@ class Fusion:
     Parameters
     ----------
     n_epochs, n_classes : int
-        Shape of the fused probabilities.
     fusion : {"product", "mean", "centre"}, default="product"
         "product" is the geometric mean of the probabilities of all windows that hold the
         epoch [1]_, "mean" the arithmetic one; "centre" takes the window in which the epoch
@@ -99,8 +92,8 @@ class Fusion:
 
     References
     ----------
-    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel
-       automatic sleep staging with channel mismatch.
+    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel automatic sleep
+       staging with channel mismatch.
 
     Examples
     --------
@@ -130,7 +123,6 @@ class Fusion:
         Parameters
         ----------
         windows : ndarray of int, shape (n_windows, length)
-            Rows of each window.
         probabilities : ndarray of shape (n_windows, n_classes, length)
         """
         if self.fusion == "centre":

@@ -1,6 +1,5 @@
 """Sleep stages: their codes, their schemes and the texts that annotations use."""
 
-import re
 import warnings
 from collections import Counter
 
@@ -37,9 +36,6 @@ _TEXTS = {
 }
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
-#: Texts that look like a stage, even where they are none that is known.
-_LIKE_A_STAGE = re.compile(r"stage|sleep|\d", re.IGNORECASE)
-
 
 def scheme_names(scheme):
     """Names of a scheme's stages in the order of their codes.
@@ -54,7 +50,7 @@ def scheme_names(scheme):
     tuple of str
     """
     if scheme not in list(SCHEMES):
-        raise ValueError(f"Unknown scheme {scheme!r}; there are {', '.join(SCHEMES)}.")
+        raise ValueError(f"Unknown stage scheme {scheme!r}; known: {', '.join(SCHEMES)}.")
     return SCHEMES[scheme]
 
 
@@ -179,13 +175,9 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS):
             'and Kales) and 0 nothing. Name codes by np.array(["W", "N1", "N2", "N3", '
             '"REM"])[codes].'
         )
-    unread = [text for text in covered if stage_of_text(text) is None]
+    unread = [(text, n) for text, n in covered.most_common() if stage_of_text(text) is None]
     if unread:
-        unread.sort(key=lambda text: (not _LIKE_A_STAGE.search(text), -covered[text], text))
-        listed = ", ".join(
-            f"{text!r} ({covered[text]} epoch{'s' if covered[text] > 1 else ''})"
-            for text in unread
-        )
+        listed = ", ".join(f"{text!r} (epochs: {n})" for text, n in unread)
         warnings.warn(
             f"Annotations not read as stages, though they last an epoch or longer: {listed}. "
             "If they are, rename them to W, N1, N2, N3, REM or ? by annotations.rename.",
