@@ -31,9 +31,8 @@ def stagers():
 def test_pass_is_that_of_skorch(pair, monkeypatch, name):
     X, y = pair
     ours = stagers()[name].fit(X, y)
-    # Without its own loop and mode, a net has skorch's.
+    # Without its own loop, a net has skorch's.
     monkeypatch.delattr(SleepStager, "run_single_epoch")
-    monkeypatch.delattr(SleepStager, "_set_training")
     theirs = stagers()[name].fit(X, y)
     expected = theirs.module_.state_dict()
     for key, value in ours.module_.state_dict().items():

@@ -30,18 +30,16 @@ def check_windows(stager, pair, scored):
             "(sequence_length), and are not learned from.",
             stacklevel=5,
         )
-    windows = windows[scored[windows].any(axis=1)]
-    validates = stager.validates(pair)[windows[:, 0]]
-    sides = {"to train on": ~validates}
-    if len(stager.held_out_):
-        sides[f"of those held out ({', '.join(map(str, stager.held_out_))})"] = validates
-    for who, rows in sides.items():
-        if not rows.any():
-            raise ValueError(
-                f"No {length} consecutive epochs (sequence_length), one of them scored, are "
-                f"in the subjects {who}. Give whole nights, unscored epochs too (y is -1 "
-                "there), or a smaller sequence_length."
-            )
+    begins = windows[scored[windows].any(axis=1), 0]
+    validates = stager.validates(pair)[begins]
+    held_out = ", ".join(map(str, stager.held_out_))
+    if validates.all() or (held_out and not validates.any()):
+        who = "to train on" if validates.all() else f"of those held out ({held_out})"
+        raise ValueError(
+            f"No {length} consecutive epochs (sequence_length), one of them scored, are in the "
+            f"subjects {who}. Give whole nights, unscored epochs too (y is -1 there), or a "
+            "smaller sequence_length."
+        )
 
 
 def training_windows(pair, length):
@@ -255,22 +253,16 @@ class WindowBatches(Sampler):
         if self.together == 1:
             numbers = torch.randperm(len(self.windows)).numpy()
         else:
-            offset = int(torch.randint(self.together, ()))
-            blocks = self._split(offset)
+            offset = int(torch.randint(self.together, ()))  # of the first block
+            # The next window begins at the second epoch of this one, or else it is elsewhere.
+            ends = self.windows[1:, 0] != self.windows[:-1, 1]
+            blocks = []
+            for run in np.split(np.arange(len(self.windows)), np.flatnonzero(ends) + 1):
+                cuts = np.arange(offset or self.together, len(run), self.together)
+                blocks.extend(np.split(run, cuts))
             order = torch.randperm(len(blocks)).tolist()
             numbers = np.concatenate([blocks[k] for k in order])
-        for start in range(0, len(numbers), self.batch_size):
-            yield numbers[start : start + self.batch_size]
-
-    def _split(self, offset):
-        """Cut the windows into blocks of neighbours, beginning with a shorter one."""
-        # The next window begins at the second epoch of this one, or else it is elsewhere.
-        ends = self.windows[1:, 0] != self.windows[:-1, 1]
-        blocks = []
-        for run in np.split(np.arange(len(self.windows)), np.flatnonzero(ends) + 1):
-            cuts = np.arange(offset or self.together, len(run), self.together)
-            blocks.extend(np.split(run, cuts))
-        return blocks
+        yield from np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
 
 
 def batches_in_order(dataset, batch_size):

@@ -340,10 +340,8 @@ class DistilledSleepStager(SleepStager):
                     self.history.clear()
                     self.initialize_optimizer()
                     torch.manual_seed(torch.initial_seed() + 1)
-                left_out = [] if step.stages else [TEACHER_OUTPUT]
-                if not step.features:
-                    layers = range(len(self.matched_layers))
-                    left_out += map(TEACHER_FEATURE.format, layers)
+                n_features = 0 if step.features else len(self.matched_layers)
+                left_out = [TEACHER_FEATURE.format(number) for number in range(n_features)]
                 own = {name: columns[name] for name in columns if name not in left_out}
                 self._run_step(step, pair, codes, own)
         for row in self.history:
@@ -484,12 +482,11 @@ class DistilledSleepStager(SleepStager):
                 note_term(self, "softmax_loss", term, training, len(y_true))
                 loss = loss + self.alpha * term
         if features:
-            term = sum(
-                layer(own, X[TEACHER_FEATURE.format(number)].to(self.device))
-                for number, (layer, own) in enumerate(
-                    zip(self.matched_layers, features, strict=True)
-                )
-            ) / len(features)
+            summaries = [
+                X[TEACHER_FEATURE.format(n)].to(self.device) for n in range(len(features))
+            ]
+            matched = zip(self.matched_layers, features, summaries, strict=True)
+            term = sum(layer(own, other) for layer, own, other in matched) / len(features)
             note_term(self, "feature_loss", term, training, len(y_true))
             loss = loss + (self.feature_weight if self.step_.stages else 1.0) * term
         return loss

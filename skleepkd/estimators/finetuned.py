@@ -147,8 +147,6 @@ class FineTunedSleepStager(SleepStager):
                     f"The pretrained network takes {own:g} {what}; the target has {other:g}. "
                     "Give both the same derivations and sampling rate."
                 )
-        if go_on:
-            self.signal_ = given
         super()._remember_input(pair, codes, classes, go_on)
         self.signal_ = dict(expected)  # what the network was built for
 

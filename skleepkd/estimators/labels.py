@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from skleepkd.stages import (
@@ -44,14 +43,17 @@ def find_classes(classes, y):
     if unknown:
         raise ValueError(
             f"Unknown stage {', '.join(unknown)} in y; the classes are "
-            f"{', '.join(map(str, found))}. {_advice(unknown)}"
+            f"{', '.join(map(str, found))}. Mend the spelling, write '?' where nobody scored, "
+            "convert other texts ([skleepkd.stages.stage_of_text(text) for text in y]), merge "
+            "codes (skleepkd.stages.to_scheme), name another scheme "
+            f"({', '.join(SCHEMES)}), or list all labels: classes=[...]."
         )
     if len(np.unique(found)) < len(found) or left_unscored(found).any():
         raise ValueError(f"classes names each stage once; given {found.tolist()}.")
     if len(found) < 2:
         raise ValueError(
             f"Only the stage {', '.join(map(str, found))} is in y, one class; a stager needs "
-            "at least two. Is this fold empty of the others? classes='aasm' fixes five columns."
+            "at least two. classes='aasm' fixes five columns, whatever a fold holds."
         )
     return found
 
@@ -82,21 +84,6 @@ def _check_spelling(y, names):
             "them; if not, list all labels: classes=[...].",
             stacklevel=7,
         )
-
-
-def _advice(unknown):
-    """Say what to do about labels that are no classes."""
-    digits = any(label.lstrip("-").isdigit() for label in unknown)
-    if not digits and all(stage_of_text(label) is not None for label in unknown):
-        return (
-            "[skleepkd.stages.stage_of_text(text) for text in y] are the AASM codes of such "
-            "texts; skleepkd.stages.to_scheme merges codes."
-        )
-    return (
-        "Mend the spelling, write '?' where nobody scored, merge codes with "
-        f"skleepkd.stages.to_scheme, name another scheme ({', '.join(SCHEMES)}), or list all "
-        "labels: classes=[...]."
-    )
 
 
 def encode(y, classes):
@@ -184,18 +171,16 @@ class StageCrossEntropy(nn.CrossEntropyLoss):
     """
 
     def __init__(self, weight=None, label_smoothing=0.0):
-        super().__init__(weight, ignore_index=UNSCORED, label_smoothing=label_smoothing)
+        super().__init__(
+            weight,
+            ignore_index=UNSCORED,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
 
     def forward(self, logits, y):
         """Return the loss of logits (batch, n_classes, ...) and codes (batch, ...)."""
-        total = F.cross_entropy(
-            logits,
-            y,
-            self.weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
+        total = super().forward(logits, y)
         scored = y != self.ignore_index
         if self.weight is None:
             return total / scored.sum().clamp(min=1)

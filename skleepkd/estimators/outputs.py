@@ -34,9 +34,6 @@ def _predict_windows(stager, dataset):
         yield rows[:, rows[0] >= 0], stager.evaluation_step(batch)
 
 
-# ---------------------------------------------------------------- features
-
-
 def extract_features(stager, X, layer=None):
     """Return the output of a layer of the network.
 
@@ -75,7 +72,16 @@ def _centred_features(stager, pair, layer):
     nearest, features = np.full(len(pair), np.inf), None
     with capture_of(stager, [layer]) as seen:
         for rows, _ in _predict_windows(stager, dataset):
-            found = _by_epoch(seen[layer], axis, rows.shape).cpu().numpy()
+            found = seen[layer]
+            if axis == 0:
+                # (batch * length, ...) -> (batch, length, ...)
+                found = found.unflatten(0, rows.shape)
+            else:
+                # (batch, ..., length * steps, ...) -> (batch, length, ..., steps, ...)
+                found = found.unflatten(axis, (rows.shape[1], -1)).movedim(axis, 1)
+                if found.shape[axis + 1] == 1:
+                    found = found.squeeze(axis + 1)
+            found = found.cpu().numpy()
             if features is None:
                 features = np.empty((len(pair), *found.shape[2:]), dtype=found.dtype)
             distance = np.abs(np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2)
@@ -102,19 +108,6 @@ def _sequence_axis(stager, pair, layer):
             f"epochs and {three} for three: no features of single epochs. Name another layer."
         )
     return differ[0]
-
-
-def _by_epoch(features, axis, shape):
-    """Part a layer's output by epochs: (batch, length, ...)."""
-    if axis == 0:
-        # (batch * length, ...) -> (batch, length, ...)
-        return features.unflatten(0, shape)
-    # (batch, ..., length * steps, ...) -> (batch, length, ..., steps, ...)
-    features = features.unflatten(axis, (shape[1], -1)).movedim(axis, 1)
-    return features.squeeze(axis + 1) if features.shape[axis + 1] == 1 else features
-
-
-# ---------------------------------------------------------------- hypnodensity
 
 
 def hypnodensity(stager, X, resolution=30.0, return_onset=False):
@@ -159,28 +152,23 @@ def hypnodensity(stager, X, resolution=30.0, return_onset=False):
     of X: ``pipeline[-1].hypnodensity(pipeline[:-1].transform(X))``.
     """
     stager.check_is_fitted()
-    n_times = stager.signal_["n_times"]
-    if len(stager.epoch_shape_) > 2:  # spectrograms
-        sfreq = n_times / EPOCH_SECONDS  # of their frames
-        if resolution != EPOCH_SECONDS:
-            raise ValueError(
-                f"A stager of spectrograms predicts whole epochs, every {EPOCH_SECONDS:g} s; "
-                f"given resolution={resolution!r}."
-            )
-    else:
-        sfreq = stager.signal_["sfreq"]
+    pair, n_times = as_pair(X), stager.signal_["n_times"]
+    spectrograms = len(stager.epoch_shape_) > 2
+    sfreq = n_times / EPOCH_SECONDS if spectrograms else stager.signal_["sfreq"]
     samples = resolution * sfreq
     step = round(samples) if math.isfinite(samples) else 0
-    if step < 1 or not math.isclose(samples, step, rel_tol=1e-9):
+    whole = step > 0 and math.isclose(samples, step, rel_tol=1e-9)
+    if not whole or (spectrograms and step != n_times):
         raise ValueError(
             "resolution is a positive number of seconds that lasts a whole number of samples; "
-            f"given {resolution!r} at {sfreq:g} Hz."
+            f"given {resolution!r} at {sfreq:g} Hz. (A stager of spectrograms predicts whole "
+            f"epochs, every {EPOCH_SECONDS:g} s.)"
         )
+    epochs = n_times / sfreq * np.arange(len(pair)) if pair.onset is None else pair.onset
     if step == n_times:
-        onset = _epoch_onsets(as_pair(X), n_times / sfreq)
-        parts = [(stager.predict_proba(X), onset)]
+        parts = [(stager.predict_proba(X), epochs)]
     elif n_times % step == 0 and stager.sequence_length_ == 1:
-        parts = _each_epoch(stager, stager.check_predicted(X), step, sfreq)
+        parts = _each_epoch(stager, stager.check_predicted(X), epochs, step, sfreq)
     else:
         parts = _joined_epochs(stager, stager.check_predicted(X), step, sfreq)
     none = np.empty((0, len(stager.classes_)), dtype=np.float32), np.empty(0)
@@ -188,15 +176,9 @@ def hypnodensity(stager, X, resolution=30.0, return_onset=False):
     return (probabilities, onset) if return_onset else probabilities
 
 
-def _epoch_onsets(pair, seconds):
-    return seconds * np.arange(len(pair)) if pair.onset is None else pair.onset
-
-
-def _each_epoch(stager, pair, step, sfreq):
+def _each_epoch(stager, pair, onset, step, sfreq):
     """Yield probabilities and onsets of each epoch by itself, in the order of the rows."""
-    n_times = pair.shape[2]
-    onset = _epoch_onsets(pair, n_times / sfreq)
-    within = np.arange(0, n_times, step) / sfreq
+    within = np.arange(0, pair.shape[2], step) / sfreq
     start = 0
     for x, _ in stager.get_iterator(EpochDataset(pair.target_epochs)):
         rows = slice(start, start + len(x["target"]))
@@ -243,9 +225,8 @@ def _joined_runs(pair, seconds):
     if pair.recording is None or pair.onset is None:
         raise ValueError(
             "At this resolution consecutive epochs are joined, and X does not say which they "
-            "are. Give a PairedEpochs with recording= and onset= (of one night: "
-            "recording='night', onset=30.0 * np.arange(len(X))), or a resolution that divides "
-            f"{EPOCH_SECONDS:g} s, where the stager's sequence_length is 1."
+            "are: give a PairedEpochs with recording= and onset= (of one night: "
+            "recording='night', onset=30.0 * np.arange(len(X)))."
         )
     for run in find_runs(pair.recording, pair.onset, len(pair)):
         steps = np.diff(pair.onset[run])

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,6 @@ from skorch.callbacks import EarlyStopping
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
 from skleepkd.memory import key_of, replace_file
-
-
-@dataclass
-class Training:
-    """What a fit goes on with, once its networks are built."""
-
-    pair: object
-    codes: np.ndarray
-    random: "RandomStream"
-    is_new: bool
-    source: object = None  # the teacher or pretrained stager, on its way to be fitted
 
 
 class RandomStream:
@@ -67,9 +55,9 @@ def run_passes(net, loop, dataset, epochs):
     teacher = final_stager(getattr(net, "teacher_", None))
     about = (dataset.pair, dataset.y, net.held_out_, epochs, net.step_)
     key = key_of(net, teacher, *about, torch.initial_seed())
-    checkpoint = net.checkpoint_ = Checkpoint(net.checkpoint, key, net)
+    checkpoint = net.checkpoint_ = Checkpoint(net, key, epochs)
     try:
-        left = checkpoint.passes_left(epochs)
+        left = checkpoint.kept["left"] if checkpoint.kept else epochs
         if left:
             _run_until_stopped(net, loop, left)
         if not checkpoint.resume():
@@ -89,15 +77,12 @@ def _run_until_stopped(net, loop, epochs):
         net.notify("on_epoch_end", **stopped.datasets)
     except KeyboardInterrupt:
         # So does skorch's EarlyStopping end a training; a user's Ctrl-C ends the program.
-        if not any(map(_stopped_early, net.trained_nets())):
+        callbacks = [
+            callback for each in net.trained_nets() for _, callback in each.callbacks_
+        ]
+        early = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+        if not any(callback.misses_ >= callback.patience for callback in early):
             raise
-
-
-def _stopped_early(net):
-    return any(
-        isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-        for _, callback in net.callbacks_
-    )
 
 
 def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
@@ -120,39 +105,29 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
     net.history.record(f"{prefix}_batch_count", len(losses))
     if training and not np.isfinite(values).all():
         raise FloatingPointError(
-            f"The training diverged: the loss is NaN or infinite in pass "
-            f"{len(net.history)}. Lower the learning rate (lr is {net.lr!r}), or look "
-            "for extreme values in the signal."
+            f"The training diverged: the loss is NaN or infinite in pass {len(net.history)}. "
+            f"Lower the learning rate (lr is {net.lr!r}), or look for extreme values in X."
         )
 
 
 class Checkpoint:
     """The file of one training, named after all that it depends on."""
 
-    def __init__(self, folder, key, net):
-        self.path = Path(folder) / f"{key}.pt"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.net = net
+    def __init__(self, net, key, epochs):
+        self.net, self.epochs, self.kept = net, epochs, None
         self.passes_before = len(net.history)
-        self.kept = self._read() if self.path.exists() else None
-
-    def _read(self):
-        """Read the file, if it is whole; no code is run by that."""
-        data = self.path.read_bytes()
-        digest, data = data[:32], data[32:]
-        if hashlib.sha256(data).digest() != digest:
-            warnings.warn(
-                f"The checkpoint {self.path} is damaged; the training begins anew.",
-                stacklevel=2,
-            )
-            return None
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-    def passes_left(self, epochs):
-        """Count the passes to go, of ``epochs``."""
-        if self.kept is None:
-            return epochs
-        return 0 if self.kept["finished"] else epochs - self.kept["passes"]
+        self.path = Path(net.checkpoint) / f"{key}.pt"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            data = self.path.read_bytes()
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                file = io.BytesIO(data[32:])
+                self.kept = torch.load(file, map_location="cpu", weights_only=True)
+            else:
+                warnings.warn(
+                    f"The checkpoint {self.path} is damaged; the training begins anew.",
+                    stacklevel=2,
+                )
 
     def between_passes(self):
         """Put back what was kept, the first time; else keep what there is now."""
@@ -171,9 +146,9 @@ class Checkpoint:
 
     def keep(self, finished=False):
         """Write the state of now; the file is that of before until the new one is whole."""
+        passes = len(self.net.history) - self.passes_before
         state = {
-            "passes": len(self.net.history) - self.passes_before,
-            "finished": finished,
+            "left": 0 if finished else self.epochs - passes,
             "nets": [_state_of(net) for net in self.net.trained_nets()],
             "random_state": random_state(self.net.device),
         }

@@ -2,6 +2,7 @@
 
 import inspect
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -341,15 +342,13 @@ class SleepStager(NeuralNetClassifier):
         if self.sequence_length_ > 1 or of_stages:
             shape, length = self.epoch_shape_, self.sequence_length_
             check_output(uncompiled(self.module_), shape, len(classes), length)
-        return passes.Training(pair, codes, random, not go_on, source)
+        return SimpleNamespace(
+            pair=pair, codes=codes, random=random, is_new=not go_on, source=source
+        )
 
     def _check_sequences(self):
-        lengths = (self.sequence_length_, self.neighbouring_windows)
-        if not all(isinstance(n, int | np.integer) and n > 0 for n in lengths):
-            raise ValueError(
-                "sequence_length and neighbouring_windows are whole numbers, 1 at least; "
-                f"given {lengths[0]!r} and {lengths[1]!r}."
-            )
+        if min(self.sequence_length_, self.neighbouring_windows) < 1:
+            raise ValueError("sequence_length and neighbouring_windows are 1 at least.")
         Fusion(0, 0, self.fusion)  # refuses an unknown name
         if self.sequence_length_ > 1 and self.train_split is not None:
             raise ValueError(
@@ -381,20 +380,17 @@ class SleepStager(NeuralNetClassifier):
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
-        fitted_on = {
-            name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
-            for name in ("subject", "recording")
-        }
-        if go_on:
-            if signal != self.signal_ or not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    "A training goes on with the classes, channels, samples and sampling "
-                    f"rate that it began with: {self.classes_.tolist()}, {self.signal_}; "
-                    f"given {classes.tolist()}, {signal}. Fix the classes with classes=."
-                )
-            for name, before in self.fitted_on_.items():
-                known = before is not None and fitted_on[name] is not None
-                fitted_on[name] = np.union1d(before, fitted_on[name]) if known else None
+        if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
+            raise ValueError(
+                "A training goes on with the classes and the signal that it began with, "
+                f"{self.classes_.tolist()} and {self.signal_}; given {classes.tolist()} and "
+                f"{signal}. Fix the classes with classes=."
+            )
+        fitted_on = {}
+        for name in ("subject", "recording"):
+            columns = [getattr(pair, name), *([self.fitted_on_[name]] if go_on else [])]
+            known = all(column is not None for column in columns)
+            fitted_on[name] = np.unique(np.concatenate(columns)) if known else None
         self.classes_inferred_ = classes
         weight = self.class_weight
         self.class_weight_ = labels.class_weights(weight, codes[training], classes)
@@ -556,14 +552,7 @@ class SleepStager(NeuralNetClassifier):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
         if iterator is not None:
-            super()._set_training(training)
             passes.run_batches(self, iterator, training, prefix, step_fn, **fit_params)
-
-    def _set_training(self, training=True):
-        """Set the mode of networks that are in the other one; skorch sets it each batch."""
-        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
-        if any(getattr(part, "training", training) != training for part in parts):
-            super()._set_training(training)
 
     # ------------------------------------------------------------ parameters, pickles
 
@@ -587,12 +576,12 @@ class SleepStager(NeuralNetClassifier):
         return {name: value for name, value in params.items() if name[0] != "_"}
 
     def __setattr__(self, name, value):
-        if not name.endswith("_") and "__" not in name:
-            # A parameter that is a torch module (a loss) is stored as it is; skorch
-            # registers fitted components alone.
-            object.__setattr__(self, name, value)
-        else:
+        # A parameter that is a torch module (a loss) is stored as it is; skorch registers
+        # fitted components alone.
+        if name.endswith("_"):
             super().__setattr__(name, value)
+        else:
+            object.__setattr__(self, name, value)
 
     def __repr__(self):
         # skorch shows the whole network, or all defaults.
@@ -615,10 +604,9 @@ class SleepStager(NeuralNetClassifier):
         wanted = vars(self)["device"] = state["device"]
         if "__cuda_dependent_attributes__" in state:
             super().__setstate__({**state, "device": self.device})
-            # A device that is not here has become the CPU, with a warning.
-            wanted = "auto" if wanted == "auto" else vars(self)["device"]
+            if wanted == "auto":  # else a device that is not here has become the CPU
+                vars(self)["device"] = wanted
         else:
             vars(self).update(state)
-        vars(self)["device"] = wanted
         for name in self._modules + self._criteria:
             getattr(self, f"{name}_").to(self.device)
