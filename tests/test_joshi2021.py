@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_kept_predictions(finished):
 
 def test_a_teacher_and_an_attention_step_for_each_scheme(finished):
     kept = [str(file) for file in (finished[1] / "cache").rglob("shared/**/output.pkl")]
-    assert len([file for file in kept if "distillation-teacher" in file]) == 2
+    assert len([file for file in kept if "distillation/teacher" in file]) == 2
     assert len([file for file in kept if "two_step" in file]) == 2
 
 
