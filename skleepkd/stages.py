@@ -5,8 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-#: Marks an epoch that nobody has scored, among codes and among names.
-UNSCORED = -1
+UNSCORED = -1  # an epoch that nobody has scored
 UNSCORED_NAME = "?"
 EPOCH_SECONDS = 30.0
 
