@@ -427,11 +427,25 @@ def test_rows_on_both_sides_where_nobody_is_known(pair):
     assert found.rows.tolist() == [*range(90, 100)]
 
 
-def test_frozen_where_groups_alone_name_the_subjects(pair):
+def test_rows_on_both_sides_where_nobody_is_known(pair):
     X, y = pair
+    folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
+    report = check_leakage(DUMMY, X["target"], y, cv=folds)
+    assert kinds(report) == ["unknown subjects", "row", "identical", "unknown subjects"]
+    found = report.findings[1]
+    assert (found.fold, found.count) == (0, 10)
+    assert found.rows.tolist() == [*range(90, 100)]
+
+
+def test_frozen_that_knows_subjects_by_other_names(pair):
+    X, y = pair
+    numbers = np.array([int(name[1:]) for name in X.subject])
     teacher = FrozenEstimator(clone(TEACHER).fit(X["target"], y, groups=X.subject))
-    cv = {"cv": LeaveOneGroupOut(), "groups": X.subject}
-    assert kinds(check_leakage(teacher, X["target"], y, **cv)) == ["frozen"] * 6
+    cv = {"cv": LeaveOneGroupOut()}
+    report = check_leakage(teacher, X["target"], y, groups=numbers, **cv)
+    assert says(report, "there a subject is called 's0', here 0")
+    report = check_leakage(teacher, X["target"], y, groups=X.subject, **cv)
+    assert kinds(report) == ["frozen"] * 6
 
 
 def test_unscored_rows_are_no_obstacle(pair):
