@@ -421,16 +421,6 @@ def test_rows_on_both_sides_where_nobody_is_known(pair):
     X, y = pair
     folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
     report = check_leakage(DUMMY, X["target"], y, cv=folds)
-    assert kinds(report) == ["unknown subjects", "identical", "unknown subjects"]
-    found = report.findings[1]
-    assert (found.fold, found.count) == (0, 10)
-    assert found.rows.tolist() == [*range(90, 100)]
-
-
-def test_rows_on_both_sides_where_nobody_is_known(pair):
-    X, y = pair
-    folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
-    report = check_leakage(DUMMY, X["target"], y, cv=folds)
     assert kinds(report) == ["unknown subjects", "row", "identical", "unknown subjects"]
     found = report.findings[1]
     assert (found.fold, found.count) == (0, 10)
