@@ -1,4 +1,4 @@
-"""The rows of the speed benchmark: each measures a way of ours beside a reference."""
+"""The rows of the speed benchmark: each times our code beside a reference."""
 
 import copy
 import sys
@@ -56,11 +56,11 @@ def night(fast, seconds):
 
     @torch.inference_mode()
     def stage_plainly():
-        module, votes = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
+        module, log_sums = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
         for rows in windows.split(BATCH_SIZE):
-            answers = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
-            votes.index_add_(0, rows.flatten(), answers.flatten(0, 1))
-        return votes.argmax(dim=1).numpy()
+            log_probs = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
+            log_sums.index_add_(0, rows.flatten(), log_probs.flatten(0, 1))
+        return log_sums.argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), stage_plainly())
     yield measure(
@@ -116,7 +116,7 @@ def signals(fast, n_batches):
 
 
 class Built(Exception):
-    """A network would be built now."""
+    """Raised where a network would be built."""
 
 
 def stop(n_chans, n_times, n_outputs):
@@ -135,7 +135,7 @@ def until_built(stager, X, y):
 
 
 def door(fast, seconds):
-    """Check and take what fit is given."""
+    """Check and convert the input of fit."""
     n = 200 if fast else 20_000
     target, source = (noise(n, 3, 1920, seed=k) for k in (2, 3))
     subject, y = np.repeat([f"s{k}" for k in range(20)], n // 20), stages(n)
@@ -182,7 +182,7 @@ def u_sleep(fast, seconds):
 
 
 def offline(fast, seconds):
-    """Distil from a frozen teacher, whose answers are there, and ask for these."""
+    """Distil from a frozen teacher with precomputed outputs, and time computing these."""
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
     supervised = training_pass(stager_of("USleep"), X, y)
@@ -214,7 +214,8 @@ def offline(fast, seconds):
     )
 
 
-#: A U-Time of fewer than 50,000 parameters at any rate, and what it learns of U-Sleep.
+#: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
+#: with U-Sleep's.
 SMALL = {"module": "UTime", "module__filters": (6, 8, 12, 16, 24, 32)}
 LAST_MAPS = [("decoder.4", "decoder_blocks.11")]
 
@@ -293,8 +294,8 @@ def prediction(fast, seconds):
     @torch.inference_mode()
     def forward():
         module = stager.module_.eval()
-        answers = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
-        return torch.cat(answers).argmax(dim=1).numpy()
+        probabilities = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
+        return torch.cat(probabilities).argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), forward())
     yield measure(
@@ -312,7 +313,7 @@ class AllTokens(EpochCrossModalTransformer):
     """The same network, computed for all tokens as torch's own layers do it."""
 
     def forward(self, x):
-        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
         streams = zip(x.split(1, dim=1), self.embedding, self.intra_modal, strict=True)
         class_tokens = [
             attend_all(attend, embed(channel))[:, 0] for channel, embed, attend in streams
@@ -326,10 +327,10 @@ class AllTokens(EpochCrossModalTransformer):
 
 def attend_all(block, tokens):
     """Attention, residual and layer normalisation of all tokens."""
-    answer, _ = nn.MultiheadAttention.forward(
+    output, _ = nn.MultiheadAttention.forward(
         block.attention, tokens, tokens, tokens, need_weights=False
     )
-    return block.norm(tokens + block.dropout(answer))
+    return block.norm(tokens + block.dropout(output))
 
 
 def transformer(fast, seconds):
@@ -340,8 +341,8 @@ def transformer(fast, seconds):
     every = AllTokens(3, n_times)
     every.load_state_dict(first.state_dict())
     with torch.no_grad():
-        answers = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
-    torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)
+        logits = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
     yield measure(
         fast,
         seconds,

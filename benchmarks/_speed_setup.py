@@ -1,4 +1,4 @@
-"""What the rows of the speed benchmark begin with: signals, stagers, a training pass."""
+"""What the rows of the speed benchmark share: signals, stagers, a training pass."""
 
 import time
 

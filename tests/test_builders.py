@@ -402,11 +402,11 @@ def test_from_raws_units():
 @pytest.mark.parametrize(
     ("annotations", "found"),
     [
-        (mne.Annotations([], [], []), "None of the 0 annotations is a stage"),
-        (scored((0, 20, "Lights off"), (40, 3, "arousal")), "None of the 2 annotations"),
+        (mne.Annotations([], [], []), "0 of 0 are stages"),
+        (scored((0, 20, "Lights off"), (40, 3, "arousal")), "0 of 2 are stages"),
         (
             scored((0, 0, "Sleep stage W"), (30, 20, "Sleep stage 1"), (40, 3, "arousal")),
-            r"The 2 stages that were found last 0, 20 s\.",
+            r"2 of 3 are stages, which last 0, 20 s\.",
         ),
     ],
     ids=["none", "no stage", "too short"],
@@ -439,20 +439,17 @@ def test_an_offset_that_the_dates_deny(given, told):
         PairedEpochs.from_raws(source, target, NIGHT, offset=1.0)
     assert len(said) == len(denied) == told
     if told:
-        assert "95 s before the source; given" in denied[0]
-        assert "give offset=-95," in denied[0]
+        assert "-95 s after the source; given" in denied[0]
+        assert "Give offset=-95," in denied[0]
 
 
-def test_what_is_no_recording_and_no_offset():
+def test_what_is_no_recording_and_no_annotations():
     raw = device(10, float, 400)
     refused = partial(pytest.raises, TypeError)
     with refused(match=r"target_raw is an mne.io.Raw; given str.*mne\.io\.read_raw"):
         PairedEpochs.from_raws(raw, "ear.edf", NIGHT)
     with refused(match="annotations are mne.Annotations; given ndarray"):
         PairedEpochs.from_raws(raw, raw, np.arange(5))
-    for offset in (timedelta(seconds=12), None, "12", np.nan):
-        with refused(match=r"offset is a number; given .*total_seconds"):
-            PairedEpochs.from_raws(raw, raw, NIGHT, offset=offset)
     assert len(PairedEpochs.from_raws(raw, raw, NIGHT, offset=np.float32(0.0))) == 8
 
 
@@ -470,7 +467,7 @@ def test_annotations_on_another_clock():
     stages = [(30.0 * k, 30.0, "Sleep stage 2") for k in range(10)]
     same_clock = scored(*stages, orig_time=start)
     assert len(PairedEpochs.from_raws(raw, raw, same_clock)) == 10
-    with raises("count from 2020-01-01 21:59:00.* 60 s before the first sample"):
+    with raises("count from 2020-01-01 21:59:00.* -60 s after the first sample"):
         PairedEpochs.from_raws(
             raw, raw, scored(*stages, orig_time=start - timedelta(minutes=1))
         )
@@ -478,7 +475,7 @@ def test_annotations_on_another_clock():
     raw.set_annotations(same_clock)
     cropped = raw.copy().crop(60)
     a = cropped.annotations
-    with raises(" 60 s before the first sample of source_raw") as refused:
+    with raises(" -60 s after the first sample of source_raw") as refused:
         PairedEpochs.from_raws(cropped, cropped, a)
     cure = re.search(r"mne\.Annotations\(.*\)", str(refused.value))[0]
     cured = PairedEpochs.from_raws(cropped, cropped, eval(cure, {"mne": mne, "a": a}))

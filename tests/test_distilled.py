@@ -465,7 +465,7 @@ def test_bad_pairs(pair):
     X, y = pair
     with pytest.raises(ValueError, match="needs the teacher's signal"):
         student().fit(X["target"], y)
-    with pytest.raises(ValueError, match="144 epochs and X_source has 143"):
+    with pytest.raises(ValueError, match="144 target epochs and 143 source epochs"):
         student().fit(X["target"], y, X_source=X["source"][1:])
     with pytest.raises(ValueError, match="given twice"):
         student().fit(X, y, X_source=X["source"])

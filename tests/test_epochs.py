@@ -303,7 +303,7 @@ def test_columns():
         ({"subject": ["s"] * 11}, r"subject has shape \(11,\)"),
         ({"recording": np.zeros((12, 1))}, r"recording has shape \(12, 1\)"),
         ({"subject": ["s"] * 11 + [None]}, "subject has missing values"),
-        ({"onset": [np.nan] * 12}, "onset has NaN"),
+        ({"onset": [np.nan] * 12}, "onset has missing values"),
         ({"ch_names": ["L", "R", "Z"]}, "3 channel names for 2 target channels"),
         ({"ch_names": {"source": ["C3"]}}, "1 channel names for 3 source channels"),
         ({"sfreq": {"ear": 200}}, "'target' and 'source'; given .'ear'"),

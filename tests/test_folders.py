@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from skleepkd import PairedEpochs
-from skleepkd.epochs import memmap as _folders
 from skleepkd.epochs import rows as _signals
 
 
@@ -183,6 +182,6 @@ def test_files_that_do_not_fit_each_other(X, tmp_path):
 @pytest.mark.parametrize("about", [[], {}, {"files": {}}, {"files": None}])
 def test_a_table_of_contents_without_contents(X, tmp_path, about):
     X.to_memmap(tmp_path)
-    (tmp_path / _folders._ABOUT).write_text(json.dumps(about))
+    (tmp_path / "pair.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="damaged"):
         PairedEpochs.from_memmap(tmp_path)

@@ -104,7 +104,7 @@ def test_a_source_given_twice():
 
 def test_a_source_that_does_not_fit():
     X = numbered()
-    with raises("X has 12 epochs and X_source has 11"):
+    with raises("12 target epochs and 11 source epochs"):
         as_pair(X["target"], X_source=X["source"][:-1])
     with raises("X_source and the pair's own subjects disagree"):
         as_pair(X.target_epochs, X_source=X[::-1].source_epochs.with_subject(X.subject[1]))

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as npst
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from skleepkd import PairedEpochs
-from skleepkd.epochs.memmap import open_folder
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
 from skleepkd.persistence import _from_json, _to_json
@@ -220,7 +219,7 @@ def test_pairs_come_back_from_their_folder(data, n_epochs, n_channels, n_times):
     X = X[keep]
     with tempfile.TemporaryDirectory() as folder:
         again = X.to_memmap(Path(folder))
-        for pair in (again, PairedEpochs(**open_folder(folder))):
+        for pair in (again, PairedEpochs.from_memmap(folder)):
             np.testing.assert_array_equal(pair["target"], target[keep])
             np.testing.assert_array_equal(pair.recording, recording[keep])
             np.testing.assert_array_equal(pair.onset, onset[keep])

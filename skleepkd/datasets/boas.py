@@ -4,8 +4,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from skleepkd.datasets._loading import (
     Night,
     bids_folders,
@@ -144,78 +142,65 @@ def load_boas(
 
 def read_boas_night(root, folder):
     """Read the tables of one night, such as "sub-1"."""
-    root = Path(root)
-    subjects = read_table(root / "participants.tsv", texts=("participant_id", "pid"))
-    if folder not in subjects["participant_id"]:
-        raise ValueError(f"{root / 'participants.tsv'} has no row {folder}.")
-    subject = subjects["pid"][subjects["participant_id"] == folder][0]
-
-    tables, durations = {}, {}
+    path = Path(root) / "participants.tsv"
+    subjects = read_table(path, participant_id=str, pid=str).set_index("participant_id")
+    if folder not in subjects.index:
+        raise ValueError(f"{path} has no row {folder}.")
+    epochs, durations = {}, {}
     for modality, device in _DEVICES.items():
         path = _path(root, folder, device, "events.tsv")
-        columns = ["onset", "begsample", "endsample"]
-        columns += ["stage_hum"] if device == "psg" else []
-        tables[modality] = table = read_table(path, numbers=columns)
-        begin, end = table["begsample"], table["endsample"]
-        one_by_one = np.all(np.diff(begin) >= _N_TIMES) and np.all(begin % 1 == 0)
-        if not one_by_one or np.any(end - begin + 1 != _N_TIMES):
+        columns = {"onset": float, "begsample": int, "endsample": int}
+        if modality == "source":
+            columns["stage_hum"] = float
+        epochs[modality] = table = read_table(path, **columns)
+        lengths = table["endsample"] - table["begsample"] + 1
+        if any(lengths != _N_TIMES) or any(table["begsample"].diff() < _N_TIMES):
             raise ValueError(
                 f"{path}: epochs of {_N_TIMES} samples, one after the other, are expected."
             )
         sidecar = _path(root, folder, device, "eeg.json")
         with errors_naming(sidecar):
-            about = json.loads(sidecar.read_text("utf-8"))
-            durations[modality] = float(about["RecordingDuration"])
-    codes = tables["source"]["stage_hum"]
-    y = to_stages(codes, _STAGES, _path(root, folder, "psg", "events.tsv"))
-
-    counts = {modality: len(table["onset"]) for modality, table in tables.items()}
-    onset, in_source, in_target = np.intersect1d(
-        tables["source"]["onset"], tables["target"]["onset"], return_indices=True
+            durations[modality] = float(
+                json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
+            )
+    both = epochs["source"].merge(
+        epochs["target"], on="onset", suffixes=("_source", "_target")
     )
-    if max(counts.values()) - len(onset) > 1:
+    if max(map(len, epochs.values())) - len(both) > 1:
         raise ValueError(
-            f"boas-{folder}: the polysomnography lists {counts['source']} epochs and the "
-            f"headband {counts['target']}, {len(onset)} of them at the same times. More "
-            "than one epoch (30 s) apart, the two do not belong together."
+            f"boas-{folder}: the polysomnography lists {len(epochs['source'])} epochs and "
+            f"the headband {len(epochs['target'])}, {len(both)} of them at the same times: "
+            "the two do not belong together."
         )
-    first = {
-        modality: tables[modality]["begsample"][rows].astype(np.int64) - 1
-        for modality, rows in (("source", in_source), ("target", in_target))
-    }
     return Night(
         recording=f"boas-{folder}",
-        subject=f"boas-pid-{subject}",
-        onset=onset,
-        y=y[in_source],
+        subject=f"boas-pid-{subjects.loc[folder, 'pid']}",
+        onset=both["onset"].to_numpy(),
+        y=to_stages(both["stage_hum"], _STAGES, _path(root, folder, "psg", "events.tsv")),
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
         duration=durations,
-        first=first,
+        first={
+            modality: both[f"begsample_{modality}"].to_numpy() - 1 for modality in epochs
+        },
     )
 
 
 def _path(root, folder, device, what):
-    return root / folder / "eeg" / f"{folder}_task-Sleep_acq-{device}_{what}"
+    return Path(root) / folder / "eeg" / f"{folder}_task-Sleep_acq-{device}_{what}"
 
 
 def _missing_channels(root, folder, ch_names):
     missing = []
     for modality, device in _DEVICES.items():
-        table = read_table(_path(root, folder, device, "channels.tsv"), texts=("name",))
-        missing += [name for name in ch_names[modality] if name not in table["name"]]
+        table = read_table(_path(root, folder, device, "channels.tsv"), name=str)
+        missing += [name for name in ch_names[modality] if name not in set(table["name"])]
     return missing
 
 
 def _open_devices(night, *, ch_names):
     """Open the two recordings of a night."""
     raws = {}
-    for path, (modality, device) in zip(night.files, _DEVICES.items(), strict=True):
+    for path, modality in zip(night.files, _DEVICES, strict=True):
         raws[modality] = raw = open_edf(path, ch_names[modality])
-        check_recording(
-            raw,
-            f"{night.recording} ({device})",
-            ch_names[modality],
-            sfreq=SFREQ,
-            duration=night.duration[modality],
-        )
+        check_recording(raw, path, sfreq=SFREQ, duration=night.duration[modality])
     return raws

@@ -11,6 +11,8 @@ import numpy as np
 from skleepkd.datasets._loading import (
     Night,
     check_channels,
+    check_end,
+    check_labels,
     choose_recordings,
     load_nights,
     warn_of_unknown,
@@ -19,7 +21,6 @@ from skleepkd.edf import errors_naming
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
 
 _URL = "https://physionet.org/files/challenge-2018/1.0.0/"
-_RECORD = re.compile(r"tr\d\d-\d{4}")
 _SUFFIXES = (".hea", ".mat", ".arousal")
 
 #: One EEG derivation and the ECG, as in Joshi et al. (2021).
@@ -127,15 +128,11 @@ def load_cinc2018(
     root = Path(root).expanduser()
     ch_names = check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    unknown = [name for name in wanted if name not in _LABELS]
-    if unknown:
-        raise ValueError(
-            f"There is no channel {', '.join(unknown)}; the channels are "
-            f"{', '.join(_LABELS)}."
-        )
+    check_labels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
-    folders = [path for path in folder.glob("tr*") if path.is_dir()]
-    present = sorted(path.name for path in folders if _RECORD.fullmatch(path.name))
+    present = sorted(
+        path.name for path in folder.glob("tr[0-9][0-9]-[0-9]*") if path.is_dir()
+    )
     if not present:
         raise FileNotFoundError(
             f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
@@ -148,9 +145,9 @@ def load_cinc2018(
             left_out[f"cinc2018-{number}"] = str(error)
             warnings.warn(f"cinc2018-{number} is left out: {error}", stacklevel=2)
     if not nights:
+        name, reason = next(iter(left_out.items()))
         raise ValueError(
-            f"None of {len(left_out)} recordings can be read; the first is "
-            f"{next(iter(left_out))}: {next(iter(left_out.values()))}"
+            f"None of {len(left_out)} recordings can be read; the first is {name}: {reason}"
         )
     read = partial(_open_record, labels=wanted)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
@@ -167,15 +164,14 @@ def load_cinc2018(
 def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     """Download recordings of the PhysioNet/CinC Challenge 2018, then load them.
 
-    A night is about 130 MB, the whole training set about 135 GB. Files that are there
-    and whole are not downloaded again, so that a call that was interrupted is simply
-    repeated.
+    A night is about 130 MB, the whole training set about 135 GB. What is there and whole
+    is not downloaded again: a call that was interrupted is simply repeated.
 
     Parameters
     ----------
     root : path-like
-        Folder to download into; it is made where it is missing. Files get the places
-        that they have on PhysioNet: ``training/tr03-0005/tr03-0005.mat``.
+        Folder to download into, made where it is missing. Files get the places that
+        they have on PhysioNet: ``training/tr03-0005/tr03-0005.mat``.
     subjects : list of str or "all"
         Recordings, such as ``["tr03-0005", "tr03-0029"]``.
     base_url : str, optional
@@ -191,83 +187,44 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`load_cinc2018`.
+        As :func:`load_cinc2018`; a ValueError also if what arrived is not what the
+        set's ``SHA256SUMS.txt`` says. No part of it is left under its name.
     OSError
-        If a file cannot be downloaded, or what arrived is not what PhysioNet's sums
-        (``SHA256SUMS.txt``) say. No part of it is left under its name.
-
-    Warns
-    -----
-    UserWarning
-        If the sums cannot be downloaded: files are then not checked.
+        If a file cannot be downloaded.
 
     Examples
     --------
     >>> from skleepkd.datasets import fetch_cinc2018
     >>> cohort = fetch_cinc2018("challenge-2018", ["tr03-0005"])   # doctest: +SKIP
     """
-    root = Path(root).expanduser()
-    base_url = base_url.rstrip("/") + "/"
-    sums = _fetch_sums(base_url, root)
-    listed = [
-        path.split("/")[1]
-        for path in sums
-        if path.startswith("training/") and path.endswith(".hea")
-    ]
-    if isinstance(subjects, str) and subjects == "all":
-        if not listed:
-            raise OSError(
-                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had: name "
-                "the recordings (subjects=)."
-            )
-        subjects = None
-    # Without a list of the recordings whatever is asked for may be there.
-    wanted = choose_recordings(
-        subjects,
-        listed or [str(name).removeprefix("cinc2018-") for name in subjects],
-        prefix="cinc2018-",
-        where=base_url,
-    )
-    for number in wanted:
-        for suffix in _SUFFIXES:
-            path = f"training/{number}/{number}{suffix}"
-            _download(base_url, root, path, sums.get(path))
-    return load_cinc2018(root, subjects=wanted, **options)
-
-
-def _fetch_sums(base_url, root):
-    """SHA-256 sum of each file by its path; none, with a warning, where there are none."""
-    try:
-        path = _download(base_url, root, "SHA256SUMS.txt", None)
-        rows = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines()]
-        sums = {row[1]: row[0] for row in rows if len(row) == 2 and len(row[0]) == 64}
-        if not sums:
-            path.unlink()
-            raise OSError(f"{base_url}SHA256SUMS.txt holds no sums.")
-    except (OSError, UnicodeDecodeError) as error:
-        warnings.warn(f"Files will not be checked, for want of sums: {error}", stacklevel=3)
-        return {}
-    return sums
-
-
-def _download(base_url, root, path, known_hash):
-    """Download a file to its place, unless it is there and whole; leave no part of it."""
     import pooch
 
-    place = root / path
-    try:
-        pooch.retrieve(
-            base_url + path,
+    root = Path(root).expanduser()
+
+    def download(path, known_hash):  # unless it is there and whole
+        return pooch.retrieve(
+            f"{base_url.rstrip('/')}/{path}",
             known_hash=known_hash,
-            fname=place.name,
-            path=place.parent,
+            fname=Path(path).name,
+            path=(root / path).parent,
             downloader=pooch.HTTPDownloader(chunk_size=2**20),
         )
-    except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
-        raise OSError(
-            f"{base_url}{path} could not be downloaded: {error} Call again to go on."
-        ) from error
-    return place
+
+    listed = Path(download("SHA256SUMS.txt", None))
+    rows = [line.split(maxsplit=1) for line in listed.read_text("utf-8").splitlines()]
+    sums = {row[1]: row[0] for row in rows if len(row) == 2}
+    present = [Path(path).stem for path in sums if re.fullmatch(r"training/.*\.hea", path)]
+    if not present:
+        listed.unlink()
+        raise OSError(f"{base_url} lists no recordings in SHA256SUMS.txt: is it a mirror?")
+    numbers = choose_recordings(
+        None if subjects == "all" else subjects, present, prefix="cinc2018-", where=base_url
+    )
+    for number in numbers:
+        for suffix in _SUFFIXES:
+            path = f"training/{number}/{number}{suffix}"
+            download(path, sums[path])
+    return load_cinc2018(root, subjects=numbers, **options)
 
 
 # ---------------------------------------------------------------- reading
@@ -279,18 +236,12 @@ def _read_night(folder, labels, unscored):
 
     number = folder.name
     header_file, signals, notes = (folder / f"{number}{suffix}" for suffix in _SUFFIXES)
-    missing = [p.name for p in (header_file, signals, notes) if not p.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} missing")
     with errors_naming(header_file):
         header = wfdb.rdheader(str(folder / number))
         units = dict(zip(header.sig_name, header.units, strict=True))
         duration = (header.sig_len or 0) / header.fs
+    check_labels(f"cinc2018-{number}", list(units), labels)
     for name in labels:
-        if name not in units:
-            raise ValueError(
-                f"it has no channel {name}; it has {', '.join(map(str, units))}"
-            )
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
     if duration < EPOCH_SECONDS:
@@ -336,10 +287,7 @@ def _read_stages(number, samples, texts, sfreq, duration):
             changes.append((sample, text))
     samples, texts = [sample for sample, _ in changes], [text for _, text in changes]
     onset = np.array(samples) / sfreq
-    if len(onset) and onset[-1] > duration + EPOCH_SECONDS:
-        raise ValueError(
-            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s"
-        )
+    check_end(max(onset, default=0), duration, f"cinc2018-{number}")
     warn_of_unknown(texts, f"cinc2018-{number}")
     # Each holds until the next, the last to the recording's end.
     holds = np.diff([*onset, max([duration, *onset])])
@@ -354,34 +302,27 @@ def _read_stages(number, samples, texts, sfreq, duration):
 
 
 def _open_record(night, *, labels):
-    """Read a night's channels in volts."""
+    """Read a night's channels in volts; invalid samples are interpolated."""
     import mne
+    import pandas as pd
     import wfdb
 
     with errors_naming(night.files[1]):
         record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=labels)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
-    data = record.p_signal.T * np.array(scale)[:, np.newaxis]
-    _fill_invalid(data, night.recording)
-    info = mne.create_info(record.sig_name, record.fs, "eeg")
-    return mne.io.RawArray(data, info, verbose="ERROR")
-
-
-def _fill_invalid(data, recording):
-    """Interpolate samples that are NaN, in place: a filter would spread them."""
-    valid = np.isfinite(data)
-    if valid.all():
-        return
-    if not valid.any(axis=1).all():
-        raise ValueError(
-            f"{recording} has a channel without a valid sample; choose others (channels=) "
-            "or name the recordings to read (subjects=)."
+    data = pd.DataFrame(record.p_signal * scale)
+    n_invalid = int(data.isna().to_numpy().sum())
+    if n_invalid:
+        warnings.warn(
+            f"{night.recording}: {n_invalid} samples are marked as invalid; they are "
+            "interpolated.",
+            stacklevel=5,
         )
-    warnings.warn(
-        f"{recording}: {np.sum(~valid)} samples are marked as invalid; they are "
-        "interpolated.",
-        stacklevel=6,
-    )
-    places = np.arange(data.shape[1])
-    for row, good in zip(data, valid, strict=True):
-        row[~good] = np.interp(places[~good], places[good], row[good])
+        data = data.interpolate(limit_direction="both")  # a filter would spread them
+    if data.isna().any(axis=None):
+        raise ValueError(
+            f"{night.recording} has a channel without a valid sample; choose others "
+            "(channels=) or name the recordings to read (subjects=)."
+        )
+    info = mne.create_info(record.sig_name, record.fs, "eeg")
+    return mne.io.RawArray(data.to_numpy(copy=True).T, info, verbose="ERROR")

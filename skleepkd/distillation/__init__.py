@@ -1,7 +1,7 @@
 """What a student learns from its teacher, and how the teacher is kept honest."""
 
-from skleepkd.distillation.adapters import Projection
 from skleepkd.distillation.features import capture_features
+from skleepkd.distillation.layers import Projection
 from skleepkd.distillation.leakage import LeakageWarning
 from skleepkd.distillation.losses import (
     AttentionTransfer,

@@ -6,8 +6,6 @@ import torch
 
 from skleepkd.networks.build import uncompiled
 
-_HALF = (torch.bfloat16, torch.float16)
-
 #: The name of a network's own output (its logits) among its layers.
 OUTPUT = "output"
 
@@ -15,8 +13,6 @@ OUTPUT = "output"
 @contextmanager
 def capture_features(module, layers):
     """Catch the outputs of named layers.
-
-    Hooks live inside the ``with`` block alone, so nothing of them is pickled.
 
     Parameters
     ----------
@@ -54,7 +50,8 @@ def capture_features(module, layers):
         def hook(_, __, output):
             output = output[0] if isinstance(output, tuple) else output
             # Under autocast layers compute in 16 bit; features are compared in 32.
-            seen[name] = output.float() if output.dtype in _HALF else output
+            half = output.dtype in (torch.bfloat16, torch.float16)
+            seen[name] = output.float() if half else output
 
         return hook
 
@@ -68,7 +65,7 @@ def capture_features(module, layers):
     if missed:
         raise ValueError(
             f"The layer {', '.join(map(repr, missed))} of {type(module).__name__} was not "
-            "reached by its forward. Name a layer that its forward calls."
+            "reached by its forward. Name another."
         )
 
 

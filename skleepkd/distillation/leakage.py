@@ -14,6 +14,8 @@ class LeakageWarning(UserWarning):
 
 def warn_of_leakage(X, stager):
     """Warn where X holds subjects or nights that only a frozen part of a stager was fitted on."""
+    if not isinstance(X, PairedEpochs):
+        return
     for attribute, role in (("teacher_", "teacher"), ("pretrained_", "pretrained stager")):
         frozen = getattr(stager, attribute, None)
         if frozen is not None and is_frozen(frozen) and final_stager(frozen) is not None:
@@ -21,16 +23,11 @@ def warn_of_leakage(X, stager):
 
 
 def _warn(X, frozen, stager, role):
-    if not isinstance(X, PairedEpochs):
-        return
     for name in ("subject", "recording"):
-        seen, own = seen_by(frozen, name), stager.fitted_on_[name]
-        here = getattr(X, name)
+        seen, own, here = seen_by(frozen, name), stager.fitted_on_[name], getattr(X, name)
         if seen is None or here is None:
             continue
-        leaked = np.intersect1d(here, seen)
-        if own is not None:
-            leaked = np.setdiff1d(leaked, own)
+        leaked = np.setdiff1d(np.intersect1d(here, seen), [] if own is None else own)
         if len(leaked):
             warnings.warn(
                 f"The frozen {role} was fitted on the {name} "

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["AttentionTransfer", "FeatureLoss", "FeatureMSE", "SoftmaxDistillation"]
-
 #: A channel whose spread is below this share of the typical spread counts as dead.
 DEAD_BELOW = 0.05
 
@@ -15,9 +13,8 @@ class FeatureLoss(nn.Module):
 
     ``summarise`` turns the features of one network into what is compared, and
     ``compare`` measures the distance. A frozen teacher's summaries are computed once
-    and kept, so what is summed or averaged away early is never stored. A loss of your
-    own may as well be any ``nn.Module`` with ``forward(student, teacher)``; the
-    teacher's raw features are kept for it.
+    and kept. A loss of your own may as well be any ``nn.Module`` with
+    ``forward(student, teacher)``; the teacher's raw features are kept for it.
     """
 
     def summarise(self, features):
@@ -60,18 +57,16 @@ class FeatureMSE(FeatureLoss):
     pool : bool, default=False
         Average the features over time (the last axis) before they are compared.
     standardize : bool, default=False
-        Compare standardised features: the mean and standard deviation of each channel
-        of the teacher's features over the training rows are taken from both sides (in
-        online distillation, those of the batch). Otherwise a term's weight depends on
-        the scale that the teacher happens to give its features. Channels that hardly
-        move in the teacher (below 5 % of the root mean square of all standard
-        deviations) are divided by that root mean square.
+        Compare standardised features, so that a term's weight does not depend on the
+        teacher's scale: the mean and standard deviation of each channel of the teacher's
+        features over the training rows are taken from both sides (in online distillation,
+        those of the batch). Channels that hardly move in the teacher (below 5 % of the root
+        mean square of all standard deviations) are divided by that root mean square.
 
     References
     ----------
     Anandakumar et al. (2022), A knowledge distillation framework for enhancing ear-EEG
-    based sleep staging with scalp-EEG data,
-    equations 1 and 2.
+    based sleep staging with scalp-EEG data, equations 1 and 2.
 
     Examples
     --------
@@ -113,12 +108,11 @@ class FeatureMSE(FeatureLoss):
         if student.shape != teacher.shape:
             raise ValueError(
                 f"The student's features have shape {tuple(student.shape[1:])} and the "
-                f"teacher's {tuple(teacher.shape[1:])}; FeatureMSE compares equal shapes. "
-                "Name layers of equal shape, or let an adapter project the student's "
-                'features: DistilledSleepStager(..., adapter="linear").'
+                f"teacher's {tuple(teacher.shape[1:])}; FeatureMSE compares equal shapes. Name "
+                'other layers, or project them: DistilledSleepStager(..., adapter="linear").'
             )
         if self.standardize:
-            mean, std = (self.mean, self.std)
+            mean, std = self.mean, self.std
             if mean is None:
                 mean, std = _channel_statistics(teacher)
             student, teacher = (student - mean) / std, (teacher - mean) / std
@@ -132,8 +126,7 @@ class AttentionTransfer(FeatureLoss):
     The attention map of an epoch is the sum over channels of its squared features, a
     positive number for each moment, divided by the map's Euclidean norm over time. The
     loss is the Euclidean distance of the two maps, averaged over epochs: 0 where they are
-    proportional, the square root of 2 where they never overlap. Each epoch stands for
-    itself, whatever else is in its batch.
+    proportional, the square root of 2 where they never overlap.
 
     Student and teacher need not have the same number of channels, and the scale of
     neither matters; they need the same number of moments.
@@ -168,7 +161,7 @@ class AttentionTransfer(FeatureLoss):
             raise ValueError(
                 "Attention maps need features of shape (batch, channels, times); these have "
                 f"the shape {tuple(features.shape)}, without a time axis. Name layers that "
-                "keep time with layers=, or take another feature_loss."
+                "keep time with layers=."
             )
         # (batch, channels, times) -> (batch, times); further axes are strung together
         maps = features.square().sum(dim=1).flatten(1)
@@ -179,9 +172,8 @@ class AttentionTransfer(FeatureLoss):
         if student.shape != teacher.shape:
             raise ValueError(
                 f"The student's features have {student.shape[1]} moments and the teacher's "
-                f"{teacher.shape[1]}; attention maps need equally many. Give both networks "
-                "epochs of the same number of samples, name layers that match, or let an "
-                'adapter resample: DistilledSleepStager(..., adapter="linear").'
+                f"{teacher.shape[1]}; attention maps need equally many. Name layers that match, "
+                'or resample: DistilledSleepStager(..., adapter="linear").'
             )
         return torch.linalg.vector_norm(student - teacher, dim=1).mean()
 
@@ -190,9 +182,8 @@ def _channel_statistics(features):
     over = [axis for axis in range(features.ndim) if axis != 1]
     mean = features.mean(dim=over, keepdim=True)
     std = features.std(dim=over, keepdim=True, unbiased=False)
-    # A unit that is dead in the teacher (a rectifier that never fires) hardly moves.
-    # Divided by its own spread, the student's difference there would outweigh
-    # everything else a million times; it is measured by the typical spread instead.
+    # A unit that is dead in the teacher (a rectifier that never fires) hardly moves: divided
+    # by its own spread, the student's difference there would outweigh everything else.
     typical = std.square().mean().sqrt()
     typical = torch.where(typical > 0, typical, torch.ones_like(typical))
     return mean, torch.where(std > DEAD_BELOW * typical, std, typical)

@@ -41,10 +41,7 @@ class Offline(Strategy):
 
 
 def columns_of_teacher(student, pair, y, *, features):
-    """Compute a fitted teacher's output, where it has a weight, and its features, if wanted.
-
-    The losses of the matched layers learn the features' statistics from them.
-    """
+    """Compute a fitted teacher's output, where it has a weight, and features, if wanted."""
     source, teacher = pair.source_epochs, student.teacher_
     # Features belong to windows, the output of all of them to an epoch; else both are
     # computed at once.

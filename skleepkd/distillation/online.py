@@ -38,13 +38,12 @@ class Online(Strategy):
             raise ValueError("An online teacher begins anew, so warm_start must be False.")
         if is_frozen(student.teacher):
             raise ValueError(
-                "An online teacher is trained together with the student, so it cannot be a "
-                "FrozenEstimator. Give the stager itself, or strategy='offline'."
+                "An online teacher is trained with the student: give the stager itself, not a "
+                "FrozenEstimator, or strategy='offline'."
             )
         if student.start_from_teacher:
             raise ValueError(
-                "start_from_teacher needs a fitted teacher; an online teacher begins together "
-                "with the student. Use strategy='offline'."
+                "start_from_teacher needs a fitted teacher: strategy='offline'."
             )
 
     def teacher_params(self, student, classes):
@@ -58,8 +57,7 @@ class Online(Strategy):
         """Return the source as the teacher sees it."""
         if not np.array_equal(final_stager(student.teacher_).classes_, student.classes_):
             raise ValueError(
-                "An online teacher needs the student's classes; leave the teacher's classes= "
-                "out."
+                "An online teacher has its student's classes: leave its own out."
             )
         return {_SOURCE: transformed(student.teacher_, pair.source_epochs)}
 

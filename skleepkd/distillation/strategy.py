@@ -43,10 +43,10 @@ class Strategy(BaseEstimator):
     """What a teacher does for its student: nothing. Override what you need.
 
     ``DistilledSleepStager(teacher, strategy=MyStrategy())`` fits a copy of the strategy,
-    ``student.strategy_``, so that ``__init__`` stores parameters and nothing else. What a
-    fit learns goes into attributes that end in an underscore. Of the student the hooks
-    may use its parameters, ``module_``, ``teacher_``, ``matched_layers_`` (one for each
-    pair of layers whose features are compared), ``classes_`` and ``device``.
+    ``student.strategy_``: ``__init__`` stores parameters alone, and what a fit learns goes
+    into attributes that end in an underscore. Of the student the hooks may use its
+    parameters, ``module_``, ``teacher_``, ``matched_layers_`` (one for each pair of layers
+    whose features are compared), ``classes_`` and ``device``.
     """
 
     #: Whether the teacher is fitted before its student is trained.
@@ -120,9 +120,9 @@ def needs_stager(student, what):
     """Refuse a teacher that is no stager, where ``what`` needs one."""
     if final_stager(student.teacher) is None:
         raise ValueError(
-            f"{what} needs a teacher that is a SleepStager or a Pipeline that ends in "
-            f"one; given {type(student.teacher).__name__}. A teacher of another kind gives "
-            "probabilities alone: feature_loss=None, alpha > 0 and a module."
+            f"{what} needs a teacher that is a SleepStager or a Pipeline that ends in one; "
+            f"given {type(student.teacher).__name__}, which has probabilities alone: "
+            "feature_loss=None, alpha > 0 and a module."
         )
 
 

@@ -18,8 +18,7 @@ from skleepkd.memory import key_of
 from skleepkd.pipelines import final_estimator, split_pipeline, transform
 from skleepkd.stages import left_unscored
 
-#: Bytes of a teacher's output that are kept in memory, for each array of it; what is larger
-#: goes to a temporary memory map.
+#: Bytes of each array of a teacher's output; a larger one is a temporary memory map.
 OUTPUT_IN_MEMORY = 2**30
 
 #: Half precision holds three digits of values up to ``HALF_MAX``, and differences of
@@ -34,33 +33,27 @@ def is_frozen(teacher):
 
 
 def final_stager(teacher):
-    """Return the stager at a teacher's end, or None where it is another classifier.
-
-    Only what is frozen may be looked through whole: of what is fitted here, no part may be
-    frozen (:func:`refuse_half_frozen`).
-    """
+    """Return the stager at a teacher's end, or None where it is another classifier."""
+    # Of what is fitted here no part may be frozen, so only what is frozen is seen through.
     last = final_estimator(teacher) if is_frozen(teacher) else _end_of(teacher)
     return last if hasattr(type(last), "extract_features") else None
 
 
 def _end_of(estimator):
-    """Return the last step of a ``Pipeline``, of nested ones that of the innermost."""
+    """Return the last step of (nested) pipelines."""
     while isinstance(estimator, Pipeline):
         estimator = estimator.steps[-1][1]
     return estimator
 
 
 def refuse_half_frozen(estimator, name):
-    """Refuse a ``Pipeline`` with a frozen stager at its end that is not frozen itself.
-
-    Nothing would warn of its subjects, and the steps before would be fitted anew, not as
-    the stager has seen them.
-    """
+    """Refuse a ``Pipeline`` with a frozen stager at its end that is not frozen itself."""
+    # Nothing would warn of its subjects, and the steps before it would be fitted anew.
     last = _end_of(estimator)
     if last is not estimator and is_frozen(last) and final_stager(last) is not None:
         raise ValueError(
-            f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all "
-            "of it, once fitted, FrozenEstimator(pipeline), or nothing."
+            f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all of "
+            "it, once fitted, FrozenEstimator(pipeline), or nothing."
         )
 
 
@@ -86,26 +79,24 @@ class TeacherInFold:
             return
         self.estimator = clone_for_student(teacher, held_out, seed, checkpoint)
         stager = final_stager(self.estimator)
-        if stager is not None:
-            stager.set_params(**params)
-            steps, _ = split_pipeline(self.estimator)
-            if steps:
-                self._fit_transformers(steps, stager)
-            seen = transformed(self.estimator, source)
-            if steps:
-                check_signal(seen, "target", "source, as the teacher's steps transform it,")
-            self.training = stager.begin_fit(seen, y)
+        if stager is None:
+            return
+        stager.set_params(**params)
+        steps, _ = split_pipeline(self.estimator)
+        if steps:
+            # By number: a Pipeline refuses the names of inner pipelines' steps.
+            steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
+            Pipeline(steps).fit(*self._rows_to_fit(stager.classes))
+        seen = transformed(self.estimator, source)
+        if steps:
+            check_signal(seen, "target", "source, as the teacher's steps transform it,")
+        self.training = stager.begin_fit(seen, y)
 
-    def _fit_transformers(self, steps, stager):
-        scored = ~left_unscored(self.y, stager.classes)
-        steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
-        Pipeline(steps).fit(*self._rows_to_fit(scored))
-
-    def _rows_to_fit(self, scored):
-        """Return the rows, of those that are scored, of subjects who are not held out."""
-        rows = scored
+    def _rows_to_fit(self, classes=None):
+        """Return what is scored, of subjects who are not held out, and its labels."""
+        rows = ~left_unscored(self.y, classes)
         if len(self.held_out):
-            rows = rows & ~np.isin(self.source.subject, self.held_out)
+            rows &= ~np.isin(self.source.subject, self.held_out)
         return self.source[rows], self.y[rows]
 
     def fit(self, memory=None):
@@ -123,7 +114,7 @@ def _fit(key, teacher):
     if teacher.training is not None:
         final_stager(teacher.estimator).end_fit(teacher.training)
         return teacher.estimator
-    source, y = teacher._rows_to_fit(~left_unscored(teacher.y))
+    source, y = teacher._rows_to_fit()
     options = {}
     if source.subject is not None and has_fit_parameter(teacher.estimator, "groups"):
         options = {"groups": source.subject}
@@ -171,16 +162,11 @@ def teacher_output(teacher, source, classes):
 
 
 def log_probabilities(probabilities, given, wanted):
-    """Logarithms of a teacher's probabilities, in the columns of the student.
-
-    Columns meet by label: a class that the teacher lacks has the probability 0, one that
-    the student lacks is left out.
-    """
+    """Logarithms of a teacher's probabilities, 0 for a class it lacks, by the student's classes."""
     given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
     if not set(given) & set(wanted):
         raise ValueError(
-            f"Teacher and student have no class in common: the teacher knows {given}, the "
-            f"student {wanted}."
+            f"Teacher and student have no class in common: {given} and {wanted}."
         )
     output = np.full((len(probabilities), len(wanted)), -np.inf, dtype=np.float32)
     # Where a network is sure, float32 rounds the others to 0; a class that the teacher
@@ -193,42 +179,40 @@ def log_probabilities(probabilities, given, wanted):
 
 
 def teacher_features(stager, dataset, layers, summaries):
-    """Compute the output of layers of a fitted stager, once for each row.
+    """Compute the output of layers of a fitted stager, once for each row, as arrays.
 
     ``summaries`` are applied to each batch of a layer's features before they are kept: in
-    16 bit where the values fit (the logits in 32), in memory up to ``OUTPUT_IN_MEMORY``
-    bytes an array, else in a temporary memory map.
+    16 bit where the values fit (the logits in 32).
     """
     arrays, start = [], 0
     for batch in stager.get_iterator(dataset, training=False):
-        n_rows = len(batch[1])
         with capture_of(stager, layers) as seen, torch.no_grad():
             stager.evaluation_step(batch)
             parts = [
                 summarise(seen[name]).cpu().numpy()
                 for name, summarise in zip(layers, summaries, strict=True)
             ]
-        for name, part in zip(layers, parts, strict=True):
-            if len(part) != n_rows:
-                raise ValueError(
-                    f"The teacher's layer {name!r} has {len(part)} outputs for {n_rows} "
-                    "windows: it sees their epochs apart. Name a layer with one output for "
-                    "each window with layers=."
-                )
         if not arrays:
             arrays = [
                 _allocate(len(dataset), part, _precision(name, part))
                 for name, part in zip(layers, parts, strict=True)
             ]
+        rows = slice(start, start + len(batch[1]))
         for number, part in enumerate(parts):
+            if len(part) != len(batch[1]):
+                raise ValueError(
+                    f"The teacher's layer {layers[number]!r} has {len(part)} outputs for "
+                    f"{len(batch[1])} windows: it sees their epochs apart. Name another layer "
+                    "with layers=."
+                )
             if not np.isfinite(part).all():
                 raise ValueError("The teacher's features are NaN or infinite.")
             if arrays[number].dtype == np.float16 and np.abs(part).max() > HALF_MAX:
                 wide = _allocate(len(dataset), part, np.float32)
                 wide[:start] = arrays[number][:start]
                 arrays[number] = wide
-            arrays[number][start : start + len(part)] = part
-        start += len(parts[0])
+            arrays[number][rows] = part
+        start = rows.stop
     return arrays
 
 
@@ -239,10 +223,11 @@ def _precision(name, part):
 
 def _allocate(n_rows, part, dtype):
     shape = (n_rows,) + part.shape[1:]
-    if np.prod(shape) * np.dtype(dtype).itemsize <= OUTPUT_IN_MEMORY:
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if n_bytes <= OUTPUT_IN_MEMORY:
         return np.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
-        preallocate(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        preallocate(file, n_bytes)
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
@@ -253,9 +238,8 @@ def set_inner_params(stager, name, params):
     owner = params.get(name, getattr(stager, name))
     if inner and is_frozen(owner):
         raise ValueError(
-            f"{', '.join(inner)} cannot be set: {name} is a FrozenEstimator, which was "
-            "fitted before and stays as it is. Give it unfrozen to search over its "
-            "parameters."
+            f"{', '.join(inner)} cannot be set: {name} is a FrozenEstimator, which stays as "
+            "it was fitted. Give it unfrozen to search over its parameters."
         )
     if inner:
         owner.set_params(**{key.removeprefix(start): inner[key] for key in inner})

@@ -41,8 +41,8 @@ class TwoStep(Strategy):
         needs_stager(student, "strategy='two-step'")
         if not student.uses_features:
             raise ValueError(
-                "strategy='two-step' learns features first, but feature_loss is None or "
-                "feature_weight is 0. Give a feature_loss, or strategy='offline'."
+                "strategy='two-step' learns features first: give a feature_loss and a "
+                "feature_weight that is not 0, or strategy='offline'."
             )
 
     def prepare(self, student, pair, y):

@@ -1,10 +1,6 @@
-"""Pairs out of MNE and braindecode objects: the class methods of PairedEpochs.
-
-Here, and only here, volts become microvolts and double becomes single precision.
-"""
+"""Pairs out of MNE and braindecode objects: class methods of PairedEpochs, in microvolts."""
 
 import warnings
-from numbers import Real
 
 import numpy as np
 
@@ -31,20 +27,20 @@ def from_mne(
     Parameters
     ----------
     epochs : mne.Epochs
-        Simultaneous channels, in volts unless ``unit`` says otherwise. ``subject``
-        and ``recording`` columns of its metadata are used where they exist. Bad epochs
-        are left out, as ``epochs.drop_bad()`` does.
+        Simultaneous channels. ``subject`` and ``recording`` columns of its metadata are
+        used where they exist. Bad epochs are left out, as ``epochs.drop_bad()`` does.
     target, source : list of str
         The channels of each modality.
     subject, recording : str or array-like of shape (n_epochs,), optional
         As in the constructor.
     unit : {"auto", "V", "uV"}, default="auto"
-        What the epochs are in; "auto" takes for volts what looks like volts.
+        What the signals are in; "auto" takes for volts what looks like volts.
 
     Returns
     -------
     PairedEpochs
-        Its onsets are the events' sample numbers in seconds, plus ``epochs.tmin``.
+        In microvolts, float32. Its onsets are the events' sample numbers in seconds, plus
+        ``epochs.tmin``.
 
     Raises
     ------
@@ -60,9 +56,8 @@ def from_mne(
         modality: np.empty((len(epochs), len(names), len(epochs.times)), dtype=np.float32)
         for modality, names in ch_names.items()
     }
-    n_a_time = 128  # MNE answers in double precision
-    for start in range(0, len(epochs), n_a_time):
-        rows = slice(start, start + n_a_time)
+    for start in range(0, len(epochs), 128):  # MNE computes in double precision
+        rows = slice(start, start + 128)
         for modality, names in ch_names.items():
             signals[modality][rows] = epochs.get_data(
                 picks=names, item=rows, copy=False, verbose="error"
@@ -89,16 +84,13 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
         the pair knows no subjects); the recording's name is made of ``subject``,
         ``session``, ``recording`` and ``run``, and of the recording's number where that
         is not unique.
-    target, source : list of str
-        The channels of each modality.
-    unit : {"auto", "V", "uV"}, default="auto"
-        What the windows are in; "auto" takes for volts what looks like volts
-        (braindecode's tutorials have scaled to microvolts by then).
+    target, source, unit
+        As for :meth:`from_mne`.
 
     Returns
     -------
     PairedEpochs
-        The labels of its rows are ``dataset.get_metadata()["target"]``.
+        In microvolts, float32. Labels of its rows are ``dataset.get_metadata()["target"]``.
 
     Raises
     ------
@@ -106,14 +98,12 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
         If there are no windows, their lengths or sampling rates differ, or a channel or
         the unit is unknown.
     """
-    if not all(hasattr(windows, "crop_inds") for windows in dataset.datasets):
+    if not (len(dataset) and all(hasattr(part, "crop_inds") for part in dataset.datasets)):
         raise ValueError(
-            "These are recordings, not windows: cut them with braindecode's "
+            "These are recordings, not windows, or none: cut them with braindecode's "
             "create_fixed_length_windows or create_windows_from_events first."
         )
-    if not len(dataset):
-        raise ValueError("The data set holds no windows.")
-    signals, sfreq, row, n_times = {}, None, 0, None
+    signals, sfreq, row = {}, None, 0
     subject, recording, onset = [], [], []
     for number, windows in enumerate(dataset.datasets):
         if not len(windows):
@@ -137,17 +127,9 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
                 f"The recordings' sampling rates differ: {sfreq} and "
                 f"{mne_object.info['sfreq']} Hz. Resample them first."
             )
-        index = {
-            modality: [present.index(name) for name in names]
-            for modality, names in ch_names.items()
-        }
-        for window, _, where, *_ in (windows[i] for i in range(len(windows))):
-            if window.shape[-1] != n_times:
-                raise ValueError(
-                    f"Windows of {n_times} and {window.shape[-1]} samples cannot be joined."
-                )
-            for modality, channels in index.items():
-                signals[modality][row] = window[channels]
+        for window, _, where in (windows[i][:3] for i in range(len(windows))):
+            for modality, names in ch_names.items():
+                signals[modality][row] = window[[present.index(name) for name in names]]
             onset.append(where[1] / sfreq)  # where[1] is the window's first sample
             row += 1
         about = {} if windows.description is None else dict(windows.description)
@@ -159,7 +141,7 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
         recording += [name] * len(windows)
     return cls(
         **{modality: to_microvolts(signal, unit) for modality, signal in signals.items()},
-        subject=None if None in subject else [str(person) for person in subject],
+        subject=None if None in subject else list(map(str, subject)),
         recording=recording,
         onset=onset,
         sfreq=sfreq,
@@ -199,19 +181,17 @@ def from_raws(
         Seconds that the target's clock gains in a second of the source's clock.
     source, target : list of str, optional
         Channels; all of them by default.
-    subject, recording : str, optional
-        As in the constructor.
-    unit : {"auto", "V", "uV"}, default="auto"
-        What the recordings are in; "auto" takes for volts what looks like volts.
+    subject, recording, unit
+        As for :meth:`from_mne`.
     epoch : float, default=30.0
         Length of an epoch in seconds.
 
     Returns
     -------
     PairedEpochs
-        The epochs that both recordings cover whole, in order; ``onset`` counts from the
-        start of ``source_raw``. Each target epoch begins at the sample nearest to its
-        source epoch's beginning.
+        In microvolts, float32: the epochs that both recordings cover whole, in order;
+        ``onset`` counts from the start of ``source_raw``. Each target epoch begins at the
+        sample nearest to its source epoch's beginning.
 
     Raises
     ------
@@ -220,70 +200,64 @@ def from_raws(
         ``source_raw``, a recording was interrupted (EDF+D), no epoch is covered by both, or
         a channel or the unit is unknown.
     TypeError
-        If the recordings, the annotations, the offset or the drift are of another kind.
+        If the recordings or the annotations are of another kind.
 
     Warns
     -----
     UserWarning
-        If the offset is not what the recordings' dates say, or long annotations speak of no
+        If the offset is not what the recordings' dates say, or long annotations are no
         known stage.
     """
-    given = {"source": source_raw, "target": target_raw}
-    _check_kinds(given, annotations, {"offset": offset, "drift": drift})
+    raws = {"target": target_raw, "source": source_raw}
+    _check_kinds(raws, annotations)
     # Seconds from its measurement date to its first sample.
     lead = {
-        modality: raw.first_time + seconds_left_out(raw) for modality, raw in given.items()
+        modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
     }
-    dates = {modality: raw.info["meas_date"] for modality, raw in given.items()}
-    if None not in dates.values():
-        began = (dates["target"] - dates["source"]).total_seconds()
-        began += lead["target"] - lead["source"]
+    dates = [raw.info["meas_date"] for raw in raws.values()]
+    if None not in dates:
+        began = (dates[0] - dates[1]).total_seconds() + lead["target"] - lead["source"]
         if abs(began - offset) > _DATES_AGREE:
             warnings.warn(
-                f"By the dates in the recordings the target began {abs(began):.10g} s "
-                f"{'before' if began < 0 else 'after'} the source; given offset={offset:g}. "
-                f"If the dates are right give offset={began:.10g}, if the offset is right "
-                "take out a date: raw.set_meas_date(None).",
+                f"By the recordings' dates the target began {began:+.10g} s after the source; "
+                f"given offset={offset:g}. Give offset={began:.10g}, or take out a date that "
+                "is wrong: raw.set_meas_date(None).",
                 stacklevel=2,
             )
     check_texts(annotations, epoch=epoch)
     onset = _scored_onsets(annotations, source_raw, lead["source"], epoch)
-    raws = {
-        "target": (target_raw, (onset - offset) * (1 + drift), target),
-        "source": (source_raw, onset, source),
-    }
+    seconds = {"target": (onset - offset) * (1 + drift), "source": onset}
     first, length, covered = {}, {}, np.ones(len(onset), dtype=bool)
-    for modality, (raw, clock, _) in raws.items():
-        first[modality] = np.round(clock * raw.info["sfreq"]).astype(int)
+    for modality, raw in raws.items():
+        first[modality] = np.round(seconds[modality] * raw.info["sfreq"]).astype(int)
         length[modality] = round(epoch * raw.info["sfreq"])
         covered &= first[modality] >= 0
         covered &= first[modality] + length[modality] <= raw.n_times
     if not covered.any():
-        spans = ", ".join(
-            f"{modality} {raw.n_times / raw.info['sfreq']:.0f} s"
-            for modality, (raw, _, _) in raws.items()
-        )
+        last = {
+            name: f"{raw.n_times / raw.info['sfreq']:.0f} s" for name, raw in raws.items()
+        }
         raise ValueError(
             f"None of the {len(onset)} scored epochs (from {onset[0]:.0f} to "
-            f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({spans}, offset "
+            f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({last}, offset "
             f"{offset:g} s). Check the offset's sign and the annotations' clock."
         )
     signals, ch_names = {}, {}
-    for modality, (raw, _, wanted) in raws.items():
-        names = _picks(raw.ch_names, raw.ch_names if wanted is None else wanted)["target"]
+    for (modality, raw), wanted in zip(raws.items(), (target, source), strict=True):
+        wanted = raw.ch_names if wanted is None else wanted
+        names = ch_names[modality] = _picks(raw.ch_names, wanted)["target"]
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
             stop = start + length[modality]
             signal[row] = raw.get_data(picks=names, start=start, stop=stop)
-        # As a signal: its length is what the user has asked for, and is not checked.
+        # As a signal: its length is what the user has chosen, and is not checked.
         signals[modality] = Signal(to_microvolts(signal, unit))
-        ch_names[modality] = names
     return cls(
         **signals,
         subject=subject,
         recording=recording,
         onset=onset[covered],
-        sfreq={modality: raw.info["sfreq"] for modality, (raw, _, _) in raws.items()},
+        sfreq={modality: raw.info["sfreq"] for modality, raw in raws.items()},
         ch_names=ch_names,
     )
 
@@ -305,10 +279,10 @@ def in_volts(spread):
     return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)
 
 
-def _check_kinds(raws, annotations, seconds):
-    """Refuse what is no recording, no annotations or no number."""
+def _check_kinds(raws, annotations):
+    """Refuse what is no recording or no annotations."""
     for modality, raw in raws.items():
-        if not (hasattr(raw, "info") and hasattr(raw, "first_time")):
+        if not hasattr(raw, "first_time"):
             raise TypeError(
                 f"{modality}_raw is an mne.io.Raw; given {type(raw).__name__}. A file is "
                 "opened by mne.io.read_raw(path)."
@@ -316,15 +290,9 @@ def _check_kinds(raws, annotations, seconds):
     if not hasattr(annotations, "orig_time"):
         raise TypeError(
             f"annotations are mne.Annotations; given {type(annotations).__name__}. A file is "
-            "read by mne.read_annotations(path); a stage for each epoch becomes "
-            "mne.Annotations(30.0 * np.arange(len(names)), 30.0, names), names such as 'N2'."
+            "read by mne.read_annotations(path); stages by epoch become mne.Annotations("
+            "30.0 * np.arange(len(names)), 30.0, names), names such as 'N2'."
         )
-    for name, number in seconds.items():
-        if not isinstance(number, Real) or not np.isfinite(number):
-            raise TypeError(
-                f"{name} is a number; given {number!r}. The offset is in seconds: of a "
-                "timedelta, its total_seconds()."
-            )
 
 
 def _scored_onsets(annotations, raw, lead, epoch):
@@ -334,34 +302,29 @@ def _scored_onsets(annotations, raw, lead, epoch):
         ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds() - lead
         if abs(ahead) > 0.5 / raw.info["sfreq"]:
             raise ValueError(
-                f"The annotations count from {annotations.orig_time}, which is "
-                f"{abs(ahead):g} s {'after' if ahead > 0 else 'before'} the first sample of "
-                "source_raw. Give their onsets from that sample, without a time of origin: "
-                f"mne.Annotations(a.onset {'+' if ahead > 0 else '-'} {abs(ahead):.10g}, "
-                "a.duration, a.description), where a is the annotations."
+                f"The annotations count from {annotations.orig_time}, {ahead:+g} s after the "
+                "first sample of source_raw. Count them from that sample: mne.Annotations("
+                f"a.onset {ahead:+.10g}, a.duration, a.description), a being the annotations."
             )
+    columns = (annotations.onset, annotations.duration, annotations.description)
+    stages = [
+        (start, duration)
+        for start, duration, text in zip(*columns, strict=True)
+        if stage_of_text(text) is not None
+    ]
     onset = [
         start + k * epoch
-        for start, duration, text in zip(
-            annotations.onset, annotations.duration, annotations.description, strict=True
-        )
-        if stage_of_text(text) is not None
+        for start, duration in stages
         for k in range(int((duration + 1e-3) // epoch))
     ]
     if not onset:
-        stages = [stage_of_text(text) is not None for text in annotations.description]
-        lasts = np.unique(annotations.duration[stages]) if any(stages) else []
-        found = ", ".join(f"{seconds:g}" for seconds in lasts[-5:])
+        found = ", ".join(
+            f"{duration:g}" for duration in sorted({d for _, d in stages})[-5:]
+        )
         raise ValueError(
             f"The annotations hold no sleep stage of at least one epoch ({epoch:g} s): "
-            "nothing to cut. "
-            + (
-                f"The {sum(stages)} stages that were found last {found} s. Where each lasts "
-                "until the next, give mne.Annotations their durations; for epochs of "
-                "another length give epoch=."
-                if found
-                else f"None of the {len(stages)} annotations is a stage."
-            )
+            f"{len(stages)} of {len(annotations)} are stages, which last {found or 'no'} s. "
+            "Give mne.Annotations the durations of stages, or epoch= another length."
         )
     return np.unique(onset)
 

@@ -1,4 +1,4 @@
-"""The door: what users give for epochs and stages is checked here, once, and nowhere behind."""
+"""The door: what users give for epochs and stages is checked here, and nowhere behind."""
 
 import warnings
 
@@ -32,15 +32,16 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
 def predicted_input(X, epoch_shape, ch_names, sfreq):
     """Take what a stager predicts as a checked pair, alike to what it was fitted to."""
     pair = as_pair(X)
-    given = pair.shape[1:]
-    if given != epoch_shape:
+    fitted, given = (
+        f"{shape[0]} channel(s) and {', '.join(map(str, shape[1:]))} samples"
+        for shape in (epoch_shape, pair.shape[1:])
+    )
+    if fitted != given:
         raise ValueError(
-            f"This stager was fitted to epochs of {epoch_shape[0]} channel(s) and "
-            f"{', '.join(map(str, epoch_shape[1:]))} samples; given {given[0]} channel(s) and "
-            f"{', '.join(map(str, given[1:]))} samples. (A 2-D array is taken for epochs "
-            "of one channel; a single epoch is X[None].)"
+            f"This stager was fitted to epochs of {fitted}; given {given}. (A 2-D array is "
+            "taken for epochs of one channel; a single epoch is X[None].)"
         )
-    names = pair.ch_names["target"]
+    names, rate = pair.ch_names["target"], pair.sfreq["target"]
     if names and ch_names and list(names) != list(ch_names):
         warnings.warn(
             f"This stager was fitted to the channels {', '.join(ch_names)}; given "
@@ -48,7 +49,6 @@ def predicted_input(X, epoch_shape, ch_names, sfreq):
             "X.source_epochs.",
             stacklevel=4,
         )
-    rate = pair.sfreq["target"]
     if rate and sfreq and not np.isclose(rate, sfreq):
         raise ValueError(
             f"This stager was fitted to {sfreq:g} Hz; given epochs at {rate:g} Hz. "
@@ -68,13 +68,8 @@ def as_pair(X, X_source=None, groups=None):
         if pair.has_source or source.has_source:
             raise ValueError(
                 f"The source is given twice: {'X' if pair.has_source else 'X_source'} is a "
-                "pair that has one. Give the whole pair as X, or the target as X and the "
-                "source alone as X_source (of a pair: X.target_epochs, X.source_epochs)."
-            )
-        if len(source) != len(pair):
-            raise ValueError(
-                f"The pair is unequal: X has {len(pair)} epochs and X_source has "
-                f"{len(source)}. Row i of both must be the same 30 s."
+                "pair that has one. Give the whole pair as X, or X.target_epochs as X and "
+                "X.source_epochs as X_source."
             )
         pair = pair.replace(source=source)
         pair = _with_subjects(pair, source.subject, "X_source")
@@ -82,7 +77,7 @@ def as_pair(X, X_source=None, groups=None):
         groups = np.asarray(groups)
         if groups.shape != (len(pair),):
             raise ValueError(
-                f"groups names the person of each epoch: expected shape ({len(pair)},), "
+                f"groups names the subject of each epoch: expected shape ({len(pair)},), "
                 f"given {groups.shape}."
             )
     return _with_subjects(pair, groups, "groups")
@@ -106,8 +101,8 @@ def _with_subjects(pair, subjects, name):
         return pair.with_subject(subjects)
     if not same_people(pair.subject, subjects):
         raise ValueError(
-            f"{name} and the pair's own subjects disagree on which epochs belong to one "
-            "person. Leave one of them out, or correct it."
+            f"{name} and the pair's own subjects disagree on which epochs belong together. "
+            "Leave one of them out, or correct it."
         )
     return pair
 
@@ -116,9 +111,6 @@ def same_people(one, other):
     """Whether two columns put the same rows together, whatever their names for them."""
     both = set(zip(one.tolist(), other.tolist(), strict=True))
     return len(both) == len({name for name, _ in both}) == len({name for _, name in both})
-
-
-# ---------------------------------------------------------------- labels
 
 
 def check_labels(y, n_epochs):
@@ -133,15 +125,14 @@ def check_labels(y, n_epochs):
         y = column_or_1d(y, warn=True)
     if y.dtype == object:
         y = _of_one_kind(y)
+    if y.shape != (n_epochs,):
+        raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
     if y.dtype.kind == "S":
         y = y.astype(str)
     if y.dtype.kind == "U" and np.isin(y, ["nan", "None"]).any():
         raise ValueError(
-            'y holds missing values as text ("nan"); an unscored epoch is "?", or -1 among '
-            "codes."
+            'y holds missing values as text ("nan"); an unscored epoch is "?".'
         )
-    if y.shape != (n_epochs,):
-        raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
     if y.dtype.kind == "f":
         if not np.array_equal(y, np.floor(y)):
             raise ValueError(
@@ -151,21 +142,20 @@ def check_labels(y, n_epochs):
         y = y.astype(np.int64)
     if y.dtype.kind in "iu" and np.any(y < UNSCORED):
         raise ValueError(
-            f"Unknown stage {y.min()} in y: negative codes mean nothing but -1 (unscored)."
+            f"Unknown stage {y.min()} in y; the code of an unscored epoch is -1."
         )
     if is_unscored(y).all():
         raise ValueError(
-            f"None of the {n_epochs} epochs is scored, so there is nothing to learn or judge."
+            f"None of the {n_epochs} epochs is scored: nothing to learn or judge."
         )
     return y
 
 
 def _of_one_kind(y):
     """Take an array of objects for what its values are: all integers, or all names."""
-    if all(isinstance(label, (int, np.integer)) for label in y.flat):
-        return y.astype(np.int64)
-    if all(isinstance(label, str) for label in y.flat):
-        return y.astype(str)
+    for kind, dtype in (((int, np.integer), np.int64), (str, str)):
+        if all(isinstance(label, kind) for label in y.flat):
+            return y.astype(dtype)
     kinds = sorted({type(label).__name__ for label in y.flat})
     raise ValueError(
         f"y mixes {' and '.join(kinds)}: stages are all codes (-1 where unscored) or all "
@@ -173,15 +163,11 @@ def _of_one_kind(y):
     )
 
 
-# ---------------------------------------------------------------- signals
-
-
 def check_signal(pair, modality, name=None):
     """Refuse NaN and volts; warn of channels that are flat in every epoch.
 
-    Every value is read once, for NaN. Signals of three axes are microvolts (spectrograms
-    are not): their spread is measured on a sample of epochs, and only channels that are
-    flat there are read again.
+    Every value is read once, for NaN. The spread of signals of three axes, microvolts
+    (spectrograms are not), is measured on a sample of epochs.
     """
     name = name or modality
     for rows, block in pair.blocks(modality):
@@ -189,8 +175,7 @@ def check_signal(pair, modality, name=None):
             finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
             raise ValueError(
                 f"The {name} holds NaN or infinite values, first in epoch "
-                f"{rows.start + int(np.argmin(finite))}. Drop or repair such epochs before "
-                "fitting."
+                f"{rows.start + int(np.argmin(finite))}. Drop or repair such epochs first."
             )
     n_epochs = len(pair)
     signal = pair.read(modality, slice(0, 1))
@@ -200,9 +185,8 @@ def check_signal(pair, modality, name=None):
     spread = pair.read(modality, sample).std(axis=2)  # (n_sampled, n_channels)
     if in_volts(spread.ravel()):
         raise ValueError(
-            f"The {name} looks like volts (median spread of an epoch "
-            f"{np.median(spread):.2g}); microvolts are expected. Multiply by "
-            "1e6, or build the pair with PairedEpochs.from_mne, which converts."
+            f"The {name} looks like volts (median spread of an epoch {np.median(spread):.2g}); "
+            "microvolts are expected. Multiply by 1e6, or use PairedEpochs.from_mne."
         )
     flat = np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if n_epochs > 1 else []
     if len(flat):
@@ -219,11 +203,9 @@ def check_signal(pair, modality, name=None):
 
 
 def _is_finite(block):
-    """Whether all values are finite, in one pass: a sum of squares keeps every NaN."""
-    if block.dtype.kind != "f":
-        return True
+    """Whether all values are finite; a sum of squares, which is quicker, keeps every NaN."""
     if block.flags.c_contiguous and block.dtype in (np.float32, np.float64):
-        values = block.reshape(-1)
+        values = block.reshape(-1)  # (all values,)
         if np.isfinite(np.dot(values, values)):
             return True
     return bool(np.isfinite(block).all())

@@ -1,38 +1,35 @@
 """The pair: simultaneous epochs of a wearable signal and of polysomnography."""
 
+import copy
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 
 from skleepkd.epochs import builders as _builders
-from skleepkd.epochs.memmap import open_folder, write_folder
-from skleepkd.epochs.rows import Signal, as_signal, join, row_key
+from skleepkd.epochs.rows import Signal, as_signal, join, open_folder, row_key, write_folder
 from skleepkd.stages import EPOCH_SECONDS
 
 _MODALITIES = ("target", "source")
-_COLUMNS = ("subject", "recording", "onset")
 
 
 class PairedEpochs:
     """Simultaneous 30 s epochs of two modalities, row by row.
 
-    Indexes by row like an array, so that scikit-learn slices it. A slice is a view
-    of row numbers over the base arrays, which may be memory maps: cross-validation
-    never copies a night. ``X["target"]`` and ``X["source"]`` give arrays.
+    Indexed by row like an array, so that scikit-learn slices it. A slice is a view
+    over the base arrays, which may be memory maps: cross-validation never copies a
+    night. ``X["target"]`` and ``X["source"]`` give arrays.
 
     Parameters
     ----------
     target : array of shape (n_epochs, n_channels, n_times)
-        The wearable signal in microvolts, float32 for preference. It is neither
-        scaled nor copied. A trailing axis (spectrograms) is kept. A pair gives its
-        own target, unread.
+        The wearable signal in microvolts, neither scaled nor copied. A trailing axis
+        (spectrograms) is kept. A pair gives its own target, unread.
     source : array of shape (n_epochs, n_channels, n_times), optional
         The teacher's signal (polysomnography) of the same epochs, in microvolts.
-    subject : str, int or array-like of shape (n_epochs,), optional
-        The person. One value serves all rows.
-    recording : str, int or array-like of shape (n_epochs,), optional
-        The night.
+    subject, recording : str, int or array-like of shape (n_epochs,), optional
+        The subject and the night. One value serves all rows.
     onset : array-like of float, shape (n_epochs,), optional
         Seconds from the recording's start.
     sfreq : float or dict, optional
@@ -44,12 +41,8 @@ class PairedEpochs:
     ------
     ValueError
         If the lengths differ, an array has fewer than three axes or holds no numbers,
-        or a column has missing values.
-
-    Warns
-    -----
-    UserWarning
-        If epochs do not last 30 s at the sampling rate.
+        or a column has missing values. Epochs that do not last 30 s at the sampling rate
+        are a warning.
 
     Examples
     --------
@@ -76,43 +69,31 @@ class PairedEpochs:
         self._signals = {"target": _as_signal(target, "target")}
         if source is not None:
             self._signals["source"] = _as_signal(source, "source")
-        n_epochs = len(self)
-        if self.has_source and len(self._signals["source"]) != n_epochs:
+        lengths = [len(signal) for signal in self._signals.values()]
+        if len(set(lengths)) > 1:
             raise ValueError(
-                f"The pair is unequal: {n_epochs} target epochs and "
-                f"{len(self._signals['source'])} source epochs. Row i of both must be the "
-                "same 30 s."
+                f"The pair is unequal: {lengths[0]} target epochs and {lengths[1]} source "
+                "epochs. Row i of both must be the same 30 s."
             )
         columns = {"subject": subject, "recording": recording, "onset": onset}
         self._columns = {
-            name: _as_column(values, name, n_epochs) for name, values in columns.items()
+            name: _as_column(values, name, lengths[0])
+            for name, values in columns.items()
+            if values is not None
         }
-        self._sfreq = _by_modality(sfreq, "sfreq", spread=True)
-        self._ch_names = _by_modality(ch_names, "ch_names", spread=False)
+        self._sfreq = _by_modality(sfreq, "sfreq", float)
+        if not isinstance(ch_names, dict):
+            ch_names = {"target": ch_names}
+        self._ch_names = _by_modality(ch_names, "ch_names", list)
+        given = {"target": target, "source": source}
         for modality, signal in self._signals.items():
             names = self._ch_names[modality]
             if names is not None and len(names) != signal.shape[1]:
                 raise ValueError(
                     f"{len(names)} channel names for {signal.shape[1]} {modality} channels."
                 )
-        for modality, values in (("target", target), ("source", source)):
-            if not isinstance(values, (Signal, PairedEpochs)):  # these are of another pair
-                self._check_length(modality)
-
-    def _check_length(self, modality):
-        """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
-        sfreq = self._sfreq[modality]
-        shape = self._signals[modality].shape if modality in self._signals else ()
-        if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
-            return
-        warnings.warn(
-            f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
-            f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
-            f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
-            stacklevel=3,
-        )
-
-    # ------------------------------------------------------------ like an array
+            if not isinstance(given[modality], (Signal, PairedEpochs)):  # known already
+                _check_length(signal.shape, self._sfreq[modality], modality)
 
     def __len__(self):
         return len(self._signals["target"])
@@ -149,15 +130,11 @@ class PairedEpochs:
         rows = row_key(numbers)
         return self._with(
             _signals={name: signal[rows] for name, signal in self._signals.items()},
-            _columns={
-                name: None if column is None else column[rows]
-                for name, column in self._columns.items()
-            },
+            _columns={name: column[rows] for name, column in self._columns.items()},
         )
 
     def __sizeof__(self):
-        columns = [column for column in self._columns.values() if column is not None]
-        held = [*columns, *self._signals.values()]
+        held = [*self._columns.values(), *self._signals.values()]
         return object.__sizeof__(self) + sum(map(sys.getsizeof, held))
 
     def __repr__(self):
@@ -170,26 +147,24 @@ class PairedEpochs:
 
     def _with(self, **changes):
         """Return a pair that differs from this one in some attributes."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, **changes)
+        other = copy.copy(self)
+        vars(other).update(changes)
         return other
-
-    # ------------------------------------------------------------ what rows carry
 
     @property
     def subject(self):
-        """Persons, shape (n_epochs,), or None."""
-        return self._columns["subject"]
+        """Subjects, shape (n_epochs,), or None."""
+        return self._columns.get("subject")
 
     @property
     def recording(self):
         """Nights, shape (n_epochs,), or None."""
-        return self._columns["recording"]
+        return self._columns.get("recording")
 
     @property
     def onset(self):
         """Seconds from the recording's start, shape (n_epochs,), or None."""
-        return self._columns["onset"]
+        return self._columns.get("onset")
 
     @property
     def has_source(self):
@@ -229,18 +204,17 @@ class PairedEpochs:
         Parameters
         ----------
         target, source : array of shape (n_epochs, n_channels, n_times), optional
-            What takes the place of the present signal; None keeps it, unread. Channel
-            names are dropped where the number of channels changes, the sampling rate
-            where the number of samples does (a spectrogram keeps its signal's). Of a
-            pair it is the target, which brings its sampling rate and channel names.
+            The new signal; None keeps the present one, unread. Channel names are dropped
+            where the number of channels changes, the sampling rate where the number of
+            samples does (a spectrogram keeps its signal's). Of a pair it is the target,
+            which brings its own.
 
         Returns
         -------
         PairedEpochs
         """
-        given = {"target": target, "source": source}
         signals, sfreq, ch_names = dict(self._signals), self.sfreq, self.ch_names
-        for modality, values in given.items():
+        for modality, values in (("target", target), ("source", source)):
             if values is None:
                 continue
             signals[modality] = signal = _as_signal(values, modality)
@@ -250,28 +224,26 @@ class PairedEpochs:
                 continue
             if len(ch_names[modality] or ()) != signal.shape[1]:
                 ch_names[modality] = None
-            before = self._signals.get(modality)
-            both = before is not None and len(before.shape) == len(signal.shape) == 3
+            before = self._signals.get(modality, signal)
+            both = len(before.shape) == len(signal.shape) == 3
             if both and before.shape[2] != signal.shape[2]:
                 sfreq[modality] = None
         return PairedEpochs(**signals, **self._columns, sfreq=sfreq, ch_names=ch_names)
 
     def with_subject(self, subject):
-        """Return the same rows with persons named: one for all, or one for each row."""
+        """Return the same rows with subjects named: one for all, or one for each row."""
         column = _as_column(subject, "subject", len(self))
         return self._with(_columns={**self._columns, "subject": column})
 
-    # ------------------------------------------------------------ reading
-
     def _signal(self, modality):
-        if modality not in _MODALITIES:
+        if modality in self._signals:
+            return self._signals[modality]
+        if modality != "source":
             raise KeyError(f"A pair has 'target' and 'source', not {modality!r}.")
-        if modality not in self._signals:
-            raise ValueError(
-                "This pair has no source (the teacher's signal); give it as "
-                "PairedEpochs(target, source=...) or as X_source=."
-            )
-        return self._signals[modality]
+        raise ValueError(
+            "This pair has no source (the teacher's signal); give it as "
+            "PairedEpochs(target, source=...) or as X_source=."
+        )
 
     def read(self, modality, rows=slice(None)):
         """Read one modality by one indexed read of its base array.
@@ -279,7 +251,6 @@ class PairedEpochs:
         Parameters
         ----------
         modality : {"target", "source"}
-            What to read.
         rows : slice or array of int or bool, optional
             Rows of this pair; all of them by default.
 
@@ -291,37 +262,15 @@ class PairedEpochs:
         return self._signal(modality).read(rows)
 
     def blocks(self, modality):
-        """Read one modality in blocks of at most 16 MiB.
+        """Read one modality, as :meth:`read`, in blocks of at most 16 MiB.
 
-        Parameters
-        ----------
-        modality : {"target", "source"}
-            What to read.
-
-        Returns
-        -------
-        iterator of (slice, ndarray)
-            Rows of this pair, and their epochs of shape (n_rows, n_channels, n_times).
+        Yields pairs of a slice, the rows, and an array (n_rows, n_channels, n_times).
         """
         return self._signal(modality).blocks()
 
     def fingerprint(self, modality):
-        """Digest of one modality's values in the order of these rows.
-
-        Two pairs with the same rows have the same digest, whatever base they view.
-
-        Parameters
-        ----------
-        modality : {"target", "source"}
-            What to digest.
-
-        Returns
-        -------
-        str
-        """
+        """Digest (str) of one modality's values in the order of these rows."""
         return self._signal(modality).fingerprint()
-
-    # ------------------------------------------------------------ joining, keeping
 
     @classmethod
     def concatenate(cls, pairs, *, folder=None):
@@ -330,19 +279,15 @@ class PairedEpochs:
         Parameters
         ----------
         pairs : list of PairedEpochs
-            With the same modalities, channels, lengths and sampling rates.
+            With the same modalities, channels, lengths and sampling rates; a ValueError
+            says what differs.
         folder : path-like, optional
-            Where to write the result as memory maps, block by block; in memory by
-            default. A pair that lies there is replaced.
+            Where to write the result as memory maps, block by block; in memory by default.
+            It is made where it does not exist; a pair that lies there is replaced.
 
         Returns
         -------
         PairedEpochs
-
-        Raises
-        ------
-        ValueError
-            If the pairs cannot be joined.
         """
         pairs = list(pairs)
         if not pairs:
@@ -351,13 +296,11 @@ class PairedEpochs:
         for pair in pairs[1:]:
             _check_alike(first, pair)
         columns = {}
-        for name in _COLUMNS:
-            parts = [
-                pair._columns[name] for pair in pairs if pair._columns[name] is not None
-            ]
-            if len(parts) not in (0, len(pairs)):
+        for name in dict.fromkeys(name for pair in pairs for name in pair._columns):
+            parts = [pair._columns[name] for pair in pairs if name in pair._columns]
+            if len(parts) < len(pairs):
                 raise ValueError(f"Some of the pairs have {name}, others have not.")
-            columns[name] = np.concatenate(parts) if parts else None
+            columns[name] = np.concatenate(parts)
         signals = {
             modality: [pair._signals[modality] for pair in pairs]
             for modality in first._signals
@@ -372,75 +315,50 @@ class PairedEpochs:
         return cls(**joined, **columns, **about)
 
     def to_memmap(self, folder):
-        """Write the pair into a folder and return it as memory maps.
-
-        Parameters
-        ----------
-        folder : path-like
-            Made where it does not exist; a pair that lies there is replaced.
-
-        Returns
-        -------
-        PairedEpochs
-        """
+        """Write the pair into a folder, as :meth:`concatenate`, and return the memory maps."""
         return self.concatenate([self], folder=folder)
 
     @classmethod
     def from_memmap(cls, folder):
-        """Open what :meth:`to_memmap` wrote, without reading the signals.
+        """Open the pair that :meth:`to_memmap` wrote into a folder, its signals unread.
 
-        Parameters
-        ----------
-        folder : path-like
-            The folder.
-
-        Returns
-        -------
-        PairedEpochs
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder holds no complete pair.
-        ValueError
-            If a file is damaged, or the files do not fit each other.
+        A folder without a complete pair is a FileNotFoundError; files that are damaged or
+        do not fit each other are a ValueError.
         """
-        given = open_folder(folder)
+        folder = Path(folder)
+        if not (folder / "pair.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no complete pair (pair.json is missing). Write it with "
+                "PairedEpochs.to_memmap."
+            )
         try:
-            for modality in given.keys() & set(_MODALITIES):
-                given[modality] = as_signal(given[modality], modality)
-            return cls(**given)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"The pair in {folder} is damaged ({error}). Write it anew."
-            ) from error
+            return cls(**open_folder(folder))
+        except OSError:
+            raise
+        except Exception as error:  # JSON, zipfile and NumPy raise many kinds
+            message = f"The pair in {folder} is damaged ({error}). Write it anew."
+            raise ValueError(message) from error
 
     from_mne = classmethod(_builders.from_mne)
     from_windows = classmethod(_builders.from_windows)
     from_raws = classmethod(_builders.from_raws)
 
 
-# ---------------------------------------------------------------- checks of what is given
-
-
 def _as_signal(values, name):
     if isinstance(values, PairedEpochs):
         return values._signals["target"]
-    return values if isinstance(values, Signal) else as_signal(values, name)
+    return as_signal(values, name)
 
 
 def _as_column(values, name, n_epochs):
-    if values is None:
-        return None
     column = np.asarray(values)
-    if column.dtype.kind in "OT":  # text as pandas keeps it
+    if column.dtype.kind in "OTf":
         if any(value is None or value != value for value in column.ravel()):
             raise ValueError(f"{name} has missing values.")
-        column = column.astype(str)
+        if column.dtype.kind != "f":  # text as pandas keeps it
+            column = column.astype(str)
     if name == "onset":
         column = column.astype(float)
-    if column.dtype.kind == "f" and not np.isfinite(column).all():
-        raise ValueError(f"{name} has NaN or infinite values.")
     if column.ndim == 0:
         column = np.full(n_epochs, column)
     if column.shape != (n_epochs,):
@@ -451,16 +369,27 @@ def _as_column(values, name, n_epochs):
     return column
 
 
-def _by_modality(value, name, *, spread):
-    if not isinstance(value, dict):
-        value = {"target": value, "source": value if spread else None}
-    if not set(value) <= set(_MODALITIES):
+def _by_modality(value, name, kind):
+    """Take one value for both modalities, or a dict, as JSON keeps it."""
+    given = value if isinstance(value, dict) else dict.fromkeys(_MODALITIES, value)
+    if not set(given) <= set(_MODALITIES):
         raise ValueError(
-            f"{name} is given by modality, 'target' and 'source'; given {sorted(value)}."
+            f"{name} is given by modality, 'target' and 'source'; given {sorted(given)}."
         )
-    kind = float if name == "sfreq" else list  # as JSON keeps them
-    given = {modality: value.get(modality) for modality in _MODALITIES}
-    return {key: None if one is None else kind(one) for key, one in given.items()}
+    known = {key: kind(one) for key, one in given.items() if one is not None}
+    return {**dict.fromkeys(_MODALITIES), **known}
+
+
+def _check_length(shape, sfreq, modality):
+    """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
+    if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
+        return
+    warnings.warn(
+        f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
+        f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
+        f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
+        stacklevel=3,
+    )
 
 
 def _check_alike(first, other):

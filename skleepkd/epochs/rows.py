@@ -1,15 +1,23 @@
-"""One modality of a pair: rows of a base array, read when they are asked for."""
+"""One modality of a pair: rows of a base array, read when they are used, and their files."""
 
 import errno
 import hashlib
+import json
 import os
+import uuid
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import issparse
 
 #: Bytes that checks and copies read at a time.
 BLOCK_BYTES = 16 * 2**20
+
+#: Names the other files of a folder. It is put in place last: a folder that was left
+#: half-written has none, or still the one of the pair that lay there before.
+_ABOUT = "pair.json"
 
 
 class Signal:
@@ -21,7 +29,7 @@ class Signal:
 
     @property
     def base(self):
-        """The base array; a signal that was sent opens its file when first asked."""
+        """The base array; a signal that was sent opens its file when first used."""
         if self._base is None:
             self._base = _open(self._file)
         return self._base
@@ -41,13 +49,11 @@ class Signal:
         return self.base.dtype
 
     def __getitem__(self, rows):
-        """Return some rows (as :func:`row_key` gives them), unread."""
-        if isinstance(self.rows, slice):
-            first = self.rows.start
-            if isinstance(rows, slice):
-                return Signal(self.base, slice(first + rows.start, first + rows.stop))
-            return Signal(self.base, first + rows)
-        return Signal(self.base, row_key(self.rows[rows]))
+        """Return some rows, unread."""
+        numbers = self.rows
+        if isinstance(numbers, slice):
+            numbers = np.arange(numbers.start, numbers.stop)
+        return Signal(self.base, row_key(numbers[rows]))
 
     def read(self, rows=slice(None)):
         """Read rows: a view of the base where they are contiguous, else a copy."""
@@ -97,35 +103,29 @@ class Signal:
 
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
-    if hasattr(values, "first_samp") and hasattr(values, "info"):  # an mne.io.Raw
+    if issparse(values):
+        raise TypeError(f"The {name} is a sparse matrix; epochs are dense: X.toarray().")
+    wrong = (
+        f"The {name} must be an array of numbers of shape (n_epochs, n_channels, n_times); "
+        f"given {type(values).__name__}"
+    )
+    if hasattr(values, "first_samp"):  # an mne.io.Raw
         raise ValueError(
-            f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
-            f"n_times); given {type(values).__name__}, a recording: "
-            "RecordingStager(stager).stage(raw) stages it, PairedEpochs.from_raws cuts it."
+            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, "
+            "PairedEpochs.from_raws cuts it."
         )
     try:
-        array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    except ValueError:  # a ragged list
-        array = np.empty(0, dtype=object)
-    if issparse(values):
-        raise TypeError(
-            f"The {name} is a sparse matrix; epochs are dense arrays: give X.toarray()."
-        )
-    wrong = (
-        f"The {name} must be an array of numbers of shape (n_epochs, n_channels, "
-        f"n_times); given {type(values).__name__} with other things in it."
-    )
-    if array.dtype.kind == "c":
-        raise ValueError(f"{wrong} Complex data not supported.")
-    if array.dtype == object and array.ndim > 1:
-        if any(item is None or isinstance(item, str) for item in array.flat):
-            raise ValueError(wrong)
-        try:
+        array = np.asanyarray(values)
+        if array.dtype == object and array.ndim > 1:
+            if any(item is None or isinstance(item, str) for item in array.flat):
+                raise ValueError("It holds text or None.")
             array = array.astype(np.float32)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{wrong} {error}") from error
+    except (TypeError, ValueError) as error:  # a ragged list, or other things in it
+        raise type(error)(f"{wrong}. {error}") from error
+    if array.dtype.kind == "c":
+        raise ValueError(f"{wrong}. Complex data not supported.")
     if array.dtype.kind not in "fiu":
-        raise ValueError(wrong)
+        raise ValueError(f"{wrong} of {array.dtype}.")
     if 0 in array.shape[1:]:
         raise ValueError(
             f"The epochs of the {name} hold nothing: 0 feature(s) (shape={array.shape}) "
@@ -136,6 +136,8 @@ def numbers_of(values, name):
 
 def as_signal(values, name):
     """Take what is given for epochs as a signal, or say what is wrong with it."""
+    if isinstance(values, Signal):
+        return values
     array = numbers_of(values, name)
     if array.ndim < 3:
         raise ValueError(
@@ -168,8 +170,46 @@ def join(signals, create):
     return joined
 
 
+def write_folder(folder, signals, columns, about):
+    """Write a pair into a folder; one that lies there, perhaps mapped now, is replaced."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    files = {modality: f"{modality}-{tag}.npy" for modality in signals}
+    files["rows"] = f"rows-{tag}.npz"
+    new = folder / f"{_ABOUT}-{tag}"
+    try:
+        for modality, parts in signals.items():
+            join(parts, partial(map_new, folder / files[modality])).flush()
+        np.savez(folder / files["rows"], **columns)
+        new.write_text(json.dumps({"files": files, **about}))
+        os.replace(new, folder / _ABOUT)
+    except BaseException:
+        for name in (*files.values(), new.name):
+            (folder / name).unlink(missing_ok=True)
+        raise
+    # What lay there before, or was left half-written; open maps keep what they map.
+    for kind in ("target", "source", "rows"):
+        for path in folder.glob(f"{kind}-????????.np?"):
+            if path.name not in files.values():
+                with suppress(OSError):
+                    path.unlink()
+
+
+def open_folder(folder):
+    """Return the arguments of PairedEpochs for the pair in a folder; signals are mapped."""
+    about = json.loads((folder / _ABOUT).read_text())
+    files = about.pop("files")
+    with np.load(folder / files.pop("rows"), allow_pickle=False) as rows:
+        columns = {name: rows[name] for name in rows.files}
+    signals = {
+        modality: as_signal(np.load(folder / file, mmap_mode="r"), modality)
+        for modality, file in files.items()
+    }
+    return {**signals, **columns, **about}
+
+
 def map_new(path, shape, dtype):
-    """Map a new ``.npy`` file with room for all of it: a disk that fills up later ends the process."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with open(path, "r+b") as file:
         preallocate(file, os.fstat(file.fileno()).st_size)
@@ -177,7 +217,7 @@ def map_new(path, shape, dtype):
 
 
 def preallocate(file, n_bytes):
-    """Take room on the disk for a file that is going to be mapped; OSError if there is none."""
+    """Take room on the disk: one that fills up under a map would end the process."""
     if not n_bytes or not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -185,8 +225,8 @@ def preallocate(file, n_bytes):
     except OSError as error:
         # Some file systems cannot take room ahead; that is no error.
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            told = f"{error.strerror} ({n_bytes / 1e6:.1f} MB are needed)"
-            raise OSError(error.errno, told, str(file.name)) from None
+            message = f"{error.strerror} ({n_bytes / 1e6:.1f} MB are needed)"
+            raise OSError(error.errno, message, str(file.name)) from None
 
 
 def _map_of(array):
@@ -212,36 +252,29 @@ def _file_of(array):
         return None
     # A view begins elsewhere in the file than the map that it views.
     skipped = array.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
-    file = {
-        "filename": os.fspath(mapped.filename),
-        "offset": mapped.offset + skipped,
-        "dtype": array.dtype,
-        "shape": array.shape,
-    }
+    place = {"dtype": array.dtype, "shape": array.shape, "offset": mapped.offset + skipped}
+    file = {"filename": os.fspath(mapped.filename), "place": place}
     with suppress(FileNotFoundError):  # deleted while mapped: who opens it will say so
         state = os.stat(mapped.filename)
-        file["size"] = state.st_size
-        # For joblib.hash, which then sees that a file has been written anew.
-        file["modified"] = state.st_mtime_ns
+        # The time is for joblib.hash, which then sees that a file was written anew.
+        file |= {"size": state.st_size, "modified": state.st_mtime_ns}
     return file
 
 
 def _open(file):
-    """Map what :func:`_file_of` tells, or say why it is not what was sent."""
+    """Map what :func:`_file_of` found, or say why it is not what was sent."""
     filename = file["filename"]
     try:
         size = os.stat(filename).st_size
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{filename} is not here. A pair over memory maps travels as the names of its "
-            "files: they must be found under the same path on every machine (a shared file "
-            "system). If the pair has been written anew, open it with "
-            "PairedEpochs.from_memmap and send that one."
+            f"{filename} is not here. A pair over memory maps is sent as names of files, to be "
+            "found under the same path on every machine (a shared file system). If it was "
+            "written anew, open it with PairedEpochs.from_memmap and send that pair."
         ) from error
     if size != file.get("size"):
         raise ValueError(
             f"{filename} has {size} bytes, not {file.get('size')} as when this pair was "
             "sent or kept: it has been written anew since. Open it anew and send that pair."
         )
-    place = {name: file[name] for name in ("filename", "dtype", "shape", "offset")}
-    return np.memmap(**place, mode="r")
+    return np.memmap(filename, mode="r", **file["place"])

@@ -9,10 +9,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_memory
 from torch import nn
 
-from skleepkd.distillation.adapters import check_adapter
 from skleepkd.distillation.features import OUTPUT, capture_of
+from skleepkd.distillation.layers import FEATURE_LOSSES, check_adapter, match_layers
 from skleepkd.distillation.losses import SoftmaxDistillation
-from skleepkd.distillation.matched_layers import FEATURE_LOSSES, match_layers
 from skleepkd.distillation.offline import Offline
 from skleepkd.distillation.online import Online
 from skleepkd.distillation.strategy import (
