@@ -37,8 +37,7 @@ def check_windows(stager, pair, scored):
         who = "to train on" if validates.all() else f"of those held out ({held_out})"
         raise ValueError(
             f"No {length} consecutive epochs (sequence_length), one of them scored, are in the "
-            f"subjects {who}. Give whole nights, unscored epochs too (y is -1 there), or a "
-            "smaller sequence_length."
+            f"subjects {who}. Give whole nights, with y of -1 for unscored epochs."
         )
 
 
@@ -46,8 +45,8 @@ def training_windows(pair, length):
     """Windows of a pair, (n_windows, length), that a network can be trained on."""
     if pair.recording is None:
         raise ValueError(
-            f"sequence_length={length} needs to know which epochs follow one another: give "
-            "a PairedEpochs with recording= (and onset=, which tells of gaps)."
+            f"sequence_length={length} needs to know which epochs follow one another: give a "
+            "PairedEpochs with recording= (and onset=, for the gaps)."
         )
     return make_windows(_runs(pair), length)
 
@@ -100,10 +99,8 @@ class EpochDataset(Dataset):
         return tuple(Subset(self, np.flatnonzero(rows)) for rows in (train, valid))
 
     def n_bytes(self):
-        """Bytes of the epochs, in single precision, and of the extras."""
-        parts = [self.pair, *self.extras.values()]
-        sizes = [4 if isinstance(p, PairedEpochs) else p.dtype.itemsize for p in parts]
-        return sum(size * math.prod(p.shape) for p, size in zip(parts, sizes, strict=True))
+        """Bytes of the epochs and the extras, in single precision."""
+        return 4 * sum(math.prod(p.shape) for p in [self.pair, *self.extras.values()])
 
     def hold(self, device):
         """Hold the epochs on a device, so that a batch is an indexed read there."""

@@ -48,11 +48,7 @@ class BestWeights(Callback):
 
 
 class TrainingStopped(Exception):
-    """A callback asks to end the training within a pass, with what its end is told."""
-
-    def __init__(self, **datasets):
-        super().__init__("The training was stopped within a pass.")
-        self.datasets = datasets
+    """Raised by a callback to end the training within a pass, with the data sets of the pass."""
 
 
 class StepwiseValidation(Callback):
@@ -124,7 +120,7 @@ class StepwiseValidation(Callback):
         else:
             self.waited_ += 1
         if self.waited_ >= self.patience and self.steps_ >= self.min_steps:
-            raise TrainingStopped(**self.datasets_)
+            raise TrainingStopped(self.datasets_)
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""

@@ -1,6 +1,5 @@
 """A student that learns from the wearable what its teacher knows from polysomnography."""
 
-import copy
 from functools import partial
 
 import numpy as np
@@ -238,8 +237,8 @@ class DistilledSleepStager(SleepStager):
         return nn.ModuleList(layer.adapter for layer in self.matched_layers)
 
     def _check_parameters(self, go_on):
-        own_strategy = isinstance(self.strategy, Strategy)
-        if not own_strategy and self.strategy not in STRATEGIES:
+        own = isinstance(self.strategy, Strategy)
+        if not own and self.strategy not in STRATEGIES:
             raise ValueError(
                 f"Unknown strategy {self.strategy!r}; the strategies are "
                 f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
@@ -254,11 +253,8 @@ class DistilledSleepStager(SleepStager):
         SoftmaxDistillation(self.temperature)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
-            raise ValueError(
-                f"adapter={self.adapter!r} projects features for a feature_loss, which is None."
-            )
-        missing = self.teacher is None and not own_strategy
-        if missing or isinstance(self.teacher, str):
+            raise ValueError("adapter projects features for a feature_loss, which is None.")
+        if isinstance(self.teacher, str) or (self.teacher is None and not own):
             raise ValueError(
                 "teacher is an estimator of the source, such as "
                 f'teacher=SleepStager("USleep"); given {self.teacher!r}.'
@@ -272,9 +268,7 @@ class DistilledSleepStager(SleepStager):
         for what, needed in needs.items():
             if needed:
                 needs_stager(self, what)
-        self.strategy_ = (
-            clone(self.strategy) if own_strategy else STRATEGIES[self.strategy]()
-        )
+        self.strategy_ = clone(self.strategy) if own else STRATEGIES[self.strategy]()
         self.strategy_.check(self)
         stager = final_stager(self.teacher)
         if stager is not None:
@@ -329,7 +323,7 @@ class DistilledSleepStager(SleepStager):
         strategy, pair, codes = self.strategy_, training.pair, training.codes
         if self.teacher is not None and strategy.fits_teacher_first:
             self.teacher_ = training.source.fit(self.memory)
-            if self.start_from_teacher and training.is_new:
+            if self.start_from_teacher and not self.history:  # else it goes on
                 copy_weights(self._teacher_module(), uncompiled(self.module_))
         before = []
         with training.random:
@@ -396,17 +390,14 @@ class DistilledSleepStager(SleepStager):
         self.matched_layers_ = nn.ModuleList()
         if self.uses_features:
             window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
-            self.matched_layers_ = match_layers(
-                self.layers,
-                self.feature_loss,
-                self.adapter,
-                uncompiled(self.module_),
-                self._teacher_module(),
-                [window + net.epoch_shape_ for net in (self, final_stager(self.teacher_))],
-                self.sequence_length_,
-            )
-            names = [(m.student_layer, m.teacher_layer) for m in self.matched_layers_]
-            if any(OUTPUT in pair for pair in names):
+            shapes = [window + n.epoch_shape_ for n in (self, final_stager(self.teacher_))]
+            options = (self.layers, self.feature_loss, self.adapter)
+            networks = (uncompiled(self.module_), self._teacher_module())
+            length = self.sequence_length_
+            self.matched_layers_ = match_layers(*options, *networks, shapes, length)
+            if any(
+                OUTPUT in (m.student_layer, m.teacher_layer) for m in self.matched_layers_
+            ):
                 self._need_equal_classes("layers='output'")
         return self
 
@@ -414,9 +405,8 @@ class DistilledSleepStager(SleepStager):
         teacher = final_stager(self.teacher_).classes_
         if not np.array_equal(teacher, self.classes_):
             raise ValueError(
-                f"{name} needs the same classes in the same order: the teacher has "
-                f"{teacher.tolist()}, the student {self.classes_.tolist()}. Give both the "
-                "same classes=."
+                f"{name} needs the same classes= in the same order: the teacher has "
+                f"{teacher.tolist()}, the student {self.classes_.tolist()}."
             )
 
     def trained_nets(self):
@@ -443,7 +433,6 @@ class DistilledSleepStager(SleepStager):
         self.strategy_.after_pass(self)
         for name, (total, count) in self.terms_.items():
             self.history.record(name, float(total) / max(count, 1))
-        super().on_epoch_end(net, **kwargs)
 
     def train_step(self, batch, **fit_params):
         """Train on a batch, between the strategy's two hooks."""
@@ -461,8 +450,7 @@ class DistilledSleepStager(SleepStager):
         """Compute the logits of a batch and, where a teacher's features are in it, features."""
         if TEACHER_FEATURE.format(0) not in x:
             return super().infer(x)
-        names = [layer.student_layer for layer in self.matched_layers]
-        with capture_of(self, names) as seen:
+        with capture_of(self, [m.student_layer for m in self.matched_layers]) as seen:
             logits = super().infer(x)
         with self.autocasting():
             features = [m.adapter(seen[m.student_layer]) for m in self.matched_layers]
@@ -473,10 +461,9 @@ class DistilledSleepStager(SleepStager):
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
         loss = 0.0
         if self.step_.stages:
-            cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
-            n_scored = int((y_true >= 0).sum())
-            note_term(self, "cross_entropy", cross_entropy, training, n_scored)
-            loss = (1 - self.alpha) * cross_entropy
+            term = super().get_loss(logits, y_true, X=X, training=training)
+            note_term(self, "cross_entropy", term, training, int((y_true >= 0).sum()))
+            loss = (1 - self.alpha) * term
             if TEACHER_OUTPUT in X:
                 term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
                 note_term(self, "softmax_loss", term, training, len(y_true))
@@ -496,10 +483,10 @@ def _learn(key, epochs, student, run):
     """Run a step; ``key`` stands for everything but its passes in the cache."""
     run()
     weights = [
-        {name: value.cpu() for name, value in uncompiled(module).state_dict().items()}
+        {name: v.cpu().clone() for name, v in uncompiled(module).state_dict().items()}
         for module in student.trained_modules()
     ]
-    return copy.deepcopy(weights), list(student.history)
+    return weights, list(student.history)
 
 
 def copy_weights(teacher, student):

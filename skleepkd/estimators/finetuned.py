@@ -98,11 +98,10 @@ class FineTunedSleepStager(SleepStager):
                 "pretrained must be a SleepStager or a Pipeline that ends in one, frozen or "
                 f"not; given {type(self.pretrained).__name__}."
             )
-        options = self.get_params_for("module")
+        options = ", ".join(self.get_params_for("module"))
         if options:
             raise ValueError(
-                f"The network is the pretrained stager's: give {', '.join(options)} there, "
-                "as pretrained__module__..."
+                f"The network is pretrained already: give {options} there, pretrained__module__..."
             )
         if is_frozen(self.pretrained) or go_on:
             return None

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import nn
 
 from skleepkd.stages import (
@@ -44,9 +45,8 @@ def find_classes(classes, y):
         raise ValueError(
             f"Unknown stage {', '.join(unknown)} in y; the classes are "
             f"{', '.join(map(str, found))}. Mend the spelling, write '?' where nobody scored, "
-            "convert other texts ([skleepkd.stages.stage_of_text(text) for text in y]), merge "
-            "codes (skleepkd.stages.to_scheme), name another scheme "
-            f"({', '.join(SCHEMES)}), or list all labels: classes=[...]."
+            "convert other texts ([skleepkd.stages.stage_of_text(text) for text in y]) or codes "
+            "(skleepkd.stages.to_scheme), name another scheme, or list all: classes=[...]."
         )
     if len(np.unique(found)) < len(found) or left_unscored(found).any():
         raise ValueError(f"classes names each stage once; given {found.tolist()}.")
@@ -112,9 +112,7 @@ def class_weights(class_weight, codes, classes):
         seen = counts > 0
         weights[seen] = counts.sum() / (seen.sum() * counts[seen])
     else:
-        raise ValueError(
-            f"class_weight is None, 'balanced' or a dict; given {class_weight!r}."
-        )
+        raise ValueError(f"class_weight is 'balanced' or a dict; given {class_weight!r}.")
     return weights
 
 
@@ -135,7 +133,7 @@ def draw_held_out(validation, subjects, random_state):
     if isinstance(given, float) and 0 < given < 1:
         given = max(1, math.floor(given * len(known) + 0.5))
     if isinstance(given, int | np.integer) and given > 0:
-        given = random_state.permutation(known)[:given]
+        given = check_random_state(random_state).permutation(known)[:given]
     elif isinstance(given, str | int | float | np.integer):
         raise ValueError(
             "validation is 'auto', None, a number of subjects (at least one), a fraction of "
@@ -172,10 +170,7 @@ class StageCrossEntropy(nn.CrossEntropyLoss):
 
     def __init__(self, weight=None, label_smoothing=0.0):
         super().__init__(
-            weight,
-            ignore_index=UNSCORED,
-            reduction="sum",
-            label_smoothing=label_smoothing,
+            weight, ignore_index=UNSCORED, reduction="sum", label_smoothing=label_smoothing
         )
 
     def forward(self, logits, y):

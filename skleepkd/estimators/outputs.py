@@ -40,7 +40,7 @@ def extract_features(stager, X, layer=None):
     Parameters
     ----------
     X
-        As for :meth:`predict_proba`.
+        As for :meth:`fit`.
     layer : str, optional
         Dotted name of the layer; by default the (first) layer that the network
         declares in ``feature_layers``.
@@ -52,8 +52,7 @@ def extract_features(stager, X, layer=None):
         nearest to the middle.
     """
     stager.check_is_fitted()
-    if layer is None:
-        layer = feature_layers(stager.module_)[0]
+    layer = layer or feature_layers(stager.module_)[0]
     pair = stager.check_predicted(X)
     if stager.sequence_length_ > 1:
         return _centred_features(stager, pair, layer)
@@ -116,7 +115,7 @@ def hypnodensity(stager, X, resolution=30.0, return_onset=False):
     Parameters
     ----------
     X
-        As for :meth:`predict_proba`.
+        As for :meth:`fit`.
     resolution : float, default=30.0
         Seconds for each output, a whole number of samples. Where it divides 30 s, each
         epoch is predicted by itself, in the order of X. Where it does not (20 s),
@@ -194,8 +193,7 @@ def _joined_epochs(stager, pair, step, sfreq):
         n_outputs = len(run) * n_times // step
         if not n_outputs:
             continue
-        n_pieces = math.ceil(n_outputs * step / (JOINED_EPOCHS * n_times))
-        n_pieces = min(n_pieces, n_outputs)  # no piece is shorter than one output
+        n_pieces = min(math.ceil(n_outputs * step / (JOINED_EPOCHS * n_times)), n_outputs)
         for piece in np.array_split(np.arange(n_outputs), n_pieces):
             epoch, sample = np.divmod(step * piece, n_times)
             stop = math.ceil(step * (piece[-1] + 1) / n_times)
@@ -232,9 +230,8 @@ def _joined_runs(pair, seconds):
         steps = np.diff(pair.onset[run])
         if (steps < seconds - ONSET_TOLERANCE).any():
             raise ValueError(
-                f"Epochs of {seconds:g} s overlap in the recording {pair.recording[run[0]]} "
-                f"(the smallest step of their onsets is {steps.min():g} s), so they are no one "
-                f"signal. Give a resolution that divides {EPOCH_SECONDS:g} s, or other epochs."
+                f"Epochs of {seconds:g} s overlap in the recording {pair.recording[run[0]]} (the "
+                f"smallest step is {steps.min():g} s). Give a resolution that divides 30 s."
             )
         # Epochs that are as far apart as usual need not touch.
         yield from np.split(run, np.flatnonzero(steps > seconds + ONSET_TOLERANCE) + 1)

@@ -71,17 +71,16 @@ def _run_until_stopped(net, loop, epochs):
         loop(epochs=epochs)
     except TrainingStopped as stopped:
         # Callbacks at the end of a pass expect it to have been validated.
-        valid = stopped.datasets["dataset_valid"]
+        (datasets,) = stopped.args
+        valid = datasets["dataset_valid"]
         iterator = None if valid is None else net.get_iterator(valid, training=False)
         net.run_single_epoch(iterator, False, "valid", net.validation_step)
-        net.notify("on_epoch_end", **stopped.datasets)
+        net.notify("on_epoch_end", **datasets)
     except KeyboardInterrupt:
         # So does skorch's EarlyStopping end a training; a user's Ctrl-C ends the program.
-        callbacks = [
-            callback for each in net.trained_nets() for _, callback in each.callbacks_
-        ]
-        early = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
-        if not any(callback.misses_ >= callback.patience for callback in early):
+        callbacks = [c for each in net.trained_nets() for _, c in each.callbacks_]
+        early = [c for c in callbacks if isinstance(c, EarlyStopping)]
+        if not any(c.misses_ >= c.patience for c in early):
             raise
 
 
@@ -121,13 +120,10 @@ class Checkpoint:
         if self.path.exists():
             data = self.path.read_bytes()
             if hashlib.sha256(data[32:]).digest() == data[:32]:
-                file = io.BytesIO(data[32:])
+                file = io.BytesIO(data[32:])  # read without running code
                 self.kept = torch.load(file, map_location="cpu", weights_only=True)
             else:
-                warnings.warn(
-                    f"The checkpoint {self.path} is damaged; the training begins anew.",
-                    stacklevel=2,
-                )
+                warnings.warn(f"{self.path} is damaged, training begins anew", stacklevel=2)
 
     def between_passes(self):
         """Put back what was kept, the first time; else keep what there is now."""
@@ -191,8 +187,6 @@ def _parameters(net):
 
 def _state_of_object(thing):
     """Collect what a callback or strategy has learned: what has a state, or is plain."""
-    if hasattr(thing, "state_dict"):
-        return thing.state_dict()
     state = {}
     for name, value in vars(thing).items():
         if name.endswith("_") and not isinstance(value, type):
@@ -204,9 +198,6 @@ def _state_of_object(thing):
 
 
 def _put_back_object(thing, state):
-    if hasattr(thing, "load_state_dict"):
-        thing.load_state_dict(state)
-        return
     for name, value in state.items():
         inner = getattr(thing, name, None)
         if hasattr(inner, "load_state_dict"):

@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
 from torch import nn
 
@@ -253,7 +252,7 @@ class SleepStager(NeuralNetClassifier):
         Parameters
         ----------
         X
-            As for :meth:`predict_proba`.
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -311,19 +310,20 @@ class SleepStager(NeuralNetClassifier):
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
-        self._check_sequences()
+        if min(self.sequence_length_, self.neighbouring_windows) < 1:
+            raise ValueError("sequence_length and neighbouring_windows are 1 at least.")
+        Fusion(0, 0, self.fusion)  # refuses an unknown name
+        if self.sequence_length_ > 1 and self.train_split is not None:
+            raise ValueError("train_split parts rows; windows overlap: give validation=.")
         if self.checkpoint is not None and self.random_state is None:
-            raise ValueError(
-                "A training that resumes needs a seed to be found again: give random_state=."
-            )
+            raise ValueError("A training is found again by its seed: give random_state=.")
         # A student and its teacher must not begin at the same weights by accident.
         random_state = check_random_state(self.random_state)
         seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        known = (
-            None if pair.subject is None else pair.subject[~left_unscored(y, self.classes)]
-        )
-        draw = check_random_state(seed)
-        self.held_out_ = labels.draw_held_out(self.validation, known, draw)
+        subjects = pair.subject
+        if subjects is not None:
+            subjects = subjects[~left_unscored(y, self.classes)]
+        self.held_out_ = labels.draw_held_out(self.validation, subjects, seed)
         self.best_epoch_ = None
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
@@ -342,18 +342,7 @@ class SleepStager(NeuralNetClassifier):
         if self.sequence_length_ > 1 or of_stages:
             shape, length = self.epoch_shape_, self.sequence_length_
             check_output(uncompiled(self.module_), shape, len(classes), length)
-        return SimpleNamespace(
-            pair=pair, codes=codes, random=random, is_new=not go_on, source=source
-        )
-
-    def _check_sequences(self):
-        if min(self.sequence_length_, self.neighbouring_windows) < 1:
-            raise ValueError("sequence_length and neighbouring_windows are 1 at least.")
-        Fusion(0, 0, self.fusion)  # refuses an unknown name
-        if self.sequence_length_ > 1 and self.train_split is not None:
-            raise ValueError(
-                "train_split parts rows, and the windows of sequences overlap: give validation=."
-            )
+        return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):
         """Pass over the training rows of what :meth:`begin_fit` returned."""
@@ -409,8 +398,9 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        sfreq = self.signal_.get("sfreq")
-        return predicted_input(X, self.epoch_shape_, self.ch_names_, sfreq)
+        return predicted_input(
+            X, self.epoch_shape_, self.ch_names_, self.signal_.get("sfreq")
+        )
 
     def predict_pair(self, pair):
         """Predict the probabilities of a checked pair."""
@@ -418,11 +408,10 @@ class SleepStager(NeuralNetClassifier):
             probabilities = super().predict_proba(self.make_dataset(pair))
         else:
             probabilities = outputs.fused_probabilities(self, pair)
-        failed = np.isnan(probabilities).reshape(len(probabilities), -1).any(axis=1)
-        if failed.any():
+        if np.isnan(probabilities).any():
             raise FloatingPointError(
-                f"The network's output is NaN for {failed.sum()} of {len(failed)} epochs: its "
-                f"training diverged. Lower the learning rate (lr is {self.lr!r})."
+                "The network's output is NaN, as its training diverged. Fit it anew with a "
+                f"lower learning rate (lr is {self.lr!r}), or look for extreme values in X."
             )
         return probabilities
 
@@ -506,18 +495,12 @@ class SleepStager(NeuralNetClassifier):
 
     def autocasting(self):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.autocast)
 
     @property
     def _default_callbacks(self):
-        return [
-            ("epoch_timer", EpochTimer()),
-            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("best_weights", BestWeights()),
-            ("print_log", PrintLog()),
-        ]
+        *others, print_log = (c for c in super()._default_callbacks if c[0] != "valid_acc")
+        return [*others, ("best_weights", BestWeights()), print_log]
 
     def trained_nets(self):
         """Nets that are trained together."""
