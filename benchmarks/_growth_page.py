@@ -93,7 +93,7 @@ def of_network(signals, network):
 
 
 def seconds_of(found):
-    """Tell seconds in words."""
+    """Write seconds as text."""
     return ", ".join(f"{name} {found['seconds'][name]:.3g} s" for name in COLORS)
 
 
@@ -104,11 +104,11 @@ def exponent(small, name):
 
 
 def estimate(signals, rows):
-    """Say what the largest number of rows costs, and under which assumptions."""
+    """Estimate the cost of the largest number of rows, with the assumptions."""
     n = max(rows)
     small, u_sleep = (of_network(signals, name) for name in ("small", "U-Sleep"))
-    # Of one size of U-Sleep an epoch's share; of several sizes the slope of a line, since
-    # what a pass begins with does not grow.
+    # For the one size of U-Sleep the time per epoch; for several sizes the slope of a line,
+    # since what a pass begins with does not grow.
     columns = [
         {name: np.polyfit(list(small), of(small, name), 1)[0] for name in COLORS},
         {name: of(u_sleep, name)[0] / min(u_sleep) for name in COLORS},
@@ -125,7 +125,7 @@ def estimate(signals, rows):
     rates = [1 / column["training pass"] for column in columns]
     hours = {name: [n * column[name] / 3600 for column in columns] for name in COLORS}
     days = [PASSES * of_pass / 24 for of_pass in hours["training pass"]]
-    taught = [PASSES * of_pass / 24 for of_pass in hours["distillation pass"]]
+    student_days = [PASSES * of_pass / 24 for of_pass in hours["distillation pass"]]
 
     def line(title, values, form="{:,.3g}"):
         return [title, *(form.format(value) for value in values)]
@@ -135,7 +135,7 @@ def estimate(signals, rows):
         [
             line("a pass over all epochs, hours on one core", hours["training pass"]),
             line(f"{PASSES} passes of the teacher, days", days),
-            line(f"{PASSES} passes of the student, days", taught),
+            line(f"{PASSES} passes of the student, days", student_days),
             line("the teacher asked, once a fit, hours", hours["teacher asked"]),
             line("checks of one side, once a fit, hours", hours["checks"]),
             line("prediction, hours", hours["prediction"]),

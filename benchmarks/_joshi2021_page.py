@@ -37,7 +37,7 @@ LABELS = {
 BASELINES = ("ecg", "ecg-twice", "ecg-unweighted", "ecg-sequences")
 DISTILLED = ("sd+cl", "at+cl", "at+sd+cl", "sd+cl-sequences")
 
-#: Whose features the picture shows.
+#: The rows whose features the picture shows.
 SHOWN = ("eeg", "ecg", "at+sd+cl")
 
 #: Tables I and II of the paper: weighted F1 and accuracy, then F1 of each stage, by the
@@ -77,7 +77,7 @@ LIBRARIES = ("skleepkd", "torch", "skorch", "scikit-learn", "numpy")
 
 
 def choose_alphas(results):
-    """Choose alpha of each row with a grid by the kappa of the validation people.
+    """Choose alpha of each row with a grid by the kappa of the validation subjects.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def choose_alphas(results):
 
 
 def report_rows(fits, chosen, y, groups):
-    """Score the rows of one scheme on the test people, each with the alpha that was chosen.
+    """Score the rows of one scheme on the test subjects, each with its chosen alpha.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def report_rows(fits, chosen, y, groups):
     chosen : dict of str to float
         Alpha by row.
     y, groups : ndarray of shape (n_test_epochs,)
-        Codes of the scheme, and the test people.
+        Codes of the scheme, and the test subjects.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def report_rows(fits, chosen, y, groups):
 
 
 def best_baseline(rows):
-    """Name the ECG baseline with the highest kappa on the validation people."""
+    """Name the ECG baseline with the highest kappa on the validation subjects."""
     return max(BASELINES, key=lambda row: rows[row].validation_kappa)
 
 
@@ -150,7 +150,7 @@ def table_1(rows, paper):
 
 
 def table_of_gains(rows):
-    """Tell what each distilled row gains over the plain, the best and all baselines."""
+    """Compute the gain of each distilled row over the plain, the best and all baselines."""
     best = best_baseline(rows)
 
     def gains(row, baseline, score="kappa"):
@@ -173,7 +173,7 @@ def table_of_gains(rows):
 
 
 def verdict(report, baseline):
-    """Say whether a gain in kappa is shown: whether its interval leaves out 0."""
+    """Return whether a gain in kappa is shown: whether its interval leaves out 0."""
     _, low, high = gain_with_interval(report, baseline, "kappa")
     if low > 0:
         return "shown"
@@ -181,16 +181,16 @@ def verdict(report, baseline):
 
 
 def about_gap(rows):
-    """Say how far the EEG is above the ECG, which is what there is to gain."""
+    """Describe the gap between EEG and ECG, which is what can be gained."""
     kappas = [values_of(rows[row].report, "kappa") for row in ("eeg", "ecg", "at+sd+cl")]
     gap = gap_closed(*kappas)
     low, high = gap.gap_interval
-    said = "" if gap.has_gap else " **There is no gap that a teacher could close.**"
-    return f"The EEG is {gap.gap:.3f} [{low:.3f}, {high:.3f}] above the ECG in kappa.{said}"
+    note = "" if gap.has_gap else " **There is no gap that a teacher could close.**"
+    return f"The EEG is {gap.gap:.3f} [{low:.3f}, {high:.3f}] above the ECG in kappa.{note}"
 
 
 def page_of(rows, results, settings, command, runs):
-    """Write the whole page; ``runs`` tells of each run that did fits (seconds, n_jobs)."""
+    """Write the whole page; ``runs`` describes each run that did fits (seconds, n_jobs)."""
     fits = [fit for by_name in results.values() for fit in by_name.values()]
     cpu = sum(fit["cpu_seconds"] for fit in fits)
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
@@ -279,7 +279,7 @@ def page_of(rows, results, settings, command, runs):
 
 
 def rows_of_csv(rows, data):
-    """One row for each scheme, method and test person, for a CSV file."""
+    """One row for each scheme, method and test subject, for a CSV file."""
     stages = ("W", "L", "D", "N", "R")
     names = ["accuracy", "kappa", "f1_macro", "f1_weighted", *(f"f1_{s}" for s in stages)]
     lines = []
@@ -305,7 +305,7 @@ def draw_features(features, rows, y, data):
     y : ndarray of shape (n_test_epochs,)
         Codes of the four stages.
     data : str
-        What the nights are.
+        "simulated" or the name of the data set.
 
     Returns
     -------
@@ -328,7 +328,7 @@ def draw_features(features, rows, y, data):
     halves = figure.subfigures(2, 1)
     for half, (title, case) in zip(halves, cases.items(), strict=True):
         half.suptitle(f"{title}: {case.sum()} epochs of {data} nights")
-        if case.sum() < 3:  # no map of so few
+        if case.sum() < 3:  # too few for an embedding
             continue
         EmbeddingDisplay.from_features(
             {name: of[case] for name, of in scaled.items()},

@@ -11,7 +11,7 @@ from skleepkd.datasets import (
 )
 
 #: The target's channel in each scenario, simulated and as Sleep-EDF names it. In the third
-#: there is no mismatch: the channel of the pretraining, of the people of the target.
+#: there is no mismatch: the channel of the pretraining, of the subjects of the target.
 CHANNELS = {
     "eeg": ("Fpz-Cz", "EEG Fpz-Cz"),
     "eog": ("EOG", "EOG horizontal"),
@@ -31,7 +31,7 @@ def load_source(options):
             target=["C4-A1"],
             n_epochs=options.epochs,
             sfreq=100.0,
-            random_state=options.seed + 1000,  # other people
+            random_state=options.seed + 1000,  # other subjects
         )
     else:
         read, channel = SOURCES[options.source_set]
@@ -68,23 +68,23 @@ def load_target(options, scenario):
     return cohort.X, cohort.y
 
 
-def make_folds(options, people):
-    """Divide people into folds, each with those who test and those who validate.
+def make_folds(options, subjects):
+    """Divide subjects into folds, each with test and validation subjects.
 
-    Sleep-EDF has the paper's twenty folds, or, where not all twenty people are there, one
-    for each; simulated people are divided into as many as asked for.
+    Sleep-EDF has the paper's twenty folds, or, where not all twenty subjects are there, one
+    for each; simulated subjects are divided into ``options.folds``.
 
     Returns
     -------
     list of tuple of (list of str, list of str)
     """
-    people = np.unique(people)
-    n_folds = len(people) if options.data else options.folds
+    subjects = np.unique(subjects)
+    n_folds = len(subjects) if options.data else options.folds
     split = SleepEdfFolds()
     folds = []
-    for test in np.array_split(people, n_folds):
-        rest = np.setdiff1d(people, test)
-        if options.data and len(people) == 20:
+    for test in np.array_split(subjects, n_folds):
+        rest = np.setdiff1d(subjects, test)
+        if options.data and len(subjects) == 20:
             held_out = split(rest)
         else:
             drawn = np.random.RandomState(options.seed).permutation(rest)

@@ -61,7 +61,7 @@ OTHERS = {
     "Deep CNN": (74.8, math.nan, 69.8, math.nan, math.nan),
 }
 
-#: What the tables show: name, score, factor and digits.
+#: Columns of the tables: name, score, factor and digits.
 SCORES = (
     ("Accuracy", "accuracy", 100, 1),
     ("Kappa", "kappa", 1, 3),
@@ -70,7 +70,7 @@ SCORES = (
     ("Specificity", "specificity_macro", 100, 1),
 )
 
-#: What may be said of a difference: the row that is to be better, and than which.
+#: Claims about a difference: the row that is to be better, and than which.
 CLAIMS = (
     ("Fine-tuning all of it is better than direct transfer", "all", "direct"),
     ("Fine-tuning all of it is better than training from scratch", "all", "scratch"),
@@ -107,7 +107,7 @@ LIBRARIES = ("skleepkd", "torch", "skorch", "scikit-learn", "numpy")
 
 
 def table(scenario, rows):
-    """Scores over the epochs of all test people, beside the paper's."""
+    """Scores over the epochs of all test subjects, beside the paper's."""
     lines = []
     for row, found in rows.items():
         line = [LABELS[row], "no" if row.startswith("scratch") else "yes"]
@@ -155,7 +155,7 @@ def interval(gain, factor, digits):
 
 
 def table_of_claims(found):
-    """Tell of each claim whether the interval of the accuracies' difference leaves out 0."""
+    """Check each claim: whether the interval of the difference in accuracy leaves out 0."""
     lines = []
     for claim, better, worse in CLAIMS:
         line = [claim]
@@ -174,7 +174,7 @@ def table_of_claims(found):
 
 
 def verdict(gain):
-    """Say what an interval shows."""
+    """Return what an interval shows."""
     _, low, high = gain
     if low > 0:
         return "**shown**"
@@ -182,7 +182,7 @@ def verdict(gain):
 
 
 def table_of_costs(found):
-    """Tell the steps and the processor time of each row, over both scenarios."""
+    """List the steps and the processor time of each row, over both scenarios."""
     lines = []
     for row, label in LABELS.items():
         if row == "direct":
@@ -205,7 +205,7 @@ def table_of_costs(found):
 
 
 def page_of(found, pretrained, settings, run):
-    """Write the whole page; ``run`` tells of this run (command, seconds, new fits)."""
+    """Write the whole page; ``run`` describes this run (command, seconds, new fits)."""
     fits = [fold for rows in found.values() for row in rows.values() for fold in row.folds]
     cpu = sum(fit["cpu_seconds"] for fit in [*fits, *([pretrained] if pretrained else [])])
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
@@ -289,7 +289,7 @@ def page_of(found, pretrained, settings, run):
 
 
 def about_pretraining(found, pretrained):
-    """Tell of the pretraining, and what its network does where nothing changes."""
+    """Describe the pretraining, and how its network does without a mismatch."""
     text = ""
     if pretrained:
         text = (
@@ -308,35 +308,35 @@ def about_pretraining(found, pretrained):
 
 
 def about_neighbours(found):
-    """Say how much cheaper neighbouring windows make a step."""
-    said = []
+    """Describe how much cheaper neighbouring windows make a step."""
+    times = []
     for row in ("all", "scratch"):
         rates = []
         for name in (row, f"{row}-neighbours"):
             folds = [fold for scenario in SCENARIOS for fold in found[scenario][name].folds]
             seconds = sum(fold["cpu_seconds"] for fold in folds)
             rates.append(seconds / sum(fold["steps"] for fold in folds))
-        said.append(f"{rates[0] / rates[1]:.1f} times ({LABELS[row]})")
-    return f"That makes a step {' and '.join(said)} cheaper."
+        times.append(f"{rates[0] / rates[1]:.1f} times ({LABELS[row]})")
+    return f"That makes a step {' and '.join(times)} cheaper."
 
 
 def rows_of_csv(found, data):
-    """One row for each scenario, system and test person, for a CSV file."""
+    """One row for each scenario, system and test subject, for a CSV file."""
     scores = [score for _, score, *_ in SCORES] + [f"f1_{stage}" for stage in STAGES]
     lines = []
     for scenario, rows in found.items():
         for row, by in rows.items():
             for k, fold in enumerate(by.folds, 1):
-                for person in fold["predicted"]:
-                    values = by.report.per_subject[person]
+                for subject in fold["predicted"]:
+                    values = by.report.per_subject[subject]
                     lines.append(
                         {
                             "data": data,
                             "scenario": scenario,
                             "system": row,
                             "fold": k,
-                            "person": person,
-                            "n_epochs": len(fold["predicted"][person]),
+                            "person": subject,
+                            "n_epochs": len(fold["predicted"][subject]),
                             **{score: round(values[score], 5) for score in scores},
                             "held_out": " ".join(fold["held_out"]),
                             "steps": fold["steps"],
@@ -355,7 +355,7 @@ def draw_curves(found, data):
     found : dict of str to dict of str to Bunch
         By scenario and row, with "folds".
     data : str
-        What the nights are.
+        "simulated" or the name of the data set.
 
     Returns
     -------

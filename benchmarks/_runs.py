@@ -47,7 +47,7 @@ def mapped(X, folder):
 
 
 def add_run_options(parser, fast):
-    """Add what every command of fits that resume understands; ``fast`` is what it sets."""
+    """Add the options of every command whose fits resume; ``fast`` is what it sets."""
     here, add = Path(__file__).parent, parser.add_argument
     add("--n-jobs", type=int, default=1, help="fits at a time, default 1")
     add("--fast", action="store_true", help=f"a run of seconds: {fast}")
@@ -56,11 +56,11 @@ def add_run_options(parser, fast):
 
 
 class WatchTestSubject(Callback):
-    """Look at the test subject after each pass, and change nothing.
+    """Score the test subject after each pass, without effect on the training.
 
-    Papers that choose their weights on the test subject report what this sees. The
-    training does not notice: the network answers in evaluation mode, random numbers are
-    put back, and no weights are kept.
+    Papers that choose their weights on the test subject report these scores. The training
+    does not change: the network predicts in evaluation mode, the state of the random
+    numbers is restored, and no weights are kept.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class WatchTestSubject(Callback):
     best_answer_ : list of int
         What was predicted after the (first) pass with the highest kappa.
     seconds : float
-        Time that all looks in this process have taken; no part of a fit.
+        Time of all predictions in this process; no part of a fit.
     """
 
     seconds = 0.0
@@ -86,23 +86,23 @@ class WatchTestSubject(Callback):
         self.y = y
 
     def on_train_begin(self, net, **kwargs):
-        """Forget an earlier training."""
+        """Reset what an earlier training left."""
         self.kappas_, self.best_answer_ = [], []
 
     def on_epoch_end(self, net, **kwargs):
-        """Answer the test subject's epochs."""
+        """Predict and score the test subject's epochs."""
         started = time.perf_counter()
         with torch.random.fork_rng():
-            answer = net.predict(self.X)
-        kappa = staging_report(self.y, answer).pooled["kappa"]
+            predicted = net.predict(self.X)
+        kappa = staging_report(self.y, predicted).pooled["kappa"]
         if not self.kappas_ or kappa > max(self.kappas_):
-            self.best_answer_ = answer.tolist()
+            self.best_answer_ = predicted.tolist()
         self.kappas_.append(kappa)
         WatchTestSubject.seconds += time.perf_counter() - started
 
 
 class WatchSteps(Callback):
-    """Look at the test subjects after every few training steps, and change nothing.
+    """Score the test subjects after every few training steps, without effect on them.
 
     As :class:`WatchTestSubject`, within passes.
 
@@ -113,17 +113,17 @@ class WatchSteps(Callback):
     y : ndarray of shape (n_epochs,)
         Their stages.
     every : int, default=10
-        Steps between looks; the first is before any step.
+        Steps between evaluations; the first is before any step.
 
     Attributes
     ----------
     looks_ : list of dict
         ``step``, ``test_accuracy`` and, but for the first, ``train_loss``, the mean over
-        the steps since the look before.
+        the steps since the previous evaluation.
     steps_ : int
         Steps of the training.
     seconds, cpu_seconds : float
-        Time that the looks have taken; no part of a fit.
+        Time of the evaluations; no part of a fit.
     """
 
     def __init__(self, X, y, every=10):
@@ -132,13 +132,13 @@ class WatchSteps(Callback):
         self.every = every
 
     def on_train_begin(self, net, **kwargs):
-        """Forget an earlier training, and look at where this one begins."""
+        """Reset what an earlier training left, and evaluate the start of this one."""
         self.looks_, self.losses_, self.steps_ = [], [], 0
         self.seconds, self.cpu_seconds = 0.0, 0.0
         self._look(net)
 
     def on_batch_end(self, net, training=False, loss=None, **kwargs):
-        """Note the loss, and look after every few steps."""
+        """Record the loss, and evaluate after every few steps."""
         if not training:
             return
         self.steps_ += 1
@@ -150,8 +150,8 @@ class WatchSteps(Callback):
     def _look(self, net, **seen):
         started, cpu_started = time.perf_counter(), time.process_time()
         with torch.random.fork_rng():
-            answer = net.predict(self.X)
-        accuracy = staging_report(self.y, answer).pooled["accuracy"]
+            predicted = net.predict(self.X)
+        accuracy = staging_report(self.y, predicted).pooled["accuracy"]
         self.looks_.append({"step": self.steps_, "test_accuracy": accuracy, **seen})
         self.seconds += time.perf_counter() - started
         self.cpu_seconds += time.process_time() - cpu_started
@@ -167,7 +167,7 @@ def resume(function, tasks, folder, *, n_jobs=1, preload=()):
     Parameters
     ----------
     function : callable
-        Called with a task's arguments; answers with a dict. It can be imported.
+        Called with a task's arguments; returns a dict. It can be imported.
     tasks : dict of str to dict
         Arguments by name; a name becomes the name of a file.
     folder : Path
@@ -245,7 +245,7 @@ def resident_mb(field):
 
 
 def write(file, text):
-    """Write a file that is never half there."""
+    """Write a file atomically."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(text)
     os.replace(part, file)

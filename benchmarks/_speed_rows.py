@@ -1,8 +1,9 @@
-"""The rows of the speed benchmark: each measures a way of ours beside a reference."""
+"""The rows of the speed benchmark: each times our code beside a reference."""
 
 import copy
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,11 @@ def night(fast, seconds):
 
     @torch.inference_mode()
     def stage_plainly():
-        module, votes = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
+        module, log_sums = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
         for rows in windows.split(BATCH_SIZE):
-            answers = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
-            votes.index_add_(0, rows.flatten(), answers.flatten(0, 1))
-        return votes.argmax(dim=1).numpy()
+            log_probs = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
+            log_sums.index_add_(0, rows.flatten(), log_probs.flatten(0, 1))
+        return log_sums.argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), stage_plainly())
     yield measure(
@@ -114,6 +115,54 @@ def signals(fast, n_batches):
     return PairedEpochs(target, source), stages(n)
 
 
+class Built(Exception):
+    """Raised where a network would be built."""
+
+
+def stop(n_chans, n_times, n_outputs):
+    """Stand for a network, and stop the fit where it would be built."""
+    raise Built
+
+
+def until_built(stager, X, y):
+    """Return a function that fits until the networks are built."""
+
+    def fit():
+        with suppress(Built):
+            stager.fit(X, y)
+
+    return fit
+
+
+def door(fast, seconds):
+    """Check and convert the input of fit."""
+    n = 200 if fast else 20_000
+    target, source = (noise(n, 3, 1920, seed=k) for k in (2, 3))
+    subject, y = np.repeat([f"s{k}" for k in range(20)], n // 20), stages(n)
+    onset = 30.0 * np.tile(np.arange(n // 20), 20)
+    about = {"subject": subject, "recording": subject, "onset": onset, "sfreq": 64.0}
+    teacher = SleepStager(stop, **COMMON)
+    X = PairedEpochs(target, source=source, **about)
+    yield measure(
+        fast,
+        seconds,
+        f"What fit does to {n:,} epochs of 3 x 1,920 before the network is built",
+        "numpy.sum over the same array",
+        until_built(teacher, X.target_epochs, y),
+        target.sum,
+        at_most=1.5,
+    )
+    yield measure(
+        fast,
+        seconds,
+        "The same of a distilled student: target and source",
+        "numpy.sum over the same arrays",
+        until_built(DistilledSleepStager(teacher, **COMMON), X, y),
+        lambda: target.sum() + source.sum(),
+        at_most=1.5,
+    )
+
+
 def u_sleep(fast, seconds):
     """Train U-Sleep through the stager."""
     X, y = signals(fast, 8)
@@ -133,7 +182,7 @@ def u_sleep(fast, seconds):
 
 
 def offline(fast, seconds):
-    """Distil from a frozen teacher, whose answers are there, and ask for these."""
+    """Distil from a frozen teacher with precomputed outputs, and time computing these."""
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
     supervised = training_pass(stager_of("USleep"), X, y)
@@ -159,13 +208,14 @@ def offline(fast, seconds):
         seconds,
         "U-Sleep: the teacher asked once for its features",
         "a supervised pass",
-        lambda: student.get_dataset(X, y),
+        lambda: student.strategy_.prepare(student, X, y),
         supervised,
         note="once a fit; asked anew in each pass it would add this to each",
     )
 
 
-#: A U-Time of fewer than 50,000 parameters at any rate, and what it learns of U-Sleep.
+#: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
+#: with U-Sleep's.
 SMALL = {"module": "UTime", "module__filters": (6, 8, 12, 16, 24, 32)}
 LAST_MAPS = [("decoder.4", "decoder_blocks.11")]
 
@@ -244,8 +294,8 @@ def prediction(fast, seconds):
     @torch.inference_mode()
     def forward():
         module = stager.module_.eval()
-        answers = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
-        return torch.cat(answers).argmax(dim=1).numpy()
+        probabilities = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
+        return torch.cat(probabilities).argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), forward())
     yield measure(
@@ -263,7 +313,7 @@ class AllTokens(EpochCrossModalTransformer):
     """The same network, computed for all tokens as torch's own layers do it."""
 
     def forward(self, x):
-        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
         streams = zip(x.split(1, dim=1), self.embedding, self.intra_modal, strict=True)
         class_tokens = [
             attend_all(attend, embed(channel))[:, 0] for channel, embed, attend in streams
@@ -277,10 +327,10 @@ class AllTokens(EpochCrossModalTransformer):
 
 def attend_all(block, tokens):
     """Attention, residual and layer normalisation of all tokens."""
-    answer, _ = nn.MultiheadAttention.forward(
+    output, _ = nn.MultiheadAttention.forward(
         block.attention, tokens, tokens, tokens, need_weights=False
     )
-    return block.norm(tokens + block.dropout(answer))
+    return block.norm(tokens + block.dropout(output))
 
 
 def transformer(fast, seconds):
@@ -291,8 +341,8 @@ def transformer(fast, seconds):
     every = AllTokens(3, n_times)
     every.load_state_dict(first.state_dict())
     with torch.no_grad():
-        answers = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
-    torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)
+        logits = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
     yield measure(
         fast,
         seconds,
@@ -360,6 +410,7 @@ def folds(fast, seconds):
 ROWS = {
     "night": night,
     "neighbours": neighbours,
+    "door": door,
     "u-sleep": u_sleep,
     "offline": offline,
     "adapters": adapters,

@@ -1,11 +1,12 @@
-"""What the rows of the speed benchmark begin with: signals, stagers, a training pass."""
+"""What the rows of the speed benchmark share: signals, stagers, a training pass."""
 
 import time
 
 import numpy as np
 from _timing import Line, interleave
 
-from skleepkd import SleepStager
+from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd.epochs.checks import as_pair
 
 N_CLASSES = 5
 BATCH_SIZE = 32
@@ -54,7 +55,11 @@ def stager_of(module, **parameters):
 def training_pass(stager, X, y):
     """Fit a stager for one pass; return a function that trains it for another.
 
-    What a fit does once (checks, the teacher's answers) is done before.
+    What a fit does once (checks, the teacher's output) is done before.
     """
-    dataset = stager.fit(X, y).get_dataset(X, np.asarray(y))
+    y, columns = np.asarray(y), {}
+    stager.fit(X, y)
+    if isinstance(stager, DistilledSleepStager):
+        columns = stager.strategy_.prepare(stager, X, y)
+    dataset = stager.make_dataset(as_pair(X), y, columns)
     return lambda: stager.fit_loop(dataset, epochs=1)

@@ -70,7 +70,7 @@ def spectrogram(fast, seconds):
     )
 
     def by_scipy():
-        answers = []
+        spectra = []
         for start in range(0, len(X), BATCH_SIZE):
             batch = X[start : start + BATCH_SIZE]
             _, _, amplitude = signal.spectrogram(
@@ -79,8 +79,8 @@ def spectrogram(fast, seconds):
             )  # fmt: skip
             # scipy divides by the window's sum, and has frequencies before frames.
             decibels = 20 * np.log10(np.maximum(amplitude * window.sum(), 1e-3))
-            answers.append(((decibels - mean) / scale).swapaxes(2, 3))
-        return np.concatenate(answers)
+            spectra.append(((decibels - mean) / scale).swapaxes(2, 3))
+        return np.concatenate(spectra)
 
     np.testing.assert_allclose(ours.transform(X), by_scipy(), atol=1e-2)
     yield measure(
@@ -129,7 +129,7 @@ def memmap(fast, seconds):
 
 
 def drop_from_cache(folder):
-    """Let the system forget what it has read of the files in a folder."""
+    """Drop the files of a folder from the system's page cache."""
     for path in Path(folder).iterdir():
         file = os.open(path, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -137,12 +137,12 @@ def drop_from_cache(folder):
 
 
 def bytes_read():
-    """Bytes that this process has had read from the disk."""
+    """Bytes that this process has read from the disk."""
     return int(re.search(r"read_bytes: (\d+)", Path("/proc/self/io").read_text())[1])
 
 
 def private_memory(folder, way):
-    """Fit for a pass, from the map or from a copy, and tell the private memory it took."""
+    """Fit for a pass, from the map or a copy, and return the private memory it took."""
     imports = private_bytes()
     with Peak() as peak:
         X = PairedEpochs.from_memmap(folder)

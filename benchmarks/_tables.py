@@ -10,7 +10,7 @@ from skleepkd.stages import scheme_names
 
 STAGES = scheme_names("aasm")
 
-#: What a result holds: answers of the last weights, and after the pass that was best on
+#: Keys of a result: predictions of the last weights, and after the pass that was best on
 #: the test subject.
 LAST, BEST = "predicted", "best_predicted"
 
@@ -36,8 +36,8 @@ def score(results, groups, y):
         rows = np.concatenate([np.flatnonzero(groups == subject) for subject in folds])
         scores[method] = {}
         for which in (LAST, BEST):
-            answers = np.concatenate([fold[which] for fold in folds.values()])
-            scores[method][which] = staging_report(y[rows], answers, groups=groups[rows])
+            predicted = np.concatenate([fold[which] for fold in folds.values()])
+            scores[method][which] = staging_report(y[rows], predicted, groups=groups[rows])
     return scores
 
 
@@ -219,7 +219,7 @@ def rows_of_subjects(results, scores, about):
     results, scores : dict
         As above.
     about : dict
-        What every row begins with.
+        Columns that every row begins with.
 
     Returns
     -------

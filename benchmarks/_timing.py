@@ -1,4 +1,4 @@
-"""Two ways to do the same thing, timed side by side."""
+"""Two functions that do the same thing, timed side by side."""
 
 import time
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ def interleave(ours, reference, *, seconds, least=6, clock=time.process_time):
     least : int, default=6
         Pairs at least.
     clock : callable, default=time.process_time
-        ``time.process_time``, the processor's time for this process, hardly sees what
-        else runs on the machine. Where other processes do a part of the work it must be
-        ``time.perf_counter``, which sees everything.
+        ``time.process_time``, the processor's time for this process, is hardly affected by
+        what else runs on the machine. Where other processes do a part of the work it must
+        be ``time.perf_counter``, which counts everything.
 
     Returns
     -------
@@ -90,7 +90,7 @@ class Line:
     median_at_most : float, optional
         A second bound beside ``at_most``, of the median itself.
     note : str, default=""
-        What else there is to say.
+        Further remarks.
     """
 
     row: str

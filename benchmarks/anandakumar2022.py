@@ -1,9 +1,9 @@
 """The experiment of Anandakumar et al. (2022): ear-EEG staged with a scalp-EEG teacher.
 
 Five methods, and two rows of our own, leave-one-subject-out: Tables 1 to 3 beside the
-paper's values, with what a fit costs. On simulated nights, or on the paper's own data
-set (EESM17, OpenNeuro ds004348) with ``--data``. Results of finished fits are kept, so a
-run that was stopped goes on where it was.
+paper's values, with what a fit costs. On simulated nights, or on the paper's own data set
+(EESM17, OpenNeuro ds004348) with ``--data``. Results of finished fits are kept, so an
+interrupted run resumes where it was.
 
     python benchmarks/anandakumar2022.py --fast
     python benchmarks/anandakumar2022.py --network small --passes 20 --n-jobs 2
@@ -69,7 +69,7 @@ METHODS = {
 }
 
 #: Methods that need the scalp stager first.
-TAUGHT = ("transfer", "offline", "offline-start")
+NEED_SCALP = ("transfer", "offline", "offline-start")
 
 #: Tables 2 and 3 of the paper: accuracy (%), kappa, and F1 (%) of W, N1, N2, N3 and REM.
 PAPER = {
@@ -222,7 +222,7 @@ def table_1(rejected):
 
 
 def page_of(results, scores, settings, rejected, run):
-    """Write the whole page; ``run`` tells of this run (command, seconds, new fits)."""
+    """Write the whole page; ``run`` describes this run (command, seconds, new fits)."""
     n_fits = sum(map(len, results.values()))
     all_fits = sum(fold["seconds"] for folds in results.values() for fold in folds.values())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -284,7 +284,7 @@ def page_of(results, scores, settings, rejected, run):
         f"## Table 3: F1 of each stage (%){', simulated' * simulated}",
         table_of_stages(scores, labels, {name: row[2:] for name, row in values.items()}),
         "## Costs",
-        table_of_costs(results, labels, dict.fromkeys(TAUGHT, "scalp")),
+        table_of_costs(results, labels, dict.fromkeys(NEED_SCALP, "scalp")),
         "Each fit ran in a fresh process. Mean seconds over folds, without the look at the "
         "test subject after each pass (CPU time includes it); then with the scalp network, "
         "which is fitted once a fold and serves four rows. Memory: the highest resident "
@@ -294,7 +294,7 @@ def page_of(results, scores, settings, rejected, run):
 
 
 def about_online_teacher(folds):
-    """Say how the online teacher does on the scalp, last and at the student's best pass."""
+    """Describe the online teacher's kappa, last and at the student's best pass."""
     last = [fold["teacher_kappa_by_pass"][-1] for fold in folds.values()]
     passes = {subject: np.argmax(fold["kappa_by_pass"]) for subject, fold in folds.items()}
     best = [fold["teacher_kappa_by_pass"][passes[s]] for s, fold in folds.items()]
@@ -316,16 +316,16 @@ def parse(argv):
     add = parser.add_argument
     add("--network", choices=PAPER, default="USleep", help="default: USleep")
     add("--data", type=Path, metavar="ROOT", help="folder of EESM17; default: simulate")
-    add("--subjects", type=int, default=8, help="simulated people, default 8")
+    add("--subjects", type=int, default=8, help="simulated subjects, default 8")
     add("--epochs", type=int, default=300, help="epochs of each, default 300 (2.5 h)")
     add("--sfreq", type=float, default=64.0, help="hertz of simulated nights, default 64")
     add("--noise", type=float, default=1.0, help="factor of the ear's noise, default 1")
     add("--seed", type=int, default=0, help="of simulation and training, default 0")
     add("--passes", type=int, default=100, help="over the training epochs, default 100")
     add("--schedule", choices=("constant", "cosine"), default="constant")
-    add("--folds", type=int, help="test the first FOLDS people only, 2 at least")
+    add("--folds", type=int, help="test the first FOLDS subjects only, 2 at least")
     add("--depth", type=int, default=12, help="levels of U-Sleep, default 12")
-    add("--validation", type=int, metavar="N", help="training people who choose the pass")
+    add("--validation", type=int, metavar="N", help="training subjects who choose the pass")
     add_run_options(parser, FAST)
     if parser.parse_args(argv).fast:
         parser.set_defaults(**FAST)  # what is given on the command line still counts

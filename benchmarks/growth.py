@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from small_network import SmallNetwork
 
 NETWORKS = {"small": SmallNetwork, "U-Sleep": "USleep"}
-#: Nobody is held out, whatever the number of people.
+#: Nobody is held out, whatever the number of subjects.
 SETTINGS = COMMON | {"validation": None}
 
 
@@ -64,12 +64,12 @@ class TwoLayers(nn.Module):
         self.head = nn.Linear(96, n_outputs)
 
     def forward(self, x):
-        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
         return self.head(self.features(x.flatten(1)))
 
 
 def about(n_epochs):
-    """Name the person and the night of each epoch, and tell its onset."""
+    """Return the subject, the night and the onset of each epoch."""
     night = np.arange(n_epochs) // NIGHT
     names = np.array([f"person-{k:05}" for k in range(night[-1] + 1)])[night]
     return {
@@ -106,9 +106,9 @@ def with_signals(folder, n_epochs, network):
         clock("checks", lambda: unused.fit(X.source_epochs, y))
         student = DistilledSleepStager(FrozenEstimator(teacher), **SETTINGS)
         clock("distillation pass", training_pass(student, X, y))
-        clock("teacher asked", lambda: student.get_dataset(X, y))
+        clock("teacher asked", lambda: student.strategy_.prepare(student, X, y))
         clock("prediction", lambda: student.predict(X.target_epochs))
-    features = student.get_dataset(X, y).extras.values()
+    features = student.strategy_.prepare(student, X, y).values()
     return {
         "seconds": seconds,
         "map_mb": (X["target"].nbytes + X["source"].nbytes) / 1e6,
@@ -124,7 +124,7 @@ def rows_alone(n_epochs):
     -------
     dict
         Private memory of the pair and its stages, of the fold at most, and of what skorch
-        notes of the batches of 32 of a pass; "seconds" of the fold.
+        records of the batches of 32 of a pass; "seconds" of the fold.
     """
     imports = private_bytes()
     with Peak() as peak:

@@ -1,10 +1,11 @@
 """A cross-validation that is killed fifty times, and one training that is killed ten times.
 
-Folds of simulated nights are fitted and scored by ``skleepkd.model_selection``, each run
-in a process of its own that gets SIGKILL at a random moment, until it has been killed as
-often as asked; then it may finish. Reported are folds that were kept and lost, folds that
-were kept and fitted again, and whether scores and weights equal those of a run that was
-never stopped, bit by bit. Then a single training with ``checkpoint=`` is killed likewise.
+Folds of simulated nights are fitted and scored by ``skleepkd.model_selection``, each run in
+a process of its own that gets SIGKILL at a random moment, until it has been killed
+``--kills`` times; then it may finish. Reported are folds that were kept and lost, folds
+that were kept and fitted again, and whether scores and weights equal those of a run that
+was never stopped, bit by bit. Then a single training with ``checkpoint=`` is killed
+likewise.
 
 Run it with ``python benchmarks/interruption.py``; it writes ``results/interruption.md``.
 Linux only.
@@ -39,18 +40,18 @@ from small_network import SmallNetwork
 RESULTS = Path(__file__).parent / "results"
 
 
-class Told(Callback):
-    """Write down each training and each pass."""
+class Log(Callback):
+    """Log each training and each pass."""
 
     def __init__(self, log):
         self.log = log
 
     def on_train_begin(self, net, X=None, **kwargs):
-        """Note which people are trained on."""
-        self.write(people(X.subject))
+        """Log the training subjects."""
+        self.write(name_of(X.subject))
 
     def on_epoch_end(self, net, **kwargs):
-        """Note the number of the pass."""
+        """Log the number of the pass."""
         self.write(f"pass {len(net.history)}")
 
     def write(self, line):
@@ -59,12 +60,12 @@ class Told(Callback):
             file.write(f"{line}\n")
 
 
-class Place:
-    """A folder with nights, and what is done there."""
+class Study:
+    """Nights in a folder, and the runs on them."""
 
     def __init__(self, folder, n_folds):
         self.folder, self.n_folds = folder, n_folds
-        self.log, self.kept, self.answer = (folder / n for n in ("log", "kept", "answer"))
+        self.log, self.kept, self.digest = (folder / n for n in ("log", "kept", "digest"))
         cohort = make_cohort(n_subjects=12, n_epochs=30, random_state=0)
         cohort.X.to_memmap(folder / "nights")
         self.X, self.y = PairedEpochs.from_memmap(folder / "nights"), cohort.y
@@ -74,7 +75,7 @@ class Place:
             strategy="online",
             max_epochs=2,
             random_state=0,
-            callbacks=[Told(str(self.log))],
+            callbacks=[Log(str(self.log))],
             **common,
         )
 
@@ -91,12 +92,12 @@ class Place:
             **kept,
         )
         tests = [scores[name] for name in sorted(scores) if name.startswith("test_")]
-        self.answer.write_text(digest(tests, scores["estimator"]))
+        self.digest.write_text(digest(tests, scores["estimator"]))
 
     def train(self, n_passes, checkpoint):
         """Train once, and write a digest of the weights."""
         student = clone(self.student).set_params(max_epochs=n_passes, checkpoint=checkpoint)
-        self.answer.write_text(digest([], [student.fit(self.X, self.y)]))
+        self.digest.write_text(digest([], [student.fit(self.X, self.y)]))
 
     def lines(self):
         """Return what was logged since the last time."""
@@ -105,13 +106,13 @@ class Place:
         return lines
 
     def kept_folds(self):
-        """Name the folds that are on the disk, whole."""
+        """Name the complete folds on the disk."""
         fits = (joblib.load(file)["estimator"][0] for file in self.kept.rglob("output.pkl"))
-        return {people(net.fitted_on_["subject"]) for net in fits}
+        return {name_of(net.fitted_on_["subject"]) for net in fits}
 
 
-def people(subject):
-    """Name a fold by those it is trained on."""
+def name_of(subject):
+    """Name a fold by its training subjects."""
     return "+".join(map(str, np.unique(subject)))
 
 
@@ -149,60 +150,60 @@ def used(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def uninterrupted(place, run):
-    """Run once in this process, and return the processor time and the answer."""
+def uninterrupted(study, run):
+    """Run once in this process, and return the processor time and the digest."""
     began = time.process_time()
     run()
-    place.lines()
-    return time.process_time() - began, place.answer.read_text()
+    study.lines()
+    return time.process_time() - began, study.digest.read_text()
 
 
-def kill_folds(place, n_kills, rng):
+def kill_folds(study, n_kills, rng):
     """Kill a cross-validation; return the lines of a table."""
-    plain = partial(place.validate, model_selection.cross_validate)
-    seconds, expected = uninterrupted(place, plain)
-    run = partial(place.validate, cross_validate, memory=place.kept)
-    per_fold = seconds / place.n_folds
+    plain = partial(study.validate, model_selection.cross_validate)
+    seconds, expected = uninterrupted(study, plain)
+    run = partial(study.validate, cross_validate, memory=study.kept)
+    per_fold = seconds / study.n_folds
     kept, begun, lost, again = set(), 0, 0, 0
     for kill in range(n_kills):
         if not live(run, rng.uniform(0, 0.5 + 4 * per_fold)):
             raise RuntimeError(f"Finished after {kill} kills; give more --folds.")
-        fitted = [line for line in place.lines() if not line.startswith("pass")]
-        now = place.kept_folds()
+        fitted = [line for line in study.lines() if not line.startswith("pass")]
+        now = study.kept_folds()
         begun += len(fitted)
         lost += len(kept - now)
         again += len(kept & set(fitted))
         kept = now
-    place.answer.unlink()
+    study.digest.unlink()
     live(run)
-    again += len(kept & set(place.lines()))
+    again += len(kept & set(study.lines()))
     return [
-        ("folds", place.n_folds),
+        ("folds", study.n_folds),
         ("a fold, uninterrupted", f"{per_fold:.2f} s"),
         ("SIGKILLs", n_kills),
         ("folds kept when the last one came", len(kept)),
         ("folds begun until then, and not finished", begun - len(kept)),
-        ("files half written by a kill (never read)", parts(place.kept, "output.pkl.*")),
+        ("files half written by a kill (never read)", parts(study.kept, "output.pkl.*")),
         ("**folds that were kept and lost**", lost),
         ("**folds that were kept and fitted again**", again),
-        ("scores and weights equal, bit by bit", verdict(place, expected)),
+        ("scores and weights equal, bit by bit", verdict(study, expected)),
     ]
 
 
-def kill_fit(place, n_kills, n_passes, rng):
+def kill_fit(study, n_kills, n_passes, rng):
     """Kill a single training; return the lines of a table."""
-    seconds, expected = uninterrupted(place, partial(place.train, n_passes, None))
-    folder = place.folder / "checkpoint"
-    run = partial(place.train, n_passes, folder)
+    seconds, expected = uninterrupted(study, partial(study.train, n_passes, None))
+    folder = study.folder / "checkpoint"
+    run = partial(study.train, n_passes, folder)
     done = []
     for kill in range(n_kills):
         if not live(run, rng.uniform(0, 0.5 + 1.5 * seconds / n_kills)):
             raise RuntimeError(f"Finished after {kill} kills; give more --passes.")
-        done += [line for line in place.lines() if line.startswith("pass")]
+        done += [line for line in study.lines() if line.startswith("pass")]
     before = len(done)
-    place.answer.unlink()
+    study.digest.unlink()
     live(run)
-    done += [line for line in place.lines() if line.startswith("pass")]
+    done += [line for line in study.lines() if line.startswith("pass")]
     return [
         ("passes", n_passes),
         ("a pass, uninterrupted", f"{1000 * seconds / n_passes:.0f} ms"),
@@ -210,7 +211,7 @@ def kill_fit(place, n_kills, n_passes, rng):
         ("passes finished when the last one came", before),
         ("passes finished twice (killed before they were kept)", len(done) - n_passes),
         ("files half written by a kill (never read)", len(list(folder.iterdir())) - 1),
-        ("weights equal, bit by bit", verdict(place, expected)),
+        ("weights equal, bit by bit", verdict(study, expected)),
     ]
 
 
@@ -219,9 +220,9 @@ def parts(folder, pattern):
     return len(list(folder.rglob(pattern)))
 
 
-def verdict(place, expected):
-    """Tell whether the answer is that of the run that nobody stopped."""
-    return "yes" if place.answer.read_text() == expected else "**no**"
+def verdict(study, expected):
+    """Return whether the digest is that of the uninterrupted run."""
+    return "yes" if study.digest.read_text() == expected else "**no**"
 
 
 def table(rows):
@@ -244,9 +245,9 @@ def main():
     began = time.perf_counter()
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder), options.folds)
-        of_folds = table(kill_folds(place, options.kills, rng))
-        of_fit = table(kill_fit(place, options.fit_kills, options.passes, rng))
+        study = Study(Path(folder), options.folds)
+        of_folds = table(kill_folds(study, options.kills, rng))
+        of_fit = table(kill_fit(study, options.fit_kills, options.passes, rng))
     minutes = (time.perf_counter() - began) / 60
     command = " ".join(["python benchmarks/interruption.py", *sys.argv[1:]])
     text = f"""# Killed and resumed, simulated nights

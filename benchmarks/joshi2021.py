@@ -2,9 +2,8 @@
 
 Five methods with four stages (W L D R) and with three (W N R), and stronger baselines:
 Tables I and II beside the paper's values, and the features of its Fig. 2. On simulated
-nights, or with ``--data`` on MASS (the paper's own data) or on the PhysioNet/CinC
-Challenge 2018 (open). Results of finished fits are kept, so a run that was stopped goes
-on where it was.
+nights, or with ``--data`` on MASS (the paper's own data) or on the PhysioNet/CinC Challenge
+2018 (open). Results of finished fits are kept, so an interrupted run resumes where it was.
 
     python benchmarks/joshi2021.py --fast
     python benchmarks/joshi2021.py --n-jobs 2
@@ -47,7 +46,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
 from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
@@ -67,8 +65,8 @@ ROWS = {
     "sd+cl-sequences": ("sd+cl", {}, 2),
 }
 
-#: Rows that are fitted one after the other, since they find there what others leave: the
-#: EEG stager, the attention step, and the share of the softmax term.
+#: Rows that are fitted one after the other, since later ones use results of earlier ones:
+#: the EEG stager, the attention step, and the share of the softmax term.
 STAGES = (
     ("eeg",),
     ("at+cl", "ecg-twice", "ecg", "ecg-unweighted", "ecg-sequences", "sd+cl"),
@@ -128,7 +126,7 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             "lr": settings["lr"],
             "callbacks": schedule(settings, passes, -(-n_rows // batch_size)),
             "module__filters": settings["filters"],
-            "validation": HeldOut(split["validation"]),
+            "validation": tuple(split["validation"]),
         }
 
     own = options(passes, batch_size, n_rows)
@@ -144,7 +142,7 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             teacher,
             trainable=None,
             memory=memory,
-            validation=HeldOut(split["validation"]),
+            validation=tuple(split["validation"]),
             random_state=settings["seed"],
         )
     student = joshi2021(recipe, n_classes, random_state=settings["seed"], **own)
@@ -162,12 +160,12 @@ def schedule(settings, passes, n_batches):
 
 
 def fit_row(settings, row, n_classes, alpha, split, X, y, folder, name):
-    """Fit a row, judge it on the validation people, and stage the test people.
+    """Fit a row, score it on the validation subjects, and stage the test subjects.
 
     Returns
     -------
     dict
-        "predicted" of the test people, "validation_kappa", and the seconds of the fit.
+        "predicted" of the test subjects, "validation_kappa", and the seconds of the fit.
     """
     train, validation, test = (np.isin(X.subject, split[part]) for part in split)
     y = to_scheme(y, SCHEMES[n_classes])
@@ -182,8 +180,8 @@ def fit_row(settings, row, n_classes, alpha, split, X, y, folder, name):
     signal = X
     if row == "eeg":
         stager, signal = stager.pretrained_, X.source_epochs
-    answers = stager.predict(signal[np.flatnonzero(validation)])
-    kappa = staging_report(y[validation], answers, classes=SCHEMES[n_classes])
+    predicted = stager.predict(signal[np.flatnonzero(validation)])
+    kappa = staging_report(y[validation], predicted, classes=SCHEMES[n_classes])
     signal = signal[np.flatnonzero(test)]
     if n_classes == 4 and not row.endswith("sequences"):
         # (n_epochs, filters, times) -> (n_epochs, filters): the bottleneck, over time
@@ -219,17 +217,17 @@ def load_cohort(options):
     return EpochScaler().fit_transform(cohort.X), cohort.y
 
 
-def split_people(options, people):
-    """Divide people into those of the training, the validation and the test."""
-    people = np.unique(people)
+def split_people(options, subjects):
+    """Divide subjects into those of the training, the validation and the test."""
+    subjects = np.unique(subjects)
     if options.data is not None and options.set == "mass":
-        split = MassSplit(people)
+        split = MassSplit(subjects)
         return {part: getattr(split, part) for part in ("train", "validation", "test")}
     sizes = options.people[:2]
     if options.data is not None:  # 80, 10 and 10 %, as in the paper
-        n_held = max(1, round(0.1 * len(people)))
-        sizes = [len(people) - 2 * n_held, n_held]
-    drawn = np.random.RandomState(options.seed).permutation(people)
+        n_held = max(1, round(0.1 * len(subjects)))
+        sizes = [len(subjects) - 2 * n_held, n_held]
+    drawn = np.random.RandomState(options.seed).permutation(subjects)
     parts = np.split(drawn, np.cumsum(sizes))
     names = ("train", "validation", "test")
     return {n: tuple(sorted(part.tolist())) for n, part in zip(names, parts, strict=True)}
@@ -332,7 +330,7 @@ def main(argv=None):
                 n_new += is_new
             chosen = choose_alphas(results)
     finally:
-        if n_new:  # what a run took that did nothing is of no interest
+        if n_new:  # a run without new fits is not recorded
             seconds = time.perf_counter() - started
             runs.append({"seconds": seconds, "n_jobs": options.n_jobs})
             write(record, json.dumps(runs))

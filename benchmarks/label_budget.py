@@ -1,24 +1,24 @@
 """How many labelled nights does a wearable need, and what do unscored nights give?
 
-A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled people: by itself, from
-the weights of a scalp stager (transfer), and taught by that scalp stager. The taught
-ones begin at the teacher's weights and follow its features or its answers (softmax),
-with the labelled nights alone and with 24 more nights that both sides recorded and
-nobody scored: those have no cross-entropy, but the teacher's terms.
+A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled subjects: by itself, from
+the weights of a scalp stager (transfer), and distilled from that scalp stager. The
+distilled ones begin at the teacher's weights and follow its features or its outputs
+(softmax), with the labelled nights alone and with 24 more nights that both devices recorded
+and nobody scored: those have only the teacher's terms, no cross-entropy.
 
 Every training has the same network, optimiser, schedule and number of gradient steps,
 whatever the number of nights, and keeps its last weights. The scalp stager is trained on
-the labelled people's scalp nights alone, with as many steps, before the methods that use
-it. All are judged by kappa on the same people, on whom nothing is trained. A repetition
-is another simulated cohort; in it the fewer labelled people are among the more.
+the labelled subjects' scalp nights alone, with as many steps, before the methods that use
+it. All are scored by kappa on the same subjects, on whom nothing is trained. A repetition
+is another simulated cohort; in it the fewer labelled subjects are among the more.
 
 All nights are **simulated**: nothing here says how many real nights are needed.
 
-Run it with ``python benchmarks/label_budget.py``. It writes ``label_budget.csv`` (a row
-for each person, method, number of labelled people and repetition), ``.md`` and ``.png``.
-Interrupted, it goes on with the cells (repetition and number of labelled people) that
-are not in the folder ``benchmarks/cache`` yet. The
-default settings were chosen on the seeds 100 and 101.
+Run it with ``python benchmarks/label_budget.py``. It writes ``label_budget.csv`` (a row for
+each subject, method, number of labelled subjects and repetition), ``.md`` and ``.png``.
+Interrupted, it goes on with the cells (repetition and number of labelled subjects) that are
+not in the folder ``benchmarks/cache`` yet. The default settings were chosen on the seeds
+100 and 101.
 """
 
 import argparse
@@ -101,12 +101,12 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
 
 
 def run_cell(settings, seed, labelled):
-    """Train every method on some labelled people of the cohort of this seed.
+    """Train every method on some labelled subjects of the cohort of this seed.
 
     Returns
     -------
     dict
-        "kappa", by method and test person, and "cpu_seconds" of processor time.
+        "kappa", by method and test subject, and "cpu_seconds" of processor time.
     """
     began = time.process_time()
     cohort = make_cohort(
@@ -119,26 +119,26 @@ def run_cell(settings, seed, labelled):
     unscored = is_unscored(y)
     test = np.isin(groups, np.unique(groups[~unscored])[: settings.test_people])
     training = ~test & ~unscored
-    answers = {}
+    predicted = {}
     with tempfile.TemporaryDirectory() as teachers:
         memory = Memory(teachers, verbose=0)
         stagers = make_stagers(settings, seed, memory, training.sum(), (~test).sum())
         for name, stager in stagers.items():
             rows = ~test if name.endswith(UNSCORED) else training
-            answers[name] = stager.fit(X[rows], y[rows]).predict(X[test])
+            predicted[name] = stager.fit(X[rows], y[rows]).predict(X[test])
     teacher = stagers["transfer"].pretrained_
-    answers[SCALP] = teacher.predict(X[test].source_epochs)
+    predicted[SCALP] = teacher.predict(X[test].source_epochs)
     kappa = {}
     for name in LINES:
-        scores = staging_report(y[test], answers[name], groups=groups[test]).per_subject
-        kappa[name] = {person: score["kappa"] for person, score in scores.items()}
+        scores = staging_report(y[test], predicted[name], groups=groups[test]).per_subject
+        kappa[name] = {subject: score["kappa"] for subject, score in scores.items()}
     return {"kappa": kappa, "cpu_seconds": time.process_time() - began}
 
 
 def summarise(kappa):
     """Compare methods, each with kappas of shape (n_repetitions, n_people), with the ear.
 
-    Means and bootstrap intervals are over the people of all repetitions, "gains" are the
+    Means and bootstrap intervals are over the subjects of all repetitions, "gains" are the
     mean gains over the ear alone in each repetition.
     """
     summary = {}
@@ -174,7 +174,7 @@ def as_rows(labelled, summary):
 
 
 def draw(summaries):
-    """Draw kappa, and the gain over the ear alone, over the number of labelled people."""
+    """Draw kappa, and the gain over the ear alone, over the number of labelled subjects."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(1, 2)
     numbers = np.array(list(summaries))
@@ -200,7 +200,7 @@ def draw(summaries):
 
 
 def parse(arguments):
-    """Read the command line: everything, and of it what the scores depend on."""
+    """Read the command line: all options, and those that the scores depend on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).parent
     for name, default, text in (

@@ -4,8 +4,8 @@ A network is pretrained on C4-A1 of a large cohort and transferred to a small on
 another EEG channel (Fpz-Cz) and to the EOG: the six rows of Tables I and II beside the
 paper's values, some of our own, and the test accuracy over training steps (Fig. 3). On
 simulated nights, or with ``--data`` on Sleep-EDF (the paper's own data). Results of
-finished fits are kept, so a run that was stopped goes on where it was; so is the
-pretrained network, which ``--pretrained`` takes again.
+finished fits are kept, so an interrupted run resumes where it was; so is the pretrained
+network, which ``--pretrained`` reuses.
 
     python benchmarks/phan2019.py --fast
     python benchmarks/phan2019.py --n-jobs 2
@@ -48,7 +48,6 @@ from sklearn.utils import Bunch
 
 from skleepkd import load, save
 from skleepkd.estimators.callbacks import StepwiseValidation
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
@@ -68,7 +67,7 @@ ROWS = {
 
 SCRATCH = ("scratch", "scratch-twice", "scratch-neighbours")
 
-#: What a process of a fit begins with.
+#: Modules that a process of a fit imports first.
 PRELOAD = ("skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes")
 
 #: Settings of the simulation, and those of the paper.
@@ -113,7 +112,7 @@ FAST = {
 
 
 def run_task(function, arguments):
-    """Call a function; what :func:`_runs.resume` is given."""
+    """Call a function, as :func:`_runs.resume` needs it."""
     return function(**arguments)
 
 
@@ -148,17 +147,17 @@ def pretrain(settings, X, y, file):
 
 
 def fit_fold(settings, row, test, held_out, X, y, pretrained):
-    """Fit one row without the test people of a fold, and stage them.
+    """Fit one row without the test subjects of a fold, and stage them.
 
     Returns
     -------
     dict
-        Predictions by test person, looks at the test people over the steps, and the
-        seconds of the fit without them.
+        Predictions by test subject, evaluations of the test subjects over the steps, and
+        the seconds of the fit without them.
     """
     method, params, factor = ROWS[row]
     tests = np.isin(X.subject, test)
-    # In the paper those who validate do not count for the statistics of frequencies.
+    # As in the paper, validation subjects do not count for the statistics of frequencies.
     learns = ~tests & ~np.isin(X.subject, held_out)
     spectra = LogSpectrogram().fit(X[learns]).transform(X)
     watch = WatchSteps(spectra[tests], y[tests], every=settings["every"])
@@ -169,7 +168,7 @@ def fit_fold(settings, row, test, held_out, X, y, pretrained):
         method,
         None if method == "scratch" else load(pretrained),
         max_epochs=factor * settings["passes"],
-        validation=HeldOut(held_out),
+        validation=tuple(held_out),
         random_state=settings["seed"],
         callbacks=[("watch", watch)],
         callbacks__best_weights=StepwiseValidation(
@@ -186,7 +185,8 @@ def fit_fold(settings, row, test, held_out, X, y, pretrained):
     watch = callbacks["watch"]
     return {
         "predicted": {
-            person: stager.predict(spectra[X.subject == person]).tolist() for person in test
+            subject: stager.predict(spectra[X.subject == subject]).tolist()
+            for subject in test
         },
         "looks": watch.looks_,
         "steps": watch.steps_,
@@ -220,14 +220,14 @@ def describe(options, cohorts, pretraining):
         "pretraining": pretraining,
         "people": len(np.unique(X.subject)),
         "epochs": len(X),
-        "folds": None if options.data else options.folds,  # of real people, a choice
+        "folds": None if options.data else options.folds,  # of real subjects, a choice
         **{name: getattr(options, name) for name in names},
         "source": source_digest(),
     }
 
 
 def make_tasks(settings, cohorts, folds, file, cache):
-    """Name the fits of all scenarios, rows and folds; a name is a place in the cache."""
+    """Name the fits of all scenarios, rows and folds; a name is a path in the cache."""
     place = f"phan2019-{key_of(settings)}"
     tasks = {}
     for scenario, (X, y) in cohorts.items():
@@ -244,13 +244,13 @@ def make_tasks(settings, cohorts, folds, file, cache):
 
 
 def gather(results, tasks, cohorts):
-    """Put the folds of each scenario and row together.
+    """Collect the folds of each scenario and row.
 
     Returns
     -------
     dict of str to dict of str to Bunch
         By scenario and row: "folds", their results, and "report", the scores of all test
-        people.
+        subjects.
     """
     found = {}
     for name, task in tasks.items():
@@ -267,10 +267,10 @@ def gather(results, tasks, cohorts):
 
 
 def report(folds, X, y):
-    """Score the test people of all folds, pooled and each."""
-    answers = {person: a for fold in folds for person, a in fold["predicted"].items()}
-    rows = np.concatenate([np.flatnonzero(X.subject == person) for person in answers])
-    predicted = np.concatenate(list(answers.values()))
+    """Score the test subjects of all folds, pooled and each."""
+    by_subject = {s: p for fold in folds for s, p in fold["predicted"].items()}
+    rows = np.concatenate([np.flatnonzero(X.subject == subject) for subject in by_subject])
+    predicted = np.concatenate(list(by_subject.values()))
     return staging_report(y[rows], predicted, groups=X.subject[rows])
 
 

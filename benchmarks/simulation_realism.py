@@ -1,13 +1,13 @@
 """How real do the simulated nights look to a stager that was trained on real ones?
 
-YASA's sleep stager (Vallat and Walker 2021, eLife 10:e70092), which has seen thousands
-of real nights and none of ours, stages continuous simulated nights at 100 Hz. Printed:
-Cohen's kappa and each stage's F1 with the simulated scorer's stages, pooled over the
-nights. It is the constants of the simulator that are judged, not a method.
+YASA's sleep stager (Vallat and Walker 2021, eLife 10:e70092), which has seen thousands of
+real nights and none of ours, stages continuous simulated nights at 100 Hz. Printed: Cohen's
+kappa and each stage's F1 with the simulated scorer's stages, pooled over the nights. This
+judges the constants of the simulator, not a method.
 
-YASA does not know the ECG. So a random forest is cross-validated over the simulated
-people, on heart rate variability (of the epoch, of 2.5 min on either side too, and of both
-on each person's own scale) and on band powers of EOG and EEG.
+YASA does not use the ECG. So a random forest is cross-validated over the simulated
+subjects, on heart rate variability (of the epoch, of 2.5 min on either side too, and of
+both on each subject's own scale) and on band powers of EOG and EEG.
 
 Run it with ``python benchmarks/simulation_realism.py [--hours 2.5] [--nights 8]``.
 """
@@ -27,7 +27,7 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from skleepkd.datasets import simulate_night
 from skleepkd.stages import scheme_names, to_scheme
 
-#: What the judge is shown: an EEG derivation and, in some rows, an eye derivation.
+#: What YASA is given: an EEG derivation and, in some rows, an eye derivation.
 MONTAGES = {
     "scalp C4-A1": ("C4-A1", None),
     "scalp C4-A1 with eyes": ("C4-A1", "E1-A2"),
@@ -38,14 +38,14 @@ _CODES = {"WAKE": 0, "N1": 1, "N2": 2, "N3": 3, "REM": 4}
 
 
 def stage_with_yasa(night, eeg, eog=None):
-    """Let YASA stage a night.
+    """Stage a night with YASA.
 
     Parameters
     ----------
     night : Bunch
         Of `simulate_night`, at 100 Hz.
     eeg, eog : str
-        The derivations that YASA is shown.
+        The derivations that YASA is given.
 
     Returns
     -------
@@ -60,8 +60,8 @@ def stage_with_yasa(night, eeg, eog=None):
     raw = mne.io.RawArray(1e-6 * night.signals[rows], info, verbose="error")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = yasa.SleepStaging(raw, eeg_name=eeg, eog_name=eog).predict()
-    return np.array([_CODES[stage] for stage in answer.hypno])
+        prediction = yasa.SleepStaging(raw, eeg_name=eeg, eog_name=eog).predict()
+    return np.array([_CODES[stage] for stage in prediction.hypno])
 
 
 def judge(seed, n_nights, n_epochs, montages=MONTAGES, noise=1.0):
@@ -70,19 +70,19 @@ def judge(seed, n_nights, n_epochs, montages=MONTAGES, noise=1.0):
     Returns
     -------
     y : ndarray of int64, shape (n_nights * n_epochs,)
-        What the simulated scorer says.
-    answers : dict of ndarray of int64
-        What YASA says, by montage.
+        The simulated scorer's stages.
+    predicted : dict of ndarray of int64
+        YASA's stages, by montage.
     """
-    y, answers = [], {name: [] for name in montages}
+    y, predicted = [], {name: [] for name in montages}
     for subject in range(n_nights):
         night = simulate_night(
             n_epochs, sfreq=100.0, subject=subject, noise=noise, random_state=seed
         )
         y.append(night.y)
         for name, (eeg, eog) in montages.items():
-            answers[name].append(stage_with_yasa(night, eeg, eog))
-    return np.concatenate(y), {name: np.concatenate(a) for name, a in answers.items()}
+            predicted[name].append(stage_with_yasa(night, eeg, eog))
+    return np.concatenate(y), {name: np.concatenate(a) for name, a in predicted.items()}
 
 
 def heart_features(ecg, sfreq, context=0):
@@ -133,14 +133,14 @@ def band_powers(signal, sfreq):
 
 
 def judge_features(seed, n_nights, n_epochs, noise=1.0):
-    """Stage the first nights of a cohort from hand-made features, one person left out.
+    """Stage the first nights of a cohort from hand-made features, one subject left out.
 
     Returns
     -------
     y : ndarray of int64, shape (n_nights * n_epochs,)
-        What the simulated scorer says, in four stages.
-    answers : dict of ndarray of int64
-        What a random forest says, by signal.
+        The simulated scorer's stages, in four classes.
+    predicted : dict of ndarray of int64
+        A random forest's predictions, by signal.
     """
     derivations = ("ECG", "EOG", "C4-A1", "Fpz-Cz")
     y, features = [], {}
@@ -167,15 +167,15 @@ def judge_features(seed, n_nights, n_epochs, noise=1.0):
             by_signal[f"{name}, one epoch"] = band_powers(signal, 100.0)
         for name, values in by_signal.items():
             features.setdefault(name, []).append(values)
-    y, people = np.concatenate(y), np.repeat(np.arange(n_nights), n_epochs)
+    y, groups = np.concatenate(y), np.repeat(np.arange(n_nights), n_epochs)
     forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-    answers = {
+    predicted = {
         name: cross_val_predict(
-            forest, np.concatenate(X), y, groups=people, cv=LeaveOneGroupOut()
+            forest, np.concatenate(X), y, groups=groups, cv=LeaveOneGroupOut()
         )
         for name, X in features.items()
     }
-    return y, answers
+    return y, predicted
 
 
 def main():
@@ -190,7 +190,7 @@ def main():
 
     started = time.perf_counter()
     n_epochs = round(120 * options.hours)
-    y, answers = judge(options.seed, options.nights, n_epochs, noise=options.noise)
+    y, predicted = judge(options.seed, options.nights, n_epochs, noise=options.noise)
     print(
         f"YASA on {options.nights} simulated nights of {options.hours:g} h (seed "
         f"{options.seed}, wearable noise x{options.noise:g})"
@@ -199,22 +199,24 @@ def main():
     stages = scheme_names("aasm")
     print("share of epochs".ljust(32) + "".join(f"{share:7.3f}" for share in shares))
     print("F1 by stage".ljust(24) + "  kappa " + "".join(f"{stage:>7}" for stage in stages))
-    for name, answer in answers.items():
-        kappa = cohen_kappa_score(y, answer)
-        scores = f1_score(y, answer, labels=range(5), average=None, zero_division=0.0)
+    for name, codes in predicted.items():
+        kappa = cohen_kappa_score(y, codes)
+        scores = f1_score(y, codes, labels=range(5), average=None, zero_division=0.0)
         print(f"{name:24s}{kappa:8.3f}" + "".join(f"{score:7.3f}" for score in scores))
     print(
         "\nA random forest on hand-made features of the same simulated people, one left out"
     )
-    y, answers = judge_features(options.seed, options.nights, n_epochs, noise=options.noise)
+    y, predicted = judge_features(
+        options.seed, options.nights, n_epochs, noise=options.noise
+    )
     heads = "   kappa accuracy wF1"
     print(
         f"{'':24s}  four stages (W L D R)   three stages (W N R)\n{'':24s}{heads}  {heads}"
     )
     nrem = np.array([0, 1, 1, 2])  # light and deep sleep become one
-    for name, answer in answers.items():
+    for name, codes in predicted.items():
         row = name.ljust(24)
-        for truth, guess in ((y, answer), (nrem[y], nrem[answer])):
+        for truth, guess in ((y, codes), (nrem[y], nrem[codes])):
             row += f"{cohen_kappa_score(truth, guess):8.3f}"
             row += f"{accuracy_score(truth, guess):8.3f}"
             row += f"{f1_score(truth, guess, average='weighted', zero_division=0.0):8.3f}"

@@ -1,20 +1,20 @@
 """What does a student of at most 50,000 parameters lose, and does its teacher help it?
 
 A large U-Time is trained on simulated scalp-EEG, and U-Times of simulated ear-EEG beside
-it: one as large, and small ones, trained by themselves and taught by the large scalp
-stager, by its answers (softmax), by the features of its bottom level, to whose shape an
-adapter projects the student's, and by both.
+it: one as large, and small ones, trained by themselves and distilled from the large scalp
+stager: from its outputs (softmax), from the features of its bottom level, to whose shape an
+adapter projects the student's, and from both.
 
 Every training has the same optimiser, schedule, passes and batches, and keeps its last
-weights. People are judged by networks that have not seen them (folds of people), the
-teacher being fitted in the fold too. Weights of the terms are those of the label budget
-and were not tuned here. The time of a prediction is the processor's on one thread, of
-the quickest of five passes over the judged people, the median over folds.
+weights. Subjects are staged by networks that have not seen them (folds of subjects), the
+teacher being fitted in the fold too. Weights of the terms are those of the label budget and
+were not tuned here. The time of a prediction is the processor's on one thread, of the
+quickest of five predictions of the test subjects, the median over folds.
 
 All nights are **simulated**: nothing here says how well a small network stages people.
 
 Run it with ``python benchmarks/small_student.py``. It writes ``small_student.csv`` (a row
-for each person and method) and ``.md``. Interrupted, it goes on with the folds that are
+for each subject and method) and ``.md``. Interrupted, it goes on with the folds that are
 not in the folder ``benchmarks/cache`` yet.
 """
 
@@ -82,12 +82,12 @@ def make_stagers(settings, memory):
         "adapter": "linear",
     }
     without = {"feature_loss": None}
-    taught = {SOFTMAX: softmax | without, FEATURES: features, BOTH: softmax | features}
+    distilled = {SOFTMAX: softmax | without, FEATURES: features, BOTH: softmax | features}
     stagers = {
         EAR: supervised(LARGE, random_state=seed),
         ALONE: supervised(SMALL, random_state=seed),
     }
-    for name, terms in taught.items():
+    for name, terms in distilled.items():
         stagers[name] = DistilledSleepStager(
             teacher,
             module__filters=SMALL,
@@ -100,13 +100,13 @@ def make_stagers(settings, memory):
 
 
 def run_fold(settings, fold):
-    """Train every method on a fold's people, and judge it on the others.
+    """Train every method on a fold's training subjects, and test it on the others.
 
     Returns
     -------
     dict
-        "kappa", by method and judged person, "costs" by method, "adapter", the number of
-        its parameters, and "cpu_seconds" of processor time.
+        "kappa", by method and test subject, "costs" by method, "adapter", the number of its
+        parameters, and "cpu_seconds" of processor time.
     """
     began = time.process_time()
     cohort = make_cohort(
@@ -120,14 +120,14 @@ def run_fold(settings, fold):
         for stager in stagers.values():
             stager.fit(X[train], y[train])
         stagers[SCALP] = stagers[FEATURES].teacher_
-        judged = {name: X[test].target_epochs for name in stagers}
-        judged[SCALP] = X[test].source_epochs
+        inputs = {name: X[test].target_epochs for name in stagers}
+        inputs[SCALP] = X[test].source_epochs
         costs = {
-            name: cost_of(stager, judged[name], folder) for name, stager in stagers.items()
+            name: cost_of(stager, inputs[name], folder) for name, stager in stagers.items()
         }
     kappa = {}
     for name, stager in stagers.items():
-        report = staging_report(y[test], stager.predict(judged[name]), groups=groups[test])
+        report = staging_report(y[test], stager.predict(inputs[name]), groups=groups[test])
         kappa[name] = {who: score["kappa"] for who, score in report.per_subject.items()}
     return {
         "kappa": kappa,
@@ -178,7 +178,7 @@ def as_rows(kappa, costs):
 
 
 def verdict(low, high):
-    """Say what the interval of a gain says."""
+    """Return what the interval of a gain shows."""
     if low <= 0 <= high:
         return "not shown to help"
     return "helps here" if low > 0 else "harms here"
@@ -236,7 +236,7 @@ def main(arguments=None):
     costs = {name: dict(folds[0]["costs"][name]) for name in METHODS}
     for name, cost in costs.items():
         cost["ms"] = float(np.median([fold["costs"][name]["ms"] for fold in folds]))
-    people = list(kappa[ALONE])
+    subjects = list(kappa[ALONE])
     rows = as_rows({name: np.array(list(of.values())) for name, of in kappa.items()}, costs)
     header = ["method", "parameters", "file, bytes", "ms an epoch", "simulated kappa"]
     header += ["gain over the small one by itself", ""]
@@ -257,7 +257,7 @@ Settings: {", ".join(values)}. U-Time with the filters {LARGE} and
 processor time. The adapter has {folds[0]["adapter"]:,} parameters while the student is trained;
 they are no part of what is kept.
 
-In brackets: 95 % bootstrap intervals over the {len(people)} people, gains paired by person.
+In brackets: 95 % bootstrap intervals over the {len(subjects)} people, gains paired by person.
 People of one fold are judged by the same trained networks, one training each, which the
 intervals do not know. "Not shown to help": the interval of the gain holds 0.
 

@@ -1,9 +1,9 @@
-"""How fast it is: every row a ratio of two ways, measured side by side in one run.
+"""How fast the stagers are: each row is a ratio of two timings from the same run.
 
-A row times two ways to the same end in short blocks, in turn, and prints the median of
-the ratios of its pairs, with a 95 % bootstrap interval over the pairs. A bound ``<=``
-is on the time in units of the reference's and is judged at the interval's upper end; a
-bound ``>=`` is on how many times faster it is, judged at its lower end.
+A row times two functions that do the same in short alternating blocks, and prints the
+median of the ratios of its pairs, with a 95 % bootstrap interval over the pairs. A bound
+``<=`` is on the time in units of the reference's and is judged at the interval's upper end;
+a bound ``>=`` is on how many times faster it is, judged at its lower end.
 
 Everything runs on one thread and is timed by the processor's time for this process,
 which other programs on the machine disturb little; only what runs in several processes,
@@ -55,7 +55,7 @@ def main(arguments=None):
 
 
 def command_of(options, parser):
-    """Tell what was asked for, but not where it was written."""
+    """Return the command without the folder that it wrote to."""
     words = ["python", "benchmarks/speed.py"]
     if options.rows != parser.get_default("rows"):
         words += ["--rows", *options.rows]
@@ -97,6 +97,6 @@ def blocks_of(lines):
 
 
 if __name__ == "__main__":
-    # The last batch of a pass, or none of the labels of a class, is no matter here.
+    # A short last batch or a class without labels does not matter here.
     warnings.filterwarnings("ignore")
     main()

@@ -13,8 +13,8 @@ ROOT = HERE.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT / "examples"))  # the examples share modules
 
-# Pages that have one home outside of this folder: the numbers, the changes, the rules.
-# Copied as they lie there, their links to one another hold here too.
+# Pages that are kept outside of this folder: the numbers, the changes, the rules. They are
+# copied with their paths, so that their links to one another work here too.
 for made in ("project", "api/generated"):
     shutil.rmtree(HERE / made, ignore_errors=True)
 for pattern in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/*.[mp][dn]*"):
@@ -47,7 +47,7 @@ default_role = "py:obj"
 # ---------------------------------------------------------------- the API
 
 autosummary_generate = True
-# Stagers show these; the hundreds of skorch's are described there.
+# Stagers show these; skorch's hundreds are described in its own documentation.
 autosummary_context = {
     "contract": (
         *("fit", "partial_fit", "predict", "predict_proba", "score"),
@@ -125,5 +125,5 @@ def skip_routing(app, what, name, member, skip, options):
 
 
 def setup(app):
-    """Connect what is above."""
+    """Connect the function above."""
     app.connect("autodoc-skip-member", skip_routing)

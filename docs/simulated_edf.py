@@ -1,7 +1,7 @@
-"""Write simulated nights as EDF files, into the folder that is named or ``nights``.
+"""Write simulated nights as EDF files, into the folder that is given or ``nights``.
 
-Four people sleep with two devices, ``<person>-psg.edf`` (scalp-EEG at 128 Hz, stages as
-EDF+ annotations) and ``<person>-ear.edf`` (ear-EEG at 100 Hz, switched on 12 s later). A
+Four subjects sleep with two devices, ``<name>-psg.edf`` (scalp-EEG at 128 Hz, stages as
+EDF+ annotations) and ``<name>-ear.edf`` (ear-EEG at 100 Hz, switched on 12 s later). A
 fifth, ``new-ear.edf``, wears the ear device alone. Nights are 10 minutes long.
 """
 
@@ -62,17 +62,17 @@ def main(folder="nights", n_epochs=20):
     """Write all files into a folder."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    for k, person in enumerate(("ann", "ben", "cleo", "dora", "new")):
+    for k, name in enumerate(("ann", "ben", "cleo", "dora", "new")):
         night = {"n_epochs": n_epochs, "subject": k, "random_state": 0}
         ear = ("L-R", "LE", "RE")
         worn = simulate_night(sfreq=100.0, derivations=ear, **night)
         late = worn.signals[:, 12 * 100 :]
-        write_edf(folder / f"{person}-ear.edf", late, ear, 100, "23.00.12")
-        if person != "new":
+        write_edf(folder / f"{name}-ear.edf", late, ear, 100, "23.00.12")
+        if name != "new":
             scalp = ("C3-O1", "C4-O2")
             psg = simulate_night(sfreq=128.0, derivations=scalp, **night)
             write_edf(
-                folder / f"{person}-psg.edf", psg.signals, scalp, 128, "23.00.00", psg.y
+                folder / f"{name}-psg.edf", psg.signals, scalp, 128, "23.00.00", psg.y
             )
     print(f"Simulated nights: {len(list(folder.glob('*.edf')))} files in {folder}")
 

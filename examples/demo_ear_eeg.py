@@ -1,11 +1,11 @@
 """
-Ear-EEG taught by scalp-EEG
-===========================
+Ear-EEG distilled from scalp-EEG
+================================
 
-A sleep stager for three ear-EEG derivations is trained on eight simulated people, one
-of them left out at a time. Five methods of Anandakumar et al. (2022) are compared, and
-two more: distillation that begins at the teacher's weights, and the fair control, an
-ear stager that is given twice the passes.
+A sleep stager for three ear-EEG derivations is trained on eight simulated subjects, one of
+them left out at a time. Five methods of Anandakumar et al. (2022) are compared, and two
+more: distillation that begins at the teacher's weights, and the fair control, an ear stager
+that is given twice the passes.
 
 All nights are **simulated**. What helps here need not help on real nights, and the
 other way round; the script that runs the paper's experiment on the real data set is
@@ -15,8 +15,8 @@ other way round; the script that runs the paper's experiment on the real data se
 # %%
 # The cohort
 # ----------
-# Simultaneous scalp and ear nights. ``cohort.X`` is a ``PairedEpochs``: it is sliced
-# like an array, and each row knows its person and its night.
+# Simultaneous scalp and ear nights. ``cohort.X`` is a ``PairedEpochs``: it is sliced like
+# an array, and each row carries its subject and its night.
 
 import tempfile
 from pathlib import Path
@@ -59,7 +59,7 @@ memory = Memory(tempfile.mkdtemp(prefix="skleepkd-teachers-"), verbose=0)
 
 
 def budget(passes=PASSES):
-    """Give what all methods share."""
+    """Return the parameters that all methods share."""
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
     return {"max_epochs": passes, "lr": 3e-3, "callbacks": [schedule]}
 
@@ -81,7 +81,7 @@ stagers = {
     "transfer": FineTunedSleepStager(scalp, memory=memory, **budget()),
     "offline": student,
     "offline, teacher's weights": clone(student).set_params(start_from_teacher=True),
-    # The features of an online teacher never stand still: they are compared as they are.
+    # The features of an online teacher keep changing: they are compared as they are.
     "online": clone(student).set_params(
         strategy="online", feature_loss="mse", feature_weight=1.0
     ),
@@ -92,8 +92,8 @@ for stager in stagers.values():
 # %%
 # Leave one subject out
 # ---------------------
-# The left-out person is seen by nobody: neither by the student nor by its teacher, which
-# is fitted anew in each fold.
+# Neither the student nor its teacher, which is fitted anew in each fold, sees the left-out
+# subject.
 
 results = {}
 for name, stager in tqdm(stagers.items(), desc="Methods, eight folds each"):
@@ -110,7 +110,7 @@ for name, stager in tqdm(stagers.items(), desc="Methods, eight folds each"):
     )
 
 # %%
-# The scalp row is the teacher's own answer about the person who was left out.
+# The scalp row is the teacher's own prediction for the subject who was left out.
 
 offline = results["offline"]
 measures = ("kappa", "accuracy", "f1_macro")
@@ -126,11 +126,11 @@ for name, result in results.items():
 # %%
 # Scores
 # ------
-# Mean and spread over the eight people, and the share of the gap between scalp and ear
-# that a method closes: a ratio of means, with a 95 % bootstrap interval over people.
+# Mean and spread over the eight subjects, and the share of the gap between scalp and ear
+# that a method closes: a ratio of means, with a 95 % bootstrap interval over subjects.
 
 print(
-    f"\nSimulated nights, seed {SEED}, {PASSES} passes; mean (standard deviation) over people"
+    f"\nSimulated nights, seed {SEED}, {PASSES} passes; mean (standard deviation) over subjects"
 )
 print(f"{'':28}{'kappa':>16}{'accuracy':>16}{'macro F1':>16}   gap closed (kappa)")
 kappa = {name: scores[:, 0] for name, scores in table.items()}
@@ -152,7 +152,7 @@ for name, scores in table.items():
 # %%
 # Pictures
 # --------
-# The first person's night, staged by networks that never saw it.
+# The first subject's night, staged by networks that never saw it.
 
 folder = Path("demo_output")
 folder.mkdir(exist_ok=True)

@@ -2,10 +2,10 @@
 A first student
 ===============
 
-Six people wore ear electrodes during a night of polysomnography. A stager of the
-scalp-EEG becomes the teacher, a stager of the ear-EEG its student, and afterwards the
-ears are enough. This page trains both, looks at one night of a person whom nobody has
-seen, and then asks whether the teacher was of any use.
+Six subjects wore ear electrodes during a night of polysomnography. A stager of the
+scalp-EEG becomes the teacher, a stager of the ear-EEG its student, and afterwards the ears
+are enough. This page trains both, looks at one night of an unseen subject, and then tests
+whether the teacher was of any use.
 
 All nights are **simulated**: no number here says how a method does on people.
 """
@@ -14,9 +14,9 @@ All nights are **simulated**: no number here says how a method does on people.
 # A cohort
 # --------
 # ``make_cohort`` simulates simultaneous nights. ``cohort.X`` is a
-# :class:`~skleepkd.PairedEpochs`: row i of its ``target`` (the ears) and of its
-# ``source`` (the scalp) are the same 30 s, in microvolts. It is sliced like an array, and
-# each row knows its person and its night.
+# :class:`~skleepkd.PairedEpochs`: row i of its ``target`` (the ears) and of its ``source``
+# (the scalp) are the same 30 s, in microvolts. It is sliced like an array, and each row
+# carries its subject and its night.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,11 +40,12 @@ print("Stages by code (W, N1, N2, N3, REM):", np.bincount(cohort.y, minlength=5)
 # --------
 # A :class:`~skleepkd.SleepStager` is a scikit-learn classifier around a network. The
 # published networks (``SleepStager("USleep")``) need hours on a CPU; this small one needs
-# seconds. Its learning rate falls to zero over the passes.
+# seconds. Its learning rate falls to zero over the passes (a pass is a training epoch of
+# the network).
 
 
 def budget(passes):
-    """Give what all stagers of this page share."""
+    """Return the parameters that all stagers of this page share."""
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
     return {"max_epochs": passes, "lr": 3e-3, "callbacks": [schedule]}
 
@@ -75,9 +76,9 @@ stagers = {
 }
 
 # %%
-# One person's night
-# ------------------
-# One person is left out, the student is fitted on the others, and stages the night from
+# One subject's night
+# -------------------
+# One subject is left out, the student is fitted on the others, and stages the night from
 # the ears alone: of a pair, ``predict`` reads nothing but the target.
 
 left_out = cohort.groups == cohort.groups[-1]
@@ -88,10 +89,10 @@ display.figure_.suptitle("A simulated night, staged from the ears by the student
 plt.show()
 
 # %%
-# Every person once
-# -----------------
-# One night is an anecdote. Here each person is left out in turn, by everything: the
-# teacher is fitted anew in each fold, on the people of that fold.
+# Every subject once
+# ------------------
+# One night is an anecdote. Here each subject is left out in turn, also for the teacher,
+# which is fitted anew in each fold, on the subjects of that fold.
 
 scores = {}
 for name, stager in stagers.items():
@@ -105,14 +106,17 @@ for name, stager in stagers.items():
     )
     scores[name] = result["test_kappa"]
 
-print("Simulated nights; kappa over six people, with 95 % bootstrap intervals of the mean")
+print(
+    "Simulated nights; kappa over six subjects, with 95 % bootstrap intervals of the mean"
+)
 for name, kappa in scores.items():
     low, high = bootstrap_interval(kappa)
     print(f"  {name:22} {kappa.mean():.3f} [{low:.3f}, {high:.3f}]")
 
 # %%
-# People differ far more than methods do, so methods are compared within people. Where the
-# interval of the difference holds 0, nothing has been shown, for or against the teacher.
+# Subjects differ far more than methods do, so methods are compared within subjects. Where
+# the interval of the difference holds 0, nothing has been shown, for or against the
+# teacher.
 
 gain = scores["distilled"] - scores["ear, twice the passes"]
 low, high = bootstrap_interval(gain)
@@ -123,5 +127,5 @@ figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 ax.plot(range(len(scores)), np.array(list(scores.values())), "o-", color="0.7")
 ax.plot(range(len(scores)), [kappa.mean() for kappa in scores.values()], "ko-", lw=2)
 ax.set_xticks(range(len(scores)), list(scores))
-ax.set(ylabel="Kappa", title="Six simulated people (grey) and their mean")
+ax.set(ylabel="Kappa", title="Six simulated subjects (grey) and their mean")
 plt.show()

@@ -2,22 +2,22 @@
 From your own EDF files to an exported student
 ==============================================
 
-A laboratory's files go in: for each person an EDF of the polysomnography, an EDF of the
-wearable that was worn beside it, and the scoring. A student comes out that stages a new
-EDF of the wearable alone, writes what other programs read, and is exported for those
-without Python.
+A laboratory's files go in: for each subject an EDF of the polysomnography, an EDF of the
+wearable that was worn beside it, and the scoring. A student comes out that stages a new EDF
+of the wearable alone, writes what other programs read, and is exported for programs without
+Python.
 
-The files are written here, of **simulated** nights, so that the page runs. Put the paths
-of your own in their place; the rest stays.
+The files are written here, of **simulated** nights, so that the page runs. Put your own
+paths in their place; the rest stays.
 """
 
 # %%
 # The files
 # ---------
-# Seven people. The two devices have clocks of their own: the wearable was started some
-# seconds after the polysomnography, and its clock gains on the other one. Both numbers
-# come from a common event at the beginning and at the end of the night (a button, a
-# blink), or from the correlation of two channels.
+# Seven subjects. The two devices have clocks of their own: the wearable was started some
+# seconds after the polysomnography, and its clock gains on the other one. Both numbers come
+# from a common event at the beginning and at the end of the night (a button, a blink), or
+# from the correlation of two channels.
 
 import tempfile
 from pathlib import Path
@@ -52,7 +52,7 @@ print("Simulated files:", *sorted(path.name for path in folder.iterdir())[:3], "
 # Reading, filtering, resampling
 # ------------------------------
 # MNE reads the recordings, in volts. What is done to them before epochs are cut is a list
-# of braindecode's ``Preprocessor``. The list is kept: new recordings will need the same.
+# of braindecode's ``Preprocessor``. The list is kept: new recordings need the same.
 
 preprocessors = [
     Preprocessor("filter", apply_on_array=False, l_freq=0.4, h_freq=30.0),
@@ -73,10 +73,9 @@ print("Simulated, as it is on disk:", mne.io.read_raw(files[0][1]))
 # %%
 # The pair
 # --------
-# ``from_raws`` cuts the same 30 s out of both recordings, wherever the scoring has a
-# stage and both devices were running; volts become microvolts. ``stages_at`` gives the rows
-# their labels. The person belongs to every row: all that is said about people is
-# said by it.
+# ``from_raws`` cuts the same 30 s out of both recordings, wherever the scoring has a stage
+# and both devices were running; volts become microvolts. ``stages_at`` gives the rows their
+# labels. Each row carries its subject, by which nights are split and scored.
 
 pairs, labels = [], []
 for number, (psg, ear, scoring) in enumerate(files):
@@ -87,8 +86,8 @@ for number, (psg, ear, scoring) in enumerate(files):
         annotations,
         offset=OFFSET,
         drift=DRIFT,
-        subject=f"person{number}",
-        recording=f"person{number}-night1",
+        subject=f"subject{number}",
+        recording=f"subject{number}-night1",
     )
     pairs.append(pair)
     labels.append(stages_at(annotations, pair.onset))
@@ -123,10 +122,10 @@ plt.show()
 # %%
 # The student
 # -----------
-# The last person is kept apart, to play the new recording. (How good the student is, is
-# for cross-validation by persons to say, see the first lesson.)
+# The last subject is held out, to play the new recording. (Cross-validation by subjects
+# tells how good the student is, see the first lesson.)
 
-new = X.subject == "person6"
+new = X.subject == "subject6"
 training = {"classes": "aasm", "max_epochs": 25, "lr": 2e-3}
 student = DistilledSleepStager(
     teacher=SleepStager(SmallNetwork, **training),
@@ -189,7 +188,7 @@ print(f"Simulated sleep: {statistics['TST']:.0f} min, efficiency {statistics['SE
 save(stager, folder / "ear.safetensors")
 again = load(folder / "ear.safetensors", module=SmallNetwork)
 same = again.stage(new_file, start=(30.0 - OFFSET) * (1 + DRIFT))
-print("The same answers:", np.array_equal(same.stages, night.stages))
+print("The same predictions:", np.array_equal(same.stages, night.stages))
 
 # %%
 # To export

@@ -2,10 +2,10 @@
 Preprocessing before and inside a pipeline
 ==========================================
 
-Two kinds of preprocessing, with two homes. What needs the continuous recording (filters,
+Two kinds of preprocessing, in two places. What needs the continuous recording (filters,
 resampling) is done once, before epochs are cut, by braindecode's ``Preprocessor``. What
-works on epochs (scaling, standardising) belongs into a scikit-learn ``Pipeline``: it goes
-wherever the stager goes, and what it learns it learns in the training folds.
+works on epochs (scaling, standardising) belongs in a scikit-learn ``Pipeline``: it stays
+with the stager, and is fitted on the training folds alone.
 
 All nights are **simulated**.
 """
@@ -13,9 +13,9 @@ All nights are **simulated**.
 # %%
 # Recordings
 # ----------
-# Six people's nights as MNE has them: one ``Raw`` with scalp and ear channels in
-# volts at 100 Hz, and the scorer's stages as annotations. Your own come from
-# ``mne.io.read_raw_edf`` or one of its sisters.
+# Six subjects' nights as MNE has them: one ``Raw`` with scalp and ear channels in volts at
+# 100 Hz, and the scorer's stages as annotations. Your own come from ``mne.io.read_raw_edf``
+# or a similar function.
 
 import matplotlib.pyplot as plt
 import mne
@@ -43,7 +43,7 @@ STAGES = ["W", "N1", "N2", "N3", "REM"]
 
 
 def record(subject):
-    """Record a simulated night."""
+    """Simulate the recording of a night."""
     night = simulate_night(
         150, sfreq=100.0, subject=subject, derivations=SCALP + EAR, random_state=3
     )
@@ -54,7 +54,7 @@ def record(subject):
 
 
 nights = BaseConcatDataset(
-    [RawDataset(record(k), {"subject": f"person-{k}"}) for k in range(6)]
+    [RawDataset(record(k), {"subject": f"subject-{k}"}) for k in range(6)]
 )
 before = nights.datasets[0].raw.copy()
 print(f"Simulated: {len(nights.datasets)} nights, {before}")
@@ -62,9 +62,9 @@ print(f"Simulated: {len(nights.datasets)} nights, {before}")
 # %%
 # Before epochs are cut
 # ---------------------
-# ``preprocess`` applies each step to each recording, in place. A filter learns nothing
-# from the data, so it may see all people; what *does* learn (a mean over people, a
-# selection of channels by their scores) may not.
+# ``preprocess`` applies each step to each recording, in place. A filter learns nothing from
+# the data, so it may see all subjects; what *does* learn (a mean over subjects, a selection
+# of channels by their scores) may not.
 
 preprocess(
     nights,
@@ -88,7 +88,7 @@ plt.show()
 # Windows become a pair
 # ---------------------
 # braindecode cuts windows by the annotations, and ``from_windows`` makes the pair: which
-# channels teach, which are worn. Volts become microvolts here.
+# channels the teacher sees, which are worn. Volts become microvolts here.
 
 windows = create_windows_from_events(
     nights,
@@ -127,25 +127,24 @@ pipelines = {
 }
 
 # %%
-# The whole pipeline is cross-validated, one person left out at a time. Scaling takes
-# something away (how large the signal was) and takes care of something (people's skulls
-# and electrodes differ); which of the two weighs more is for the data to say, and six
-# people may be too few to hear it.
+# The whole pipeline is cross-validated, one subject left out at a time. Scaling removes
+# information (how large the signal was) and differences (of skulls and electrodes); which
+# of the two matters more depends on the data, and six subjects may be too few to show it.
 
-people = X.subject
+groups = X.subject
 scores = {
     name: cross_validate(
         pipeline,
         X,
         y,
-        groups=people,
+        groups=groups,
         cv=LeaveOneGroupOut(),
         scoring=sleep_scorers()["kappa"],
         return_estimator=True,
     )
     for name, pipeline in pipelines.items()
 }
-print("Simulated nights; kappa over six people, 95 % intervals over people")
+print("Simulated nights; kappa over six subjects, 95 % intervals over subjects")
 for name, result in scores.items():
     kappa = result["test_score"]
     low, high = bootstrap_interval(kappa)
@@ -161,7 +160,7 @@ print(f"p = {change.pvalue:.3f}")
 # :class:`~skleepkd.RecordingStager`.
 
 fitted = scores["each epoch scaled"]["estimator"][0]
-night = people == people[0]
+night = groups == groups[0]
 print(
-    "Stages of the person left out first:", fitted.predict(X["target"][night])[:20], "..."
+    "Stages of the subject left out first:", fitted.predict(X["target"][night])[:20], "..."
 )

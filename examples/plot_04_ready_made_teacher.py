@@ -4,20 +4,20 @@ A ready-made teacher
 
 A teacher need not be trained here. YASA (Vallat and Walker 2021) comes with a stager that
 has seen thousands of real polysomnographies and stages a night from one central EEG
-channel. Any classifier with ``predict_proba`` can teach; so a small class around YASA
-makes it a teacher, which also has an opinion of nights that nobody has scored.
+channel. Any classifier with ``predict_proba`` can be a teacher; so a small class around
+YASA makes it one, which also predicts unscored nights.
 
 The nights on this page are **simulated**; YASA's training nights were real. How well it
-reads simulated ones is printed first.
+stages simulated ones is printed first.
 """
 
 # %%
 # YASA as a classifier
 # --------------------
-# A teacher is given the source as a :class:`~skleepkd.PairedEpochs`, and answers each row
-# with the probabilities of its ``classes_``. YASA looks at whole nights, since it smooths
-# over minutes and compares with the night's median; so the epochs of each recording are
-# put in order and joined again. A class attribute says that it needs no fitting.
+# A teacher is given the source as a :class:`~skleepkd.PairedEpochs`, and predicts for each
+# row the probabilities of its ``classes_``. YASA looks at whole nights, since it smooths
+# over minutes and compares with the night's median; so the epochs of each recording are put
+# in order and joined again. ``__sklearn_is_fitted__`` says that it needs no fitting.
 
 import logging
 import warnings
@@ -77,7 +77,7 @@ class YasaStager(ClassifierMixin, BaseEstimator):
 # Nights with a central channel
 # -----------------------------
 # The polysomnography has C4-A1 at 100 Hz, as YASA wants, the wearable has the ears. Two
-# people are scored, ten more are recorded and not scored, and eight are there to judge.
+# subjects are scored, ten more are recorded and not scored, and eight are for testing.
 
 N_EPOCHS = 160
 cohort = make_cohort(
@@ -89,27 +89,27 @@ cohort = make_cohort(
     random_state=4,
 )
 X, y, groups = cohort.X, cohort.y, cohort.groups
-scored_people = np.unique(groups[y >= 0])
-test = np.isin(groups, scored_people[2:])
-scored = np.isin(groups, scored_people[:2])
-print(f"Simulated: {X}, of which {scored.sum()} scored and {test.sum()} to judge on")
+scored_subjects = np.unique(groups[y >= 0])
+test = np.isin(groups, scored_subjects[2:])
+scored = np.isin(groups, scored_subjects[:2])
+print(f"Simulated: {X}, of which {scored.sum()} scored and {test.sum()} to test on")
 
 # %%
-# How well does YASA read simulated nights?
-# -----------------------------------------
+# How well does YASA stage simulated nights?
+# ------------------------------------------
 # On real nights, its paper says, it agrees with scorers about as well as scorers do with
-# one another. What follows says how real our simulation looks to it, and how much
-# of a teacher it can be here. (``benchmarks/simulation_realism.py`` asks it about more
-# nights and other channels.)
+# one another. What follows shows how real our simulation looks to it, and how good a
+# teacher it can be here. (``benchmarks/simulation_realism.py`` has it stage more nights and
+# other channels.)
 
 yasa_stager = YasaStager()
-said = yasa_stager.predict(X[test].source_epochs)
-report = staging_report(y[test], said, groups=groups[test])
+predicted = yasa_stager.predict(X[test].source_epochs)
+report = staging_report(y[test], predicted, groups=groups[test])
 yasa_kappa = [scores["kappa"] for scores in report.per_subject.values()]
 low, high = report.interval["kappa"]
-print("YASA on the C4-A1 of eight simulated people")
+print("YASA on the C4-A1 of eight simulated subjects")
 print(
-    f"  kappa {report.mean['kappa']:.3f}, 95 % interval over people [{low:.3f}, {high:.3f}]"
+    f"  kappa {report.mean['kappa']:.3f}, 95 % interval over subjects [{low:.3f}, {high:.3f}]"
 )
 by_stage = {stage: report.mean[f"f1_{stage}"] for stage in ("W", "N1", "N2", "N3", "REM")}
 print("  F1:", ", ".join(f"{stage} {f1:.2f}" for stage, f1 in by_stage.items()))
@@ -124,22 +124,22 @@ print("  F1:", ", ".join(f"{stage} {f1:.2f}" for stage, f1 in by_stage.items()))
 # one has the unscored nights too.
 
 
-def training(n_people):
-    """Give the parameters of 480 batches from so many people."""
-    passes = 480 // (n_people * N_EPOCHS // 32)
+def training(n_subjects):
+    """Return the parameters of 480 batches from so many subjects."""
+    passes = 480 // (n_subjects * N_EPOCHS // 32)
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
     return {"max_epochs": passes, "lr": 3e-3, "classes": "aasm", "callbacks": [schedule]}
 
 
-def make_student(n_people):
-    """Make a student of YASA that learns from so many people."""
+def make_student(n_subjects):
+    """Make a student of YASA that learns from so many subjects."""
     return DistilledSleepStager(
         FrozenEstimator(yasa_stager),
         module=SmallNetwork,
         feature_loss=None,
         alpha=0.5,
         random_state=0,
-        **training(n_people),
+        **training(n_subjects),
     )
 
 
@@ -151,31 +151,31 @@ stagers = {
 reports = {}
 for name, stager in stagers.items():
     rows = ~test if "unscored" in name else scored
-    answers = stager.fit(X[rows], y[rows]).predict(X[test])
-    reports[name] = staging_report(y[test], answers, groups=groups[test])
+    predicted = stager.fit(X[rows], y[rows]).predict(X[test])
+    reports[name] = staging_report(y[test], predicted, groups=groups[test])
 
 # %%
-# YASA has seen none of the people of this page, so no person is on both sides here. With
-# real nights that is yours to know: a ready-made teacher may have been trained on the very
-# data set it is judged on, and nothing in the program can tell.
+# YASA has seen none of the subjects of this page, so no subject is on both sides here. With
+# real nights you must know that yourself: a ready-made teacher may have been trained on the
+# very data set it is tested on, and no program can tell.
 
 kappa = {
     name: np.array([scores["kappa"] for scores in report.per_subject.values()])
     for name, report in reports.items()
 }
-print("Simulated nights; kappa from the ears of eight new people")
+print("Simulated nights; kappa from the ears of eight new subjects")
 for name, report in reports.items():
     low, high = report.interval["kappa"]
     print(f"  {name:32} {report.mean['kappa']:.3f} [{low:.3f}, {high:.3f}]")
 print("The two students minus the ear stager:")
-alone, *taught = kappa.values()
-for values in taught:
+alone, *distilled = kappa.values()
+for values in distilled:
     change = paired_test(values, alone)
     low, high = change.interval
     print(f"  {change.difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {change.pvalue:.3f}")
 
 # %%
-# Each person is a line.
+# Each subject is a line.
 
 names = ["YASA itself,\non the scalp", "ear", "student", "student,\nunscored too"]
 columns = np.array([yasa_kappa, *kappa.values()])
@@ -183,5 +183,5 @@ figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 ax.plot(columns, "o-", color="0.75")
 ax.plot(columns.mean(axis=1), "ko-", linewidth=2)
 ax.set_xticks(range(4), names)
-ax.set(ylabel="Kappa", title="Eight simulated people (grey) and their mean")
+ax.set(ylabel="Kappa", title="Eight simulated subjects (grey) and their mean")
 plt.show()

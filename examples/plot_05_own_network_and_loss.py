@@ -3,7 +3,7 @@ A network and a loss of your own
 ================================
 
 A network is any ``torch.nn.Module`` whose constructor takes ``n_chans``, ``n_times`` and
-``n_outputs`` (and ``sfreq``, if it wants to know). A loss between features is any
+``n_outputs`` (and ``sfreq``, if it needs it). A loss between features is any
 ``torch.nn.Module`` that is called with the student's and the teacher's features. Nothing
 needs to be registered; the layers that are compared are named.
 
@@ -14,8 +14,8 @@ All nights are **simulated**.
 # A network
 # ---------
 # Filters, their power in each of fifteen pieces of two seconds, its logarithm, and a
-# recurrent layer that reads the pieces. The stager fills in the three numbers when it is
-# fitted, since they are known then: channels, samples of an epoch, stages.
+# recurrent layer over the pieces. The stager sets the three numbers when it is fitted,
+# since they are known then: channels, samples of an epoch, stages.
 
 import matplotlib.pyplot as plt
 import torch
@@ -40,7 +40,7 @@ class PowerReader(nn.Module):
         self.head = nn.Linear(48, n_outputs)
 
     def forward(self, x):
-        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
         power = self.power(self.filters(x).square())  # (batch, n_filters, 15)
         read, _ = self.reader(self.norm(power.add(1e-2).log()).mT)  # (batch, 15, 48)
         return self.head(read.mean(dim=1))
@@ -49,9 +49,9 @@ class PowerReader(nn.Module):
 # %%
 # A loss
 # ------
-# Two networks need not use the same coordinates to say the same thing. This loss asks
-# only whether epochs that are alike to the teacher are alike to the student: it compares
-# the cosines between all epochs of a batch (the idea is that of Tung and Mori, 2019,
+# Two networks may represent the same thing in different coordinates. This loss asks only
+# that epochs that are alike to the teacher are alike to the student: it compares the
+# cosines between all epochs of a batch (the idea is that of Tung and Mori, 2019,
 # *Similarity-preserving knowledge distillation*). So student and teacher may even have
 # features of different widths.
 
@@ -62,16 +62,16 @@ class SimilarityLoss(nn.Module):
     def forward(self, student, teacher):
         """Return the loss of features of shape (batch, ...), a scalar."""
         own = F.normalize(student.flatten(1), dim=1)  # (batch, features)
-        taught = F.normalize(teacher.flatten(1), dim=1)
-        return F.mse_loss(own @ own.T, taught @ taught.T)
+        others = F.normalize(teacher.flatten(1), dim=1)
+        return F.mse_loss(own @ own.T, others @ others.T)
 
 
 # %%
 # Both in a student
 # -----------------
-# ``layers`` names what is compared: the answers of the recurrent layer (of a layer that
-# answers with a tuple, the first tensor). A pair of names, ``("reader", "features")``,
-# would compare two different networks.
+# ``layers`` names what is compared: the outputs of the recurrent layer (of a layer that
+# returns a tuple, the first tensor). A pair of names, ``("reader", "features")``, would
+# compare two different networks.
 
 training = {"classes": "aasm", "max_epochs": 8, "lr": 3e-3}
 ear = SleepStager(PowerReader, random_state=0, **training)
@@ -99,7 +99,7 @@ except ValueError as error:
     print(error)
 
 # %%
-# From here on it is an estimator like any other. Each person is left out in turn, and
+# From here on it is an estimator like any other. Each subject is left out in turn, and
 # teacher and student learn from the others. The ear stager beside them has the student's
 # network and the passes of both, eight of the teacher and eight of the student.
 
@@ -116,17 +116,17 @@ scores = {
     )
     for name, stager in {"ear alone": ear, "with a teacher": student}.items()
 }
-print("Simulated nights; kappa of six people, each left out in turn, and its mean")
+print("Simulated nights; kappa of six subjects, each left out in turn, and its mean")
 for name, result in scores.items():
     print(
         f"  {name:15}", result["test_score"].round(3), result["test_score"].mean().round(3)
     )
 gain = scores["with a teacher"]["test_score"] - scores["ear alone"]["test_score"]
 low, high = bootstrap_interval(gain)
-print(f"  gain {gain.mean():+.3f}, 95 % interval over people [{low:+.3f}, {high:+.3f}]")
+print(f"  gain {gain.mean():+.3f}, 95 % interval over subjects [{low:+.3f}, {high:+.3f}]")
 
 # %%
-# Six people are few; an interval that holds 0 decides nothing. What has certainly
+# Six subjects are few; an interval that holds 0 decides nothing. What has certainly
 # happened is in ``history_``: each term of the loss, pass by pass.
 
 fitted = scores["with a teacher"]["estimator"][0]

@@ -2,17 +2,17 @@
 Searching for a student's parameters
 ====================================
 
-How much of the teacher's opinion, how much softened, and how large a teacher? A distilled
-stager's parameters, and its teacher's (``teacher__...``), are searched like those of any
-scikit-learn estimator. Two things need care: people must not be on both sides of a split,
-and the winner of a search has been chosen for its luck too, so that it is judged on
-people who had no part in the choice.
+How much weight on the teacher's probabilities, how much softened, and how large a teacher?
+A distilled stager's parameters, and its teacher's (``teacher__...``), are searched like
+those of any scikit-learn estimator. Two things need care: subjects must not be on both
+sides of a split, and the winner of a search is partly lucky, so that it must be tested on
+subjects who had no part in the choice.
 
 All nights are **simulated**.
 """
 
 # %%
-# Six people to search with, and six to judge the winner. The second six are put away.
+# Six subjects to search with, and six to test the winner. The second six are held out.
 
 import tempfile
 from pathlib import Path
@@ -35,10 +35,11 @@ searched = np.isin(groups, np.unique(groups)[:6])
 # %%
 # The search
 # ----------
-# The student follows the teacher's answers: ``alpha`` is the share of that term of the
-# loss, ``temperature`` softens the answers. Twelve students are tried in each of three
-# folds, but a teacher depends on its own parameters and its training people alone.
-# ``memory`` keeps it, so that the students of a fold share it.
+# The student follows the teacher's probabilities:
+# ``alpha`` is the share of that term of the loss, ``temperature`` softens them. Twelve
+# students are tried in each of three folds, but a teacher depends only on its own
+# parameters and its training subjects. ``memory`` keeps it, so that the students of a fold
+# share it.
 
 training = {"classes": "aasm", "max_epochs": 6, "lr": 3e-3}
 schedule = [LRScheduler("CosineAnnealingLR", T_max=6)]
@@ -69,8 +70,8 @@ print(f"{n_students} students were fitted, and {n_teachers} teachers for all of 
 print("The winner:", search.best_params_)
 
 # %%
-# What the search saw
-# -------------------
+# The scores of the search
+# ------------------------
 # The spread of the three folds is larger than most differences between the students: the
 # winner is one of several that this search cannot tell apart.
 
@@ -99,23 +100,23 @@ figure.colorbar(image, ax=axes, label="Kappa in the search (simulated)")
 plt.show()
 
 # %%
-# The winner on new people
-# ------------------------
-# ``search`` has fitted the winner on all six people of the search; now it meets the six
-# who were put away. Both numbers are printed: the one that chose it is no estimate of how
+# The winner on new subjects
+# --------------------------
+# ``search`` has fitted the winner on all six subjects of the search; now it stages the six
+# who were held out. Both numbers are printed: the score that chose it does not estimate how
 # well it does.
 
-answers = search.predict(X[~searched])
-report = staging_report(y[~searched], answers, groups=groups[~searched])
+predicted = search.predict(X[~searched])
+report = staging_report(y[~searched], predicted, groups=groups[~searched])
 new = np.array([scores["kappa"] for scores in report.per_subject.values()])
 low, high = bootstrap_interval(new)
 print("Simulated nights; kappa of the winner")
 print(f"  in the search, which chose it:  {search.best_score_:.3f}")
-print(f"  on six people put away before:  {new.mean():.3f} [{low:.3f}, {high:.3f}]")
+print(f"  on six subjects held out:       {new.mean():.3f} [{low:.3f}, {high:.3f}]")
 
 # %%
 # Whether a teacher helps at all is another question. It needs a rival without a teacher
-# that was searched for as carefully: as many candidates, the same folds, and as many
-# passes as student and teacher have together.
+# that was tuned as carefully: as many candidates, the same folds, and as many passes as
+# student and teacher have together.
 
 memory.clear(warn=False)

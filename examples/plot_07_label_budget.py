@@ -1,18 +1,18 @@
 """
-Nights that nobody scored
-=========================
+Unscored nights
+===============
 
 Scoring a night costs an expert hours; recording one more costs little. Paired nights
-without stages still teach: the teacher, fitted on the scored ones, has an opinion of
-each of their epochs. Here kappa is drawn over the number of people who were scored.
+without stages still help: the teacher, fitted on the scored ones, predicts each of their
+epochs. Here kappa is drawn over the number of scored subjects.
 
 All nights are **simulated**: nothing here says how many real nights are needed. A larger
 version, with intervals over four cohorts, is ``benchmarks/label_budget.py``.
 """
 
 # %%
-# Eight people to learn from, eight to be judged on. Of the first, two, four or all eight
-# are scored, and the labels of the others are -1, which means unscored everywhere.
+# Eight subjects for training, eight for testing. Of the first, two, four or all eight are
+# scored, and the labels of the others are -1, which means unscored everywhere.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,8 +26,8 @@ from skleepkd.metrics import bootstrap_interval, staging_report
 N_EPOCHS = 160
 cohort = make_cohort(n_subjects=16, n_epochs=N_EPOCHS, random_state=7)
 X, y, groups = cohort.X, cohort.y, cohort.groups
-people = np.unique(groups)
-test = np.isin(groups, people[8:])
+subjects = np.unique(groups)
+test = np.isin(groups, subjects[8:])
 
 # %%
 # A fair budget
@@ -39,15 +39,15 @@ test = np.isin(groups, people[8:])
 # teacher is given 640.
 
 
-def training(n_people, n_batches=320):
-    """Give the parameters of a training on so many people."""
-    passes = n_batches // (n_people * N_EPOCHS // 32)
+def training(n_subjects, n_batches=320):
+    """Return the parameters of a training on so many subjects."""
+    passes = n_batches // (n_subjects * N_EPOCHS // 32)
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
     return {"max_epochs": passes, "lr": 3e-3, "classes": "aasm", "callbacks": [schedule]}
 
 
-def make_student(n_scored, n_people):
-    """Make a student of ``n_people``, whose teacher is fitted on the scored ones."""
+def make_student(n_scored, n_subjects):
+    """Make a student of ``n_subjects``, whose teacher is fitted on the scored ones."""
     return DistilledSleepStager(
         SleepStager(SmallNetwork, **training(n_scored)),
         feature_loss=None,
@@ -55,19 +55,19 @@ def make_student(n_scored, n_people):
         temperature=2.0,
         start_from_teacher=True,
         random_state=0,
-        **training(n_people),
+        **training(n_subjects),
     )
 
 
 # %%
 # Three ways to use the same nights
 # ---------------------------------
-# The last one sees all eight people, whoever is scored. Their unscored epochs have no
-# cross-entropy, but the teacher's term.
+# The last one sees all eight subjects, whoever is scored. Their unscored epochs have no
+# cross-entropy, only the teacher's term.
 
 kappa = {"ear alone": {}, "student": {}, "student, with unscored nights": {}}
 for n_scored in (2, 4, 8):
-    scored = np.isin(groups, people[:n_scored])
+    scored = np.isin(groups, subjects[:n_scored])
     known = np.where(scored, y, -1)
     double = training(n_scored, n_batches=640)
     ways = {
@@ -79,17 +79,17 @@ for n_scored in (2, 4, 8):
         if n_scored == 8 and rows is not scored:  # nobody is left unscored
             kappa[name][8] = kappa["student"][8]
             continue
-        answers = stager.fit(X[rows], known[rows]).predict(X[test])
-        report = staging_report(y[test], answers, groups=groups[test])
+        predicted = stager.fit(X[rows], known[rows]).predict(X[test])
+        report = staging_report(y[test], predicted, groups=groups[test])
         kappa[name][n_scored] = np.array([s["kappa"] for s in report.per_subject.values()])
 
 # %%
 # The curve
 # ---------
-# Intervals are over the eight people who were judged. They do not know that another draw
-# of scored people would have given another curve: this is one draw.
+# Intervals are over the eight test subjects. They do not cover the choice of scored
+# subjects, another draw of which would give another curve.
 
-print("Simulated nights; kappa on eight new people, 95 % bootstrap intervals over them")
+print("Simulated nights; kappa on eight new subjects, 95 % bootstrap intervals over them")
 figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for k, (name, by_number) in enumerate(kappa.items()):
     mean = np.array([values.mean() for values in by_number.values()])
@@ -98,14 +98,14 @@ for k, (name, by_number) in enumerate(kappa.items()):
     ax.errorbar(numbers * 1.02 ** (k - 1), mean, abs(ends.T - mean), fmt="o-", label=name)
     for n_scored, m, (low, high) in zip(numbers, mean, ends, strict=True):
         print(f"  {n_scored} scored, {name:30} {m:.3f} [{low:.3f}, {high:.3f}]")
-ax.set(xscale="log", xlabel="People whose night was scored", ylabel="Kappa (simulated)")
+ax.set(xscale="log", xlabel="Subjects whose night was scored", ylabel="Kappa (simulated)")
 ax.set_xticks([2, 4, 8], ["2", "4", "8"])
 ax.set_xticks([], minor=True)
 ax.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %%
-# The same people are judged each time, so the gains are compared within people.
+# The same subjects are tested each time, so the gains are compared within subjects.
 
 for n_scored in (2, 4):
     gain = kappa["student, with unscored nights"][n_scored] - kappa["ear alone"][n_scored]

@@ -3,9 +3,9 @@ Whole nights instead of single epochs
 =====================================
 
 A scorer looks at what came before and what comes after. So does SeqSleepNet (Phan et al.
-2019), which reads the spectrograms of twenty consecutive epochs and answers all of them.
+2019), which reads the spectrograms of twenty consecutive epochs and predicts all of them.
 Here it is trained on one EEG channel of a larger cohort and carried over to the EOG of a
-small one: not at all further trained, further trained, and, for comparison, from scratch.
+small one: without further training, fine-tuned, and, for comparison, from scratch.
 
 All nights are **simulated**.
 """
@@ -13,9 +13,9 @@ All nights are **simulated**.
 # %%
 # Two cohorts, two channels
 # -------------------------
-# Ten people with C4-A1, and six others with an EOG. Their seeds differ, so nobody is in
-# both. A stager of sequences needs to know which epochs follow each other: a
-# ``PairedEpochs`` does, and a bare array would be taken for one night.
+# Ten subjects with C4-A1, and six others with an EOG. Their seeds differ, so nobody is in
+# both. A stager of sequences must know which epochs follow each other: a ``PairedEpochs``
+# says so, and a bare array would be taken for one night.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,7 +37,7 @@ small = make_cohort(6, target=["EOG"], random_state=9, **shape)
 # Spectrograms, then sequences
 # ----------------------------
 # ``LogSpectrogram`` learns the mean and deviation of each frequency from the training
-# people, so it is a step of the pipeline. The recipe is the paper's, made smaller and
+# subjects, so it is a step of the pipeline. The recipe is the paper's, made smaller and
 # faster: narrow recurrent layers, a higher learning rate, few passes. Windows begin at
 # every epoch and overlap; ``neighbouring_windows`` encodes epochs that neighbours share
 # once, which makes a pass several times faster.
@@ -57,9 +57,9 @@ pretrained.fit(large.X, large.y)
 # %%
 # Carried over
 # ------------
-# A fitted stager given to the recipe is copied and never trained in place. It has seen
-# none of the small cohort's people, so it may serve all folds. "direct" trains nothing
-# but the spectrogram's statistics; "all" goes on with every weight.
+# A fitted stager given to the recipe is copied and never trained in place. It has seen none
+# of the small cohort's subjects, so it may serve all folds. "direct" trains nothing but the
+# spectrogram's statistics; "all" fine-tunes every weight.
 
 stagers = {
     "direct": phan2019("direct", pretrained[-1], **budget),
@@ -80,16 +80,16 @@ results = {
     )
     for name, stager in stagers.items()
 }
-print("Simulated nights; kappa from the EOG of six people, 95 % intervals over people")
+print("Simulated nights; kappa from the EOG of six subjects, 95 % intervals over subjects")
 for name, result in results.items():
     kappa = result["test_score"]
     low, high = bootstrap_interval(kappa)
     print(f"  {name:26} {kappa.mean():.3f} [{low:.3f}, {high:.3f}]")
 
 # %%
-# The pretrained network has had three passes over ten other people, so the fair rival of
+# The pretrained network has had three passes over ten other subjects, so the fair rival of
 # the fine-tuned one is the stager from scratch with twice the passes. They are compared
-# within people; where the interval holds 0, this cohort does not tell them apart.
+# within subjects; where the interval holds 0, this cohort does not tell them apart.
 
 tuned, rival = (results[name]["test_score"] for name in list(results)[1::2])
 change = paired_test(tuned, rival)
@@ -102,34 +102,34 @@ columns = np.array([result["test_score"] for result in results.values()])
 ax.plot(columns, "o-", color="0.75")
 ax.plot(columns.mean(axis=1), "ko-", linewidth=2)
 ax.set_xticks(range(len(results)), [name.replace(", ", ",\n") for name in results])
-ax.set(ylabel="Kappa", title="EOG of six simulated people (grey) and their mean")
+ax.set(ylabel="Kappa", title="EOG of six simulated subjects (grey) and their mean")
 plt.show()
 
 # %%
-# Twenty votes an epoch
-# ---------------------
-# Inside a night an epoch lies in twenty windows, and each has an opinion of it. They are
-# multiplied ("product", as in the paper), averaged ("mean"), or only the window is asked
+# Twenty predictions an epoch
+# ---------------------------
+# Inside a night an epoch lies in twenty windows, and each yields probabilities for it. They
+# are multiplied ("product", as in the paper), averaged ("mean"), or taken from the window
 # in which the epoch is in the middle ("centre"). Fusion happens in ``predict``, so the
 # fitted networks of the folds serve all three.
 
 fold = results["fine-tuned"]
-print("Simulated nights; the fine-tuned networks, their votes fused in three ways")
-answers = {}
+print("Simulated nights; the fine-tuned networks, their windows fused in three ways")
+predicted = {}
 for fusion in ("mean", "centre", "product"):
-    answers[fusion] = np.empty_like(small.y)
+    predicted[fusion] = np.empty_like(small.y)
     for stager, test in zip(fold["estimator"], fold["indices"]["test"], strict=True):
         stager[-1].set_params(fusion=fusion)
-        answers[fusion][test] = stager.predict(small.X[test])
-for fusion, stages in answers.items():
+        predicted[fusion][test] = stager.predict(small.X[test])
+for fusion, stages in predicted.items():
     report = staging_report(small.y, stages, groups=small.groups)
     low, high = report.interval["kappa"]
-    others = np.count_nonzero(stages != answers["product"])
+    others = np.count_nonzero(stages != predicted["product"])
     print(f"  {fusion:8} {report.mean['kappa']:.3f} [{low:.3f}, {high:.3f}]", end="")
     print(f", {others} of {len(stages)} epochs staged otherwise than by the product")
 
 # %%
-# One of the nights, staged by the fine-tuned network that has not seen this person.
+# One of the nights, staged by the fine-tuned network that has not seen this subject.
 
 test = fold["indices"]["test"][0]
 display = HypnogramDisplay.from_estimator(

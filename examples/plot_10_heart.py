@@ -2,18 +2,18 @@
 Stages from the heart, second by second
 =======================================
 
-Joshi et al. (2021) teach a U-Time that sees one ECG lead by one that sees an EEG. In two
+Joshi et al. (2021) distil a U-Time that sees an EEG into one that sees one ECG lead. In two
 steps: first the student learns *when* in an epoch the EEG network pays attention, without
-any label, then the stages, together with the EEG network's softened answers. U-Time scores
+any label, then the stages, together with the EEG network's softened outputs. U-Time scores
 each sample, so that afterwards the night can be read at any resolution.
 
 All nights are **simulated**.
 """
 
 # %%
-# Four stages (wake, light, deep, REM), the paper's scheme, of twenty people with an EEG
-# derivation and an ECG; sixteen learn, four are put away. The paper records at 200 Hz; 50
-# Hz flattens the R waves but leaves their times.
+# Four stages (wake, light, deep, REM), the paper's scheme, of twenty subjects with an EEG
+# derivation and an ECG; sixteen are for training, four for testing. The paper records at
+# 200 Hz; 50 Hz flattens the R waves but leaves their times.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,22 +75,21 @@ TrainingCurveDisplay.from_estimators({name: s[-1] for name, s in stagers.items()
 plt.show()
 
 # %%
-# Four people
-# -----------
-# The teacher's own answers, from the EEG, stand beside the two ECG stagers: there is a
+# Four subjects
+# -------------
+# The teacher's own predictions, from the EEG, stand beside the two ECG stagers: there is a
 # wide gap to close. The heart tells little of the stage in 30 s, here as in the paper, and
-# training is short. Four people are named one by one; they are there to show how to ask,
-# not to tell which stager is better. ``benchmarks/joshi2021.py`` compares the paper's rows
-# on more.
+# training is short. Four subjects are printed one by one; they show how to compare, not
+# which stager is better. ``benchmarks/joshi2021.py`` compares the paper's rows on more.
 
 scaled = stagers["at+sd+cl"][:-1].transform(X[new])
-answers = {
+predicted = {
     "EEG, the teacher": student.teacher_.predict(scaled.source_epochs),
     "ECG alone": stagers["ecg"].predict(X[new]["target"]),
-    "ECG, taught": stagers["at+sd+cl"].predict(X[new]["target"]),
+    "ECG, distilled": stagers["at+sd+cl"].predict(X[new]["target"]),
 }
-print("Simulated nights; kappa of four stages, person by person")
-for name, stages in answers.items():
+print("Simulated nights; kappa of four stages, subject by subject")
+for name, stages in predicted.items():
     report = staging_report(y[new], stages, groups=groups[new], classes="wldr")
     kappa = [scores["kappa"] for scores in report.per_subject.values()]
     print(f"  {name:18}", "  ".join(f"{value:6.3f}" for value in kappa))
@@ -98,9 +97,9 @@ for name, stages in answers.items():
 # %%
 # Every second
 # ------------
-# The last step of the pipeline is asked about what the steps before it make of the night.
-# The mean of an epoch's thirty answers need not be the epoch's own answer: a softmax of a
-# mean is not a mean of softmaxes.
+# The last step of the pipeline predicts from the output of the steps before it. The mean of
+# an epoch's thirty predictions need not be the epoch's own prediction: a softmax of a mean
+# is not a mean of softmaxes.
 
 night = groups == np.unique(groups)[0]
 scaled = stagers["at+sd+cl"][:-1].transform(X[night])
@@ -115,7 +114,7 @@ plt.show()
 
 by_second = student.hypnodensity(scaled, resolution=1.0)
 by_epoch = student.predict_proba(scaled)
-print("answers:", by_second.shape, "every second,", by_epoch.shape, "every 30 s")
+print("predictions:", by_second.shape, "every second,", by_epoch.shape, "every 30 s")
 switches = np.count_nonzero(np.diff(by_second.argmax(axis=1)))
-print(f"The most probable stage changes {switches} times when asked every second,")
+print(f"The most probable stage changes {switches} times when predicted every second,")
 print(f"{np.count_nonzero(np.diff(by_epoch.argmax(axis=1)))} times every 30 s (simulated).")

@@ -1,4 +1,4 @@
-"""Simulated nights as files, in place of what a user brings from the laboratory."""
+"""Simulated nights as files, in place of a user's own recordings."""
 
 import mne
 import numpy as np
@@ -11,13 +11,13 @@ STAGES = np.array(["Sleep stage W", *(f"Sleep stage {k}" for k in "123"), "Sleep
 
 
 def write_night(folder, subject, offset, drift):
-    """Write one person's night: two EDF files by two devices, and the scoring.
+    """Write one subject's night: two EDF files by two devices, and the scoring.
 
     Parameters
     ----------
     folder : pathlib.Path
     subject : int
-        Number of the person; files are named after it.
+        Number of the subject; files are named after it.
     offset : float
         Seconds after the polysomnography at which the ear device began.
     drift : float
@@ -29,15 +29,16 @@ def write_night(folder, subject, offset, drift):
         Polysomnography, ear recording, scoring.
     """
     paths = [
-        folder / f"person{subject}-{what}" for what in ("psg.edf", "ear.edf", "scoring.txt")
+        folder / f"subject{subject}-{what}"
+        for what in ("psg.edf", "ear.edf", "scoring.txt")
     ]
-    about = {"subject": subject, "random_state": 2}
-    night = datasets.simulate_night(140, sfreq=PSG_SFREQ, derivations=SCALP, **about)
+    simulation = {"subject": subject, "random_state": 2}
+    night = datasets.simulate_night(140, sfreq=PSG_SFREQ, derivations=SCALP, **simulation)
     _write_edf(paths[0], SCALP, night.signals, PSG_SFREQ, "22.30.00")
     onset = 30.0 * np.arange(len(night.y))
     mne.Annotations(onset, 30.0, STAGES[night.y]).save(paths[2], overwrite=True)
 
-    worn = datasets.simulate_night(140, sfreq=EAR_SFREQ, derivations=EAR, **about)
+    worn = datasets.simulate_night(140, sfreq=EAR_SFREQ, derivations=EAR, **simulation)
     times = np.arange(worn.signals.shape[1]) / EAR_SFREQ
     # When, by the first clock, the second device takes its samples.
     taken = offset + times / (1 + drift)

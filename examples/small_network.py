@@ -14,16 +14,16 @@ class SmallNetwork(nn.Module):
     Parameters
     ----------
     n_chans, n_times, n_outputs : int
-        Channels, samples of an epoch and stages; the stager fills them in.
+        Channels, samples of an epoch and stages; the stager sets them.
     sfreq : float
         Sampling rate in hertz; likewise.
     n_filters : int, default=24
         Filters of the first convolution, half a second long.
     """
 
-    #: What a student compares with its teacher unless it is told otherwise.
+    #: Layers that are compared with the teacher's unless ``layers=`` names others.
     feature_layers = ("features",)
-    #: What can be fine-tuned by itself.
+    #: Parts that ``trainable=`` can fine-tune by themselves.
     parameter_groups = {  # noqa: RUF012
         "filters": ("filters", "norm"),
         "seconds": ("seconds",),
@@ -51,7 +51,7 @@ class SmallNetwork(nn.Module):
         self.head = nn.Linear(96, n_outputs)
 
     def forward(self, x):
-        """Answer epochs of shape (batch, n_chans, n_times) with logits."""
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
         power = self.average(self.filters(x).square())  # (batch, n_filters, seconds)
         x = self.seconds(self.norm(torch.log(power + 1e-2)))  # (batch, 48, seconds)
         x = torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)  # (batch, 96)

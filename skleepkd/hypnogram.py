@@ -10,8 +10,7 @@ import pandas as pd
 from skleepkd.memory import replace_file
 from skleepkd.stages import EPOCH_SECONDS, SCHEMES, stage_of_text
 
-#: Of each scheme's stages the end of EDF+'s text "Sleep stage ...", YASA's name and the
-#: meaning. Light, deep and non-REM sleep are no stages of EDF+.
+#: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
 _WORDS = {
     "W": ("W", "WAKE", "wakefulness"),
     "N1": ("1", "N1", "stage N1"),
@@ -28,7 +27,7 @@ _WORDS = {
 class Hypnogram:
     """The stages of one night, epoch by epoch, with their probabilities.
 
-    :meth:`RecordingStager.stage <skleepkd.RecordingStager.stage>` returns one.
+    :meth:`skleepkd.RecordingStager.stage` returns one. What is given is kept as attributes.
 
     Parameters
     ----------
@@ -43,40 +42,25 @@ class Hypnogram:
     ch_names : list of str, optional
         The channels that were staged.
 
-    Attributes
-    ----------
-    probabilities, classes, onset : ndarray
-    meas_date, ch_names : object
-        As given.
-    epoch_length : float
-        Seconds; 30.
-
     Examples
     --------
     >>> from skleepkd.hypnogram import Hypnogram
-    >>> night = Hypnogram([[0.8, 0.2], [0.3, 0.7]], classes=["W", "N2"])
-    >>> night
-    <Hypnogram: 2 epochs of 30 s from 0 s, W 1, N2 1>
-    >>> night.to_annotations().description.tolist()
-    ['Sleep stage W', 'Sleep stage 2']
+    >>> Hypnogram([[0.8, 0.2], [0.3, 0.7]], classes=["W", "N2"]).stages.tolist()
+    ['W', 'N2']
     """
-
-    epoch_length = EPOCH_SECONDS
 
     def __init__(
         self, probabilities, classes, *, onset=None, meas_date=None, ch_names=None
     ):
         self.probabilities = np.asarray(probabilities)
         self.classes = np.asarray(classes)
-        n_epochs = len(self.probabilities)
-        self.onset = EPOCH_SECONDS * np.arange(n_epochs) if onset is None else onset
-        self.onset = np.asarray(self.onset, dtype=float)
-        expected = ((n_epochs, len(self.classes)), (n_epochs,))
-        if (self.probabilities.shape, self.onset.shape) != expected:
+        if onset is None:
+            onset = EPOCH_SECONDS * np.arange(len(self.probabilities))
+        self.onset = np.asarray(onset, dtype=float)
+        if self.probabilities.shape != (len(self.onset), len(self.classes)):
             raise ValueError(
-                f"Probabilities of the shape {self.probabilities.shape} and onsets of the "
-                f"shape {self.onset.shape} for the {len(self.classes)} classes "
-                f"{self.classes.tolist()}; {expected[0]} and {expected[1]} are expected."
+                f"Probabilities of shape {self.probabilities.shape} for {len(self.onset)} "
+                f"onsets and the {len(self.classes)} classes {self.classes.tolist()}."
             )
         self.meas_date = meas_date
         self.ch_names = None if ch_names is None else list(ch_names)
@@ -98,18 +82,14 @@ class Hypnogram:
     def to_annotations(self):
         """Return annotations for the recording that was staged.
 
-        The texts are EDF+'s: "Sleep stage W", "Sleep stage 1", "Sleep stage 2", "Sleep
-        stage 3" and "Sleep stage R". Of four or three classes, which EDF+ has no words
-        for, they are "Sleep stage L" (light), "Sleep stage D" (deep) and "Sleep stage N"
-        (non-REM); other names follow "Sleep stage" as they are.
+        The texts are EDF+'s, "Sleep stage W", "... 1", "... 2", "... 3" and "... R", besides
+        "... L" (light), "... D" (deep) and "... N" (non-REM); other names follow as they are.
 
         Returns
         -------
         mne.Annotations
-            One of 30 s for each epoch. Onsets count from ``orig_time``, the time of the
-            recording's first sample, so that ``raw.set_annotations`` puts them right, also
-            in a recording that was cropped since; where the recording has no date they
-            count from the first sample of the recording that they are given to.
+            One of 30 s for each epoch. Onsets count from the recording's date,
+            ``orig_time``, or from the first sample of the Raw that they are given to.
 
         Raises
         ------
@@ -119,18 +99,21 @@ class Hypnogram:
         import mne
 
         _, words = self._words()
-        ends = [end for end, _, _ in words]
-        texts = [f"Sleep stage {ends[k]}" for k in self.probabilities.argmax(axis=1)]
+        texts = [f"Sleep stage {words[k][0]}" for k in self.probabilities.argmax(axis=1)]
         return mne.Annotations(self.onset, EPOCH_SECONDS, texts, orig_time=self.meas_date)
 
     def to_events(self, path):
         """Write a BIDS events file, and beside it the description of its columns.
 
+        The columns are ``onset`` (seconds from the recording's first sample), ``duration``
+        (30 s), ``trial_type`` (the stage's name) and, for each stage, ``probability_``
+        and its name in lower case.
+
         Parameters
         ----------
         path : path-like
-            The table, ``..._events.tsv``; its folder exists. The description gets the same
-            name with ``.json``. What lies there is replaced.
+            The table, ``..._events.tsv``; the description gets the same name with
+            ``.json``. What lies there is replaced.
 
         Raises
         ------
@@ -138,50 +121,31 @@ class Hypnogram:
             If the path does not end in ``.tsv``, or the stages have no names.
         OSError
             If a file cannot be written.
-
-        Notes
-        -----
-        The columns are ``onset`` (seconds from the recording's first sample), ``duration``
-        (30 s), ``trial_type`` (the stage's name) and, for each stage, ``probability_``
-        and its name in lower case.
         """
         path = Path(path)
         if path.suffix != ".tsv":
-            raise ValueError(
-                f"BIDS keeps events in a file ..._events.tsv; given {path}. Give it that "
-                "ending; the description of the columns is written beside it as .json."
-            )
+            raise ValueError(f"BIDS keeps events in a file ..._events.tsv; given {path}.")
         _, words = self._words()
-        meanings = {
-            name: meaning
-            for name, (_, _, meaning) in zip(self.classes.tolist(), words, strict=True)
-        }
+        meanings = {name: word[2] for name, word in zip(self.classes, words, strict=True)}
         about = {
             "onset": {"Description": "Start of the epoch", "Units": "s"},
             "duration": {"Description": "Length of the epoch", "Units": "s"},
             "trial_type": {
-                "LongName": "Sleep stage",
                 "Description": "The likeliest sleep stage of the epoch, predicted by skleepkd",
                 "Levels": meanings,
             },
         }
-        table = pd.DataFrame(
-            {"onset": self.onset, "duration": EPOCH_SECONDS, "trial_type": self.stages}
-        )
+        table = {"onset": self.onset, "duration": EPOCH_SECONDS, "trial_type": self.stages}
         for column, (name, meaning) in enumerate(meanings.items()):
             name = f"probability_{name.lower()}"
             about[name] = {"Description": f"Predicted probability of {meaning}"}
             table[name] = self.probabilities[:, column]
-        text = table.to_csv(
-            sep="\t", index=False, lineterminator="\n", float_format=_decimal
-        )
         # The description first: a table is never without it.
-        described = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-        try:
-            replace_file(path.with_suffix(".json"), described.encode())
-            replace_file(path, text.encode())
-        except OSError as error:  # of the table, not of a file that became part of it
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        replace_file(path.with_suffix(".json"), text.encode())
+        table = pd.DataFrame(table).round(6)
+        text = table.to_csv(sep="\t", index=False, lineterminator="\n")
+        replace_file(path, text.encode())
 
     def to_yasa(self):
         """Return YASA's hypnogram, for its sleep statistics and pictures.
@@ -189,36 +153,24 @@ class Hypnogram:
         Returns
         -------
         yasa.Hypnogram
-            Of 5, 4 or 3 stages, with the probabilities. It starts at the first epoch, by
-            the clock of the recording's date where it has one (without a time zone: MNE
-            calls every recorder's clock UTC).
+            Of 5, 4 or 3 stages, with the probabilities. It starts at the first epoch by the
+            recorder's clock, without a time zone (MNE calls every one UTC).
 
         Raises
         ------
         ImportError
-            If yasa is not installed.
+            If yasa (0.7 or later) is not installed.
         ValueError
             If the classes belong to none of the schemes, or there are gaps.
         """
-        try:
-            import yasa
-        except ImportError as error:
-            raise ImportError(
-                "to_yasa needs the package yasa (0.7 or later): pip install yasa."
-            ) from error
+        import yasa
 
         scheme, words = self._words()
-        if scheme is None:
-            raise ValueError(
-                f"YASA knows {', '.join(map(str, SCHEMES.values()))}; these classes are "
-                f"{self.classes.tolist()}."
-            )
-        if np.any(np.abs(np.diff(self.onset) - EPOCH_SECONDS) > 0.1):
-            raise ValueError(
-                "A yasa.Hypnogram has no gaps; these epochs do not follow one another every "
-                f"{EPOCH_SECONDS:g} s."
-            )
         names = [name for _, name, _ in words]
+        if scheme is None:
+            raise ValueError(f"YASA has no scheme of the classes {self.classes.tolist()}.")
+        if np.any(np.abs(np.diff(self.onset) - EPOCH_SECONDS) > 0.1):
+            raise ValueError("A yasa.Hypnogram has no gaps; these epochs have.")
         start = None
         if self.meas_date is not None and len(self):
             start = self.meas_date.replace(tzinfo=None) + timedelta(seconds=self.onset[0])
@@ -237,7 +189,7 @@ class Hypnogram:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Its place in the figure is divided between the panels.
+            Where; it is divided between the panels.
 
         Returns
         -------
@@ -245,14 +197,12 @@ class Hypnogram:
         """
         from skleepkd.plotting import HypnogramDisplay
 
-        classes = self.classes.tolist()
-        schemes = {names: scheme for scheme, names in SCHEMES.items()}
         return HypnogramDisplay.from_predictions(
             None,
             self.stages,
             onset=self.onset,
             probabilities=self.probabilities,
-            classes=schemes.get(tuple(classes), classes),
+            classes=self.classes.tolist(),
             ax=ax,
         )
 
@@ -261,17 +211,13 @@ class Hypnogram:
         names = self.classes.tolist()
         if self.classes.dtype.kind != "U":
             raise ValueError(
-                f"What the classes {names} mean is not known: five stages, or four? Name the "
-                "scheme, as in stager.set_params(classes='wldr'), or fit the stager to names."
+                f"Which stages the classes {names} are is not known. Name the scheme, as in "
+                "stager.set_params(classes='wldr'), or fit the stager to names."
             )
         codes = [stage_of_text(name) for name in names]
-        if None not in codes and min(codes) >= 0 and len(set(codes)) == len(codes):
+        if set(codes) <= set(range(5)) and len(set(codes)) == len(codes):
             return "aasm", [_WORDS[SCHEMES["aasm"][code]] for code in codes]
         for scheme in ("wldr", "wnr"):
             if set(names) <= set(SCHEMES[scheme]):
                 return scheme, [_WORDS[name] for name in names]
         return None, [(name, name, name) for name in names]
-
-
-def _decimal(value):
-    return np.format_float_positional(value, precision=6, trim="-")

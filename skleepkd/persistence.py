@@ -22,7 +22,7 @@ from skleepkd.distillation.leakage import seen_by
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.memory import replace_file
-from skleepkd.networks.build import find_network, uncompiled
+from skleepkd.networks.build import find_network, network_name, uncompiled
 from skleepkd.pipelines import final_estimator, scheme_of
 from skleepkd.recording import RecordingStager
 
@@ -262,7 +262,8 @@ def _fits_json(value):
 
 
 def _name_of(thing):
-    name, module = getattr(thing, "__name__", None), str(getattr(thing, "__module__", None))
+    name = network_name(thing) or getattr(thing, "__name__", None)
+    module = str(getattr(thing, "__module__", None))
     known = name in _NAMED or name in networks.__all__ or module.startswith("braindecode.")
     if known and _find(name) is thing:
         return name

@@ -43,16 +43,18 @@ def transform(estimator, X):
 
 def scheme_of(stager):
     """Name the scheme whose stages a fitted stager predicts; None where that is not sure."""
-    classes = np.asarray(getattr(stager, "classes_", ())).tolist()
+    classes = set(np.asarray(getattr(stager, "classes_", ())).tolist())
+    for name, stages in SCHEMES.items():
+        if classes == set(stages):
+            return name
     scheme = getattr(stager, "classes", None)
     # Without classes of its own it has the scheme that it was pretrained or distilled in.
     before = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
     if scheme is None and before is not None:
         scheme = scheme_of(final_estimator(before))
-    names = SCHEMES[scheme] if isinstance(scheme, str) and scheme in SCHEMES else ()
-    if names and classes in (list(names), [*range(len(names))]):
+    if isinstance(scheme, str) and classes == set(range(len(scheme_names(scheme)))):
         return scheme
-    return "aasm" if classes == [*range(5)] else None  # only one scheme has five
+    return "aasm" if classes == set(range(5)) else None  # only one scheme has five
 
 
 def class_names(stager):

@@ -1,18 +1,20 @@
 """The estimators of published experiments, ready configured."""
 
 import torch.nn.functional as F
-from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 from torch.optim import Adam
 
 from skleepkd.distillation import AttentionTransfer
+from skleepkd.distillation.teacher import is_frozen
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.preprocessing import SourceSelector
 
 __all__ = ["anandakumar2022", "joshi2021", "phan2019"]
+
+#: How parameters begin that a fine-tuned stager takes from the pretrained one.
+_OF_PRETRAINED = ("classes", "sequence_length", "module__")
 
 
 def anandakumar2022(
@@ -22,9 +24,9 @@ def anandakumar2022(
 
     Every method takes the same pairs, ear-EEG as the target and scalp-EEG as the source
     (three derivations each in the paper, paired A1-A2 with L-R, C3-O1 with LE and C4-O2
-    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled). All of them share
-    the paper's training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999,
-    batches of 32 epochs, 100 passes, cross-entropy without class weights.
+    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled), and has the paper's
+    training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999, batches of 32
+    epochs, 100 passes, cross-entropy without class weights.
 
     Parameters
     ----------
@@ -41,8 +43,7 @@ def anandakumar2022(
         be followed by parameters; see the notes.
     random_state : int, RandomState or None, default=None
         Seed of the stager that is returned. The scalp network inside it draws its seed
-        from this one: with the same ``random_state``, transfer and offline distillation
-        have the same scalp network, and it does not begin at the ear network's weights.
+        from this one: transfer and offline distillation of one ``random_state`` share it.
     **params
         Parameters for each stager in the method, the scalp network's too, such as
         ``max_epochs=10``, ``module__depth=8`` or ``validation=1``. Those of one alone
@@ -56,7 +57,7 @@ def anandakumar2022(
     Raises
     ------
     ValueError
-        If the method or the variant is unknown.
+        If a name is unknown.
 
     Notes
     -----
@@ -64,13 +65,12 @@ def anandakumar2022(
 
     - The feature term is a mean over every element of the features, as in the published
       code. Equation 2 reads as a sum over the features of an epoch, 36,000 of them for
-      U-Sleep: at the beginning of training it would outweigh the cross-entropy by more
-      than ten thousand to one, so it cannot be what was run with weights of 1 to 1.
+      U-Sleep, which would outweigh the cross-entropy by more than ten thousand to one:
+      it cannot be what was run with weights of 1 to 1.
       ``set_params(feature_loss=FeatureMSE(reduction="sum"))`` gives the sum.
     - ``validation=None``: the weights of the last pass are kept. The paper's weights were
       those of the best pass on the test subject, which makes every number of it
-      optimistic. To choose on a subject of the training set, give ``validation=1``; seven
-      training subjects are too few for that to be more than noise.
+      optimistic. To choose on a training subject, give ``validation=1``.
     - Weight decay is 0 for every method. The paper names none; the published code has
       1e-4 for supervised training and transfer and 0 for distillation, so that its
       comparison is one of weight decay too.
@@ -97,8 +97,8 @@ def anandakumar2022(
     ('online', 'USleep', 100)
     """
     _check_names(method, ("scalp", "ear", "transfer", "offline", "online"), variant)
-    reference = variant == "reference"
-    distilled = {
+    reference, seed = variant == "reference", {"random_state": random_state}
+    training = {
         "max_epochs": 100,
         "batch_size": 32,
         "lr": 1e-3,
@@ -110,31 +110,18 @@ def anandakumar2022(
         "class_weight": None,
         "classes": "aasm",
     }
-    supervised = (
-        distilled | {"optimizer__weight_decay": 1e-4 if reference else 0.0} | params
-    )
-    distilled |= params
-    if method == "scalp":
-        return _on_source(SleepStager(network, random_state=random_state, **supervised))
-    if method == "ear":
-        return SleepStager(network, random_state=random_state, **supervised)
+    decay = {"optimizer__weight_decay": 1e-4} if reference else {}
+    supervised, distilled = training | decay | params, training | params
+    if method in ("scalp", "ear"):
+        stager = SleepStager(network, **seed, **supervised)
+        return _on_source(stager) if method == "scalp" else stager
     if method == "transfer":
-        return FineTunedSleepStager(
-            SleepStager(network, **supervised),
-            trainable="all",
-            random_state=random_state,
-            **_without_network(supervised),
-        )
+        training = _without(supervised, *_OF_PRETRAINED)
+        pretrained = SleepStager(network, **supervised)
+        return FineTunedSleepStager(pretrained, trainable="all", **seed, **training)
     teacher = SleepStager(network, **(supervised if method == "offline" else distilled))
-    return DistilledSleepStager(
-        teacher,
-        strategy=method,
-        feature_loss="mse",
-        feature_weight=1.0,
-        alpha=0.0,
-        random_state=random_state,
-        **distilled,
-    )
+    losses = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
+    return DistilledSleepStager(teacher, strategy=method, **losses, **seed, **distilled)
 
 
 def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **params):
@@ -158,14 +145,9 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
         label, then the cross-entropy alone or as in "sd+cl".
     n_classes : {4, 3}, default=4
         Wake, light sleep, deep sleep and REM (W, L, D, R), or W, N and R.
-    variant : {"paper", "reference"}, default="paper"
-    random_state : int, RandomState or None, default=None
-        As of :func:`anandakumar2022`; the distilled methods of one ``random_state`` share
+    variant, random_state, **params
+        As for :func:`anandakumar2022`; the distilled methods of one ``random_state`` share
         their teacher.
-    **params
-        Parameters for each stager in the method, the EEG network's too, such as
-        ``max_epochs=10``, ``module__filters=...`` or ``validation=MassSplit(subjects)``.
-        Those of one alone are set afterwards: ``set_params(alpha=0.9)``.
 
     Returns
     -------
@@ -175,7 +157,7 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
     Raises
     ------
     ValueError
-        If the method, the number of classes or the variant is unknown.
+        If a name or the number of classes is unknown.
 
     Notes
     -----
@@ -186,18 +168,16 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
       attention step, they are those with the lowest loss, as in the paper.)
     - ``validation="auto"`` draws 10 % of the training subjects. The paper's own are drawn
       once: ``validation=MassSplit(subjects)`` (:class:`~skleepkd.datasets.MassSplit`).
-    - Equation 3 is a sum over layers and here a mean: the step has no other term, and
-      Adam does not see a constant factor.
+    - Equation 3 is a sum over layers and here a mean: Adam sees no constant factor.
     - Equation 6 writes logarithms on both sides; this is the divergence KL(teacher ||
       student) of the probabilities, summed over classes and averaged over epochs.
 
-    ``variant="reference"`` has no class weights (the published code computes them and
-    never uses them); it divides the divergence by the number of classes as well, which in
-    the same ratio is ``alpha=1 / (n_classes + 1)``; and its attention maps are normalised
-    over the batch, compared by their mean absolute difference, and averaged over groups
-    of layers in which the decoder's last map counts twice. The maps of a layer are kept as
-    often as it is counted, which takes nearly four times the memory. It does not reproduce
-    how the code's scripts pick a checkpoint by its file name, which can pick a wrong one.
+    ``variant="reference"`` has no class weights (the published code never uses those that
+    it computes); it divides the divergence by the number of classes as well, which in the
+    same ratio is ``alpha=1 / (n_classes + 1)``; and its attention maps are normalised over
+    the batch, compared by their mean absolute difference, and averaged over groups of layers
+    in which the decoder's last map counts twice, in nearly four times the memory. It does
+    not reproduce how the code picks a checkpoint by its file name, which can be a wrong one.
 
     References
     ----------
@@ -213,9 +193,7 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
     ('two-step', 'attention', 0.5, 'wnr')
     """
     if n_classes not in (4, 3):
-        raise ValueError(
-            f"n_classes is 4 (W, L, D, R) or 3 (W, N, R); given {n_classes!r}."
-        )
+        raise ValueError(f"n_classes is 4 (W, L, D, R) or 3 (W, N, R); given {n_classes}.")
     _check_names(method, ("eeg", "ecg", "sd+cl", "at+cl", "at+sd+cl"), variant)
     reference = variant == "reference"
     shared = {
@@ -228,20 +206,14 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
         "validation": "auto",
         **params,
     }
-    if method == "eeg":
-        return _on_source(SleepStager("UTime", random_state=random_state, **shared))
-    if method == "ecg":
-        return SleepStager("UTime", random_state=random_state, **shared)
+    if method in ("eeg", "ecg"):
+        stager = SleepStager("UTime", random_state=random_state, **shared)
+        return _on_source(stager) if method == "eeg" else stager
+    features = {"strategy": "two-step", "feature_loss": "attention"}
     if method == "sd+cl":
         features = {"strategy": "offline", "feature_loss": None}
     elif reference:
-        features = {
-            "strategy": "two-step",
-            "feature_loss": BatchAttentionTransfer(),
-            "layers": _REFERENCE_LAYERS,
-        }
-    else:
-        features = {"strategy": "two-step", "feature_loss": "attention"}
+        features |= {"feature_loss": BatchAttentionTransfer(), "layers": _REFERENCE_LAYERS}
     alpha = 1 / (n_classes + 1) if reference else 0.5
     return DistilledSleepStager(
         SleepStager("UTime", **shared),
@@ -265,19 +237,14 @@ _REFERENCE_LAYERS = (
 
 
 class BatchAttentionTransfer(AttentionTransfer):
-    """Attention transfer as the code of Joshi et al. has it: in the wrong direction.
-
-    At each moment, the maps are divided by their Euclidean norm over the epochs of the
-    batch, not over time, so that the loss of an epoch depends on the others; what is
-    averaged is the absolute difference.
-    """
+    """Attention transfer as the code of Joshi et al. has it, normalised over the batch."""
 
     def summarise(self, features):
         """Return the maps as they are, (batch, times), of (batch, channels, times)."""
         return features.square().sum(dim=1).flatten(1)
 
     def compare(self, student, teacher):
-        """Return the mean absolute difference of the normalised maps."""
+        """Return the mean absolute difference of maps with the norm 1 over epochs."""
         return F.l1_loss(F.normalize(student, dim=0), F.normalize(teacher, dim=0))
 
 
@@ -285,16 +252,14 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     """SeqSleepNets of Phan et al. (2019): from scratch, or transferred and fine-tuned.
 
     A stager of spectrograms, so that a step comes before it, which learns mean and
-    deviation of each frequency from the training recordings of the target (for direct
-    transfer too, as in the paper)::
+    deviation of each frequency from the training recordings of the target::
 
         make_pipeline(LogSpectrogram(), phan2019("all", load("c4-a1.safetensors")))
 
     All methods share the paper's training: Adam with a learning rate of 0.0001, batches of
     32 sequences of 20 epochs, 10 passes, dropout of 0.25, an L2 penalty of 0.001 on all
-    weights but the filters, cross-entropy without class weights, weights chosen by
-    evaluations every 10 steps
-    (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
+    weights but the filters, cross-entropy without class weights, weights chosen every 10
+    steps (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
     overlapping sequences multiplied.
 
     Parameters
@@ -309,13 +274,12 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
         :func:`~skleepkd.load` gives it, is taken as it is (``FrozenEstimator``); one that
         is not fitted is fitted on the source of the training rows, and None is such a one
         with this training. "scratch" needs none.
-    variant : {"paper", "reference"}, default="paper"
-    random_state : int, RandomState or None, default=None
-        Seed of the stager that is returned. All methods of one ``random_state`` hold out
-        the same subjects.
+    variant, random_state
+        As for :func:`anandakumar2022`; all methods of one ``random_state`` hold out the same
+        subjects.
     **params
-        Parameters for the stager, such as ``max_epochs=3`` or
-        ``validation=SleepEdfFolds()``, and for a network that is pretrained in the fold.
+        Parameters for the stager, such as ``max_epochs=3``, and for a network that is
+        pretrained in the fold.
 
     Returns
     -------
@@ -325,13 +289,12 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     Raises
     ------
     ValueError
-        If the method or the variant is unknown.
+        If a name is unknown.
 
     Notes
     -----
     The paper's pretraining is ``phan2019("scratch", validation=None)`` on the large cohort.
-    One that happens in the fold goes through all of its passes too and keeps the last
-    weights, as no validation of it is described.
+    One in the fold goes through all of its passes too and keeps the last weights.
 
     Where the recipe departs from the paper:
 
@@ -341,13 +304,11 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
       least, and else keeps the last weights. The paper's four of nineteen are
       ``validation=SleepEdfFolds()`` (:class:`~skleepkd.datasets.SleepEdfFolds`) or, drawn
       by chance, ``validation=4``.
-    - ``LogSpectrogram`` in a pipeline learns from all training recordings, those of the
-      subjects who validate among them.
+    - ``LogSpectrogram`` learns from the subjects who validate as well.
     - A sequence ends where an epoch is missing; the paper's run on across it.
     - There are no projections after the recurrent networks: equations 1 and 5 have them,
       the published code has not (``module__projections=True``).
-    - Without ``pretrained``, both networks learn from the same subjects, in the paper from
-      two cohorts.
+    - Without ``pretrained``, both networks learn from the same subjects, not two cohorts.
 
     ``variant="reference"`` leaves the last layer fixed in "softmax+arnn", as the published
     code does by mistake. It does not reproduce that code's recurrent cells (LSTMs with
@@ -394,19 +355,13 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
         whole = network | training | params
         return SleepStager("SeqSleepNet", random_state=random_state, **whole)
     if pretrained is None:
-        inner = {
-            name: value
-            for name, value in (network | training | params).items()
-            if not name.startswith("callbacks__best_weights")
-        }
+        inner = _without(network | training | params, "callbacks__best_weights")
         pretrained = SleepStager("SeqSleepNet", callbacks__best_weights=None, **inner)
-        params = _without_network(params)
-    return FineTunedSleepStager(
-        _as_frozen(pretrained),
-        trainable=trainable[method],
-        random_state=random_state,
-        **(training | params),
-    )
+        params = _without(params, *_OF_PRETRAINED)
+    elif hasattr(pretrained, "classes_") and not is_frozen(pretrained):
+        pretrained = FrozenEstimator(pretrained)
+    own = {"trainable": trainable[method], "random_state": random_state}
+    return FineTunedSleepStager(pretrained, **own, **(training | params))
 
 
 def _check_names(method, methods, variant):
@@ -421,20 +376,5 @@ def _on_source(stager):
     return Pipeline([("source", SourceSelector()), ("stager", stager)])
 
 
-def _without_network(params):
-    """Leave out what a fine-tuned stager carries over from the pretrained one."""
-    return {
-        name: value
-        for name, value in params.items()
-        if name not in ("classes", "sequence_length") and not name.startswith("module__")
-    }
-
-
-def _as_frozen(pretrained):
-    """Freeze a stager that is fitted already."""
-    try:
-        check_is_fitted(pretrained)
-    except NotFittedError:
-        return pretrained
-    frozen = isinstance(pretrained, FrozenEstimator)
-    return pretrained if frozen else FrozenEstimator(pretrained)
+def _without(params, *prefixes):
+    return {name: value for name, value in params.items() if not name.startswith(prefixes)}

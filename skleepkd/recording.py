@@ -1,9 +1,7 @@
 """From a recording on disk to a hypnogram."""
 
-import os
 import warnings
 from datetime import timedelta
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,8 @@ from skleepkd import edf
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
 from skleepkd.hypnogram import Hypnogram
-from skleepkd.pipelines import class_names, split_pipeline
-from skleepkd.preprocessing import (
-    EpochScaler,
-    LogSpectrogram,
-    PairedTransformer,
-    SourceSelector,
-)
+from skleepkd.pipelines import class_names, split_pipeline, transform
+from skleepkd.preprocessing import SourceSelector
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
@@ -34,12 +27,11 @@ class RecordingStager(BaseEstimator):
     ----------
     stager : estimator
         A fitted :class:`SleepStager`, :class:`DistilledSleepStager` or
-        :class:`FineTunedSleepStager`, or a ``Pipeline`` or a search over one. (Any other
-        fitted classifier of epochs with ``predict_proba`` will do; of that neither the
-        channels nor the sampling rate can be checked.)
+        :class:`FineTunedSleepStager`, or a ``Pipeline`` or a search over one, or any fitted
+        classifier of epochs with ``predict_proba``.
     preprocessors : list of braindecode.preprocessing.Preprocessor, default=()
-        What is done to the recording before epochs are cut, in this order; the same as
-        before training. They see the recording in volts.
+        What is done to the recording, in volts, before epochs are cut, in this order; the
+        same as before training.
     ch_names : list of str, optional
         Channels of the preprocessed recording in the order in which the stager was
         fitted. By default those that the stager was fitted to, where it knows their names;
@@ -47,15 +39,10 @@ class RecordingStager(BaseEstimator):
 
     Notes
     -----
-    ``clone`` leaves out what was fitted, as of any estimator: give
-    ``FrozenEstimator(stager)`` to keep it.
-
-    Preprocessors see all channels, as one may need another (a reference), and the whole
-    recording is loaded for them: begin with ``Preprocessor("pick", picks=[...])`` where
-    memory is short. If there are but ``crop``, ``filter``, ``notch_filter``, ``resample``
-    and ``savgol_filter``, and the wanted channels are EEG, only these are loaded. MNE's
-    ``filter`` leaves channels typed EOG, EMG, ECG or misc as they are, unless it is given
-    ``picks``.
+    The whole recording is loaded for preprocessors: begin with ``Preprocessor("pick",
+    picks=[...])`` where memory is short. Of EEG channels that are cropped, filtered or
+    resampled alone, only the wanted ones are loaded. MNE's ``filter`` leaves channels typed
+    EOG, EMG, ECG or misc as they are, unless it is given ``picks``.
 
     Examples
     --------
@@ -85,29 +72,26 @@ class RecordingStager(BaseEstimator):
         Parameters
         ----------
         raw : mne.io.Raw or path-like
-            The recording, in volts as MNE has it, or its file: whatever
-            ``mne.io.read_raw`` reads. A Raw is not changed.
+            The recording, in volts as MNE has it, or a file that ``mne.io.read_raw`` reads.
         start : float, optional
-            Seconds from the recording's first sample at which the first epoch begins,
-            such as "lights off", from which scorers count; by default the first sample
-            (that the preprocessors leave).
+            Seconds from the recording's first sample at which the first epoch begins, such
+            as "lights off"; by default the first sample (that the preprocessors leave).
 
         Returns
         -------
         Hypnogram
-            Of epochs of 30 s; what remains at the end and is shorter is left out. Its
-            stages are the names of the stager's scheme, or its labels where they are names.
-            (Codes that may belong to several schemes stay codes.) ``onset`` counts
-            from the first sample of the recording as it was given.
+            Of epochs of 30 s; a rest at the end is left out. Its stages are the names of
+            the stager's scheme, or its labels where they are names or belong to several
+            schemes. ``onset`` counts from the first sample of the recording as given.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file cannot be read, was cut short or interrupted, a channel is missing,
-            the sampling rate is not the stager's, the recording is shorter than 30 s, is
-            not in volts, or holds NaN or a channel without a signal.
+            If the file cannot be read, was cut short or interrupted, a channel is missing
+            or flat, the sampling rate is not the stager's, no epoch fits in, or the signal
+            is not in volts or holds NaN.
         sklearn.exceptions.NotFittedError
             If the stager is not fitted.
 
@@ -119,9 +103,8 @@ class RecordingStager(BaseEstimator):
         """
         import mne
 
-        steps, network = split_pipeline(self.stager)
-        steps = [step for _, step in steps]
         check_is_fitted(self.stager)
+        steps, network = split_pipeline(self.stager)
         known = getattr(network, "ch_names_", None)
         wanted = known if self.ch_names is None else self.ch_names
         wanted = [wanted] if isinstance(wanted, str) else wanted
@@ -130,18 +113,11 @@ class RecordingStager(BaseEstimator):
             began_late = raw.first_time + edf.seconds_left_out(raw)
             prepared = self._prepare(raw, wanted)
             names = list(prepared.ch_names if wanted is None else wanted)
-            _check(prepared, names, network, steps)
-            if wanted is None:
-                warnings.warn(
-                    "The stager does not know which channels it was fitted to, and takes "
-                    f"{', '.join(names)}, in this order. If that is right, name them in "
-                    "ch_names=, or name a pair's channels before fit.",
-                    stacklevel=2,
-                )
+            _check_channels(prepared, names, known)
             onset, epochs = _cut(raw, prepared, names, start)
             epochs *= _scale(epochs, names, onset, raw)
         file = next(iter(raw.filenames), None)
-        takes_source = any(isinstance(step, SourceSelector) for step in steps)
+        takes_source = any(isinstance(step, SourceSelector) for _, step in steps)
         # Channels that the user put in the place of those that were fitted go by their names.
         called = known if known and len(known) == len(names) else names
         X = PairedEpochs(
@@ -152,6 +128,22 @@ class RecordingStager(BaseEstimator):
             sfreq=prepared.info["sfreq"],
             ch_names={"target": called, "source": called if takes_source else None},
         )
+        fitted = getattr(network, "epoch_shape_", None)
+        rate = getattr(network, "signal_", {}).get("sfreq")
+        given = transform(self.stager, X[:1]).shape[1:]
+        if rate and given != fitted:
+            raise ValueError(
+                f"The stager was fitted to {fitted[0]} channel(s) and {fitted[1]} samples an "
+                f"epoch, at {rate:g} Hz; given {len(names)}: {', '.join(names)}, and "
+                f"{given[1]} samples, at {X.sfreq['target']:g} Hz. Name the channels "
+                f'in ch_names=, and end with Preprocessor("resample", sfreq={rate:g}).'
+            )
+        if wanted is None:
+            warnings.warn(
+                "The stager does not know which channels it was fitted to, and takes "
+                f"{', '.join(names)}, in this order. If that is right, name them in ch_names=.",
+                stacklevel=2,
+            )
         began = raw.info["meas_date"]
         return Hypnogram(
             self.stager.predict_proba(X),
@@ -163,35 +155,22 @@ class RecordingStager(BaseEstimator):
 
     def _prepare(self, raw, wanted):
         """Apply the preprocessors to a copy of the recording."""
-        preprocessors = self.preprocessors
-        check_preprocessors(preprocessors)
-        prepared = raw.copy() if preprocessors else raw
-        channelwise = all(
-            step.fn in _CHANNELWISE and "picks" not in step.kwargs for step in preprocessors
-        )
+        if not self.preprocessors:
+            return raw
+        prepared = raw.copy()
         kinds = dict(zip(raw.ch_names, raw.get_channel_types(), strict=True))
-        all_eeg = wanted and all(kinds.get(name) == "eeg" for name in wanted)
-        if preprocessors and channelwise and all_eeg:
+        if (
+            wanted
+            and all(kinds.get(name) == "eeg" for name in wanted)
+            and all(
+                step.fn in _CHANNELWISE and "picks" not in step.kwargs
+                for step in self.preprocessors
+            )
+        ):
             prepared.pick(wanted)
-        for step in preprocessors:
+        for step in self.preprocessors:
             prepared = step.apply(prepared)
-            if not hasattr(prepared, "first_time"):
-                raise TypeError(
-                    f"{step!r} made a {type(prepared).__name__} of the recording; a "
-                    "preprocessor changes an mne.io.Raw or returns another one."
-                )
         return prepared
-
-
-def check_preprocessors(preprocessors):
-    """Refuse what is no list of preprocessors."""
-    if not isinstance(preprocessors, (list, tuple)) or not all(
-        hasattr(step, "apply") for step in preprocessors
-    ):
-        raise TypeError(
-            "preprocessors is a list of braindecode's Preprocessor; given "
-            f"{preprocessors!r}."
-        )
 
 
 def _read(raw):
@@ -200,11 +179,6 @@ def _read(raw):
 
     if isinstance(raw, mne.io.BaseRaw):
         return raw
-    if not isinstance(raw, (str, os.PathLike)):
-        raise TypeError(
-            f"stage takes an mne.io.Raw or the path of a recording; given "
-            f"{type(raw).__name__}. The stager itself takes arrays of epochs."
-        )
     path = Path(raw)
     if not path.exists():
         raise FileNotFoundError(f"There is no recording {path}.")
@@ -218,73 +192,36 @@ def _read(raw):
         if isinstance(error, OSError) and error.errno:
             raise  # not the file's fault
         raise ValueError(
-            f"{path} cannot be read as a recording ({type(error).__name__}: {error}). It is "
-            "damaged, or of a kind that mne.io.read_raw does not know by its name: then "
-            "read it with MNE and give the Raw."
+            f"{path} cannot be read as a recording ({type(error).__name__}: {error}). If it is "
+            "not damaged, but of a kind that mne.io.read_raw does not know, give a Raw."
         ) from error
     if not edf.is_whole(path):
         raise ValueError(
-            f"{path} does not hold as many records as its header says: it was cut "
-            "short, or the recorder did not close it. To stage what is there, give "
-            f"mne.io.read_raw({str(path)!r})."
+            f"{path} does not hold as many records as its header says: it was cut short. To "
+            f"stage what is there, give mne.io.read_raw({str(path)!r})."
         )
     return raw
 
 
-def _check(prepared, names, network, steps):
-    """Refuse channels and a sampling rate that are not what the stager was fitted to."""
-    present = ", ".join(prepared.ch_names)
+def _check_channels(prepared, names, known):
     missing = [name for name in names if name not in prepared.ch_names]
     if missing:
         raise ValueError(
-            f"No channel named {', '.join(missing)}; the recording has {present} (after "
-            "preprocessing). Name them in ch_names=, in the order in which the stager was "
-            "fitted, or rename the recording's: "
-            "Preprocessor('rename_channels', mapping={...})."
+            f"No channel named {', '.join(missing)}; the recording has "
+            f"{', '.join(prepared.ch_names)} (after preprocessing). Name them in ch_names=, in "
+            "the order in which the stager was fitted."
+        )
+    if known and sorted(known) == sorted(names) and list(known) != names:
+        fitted, given = ", ".join(known), ", ".join(names)
+        raise ValueError(
+            f"The stager was fitted to {fitted}, in this order; given {given}."
         )
     bad = [name for name in names if name in prepared.info["bads"]]
     if bad:
-        warnings.warn(
-            f"The channels {', '.join(bad)} are marked as bad (raw.info['bads']), and "
-            "are staged all the same.",
-            stacklevel=3,
+        message = (
+            f"The channels {', '.join(bad)} are marked as bad, and staged all the same."
         )
-    known = getattr(network, "ch_names_", None)
-    if known and sorted(known) == sorted(names) and list(known) != names:
-        raise ValueError(
-            f"The stager was fitted to {', '.join(known)}, in this order; given "
-            f"{', '.join(names)}."
-        )
-    if not hasattr(network, "signal_") or not _keep_signal(steps):
-        return  # what was fitted is not what comes in
-    n_chans, fitted = network.epoch_shape_[0], network.signal_.get("sfreq")
-    if len(names) != n_chans:
-        raise ValueError(
-            f"The stager was fitted to {n_chans} channel(s); given {len(names)}: "
-            f"{', '.join(names)}. Name them in ch_names=, in the order in which it was "
-            f"fitted; the recording has {present}."
-        )
-    sfreq = prepared.info["sfreq"]
-    if fitted is not None and not np.isclose(sfreq, fitted):
-        raise ValueError(
-            f"The stager was fitted to {fitted:g} Hz; the recording is at {sfreq:g} Hz "
-            "after preprocessing. End the preprocessors with "
-            f'Preprocessor("resample", sfreq={fitted:g}).'
-        )
-
-
-def _keep_signal(steps):
-    """Whether steps hand on the channels and the sampling rate of what they are given."""
-    modality = "source" if any(isinstance(s, SourceSelector) for s in steps) else "target"
-    for step in steps:
-        if isinstance(step, SourceSelector):
-            modality = "target"  # the source is the target of what follows
-            continue
-        if isinstance(step, PairedTransformer):
-            step = getattr(step, modality)
-        if not isinstance(step, (EpochScaler, LogSpectrogram)):
-            return False
-    return True
+        warnings.warn(message, stacklevel=3)
 
 
 def _cut(raw, prepared, names, start):
@@ -294,25 +231,15 @@ def _cut(raw, prepared, names, start):
     begins = prepared.first_time - raw.first_time
     begins = begins if begins >= 1 / sfreq else 0.0
     ends = begins + prepared.n_times / sfreq
-    if not isinstance(start, (Real, type(None))):
-        raise TypeError(
-            f"start is in seconds from the recording's first sample; given {start!r}. Of a "
-            "clock time it is (time - raw.info['meas_date']).total_seconds() - raw.first_time."
-        )
     start = begins if start is None else float(start)
-    if not begins <= start < ends:
-        raise ValueError(
-            f"start={start:g} lies outside the recording, which lasts from {begins:g} to "
-            f"{ends:g} s (after preprocessing)."
-        )
     n_times = round(EPOCH_SECONDS * sfreq)
     onset = start + EPOCH_SECONDS * np.arange((ends - start) // EPOCH_SECONDS + 1)
     first = np.round((onset - begins) * sfreq).astype(int)
     first = first[first + n_times <= prepared.n_times]
-    if not len(first):
+    if start < begins or not len(first):
         raise ValueError(
-            f"The recording lasts {ends - start:.4g} s from {start:g} s on; an epoch takes "
-            f"{EPOCH_SECONDS:g} s."
+            f"No epoch of {EPOCH_SECONDS:g} s fits into the recording from start={start:g}: it "
+            f"lasts from {begins:g} to {ends:g} s (after preprocessing)."
         )
     # Numbers, as a channel may be called "ecg" and another one be of that type.
     picks = [prepared.ch_names.index(name) for name in names]
@@ -325,43 +252,39 @@ def _cut(raw, prepared, names, start):
 def _scale(epochs, names, onset, raw):
     """Find what takes epochs to microvolts; refuse those that no amplifier records."""
     spread = np.array([epoch.std(axis=1, dtype=float) for epoch in epochs])
+    names = np.array(names)
     if not np.isfinite(spread).all():
         row, channel = np.argwhere(~np.isfinite(spread))[0]
         raise ValueError(
             f"Channel {names[channel]} holds NaN or infinite values after preprocessing, "
-            f"first in the epoch at {onset[row]:g} s (a filter spreads them). Crop or repair "
-            "the recording."
+            f"first in the epoch at {onset[row]:g} s. Crop or repair the recording."
         )
     flat = spread < FLAT_VOLTS
     silent = flat.all(axis=0)
     if silent.any():
         raise ValueError(
-            f"No signal in {', '.join(np.array(names)[silent])}: a spread of at most "
-            f"{spread[:, silent].max():.2g} V in an epoch, where microvolts (1e-6) are "
-            "expected. Was the electrode connected, and is the recording in volts?"
+            f"No signal in {', '.join(names[silent])}: a spread of at most "
+            f"{spread[:, silent].max():.2g} V in an epoch. Was the electrode connected, and is "
+            "the recording in volts?"
         )
     if flat.any():
         rows = np.flatnonzero(flat.any(axis=1))
         warnings.warn(
             f"{len(rows)} of {len(epochs)} epochs are flat in a channel "
-            f"({', '.join(np.array(names)[flat.any(axis=0)])}), the first at "
-            f"{onset[rows[0]]:g} s; their stages mean little.",
+            f"({', '.join(names[flat.any(axis=0)])}), the first at {onset[rows[0]]:g} s; their "
+            "stages mean little.",
             stacklevel=3,
         )
     if in_volts(spread):
         return np.float32(1e6)
     picks = [raw.ch_names.index(name) for name in names if name in raw.ch_names] or None
-    step = max(1, raw.n_times // 20)
     seconds = round(EPOCH_SECONDS * raw.info["sfreq"])
-    before = [
-        raw.get_data(picks, start, start + seconds).std(axis=1)
-        for start in range(0, raw.n_times, step)
-    ]
+    starts = range(0, raw.n_times, max(1, raw.n_times // 20))
+    before = [raw.get_data(picks, k, k + seconds).std(axis=1) for k in starts]
     if in_volts(before):  # the preprocessors have scaled it, as before training
         return np.float32(1.0)
     raise ValueError(
         "The recording is not in volts, as MNE has it: its epochs spread over "
-        f"{np.median(before):.2g} V. Were microvolts taken for volts, read an EDF file with "
-        "mne.io.read_raw(path, units='uV'), else begin with "
-        "raw.apply_function(lambda signal: 1e-6 * signal). If it is a slow drift, filter it."
+        f"{np.median(before):.2g} V. Read an EDF file in microvolts with "
+        "mne.io.read_raw(path, units='uV'), and filter a slow drift."
     )

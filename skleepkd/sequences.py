@@ -1,12 +1,12 @@
 """Sequences: windows of consecutive epochs, and one prediction from all that hold an epoch."""
 
 import numpy as np
+import pandas as pd
 
 from skleepkd.stages import EPOCH_SECONDS
 
 #: How the predictions of all windows that hold an epoch become one.
 FUSIONS = ("product", "mean", "centre")
-
 #: Seconds by which a step between onsets may differ from the recording's usual one.
 ONSET_TOLERANCE = 0.1
 
@@ -14,18 +14,15 @@ ONSET_TOLERANCE = 0.1
 def find_runs(recording, onset, n_epochs):
     """Find runs of consecutive epochs.
 
-    A run lies within one recording and ends at a gap, which is a step of ``onset`` other
-    than the recording's usual one: the median, 30 s at most. It follows ``onset``,
-    whatever the order of the rows.
+    A run ends with its recording and at a gap, a step of ``onset`` other than the
+    recording's usual one: the median, 30 s at most.
 
     Parameters
     ----------
-    recording : ndarray of shape (n_epochs,) or None
-        The night of each epoch; None if all are of one.
+    recording : ndarray of shape (n_epochs,), or None if all are of one
     onset : ndarray of shape (n_epochs,) or None
         Seconds from the recording's start; None if rows are in order and have no gap.
     n_epochs : int
-        Number of rows.
 
     Returns
     -------
@@ -39,9 +36,7 @@ def find_runs(recording, onset, n_epochs):
     """
     nights = [np.arange(n_epochs)]
     if recording is not None:
-        _, codes = np.unique(recording, return_inverse=True)
-        order = np.argsort(codes, kind="stable")
-        nights = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        nights = pd.Series(recording).groupby(recording).indices.values()
     runs = []
     for rows in nights:
         if onset is None or len(rows) < 2:
@@ -51,13 +46,11 @@ def find_runs(recording, onset, n_epochs):
         steps = np.diff(onset[rows])
         if np.any(steps <= 0):
             night = "X" if recording is None else f"recording {recording[rows[0]]!s}"
-            twice = onset[rows[np.argmin(steps)]]
             raise ValueError(
-                f"Two epochs of {night} begin at {twice:g} s. Give each recording a name of "
-                "its own, or drop one of the two."
+                f"Two epochs of {night} begin at {onset[rows[np.argmin(steps)]]:g} s. Drop one "
+                "of them, or give each recording a name of its own."
             )
-        usual = min(np.median(steps), EPOCH_SECONDS)
-        gaps = np.abs(steps - usual) > ONSET_TOLERANCE
+        gaps = np.abs(steps - min(np.median(steps), EPOCH_SECONDS)) > ONSET_TOLERANCE
         runs.extend(np.split(rows, np.flatnonzero(gaps) + 1))
     return [run for run in runs if len(run)]
 
@@ -68,17 +61,14 @@ def make_windows(runs, length, *, short=False):
     Parameters
     ----------
     runs : list of ndarray of int
-        Of :func:`find_runs`.
     length : int
         Epochs in a window.
     short : bool, default=False
-        Whether a run that is shorter than a window becomes a window of its own, filled up
-        with -1; otherwise it is left out.
+        Whether a shorter run becomes a window of its own, filled up with -1.
 
     Returns
     -------
     ndarray of int, shape (n_windows, length)
-        Rows of each window, run by run.
     """
     windows = [np.empty((0, length), dtype=np.int64)]
     for run in runs:
@@ -95,27 +85,23 @@ class Fusion:
     Parameters
     ----------
     n_epochs, n_classes : int
-        Shape of the fused probabilities.
     fusion : {"product", "mean", "centre"}, default="product"
-        "product" multiplies the probabilities of all windows that hold the epoch [1]_ and
-        takes the root of their number, which leaves the stage as it is and the
-        probability a probability; "mean" averages them; "centre" takes the window in
-        which the epoch is nearest to the middle (the earlier one of two).
+        "product" is the geometric mean of the probabilities of all windows that hold the
+        epoch [1]_, "mean" the arithmetic one; "centre" takes the window in which the epoch
+        is nearest to the middle (the earlier one of two).
 
     References
     ----------
-    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel
-       automatic sleep staging with channel mismatch.
+    .. [1] Phan, H. et al. (2019). Deep transfer learning for single-channel automatic sleep
+       staging with channel mismatch.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skleepkd.sequences import Fusion
     >>> fused = Fusion(n_epochs=3, n_classes=2, fusion="mean")
-    >>> fused.add(
-    ...     windows=np.array([[0, 1], [1, 2]]),
-    ...     probabilities=np.array([[[0.2, 0.4], [0.8, 0.6]], [[0.8, 0.9], [0.2, 0.1]]]),
-    ... )
+    >>> votes = np.array([[[0.2, 0.4], [0.8, 0.6]], [[0.8, 0.9], [0.2, 0.1]]])
+    >>> fused.add(np.array([[0, 1], [1, 2]]), votes)
     >>> fused.answer()
     array([[0.2, 0.8],
            [0.6, 0.4],
@@ -124,9 +110,8 @@ class Fusion:
 
     def __init__(self, n_epochs, n_classes, fusion="product"):
         if fusion not in FUSIONS:
-            raise ValueError(
-                f"fusion is one of {', '.join(map(repr, FUSIONS))}; given {fusion!r}."
-            )
+            names = ", ".join(map(repr, FUSIONS))
+            raise ValueError(f"fusion is one of {names}; given {fusion!r}.")
         self.fusion = fusion
         self._total = np.zeros((n_epochs, n_classes))
         self._votes = np.zeros(n_epochs)
@@ -138,9 +123,7 @@ class Fusion:
         Parameters
         ----------
         windows : ndarray of int, shape (n_windows, length)
-            Rows of each window.
         probabilities : ndarray of shape (n_windows, n_classes, length)
-            What is predicted for them.
         """
         if self.fusion == "centre":
             offsets = np.arange(windows.shape[1]) - (windows.shape[1] - 1) / 2
@@ -163,11 +146,11 @@ class Fusion:
         self._votes += np.bincount(rows, minlength=len(self._total))
 
     def answer(self):
-        """Return the probabilities of each epoch, shape (n_epochs, n_classes).
+        """Return the probabilities of each epoch.
 
         Returns
         -------
-        ndarray of float64
+        ndarray of float64, shape (n_epochs, n_classes)
             Rows that no window held are NaN.
         """
         with np.errstate(invalid="ignore"):

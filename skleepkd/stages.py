@@ -1,16 +1,11 @@
-"""Sleep stages: their codes, their schemes and the texts that annotations use.
+"""Sleep stages: their codes, their schemes and the texts that annotations use."""
 
-Arrays of labels hold integer codes (the default of every loader) or names.
-``UNSCORED`` (-1, or "?" among names) marks an epoch that nobody has scored.
-"""
-
-import re
 import warnings
 from collections import Counter
 
 import numpy as np
 
-UNSCORED = -1
+UNSCORED = -1  # an epoch that nobody has scored
 UNSCORED_NAME = "?"
 EPOCH_SECONDS = 30.0
 
@@ -40,9 +35,6 @@ _TEXTS = {
 }
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
-#: Texts that look like a stage, even where they are none that is known.
-_LIKE_A_STAGE = re.compile(r"stage|sleep|\d", re.IGNORECASE)
-
 
 def scheme_names(scheme):
     """Names of a scheme's stages in the order of their codes.
@@ -55,19 +47,10 @@ def scheme_names(scheme):
     Returns
     -------
     tuple of str
-
-    Examples
-    --------
-    >>> from skleepkd.stages import scheme_names
-    >>> scheme_names("wnr")
-    ('W', 'N', 'R')
     """
-    try:
-        return SCHEMES[scheme]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"Unknown stage scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}."
-        ) from None
+    if scheme not in list(SCHEMES):
+        raise ValueError(f"Unknown stage scheme {scheme!r}; known: {', '.join(SCHEMES)}.")
+    return SCHEMES[scheme]
 
 
 def is_unscored(y):
@@ -113,8 +96,7 @@ def stage_codes(y, labels, argument):
     unknown = [label for label in given.tolist() if label not in place]
     if unknown:
         raise ValueError(
-            f"{argument} holds {unknown}, which are not among the classes {labels}. Give "
-            "the scheme or the list of labels as classes=."
+            f"{argument} holds {unknown}, not among the classes {labels}: give classes=."
         )
     return np.array([place[label] for label in given.tolist()])[inverse]
 
@@ -164,7 +146,6 @@ def stage_of_text(description):
     Parameters
     ----------
     description : str
-        The annotation's text.
 
     Returns
     -------
@@ -189,22 +170,16 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS):
     digits = {_shortened(text): text for text in covered if _shortened(text).isdecimal()}
     if "0" in digits and len(digits) > 1:
         raise ValueError(
-            f"Annotations {sorted(digits.values())}: digits are read as Rechtschaffen and "
-            "Kales' stages 1 to 4, where 4 is deep sleep, and 0 is none. Name the stages. "
-            'Codes 0 to 4 for W, N1, N2, N3, REM become names by np.array(["W", "N1", "N2", '
-            '"N3", "REM"])[codes].'
+            f"Annotations {sorted(digits.values())}: of digits, 4 is deep sleep (Rechtschaffen "
+            'and Kales) and 0 nothing. Name codes by np.array(["W", "N1", "N2", "N3", '
+            '"REM"])[codes].'
         )
-    unread = [text for text in covered if stage_of_text(text) is None]
+    unread = [(text, n) for text, n in covered.most_common() if stage_of_text(text) is None]
     if unread:
-        unread.sort(key=lambda text: (not _LIKE_A_STAGE.search(text), -covered[text], text))
-        listed = ", ".join(
-            f"{text!r} ({covered[text]} epoch{'s' if covered[text] > 1 else ''})"
-            for text in unread
-        )
+        listed = ", ".join(f"{text!r} (epochs: {n})" for text, n in unread)
         warnings.warn(
             f"Annotations not read as stages, though they last an epoch or longer: {listed}. "
-            "If they are stages, rename them to W, N1, N2, N3, REM or ?, by "
-            "annotations.rename (which takes no text that is not there).",
+            "If they are, rename them to W, N1, N2, N3, REM or ? by annotations.rename.",
             stacklevel=3,
         )
 
@@ -240,8 +215,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     check_texts(annotations, epoch=epoch)
     onset = np.asarray(onset, dtype=float)
     y = np.full(len(onset), UNSCORED, dtype=np.int64)
-    # Onsets written by devices are fractions that were rounded somewhere.
-    tolerance = 1e-3
+    tolerance = 1e-3  # onsets written by devices were rounded somewhere
     for start, duration, description in zip(
         annotations.onset, annotations.duration, annotations.description, strict=True
     ):

@@ -297,7 +297,7 @@ def test_night_without_a_channel(tree):
     # The table promises a channel that the file has not.
     write_tables(tree, "sub-2", STAGES["sub-2"])
     write_edf(path_of(tree, "sub-2", "psg", "eeg.edf"), PSG[:5], 177, [])
-    with pytest.raises(ValueError, match=r"boas-sub-2 \(psg\) lacks the channels PSG_O2"):
+    with pytest.raises(ValueError, match=r"sub-2.*psg_eeg\.edf .*PSG_O2.* not present"):
         load_boas(tree, on_missing="skip")
 
 
@@ -324,7 +324,7 @@ def test_missing_files(tree):
     with pytest.raises(FileNotFoundError, match=r"sub-2_task-Sleep_acq-headband_eeg\.edf"):
         load_boas(tree)
     path_of(tree, "sub-1", "psg", "events.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"acq-psg_events\.tsv is missing"):
+    with pytest.raises(FileNotFoundError, match=r"acq-psg_events\.tsv"):
         load_boas(tree)
     (tree / "sub-12").mkdir()
     with pytest.raises(FileNotFoundError, match=r"sub-12_task-Sleep_acq-psg_channels\.tsv"):
@@ -345,7 +345,7 @@ def test_truncated_signal(tree, device):
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(
         ValueError,
-        match=rf"boas-sub-1 \({device}\): the signal lasts \d+\.0 s .* say 207\.0",
+        match=rf"sub-1.*{device}_eeg\.edf: the signal lasts \d+\.0 s .* say 207\.0",
     ):
         load_boas(tree)
     os.truncate(path, 300)
@@ -354,7 +354,8 @@ def test_truncated_signal(tree, device):
 
 
 def test_interrupted_signal(tree):
-    write_interrupted(path_of(tree, "sub-1", "headband", "eeg.edf"), STARTS)
+    path = path_of(tree, "sub-1", "headband", "eeg.edf")
+    write_interrupted(path, STARTS, names=HEADBAND)
     with pytest.raises(ValueError, match=r"headband_eeg\.edf .*150 s .*, for 65 s"):
         load_boas(tree)
 
@@ -370,16 +371,14 @@ def test_devices_that_do_not_belong_together(tree):
 
 def test_unknown_stage_code(tree):
     write_tables(tree, "sub-1", [0, 1, -2, 3, 8, 4])
-    with pytest.raises(
-        ValueError, match=r"unknown stage codes \[-2\.0\] \(first in row 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"unknown stage codes \[-2\.0\]; known are \[0,"):
         load_boas(tree)
 
 
 def test_version_without_the_consensus(tree):
     path = path_of(tree, "sub-1", "psg", "events.tsv")
     path.write_bytes(path.read_bytes().replace(b"stage_hum", b"majority"))
-    with pytest.raises(ValueError, match="lacks the column 'stage_hum'"):
+    with pytest.raises(ValueError, match=r"psg_events\.tsv .*stage_hum"):
         load_boas(tree)
 
 
@@ -391,8 +390,6 @@ def test_epochs_of_another_length(tree):
 
 
 def test_options(tree):
-    with pytest.raises(ValueError, match="'raise' or 'skip'; given 'ignore'"):
-        load_boas(tree, on_missing="ignore")
     with pytest.raises(ValueError, match="channels is a list"):
         load_boas(tree, source="C3")
 

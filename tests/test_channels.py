@@ -6,10 +6,10 @@ from scipy.signal import welch
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
-    derivation_power,
     ear,
     reject_ear_electrodes,
 )
+from skleepkd.preprocessing.ear import derivation_power
 
 SFREQ = 100.0
 
@@ -168,9 +168,9 @@ def test_errors_say_what_is_wrong():
     raw = ear_night()
     with pytest.raises(ValueError, match="at least three ear electrodes"):
         reject_ear_electrodes(raw, ["ELA", "ELB"])
-    with pytest.raises(ValueError, match=r"No channels \['ELX'\]"):
+    with pytest.raises(ValueError, match="ELX.*could not be picked"):
         reject_ear_electrodes(raw, ["ELA", "ELB", "ELX"])
-    with pytest.raises(ValueError, match="lasts 3 s"):
+    with pytest.raises(ValueError, match="given 3 s"):
         reject_ear_electrodes(raw.crop(0, 2.99))
-    with pytest.raises(ValueError, match=r"half the sampling rate \(32 Hz\)"):
+    with pytest.raises(ValueError, match=r"more than 70 Hz.* at 64 Hz"):
         reject_ear_electrodes(recording(np.ones((12, 1000)), sfreq=64.0))

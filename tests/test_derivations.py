@@ -121,9 +121,7 @@ def test_derivations_can_join_the_channels():
     assert ear_derivations(raw, keep_channels=True) is raw
     assert len(raw.ch_names) == n_channels + 6
     np.testing.assert_array_equal(raw.get_data()[n_channels:], np.concatenate(alone))
-    with pytest.raises(
-        ValueError, match=r"already has channels named \['LR', 'LE', 'RE'\]"
-    ):
+    with pytest.raises(ValueError, match="more than one input .*'LE'"):
         ear_derivations(raw, keep_channels=True)
 
 
@@ -168,7 +166,7 @@ def test_a_file_is_read_in_blocks(tmp_path, monkeypatch):
 
 def test_errors_say_what_is_wrong():
     raw = night()
-    with pytest.raises(ValueError, match=r"No channels \['M1'\] in the recording"):
+    with pytest.raises(ValueError, match="M1.*could not be picked"):
         scalp_derivations(raw, ["C3-M1"])
     for pair in ("C3", "C3-", "-O1", "C3-C3"):
         with pytest.raises(ValueError, match="anode-cathode"):

@@ -17,14 +17,16 @@ STARTS[25:] += 5
 GAPS = [(150.0, 65.0), (250.0, 5.0)]
 
 
-def write(path, starts, *, reserved="EDF+D", tal="{:+g}\x14\x14\0", sfreq=10):
+def write(
+    path, starts, *, reserved="EDF+D", tal="{:+g}\x14\x14\0", sfreq=10, names=("C3", "C4")
+):
     """Write two channels of noise, in microvolts, whose records begin at ``starts``."""
     values = np.random.default_rng(0).normal(0, 200, (len(starts), 2, 10 * sfreq))
     payload = b"".join(
         record.tobytes() + tal.format(start).encode().ljust(40, b"\0")
         for record, start in zip(values.astype("<i2"), starts, strict=True)
     )
-    names, sizes = ["C3", "C4", "EDF Annotations"], [10 * sfreq, 10 * sfreq, 20]
+    names, sizes = [*names, "EDF Annotations"], [10 * sfreq, 10 * sfreq, 20]
     write_edf(path, names, payload, 10, sizes, ["uV", "uV", ""], reserved)
     return path
 

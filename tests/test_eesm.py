@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from skleepkd import PairedEpochs
 from skleepkd.datasets.eesm import load_eesm, read_eesm_night
 from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
 
@@ -350,7 +349,11 @@ def test_cache_is_written_once_and_mapped(tree, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     load_eesm(tree, cache=cache, **PLAIN)
     (entry,) = cache.iterdir()
-    assert isinstance(PairedEpochs.from_memmap(entry), PairedEpochs)
+    assert [path.name for path in sorted(entry.iterdir())] == [
+        "entry.json",
+        "source.npy",
+        "target.npy",
+    ]
     monkeypatch.setattr(mne.io, "read_raw_eeglab", no_reading)
     again = load_eesm(tree, cache=cache, **PLAIN)
     night = again.X[:6]
@@ -379,7 +382,7 @@ def test_damaged_or_outdated_cache_is_rebuilt(tree, tmp_path, damage):
     cache = tmp_path / "cache"
     before = np.array(load_eesm(tree, cache=cache, **PLAIN).X["source"])
     (entry,) = cache.iterdir()
-    (source,) = entry.glob("source-*.npy")
+    source = entry / "source.npy"
     if damage == "cut":
         os.truncate(source, source.stat().st_size // 2)
     elif damage == "header":
@@ -486,25 +489,23 @@ def test_misaligned_scoring(tree):
     write_tables(tree, "sub-001", CODES["sub-001"])
     events = Path(stem(tree, "sub-001") + "events.tsv")
     events.write_bytes(events.read_bytes().replace(b"Lights Off", b"Lights off"))
-    with pytest.raises(ValueError, match="0 events 'Lights Off'"):
+    with pytest.raises(ValueError, match=r"events\.tsv .*'Lights Off'"):
         load_eesm(tree)
 
 
 def test_unknown_stage_code(tree):
     write_tables(tree, "sub-001", [1, 3, 9, 4, 4, 2, 8, 1])
-    with pytest.raises(
-        ValueError, match=r"unknown stage codes \[9\.0\] \(first in row 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"unknown stage codes \[9\.0\]; known are \[1, 2"):
         load_eesm(tree)
 
 
 def test_damaged_table(tree):
     path = Path(stem(tree, "sub-001") + "acq-scoring_events.tsv")
     path.write_bytes(path.read_bytes()[:-6])  # the last row loses its stage
-    with pytest.raises(ValueError, match="column 'staging' or ends too early"):
+    with pytest.raises(ValueError, match=r"scoring_events\.tsv .*column 'staging'"):
         load_eesm(tree)
     path.write_bytes(b"onset\tduration\tstaging\r\r\n0\t0\tWake\r\r\n")
-    with pytest.raises(ValueError, match=r"column 'staging'.*Wake"):
+    with pytest.raises(ValueError, match=r"Wake.*column 'staging'"):
         load_eesm(tree)
 
 
@@ -512,20 +513,18 @@ def test_missing_channel_and_other_rate(tree):
     channels = ["X3" if name == "C3" else name for name in CHANNELS]
     signals = np.zeros((len(CHANNELS), round(341.5 * 200)), np.float32)
     write_set(tree, "sub-002", signals, channels, "fdt")
-    with pytest.raises(ValueError, match=r"eesm17-sub-002-ses-001-sleep lacks .* C3; it"):
+    with pytest.raises(ValueError, match=r"sub-002_.*eeg\.set .*C3.* could not be picked"):
         load_eesm(tree, **PLAIN)
     write_set(tree, "sub-002", signals, CHANNELS, "fdt", sfreq=250.0)
-    with pytest.raises(ValueError, match=r"sub-002.* is sampled at 250 Hz, not 200"):
+    with pytest.raises(ValueError, match=r"sub-002.* 250 Hz, .* at 200 Hz"):
         load_eesm(tree, **PLAIN)
 
 
 def test_unknown_rejection(tree):
-    with pytest.raises(ValueError, match=r"\['Cz'\] of .* the ear electrodes are ELA"):
+    with pytest.raises(ValueError, match=r"\['Cz'\].* the ear electrodes are ELA"):
         load_eesm(tree, rejection={"sub-001": ["Cz"]})
-    with pytest.raises(ValueError, match="'sub-1'; the subjects are sub-001"):
+    with pytest.raises(ValueError, match="'sub-1'.* the subjects are sub-001"):
         load_eesm(tree, rejection={"sub-1": ["ELA"]})
-    with pytest.raises(ValueError, match="True, False or a dict"):
-        load_eesm(tree, rejection="loud")
     assert set(EAR_ELECTRODES) == set(LEFT + RIGHT)
 
 

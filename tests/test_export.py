@@ -298,7 +298,7 @@ def test_what_cannot_be_exported(path):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
-def test_the_extra_is_named(path, monkeypatch, missing):
+def test_what_is_not_installed_is_named(path, monkeypatch, missing):
     imported = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -307,7 +307,7 @@ def test_the_extra_is_named(path, monkeypatch, missing):
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'skleepkd\[onnx\]'"):
+    with pytest.raises(ImportError, match=f"'{missing}'"):
         export_onnx(SleepStager(TinyNetwork), path)
 
 

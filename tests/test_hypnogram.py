@@ -45,11 +45,9 @@ def test_stages_are_the_likeliest_ones():
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(1, 2\) .*for the 5 classes"):
+    with pytest.raises(ValueError, match=r"shape \(1, 2\) .* the 5 classes"):
         Hypnogram([[0.5, 0.5]], AASM)
-    with pytest.raises(
-        ValueError, match=r"onsets of the shape \(2,\) .*\(1,\) are expected"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(1, 2\) for 2 onsets"):
         Hypnogram([[0.5, 0.5]], ["W", "N2"], onset=[0, 30])
 
 
@@ -166,14 +164,14 @@ def test_events_go_to_a_tsv_file(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     path = tmp_path / "absent" / "night_events.tsv"
-    with pytest.raises(FileNotFoundError, match=r"absent.night_events\.tsv'$"):
+    with pytest.raises(FileNotFoundError, match=r"absent'$"):
         night_of(NIGHT).to_events(path)
 
     def read_only(file, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(builtins, "open", read_only)
-    with pytest.raises(PermissionError, match=r"night_events\.tsv'$"):
+    with pytest.raises(PermissionError, match=r"night_events\.json'$"):
         night_of(NIGHT).to_events(tmp_path / "night_events.tsv")
     assert not list(tmp_path.iterdir())
 
@@ -238,12 +236,12 @@ def test_yasa_gets_the_stages_of_other_schemes(classes, names):
 
 
 def test_yasa_is_refused_what_it_has_no_words_for(monkeypatch):
-    with pytest.raises(ValueError, match=r"these classes are \['quiet', 'active'\]"):
+    with pytest.raises(ValueError, match=r"the classes \['quiet', 'active'\]"):
         night_of(["quiet"], ("quiet", "active")).to_yasa()
     with pytest.raises(ValueError, match="has no gaps"):
         night_of(["W", "N2"], onset=[0, 90]).to_yasa()
     monkeypatch.setitem(__import__("sys").modules, "yasa", None)
-    with pytest.raises(ImportError, match="pip install yasa"):
+    with pytest.raises(ImportError, match="yasa"):
         night_of(NIGHT).to_yasa()
 
 

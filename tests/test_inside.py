@@ -21,6 +21,7 @@ from skleepkd import (
 )
 from skleepkd.pipelines import class_names, scheme_of, split_pipeline, transform
 from skleepkd.preprocessing import EpochScaler
+from skleepkd.stages import SCHEMES
 from tests.tiny import TinyNetwork, make_pair
 
 FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
@@ -212,3 +213,12 @@ def test_schemes_that_are_not_known():
     assert scheme_of(five) == "aasm"
     named = LogisticRegression().fit(np.arange(10)[:, None], ["W", "R"] * 5)
     assert class_names(named).tolist() == ["R", "W"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_names_tell_their_scheme_in_any_order(scheme):
+    y = np.repeat(SCHEMES[scheme], 2)
+    alphabetical = LogisticRegression().fit(np.arange(len(y))[:, None], y)
+    assert alphabetical.classes_.tolist() == sorted(SCHEMES[scheme])
+    assert scheme_of(alphabetical) == scheme
+    assert class_names(alphabetical).tolist() == sorted(SCHEMES[scheme])

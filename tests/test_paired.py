@@ -242,8 +242,6 @@ def test_epochwise_parameters_clone_and_pickle():
 def test_epochwise_errors_say_what_is_wrong():
     X = pair()["target"]
     X[3] += 1000
-    with pytest.raises(TypeError, match="function takes one epoch"):
-        EpochwiseTransformer("mean").fit(X)
     with pytest.raises(ValueError, match="no epochs"):
         EpochwiseTransformer(np.abs).transform(X[:0])
     shortened = EpochwiseTransformer(
@@ -251,3 +249,14 @@ def test_epochwise_errors_say_what_is_wrong():
     )
     with pytest.raises(ValueError, match="must have the same shape"):
         shortened.transform(X)
+
+
+@pytest.mark.parametrize("n_times", [1, 8])
+def test_epochs_of_unequal_shape_are_refused_across_blocks(monkeypatch, n_times):
+    """Shapes that could be broadcast are unequal too."""
+    monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", 1)  # an epoch at a time
+    X = pair()["target"]
+    X[3] += 1000
+    cut = EpochwiseTransformer(lambda x: x[:, : n_times if x.max() > 500 else 9])
+    with pytest.raises(ValueError, match=r"same shape.*\(2, 9\), others \(2, \d\)"):
+        cut.transform(X)

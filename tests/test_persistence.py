@@ -361,7 +361,7 @@ def test_what_fit_learned_comes_back(path):
     assert again.history_[:, "train_loss"] == stager.history_[:, "train_loss"]
     assert again.history_[-1].keys() == stager.history_[-1].keys()
     pytest.importorskip("matplotlib")
-    assert TrainingCurveDisplay.from_estimator(again).plot().ax_.shape == (2,)
+    assert TrainingCurveDisplay.from_estimators({"again": again}).ax_.shape == (2,)
 
 
 def test_people_may_be_unknown_and_numbers_may_be_missing(path, pair):

@@ -3,7 +3,6 @@
 import pickle
 import shutil
 import warnings
-from datetime import timedelta
 
 import mne
 import numpy as np
@@ -313,9 +312,7 @@ def test_epochs_begin_where_the_scorer_began():
     cropped = RecordingStager(stager.stager, [Preprocessor("crop", tmin=9)])
     assert cropped.stage(raw, start=39).onset.tolist() == night.onset.tolist()[1:]
     for start in (-1, 459, 3):
-        with pytest.raises(
-            ValueError, match=f"start={start} lies outside .* from 9 to 459 s"
-        ):
+        with pytest.raises(ValueError, match=f"start={start}: .* from 9 to 459 s"):
             cropped.stage(raw, start=start)
 
 
@@ -339,7 +336,7 @@ def test_a_missing_channel_is_named_with_those_that_are_there():
 def test_another_sampling_rate_is_refused_with_the_step_that_changes_it():
     stager = stager_of(ch_names=["C3"])
     raw = raw_of(signals(100.0), sfreq=100.0)
-    with pytest.raises(ValueError, match=r'100 Hz .*Preprocessor\("resample", sfreq=40\)'):
+    with pytest.raises(ValueError, match=r'100 Hz\..*Preprocessor\("resample", sfreq=40\)'):
         RecordingStager(stager).stage(raw)
     named = RecordingStager(stager, [Preprocessor("resample", sfreq=40)]).stage(raw)
     assert named.stages.tolist() == NAMES[CODES].tolist()
@@ -350,7 +347,9 @@ def test_a_stager_of_other_epochs_is_refused():
         20 * np.random.default_rng(0).standard_normal((10, 1, 800)), sfreq=SFREQ
     )
     stager = SleepStager(Loudness, classes="aasm", max_epochs=1).fit(X, [0, 1] * 5)
-    with pytest.raises(ValueError, match=r"1 channel\(s\) and 800 samples; given .* 1200"):
+    with pytest.raises(
+        ValueError, match=r"1 channel\(s\) and 800 samples .* given .* 1200"
+    ):
         RecordingStager(stager, ch_names="C3").stage(raw_of())
 
 
@@ -365,12 +364,6 @@ def test_a_stager_that_does_not_know_its_channels_says_so():
         named = RecordingStager(stager, ch_names=["C3", "EOG", "C4"]).stage(raw_of())
         RecordingStager(stager_of(1, ["C3"])).stage(raw_of())
     assert named.stages.tolist() == night.stages.tolist() == NAMES[CODES].tolist()
-
-
-@pytest.mark.parametrize("start", ["22:30:00", timedelta(minutes=1)])
-def test_a_start_that_is_no_number(start):
-    with pytest.raises(TypeError, match=r"start is in seconds .*total_seconds"):
-        RecordingStager(stager_of(ch_names=["C3"])).stage(raw_of(), start=start)
 
 
 def test_a_stager_of_epochs_names_what_stages_recordings():
@@ -421,25 +414,16 @@ def test_nan_and_flat_signals_are_named():
 
 def test_a_recording_shorter_than_an_epoch():
     stager = RecordingStager(stager_of(ch_names=["C3"]))
-    with pytest.raises(ValueError, match=r"lasts 29\.9\d* s .* an epoch takes 30 s"):
+    with pytest.raises(ValueError, match=r"No epoch of 30 s .* 0 to 29\.9\d* s"):
         stager.stage(raw_of(signals()[:, :1199]))
     assert len(stager.stage(raw_of(signals()[:, :1200]))) == 1
 
 
-def test_an_unfitted_stager_and_arguments_of_other_kinds():
+def test_an_unfitted_stager():
     with pytest.raises(NotFittedError):
         RecordingStager(SleepStager(Loudness)).stage(raw_of())
     with pytest.raises(NotFittedError):
         RecordingStager(make_pipeline(EpochScaler(), SleepStager(Loudness))).stage(raw_of())
-    stager = stager_of(ch_names=["C3"])
-    with pytest.raises(TypeError, match="an mne.io.Raw or the path .*given ndarray"):
-        RecordingStager(stager).stage(signals())
-    for steps in (Preprocessor("crop", tmin=1), ["filter"]):
-        with pytest.raises(TypeError, match="preprocessors is a list of braindecode's"):
-            RecordingStager(stager, steps).stage(raw_of())
-    steps = [Preprocessor(mne.set_eeg_reference, apply_on_array=False, ref_channels=["C4"])]
-    with pytest.raises(TypeError, match="made a tuple of the recording"):
-        RecordingStager(stager, steps).stage(raw_of())
 
 
 # ---------------------------------------------------------------- files

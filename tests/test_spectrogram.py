@@ -230,7 +230,7 @@ def test_bad_input():
             unfit(np.full_like(X, np.nan))
     step = LogSpectrogram().fit(X)
     for other in (X[:, :1], X[:, :, :2400], PairedEpochs(X, sfreq=50.0)):
-        with raises(r"Fitted to 2 channel\(s\) of 3000 samples at 100 Hz; given"):
+        with raises(r"Fitted to .* \(2, 3000\) at 100 Hz; given"):
             step.transform(other)
 
 
@@ -240,7 +240,7 @@ def test_bad_input():
         ({"window": 31.0}, "3100 samples every 100 at 100 Hz; epochs have 3000"),
         ({"window": 0.0}, "Windows of 0 s"),
         ({"hop": 0.001}, "200 samples every 0 "),
-        ({"n_fft": 128}, "n_fft is 128, shorter than a window of 200"),
+        ({"n_fft": 128}, "are 200 samples every .* n_fft is 128"),
     ],
 )
 @pytest.mark.parametrize("standardize", [True, False])

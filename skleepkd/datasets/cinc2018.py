@@ -8,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    choose_recordings,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import errors_naming
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
 
 _URL = "https://physionet.org/files/challenge-2018/1.0.0/"
-_RECORD = re.compile(r"tr\d\d-\d{4}")
 _SUFFIXES = (".hea", ".mat", ".arousal")
 
 #: One EEG derivation and the ECG, as in Joshi et al. (2021).
@@ -58,8 +51,7 @@ def load_cinc2018(
     """Load the training set of the PhysioNet/CinC Challenge 2018.
 
     994 subjects slept one night each with six EEG derivations and an ECG, and their
-    stages are published: the open counterpart of MASS. The 989 nights of the challenge's
-    ``test`` folder have no stages and are not read.
+    stages are published. The nights of the folder ``test`` have no stages and are not read.
 
     This loader follows descriptions of the files and has been run on files written
     after them, **not on the real ones**.
@@ -87,13 +79,11 @@ def load_cinc2018(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
-        y, groups : ndarray of shape (n_epochs,)
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`. Each subject, such as "cinc2018-tr03-0005", has one
             recording of that name.
         left_out : dict of str to str
             Why a recording could not be read, by its name.
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
@@ -106,58 +96,49 @@ def load_cinc2018(
     Warns
     -----
     UserWarning
-        If a recording cannot be read (it lacks a file, a channel or, without
-        ``unscored``, any stage, or a file is damaged): it is left out. If a stage is
-        unknown: it counts as unscored. If samples are marked as invalid: they are
-        interpolated linearly.
+        If a recording lacks a file, a channel or, without ``unscored``, any stage, or a
+        file is damaged: it is left out. If a stage is unknown: it counts as unscored. If
+        samples are marked as invalid: they are interpolated linearly.
 
     Notes
     -----
     A stage is written where it changes and holds until the next one, the last to the
-    recording's end; before the first the stage is unknown. Arousals and breathing
-    events, which stand between them in brackets, are passed over.
-
-    Epochs follow each other every 30 s from the recording's start. Where most stage
-    changes of a night lie beside that grid by one and the same time, the scorer's
-    epochs began that much later, and so do these. An epoch in which the stage changes
-    counts as unscored (:func:`skleepkd.stages.stages_at`).
+    recording's end. Epochs follow each other every 30 s from the recording's start; where
+    most stage changes of a night lie beside that grid by one and the same time, epochs
+    begin that much later. An epoch in which the stage changes counts as unscored.
 
     The ECG is taken as it stands; :func:`load_mass` alone reverses its sign.
     """
     root = Path(root).expanduser()
-    ch_names = check_channels(channels, _CHANNELS)
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    unknown = [name for name in wanted if name not in _LABELS]
-    if unknown:
-        raise ValueError(
-            f"There is no channel {', '.join(unknown)}; the channels are "
-            f"{', '.join(_LABELS)}."
-        )
+    _loading.check_labels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
-    folders = [path for path in folder.glob("tr*") if path.is_dir()]
-    present = sorted(path.name for path in folders if _RECORD.fullmatch(path.name))
+    present = sorted(
+        path.name for path in folder.glob("tr[0-9][0-9]-[0-9]*") if path.is_dir()
+    )
     if not present:
         raise FileNotFoundError(
             f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
         )
     nights, left_out = [], {}
-    for number in choose_recordings(subjects, present, prefix="cinc2018-", where=folder):
+    for number in _loading.choose_recordings(
+        subjects, present, prefix="cinc2018-", where=folder
+    ):
         try:
             nights.append(_read_night(folder / number, wanted, unscored))
         except (OSError, ValueError) as error:
             left_out[f"cinc2018-{number}"] = str(error)
             warnings.warn(f"cinc2018-{number} is left out: {error}", stacklevel=2)
     if not nights:
+        name, reason = next(iter(left_out.items()))
         raise ValueError(
-            f"None of {len(left_out)} recordings can be read; the first is "
-            f"{next(iter(left_out))}: {next(iter(left_out.values()))}"
+            f"None of {len(left_out)} recordings can be read; the first is {name}: {reason}"
         )
     read = partial(_open_record, labels=wanted)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="cinc2018", descr=_DESCR, ch_names=ch_names, **options
-    )
+    cohort = _loading.load_nights(nights, read, "cinc2018", _DESCR, ch_names, **options)
     cohort.left_out = left_out
     reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
     cohort.DESCR += f"Left out: {'; '.join(reasons) or 'none'}.\n"
@@ -167,15 +148,14 @@ def load_cinc2018(
 def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     """Download recordings of the PhysioNet/CinC Challenge 2018, then load them.
 
-    A night is about 130 MB, the whole training set about 135 GB. Files that are there
-    and whole are not downloaded again, so that a call that was interrupted is simply
-    repeated.
+    A night is about 130 MB, the whole training set about 135 GB. What is there and whole
+    is not downloaded again: a call that was interrupted is simply repeated.
 
     Parameters
     ----------
     root : path-like
-        Folder to download into; it is made where it is missing. Files get the places
-        that they have on PhysioNet: ``training/tr03-0005/tr03-0005.mat``.
+        Folder to download into, made where it is missing. Files get the places that
+        they have on PhysioNet: ``training/tr03-0005/tr03-0005.mat``.
     subjects : list of str or "all"
         Recordings, such as ``["tr03-0005", "tr03-0029"]``.
     base_url : str, optional
@@ -191,86 +171,39 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`load_cinc2018`.
+        As :func:`load_cinc2018`; a ValueError also if what arrived is not what the
+        set's ``SHA256SUMS.txt`` says. No part of it is left under its name.
     OSError
-        If a file cannot be downloaded, or what arrived is not what PhysioNet's sums
-        (``SHA256SUMS.txt``) say. No part of it is left under its name.
-
-    Warns
-    -----
-    UserWarning
-        If the sums cannot be downloaded: files are then not checked.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import fetch_cinc2018
-    >>> cohort = fetch_cinc2018("challenge-2018", ["tr03-0005"])   # doctest: +SKIP
+        If a file cannot be downloaded.
     """
-    root = Path(root).expanduser()
-    base_url = base_url.rstrip("/") + "/"
-    sums = _fetch_sums(base_url, root)
-    listed = [
-        path.split("/")[1]
-        for path in sums
-        if path.startswith("training/") and path.endswith(".hea")
-    ]
-    if isinstance(subjects, str) and subjects == "all":
-        if not listed:
-            raise OSError(
-                f"{base_url}SHA256SUMS.txt, which lists the recordings, cannot be had: name "
-                "the recordings (subjects=)."
-            )
-        subjects = None
-    # Without a list of the recordings whatever is asked for may be there.
-    wanted = choose_recordings(
-        subjects,
-        listed or [str(name).removeprefix("cinc2018-") for name in subjects],
-        prefix="cinc2018-",
-        where=base_url,
-    )
-    for number in wanted:
-        for suffix in _SUFFIXES:
-            path = f"training/{number}/{number}{suffix}"
-            _download(base_url, root, path, sums.get(path))
-    return load_cinc2018(root, subjects=wanted, **options)
-
-
-def _fetch_sums(base_url, root):
-    """SHA-256 sum of each file by its path; none, with a warning, where there are none."""
-    try:
-        path = _download(base_url, root, "SHA256SUMS.txt", None)
-        rows = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines()]
-        sums = {row[1]: row[0] for row in rows if len(row) == 2 and len(row[0]) == 64}
-        if not sums:
-            path.unlink()
-            raise OSError(f"{base_url}SHA256SUMS.txt holds no sums.")
-    except (OSError, UnicodeDecodeError) as error:
-        warnings.warn(f"Files will not be checked, for want of sums: {error}", stacklevel=3)
-        return {}
-    return sums
-
-
-def _download(base_url, root, path, known_hash):
-    """Download a file to its place, unless it is there and whole; leave no part of it."""
     import pooch
 
-    place = root / path
-    try:
-        pooch.retrieve(
-            base_url + path,
+    root = Path(root).expanduser()
+
+    def download(path, known_hash):  # unless it is there and whole
+        return pooch.retrieve(
+            f"{base_url.rstrip('/')}/{path}",
             known_hash=known_hash,
-            fname=place.name,
-            path=place.parent,
+            fname=Path(path).name,
+            path=(root / path).parent,
             downloader=pooch.HTTPDownloader(chunk_size=2**20),
         )
-    except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
-        raise OSError(
-            f"{base_url}{path} could not be downloaded: {error} Call again to go on."
-        ) from error
-    return place
 
-
-# ---------------------------------------------------------------- reading
+    listed = Path(download("SHA256SUMS.txt", None))
+    rows = [line.split(maxsplit=1) for line in listed.read_text("utf-8").splitlines()]
+    sums = {row[1]: row[0] for row in rows if len(row) == 2}
+    present = [Path(path).stem for path in sums if re.fullmatch(r"training/.*\.hea", path)]
+    if not present:
+        listed.unlink()
+        raise OSError(f"{base_url} lists no recordings in SHA256SUMS.txt: is it a mirror?")
+    numbers = _loading.choose_recordings(
+        None if subjects == "all" else subjects, present, prefix="cinc2018-", where=base_url
+    )
+    for number in numbers:
+        for suffix in _SUFFIXES:
+            path = f"training/{number}/{number}{suffix}"
+            download(path, sums[path])
+    return load_cinc2018(root, subjects=numbers, **options)
 
 
 def _read_night(folder, labels, unscored):
@@ -279,30 +212,20 @@ def _read_night(folder, labels, unscored):
 
     number = folder.name
     header_file, signals, notes = (folder / f"{number}{suffix}" for suffix in _SUFFIXES)
-    missing = [p.name for p in (header_file, signals, notes) if not p.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} missing")
     with errors_naming(header_file):
         header = wfdb.rdheader(str(folder / number))
         units = dict(zip(header.sig_name, header.units, strict=True))
-        duration = (header.sig_len or 0) / header.fs
+        duration = header.sig_len / header.fs
+    _loading.check_labels(f"cinc2018-{number}", list(units), labels)
     for name in labels:
-        if name not in units:
-            raise ValueError(
-                f"it has no channel {name}; it has {', '.join(map(str, units))}"
-            )
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
-    if duration < EPOCH_SECONDS:
-        raise ValueError(f"its header promises {duration:g} s, less than an epoch")
     with errors_naming(signals):  # if it ends before its last sample
         wfdb.rdrecord(str(folder / number), sampfrom=header.sig_len - 1)
-    with errors_naming(notes):
-        samples, texts = _read_notes(notes)
-    onset, y = _read_stages(number, samples, texts, header.fs, duration)
+    onset, y = _read_stages(notes, header.fs, duration)
     if not unscored and np.all(y == UNSCORED):
         raise ValueError("no epoch has a stage")
-    return Night(
+    return _loading.Night(
         recording=f"cinc2018-{number}",
         subject=f"cinc2018-{number}",
         onset=onset,
@@ -311,22 +234,18 @@ def _read_night(folder, labels, unscored):
     )
 
 
-def _read_notes(path):
-    """Read the samples and texts of a night's annotations."""
-    from wfdb.io.annotation import proc_ann_bytes
-
-    # wfdb.rdann takes a text at the first sample for a setting of the file, not a stage.
-    pairs = np.fromfile(path, np.uint8).reshape(-1, 2)
-    if pairs[-1].any():
-        raise ValueError("its end is missing")
-    samples, *_, texts = proc_ann_bytes(pairs, None)
-    return samples, texts
-
-
-def _read_stages(number, samples, texts, sfreq, duration):
+def _read_stages(path, sfreq, duration):
     """Onsets (seconds) and AASM codes of a night's epochs."""
     import mne
+    from wfdb.io.annotation import proc_ann_bytes
 
+    recording = f"cinc2018-{path.stem}"
+    with errors_naming(path):
+        # wfdb.rdann takes a text at the first sample for a setting of the file, not a stage.
+        pairs = np.fromfile(path, np.uint8).reshape(-1, 2)
+        if pairs[-1].any():
+            raise ValueError("its end is missing")
+        samples, *_, texts = proc_ann_bytes(pairs, None)
     changes = []
     for sample, text in zip(samples, texts, strict=True):
         text = text.strip("\x00 \t\r\n")
@@ -336,11 +255,8 @@ def _read_stages(number, samples, texts, sfreq, duration):
             changes.append((sample, text))
     samples, texts = [sample for sample, _ in changes], [text for _, text in changes]
     onset = np.array(samples) / sfreq
-    if len(onset) and onset[-1] > duration + EPOCH_SECONDS:
-        raise ValueError(
-            f"a stage begins at {onset[-1]:.1f} s, but the recording lasts {duration:.1f} s"
-        )
-    warn_of_unknown(texts, f"cinc2018-{number}")
+    _loading.check_end(max(onset, default=0), duration, recording)
+    _loading.warn_of_unknown(texts, recording)
     # Each holds until the next, the last to the recording's end.
     holds = np.diff([*onset, max([duration, *onset])])
     known = [k for k, text in enumerate(texts) if stage_of_text(text) is not None]
@@ -354,34 +270,27 @@ def _read_stages(number, samples, texts, sfreq, duration):
 
 
 def _open_record(night, *, labels):
-    """Read a night's channels in volts."""
+    """Read a night's channels in volts; invalid samples are interpolated."""
     import mne
+    import pandas as pd
     import wfdb
 
     with errors_naming(night.files[1]):
         record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=labels)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
-    data = record.p_signal.T * np.array(scale)[:, np.newaxis]
-    _fill_invalid(data, night.recording)
-    info = mne.create_info(record.sig_name, record.fs, "eeg")
-    return mne.io.RawArray(data, info, verbose="ERROR")
-
-
-def _fill_invalid(data, recording):
-    """Interpolate samples that are NaN, in place: a filter would spread them."""
-    valid = np.isfinite(data)
-    if valid.all():
-        return
-    if not valid.any(axis=1).all():
-        raise ValueError(
-            f"{recording} has a channel without a valid sample; choose others (channels=) "
-            "or name the recordings to read (subjects=)."
+    data = pd.DataFrame(record.p_signal * scale)
+    n_invalid = int(data.isna().to_numpy().sum())
+    if n_invalid:
+        warnings.warn(
+            f"{night.recording}: {n_invalid} samples are marked as invalid; they are "
+            "interpolated.",
+            stacklevel=5,
         )
-    warnings.warn(
-        f"{recording}: {np.sum(~valid)} samples are marked as invalid; they are "
-        "interpolated.",
-        stacklevel=6,
-    )
-    places = np.arange(data.shape[1])
-    for row, good in zip(data, valid, strict=True):
-        row[~good] = np.interp(places[~good], places[good], row[good])
+        data = data.interpolate(limit_direction="both")  # a filter would spread them
+    if data.isna().any(axis=None):
+        raise ValueError(
+            f"{night.recording} has a channel without a valid sample; choose others "
+            "(channels=) or name the recordings to read (subjects=)."
+        )
+    info = mne.create_info(record.sig_name, record.fs, "eeg")
+    return mne.io.RawArray(data.to_numpy(copy=True).T, info, verbose="ERROR")

@@ -5,14 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    bids_folders,
-    check_recording,
-    load_nights,
-    read_table,
-    to_stages,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import errors_naming
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
@@ -25,8 +18,7 @@ from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
 SFREQ = 200.0
 
-#: AASM code of each code of the scorings: 1 Wake, 2 REM, 3 N1, 4 N2, 5 N3; 6 "A",
-#: 7 Artefact and 8 Unscored are no stages.
+#: AASM code of each code of the scorings; 6 "A", 7 Artefact and 8 Unscored are no stages.
 _STAGES = {1: 0, 2: 4, 3: 1, 4: 2, 5: 3, 6: UNSCORED, 7: UNSCORED, 8: UNSCORED}
 
 _CH_NAMES = {"source": list(SCALP_DERIVATIONS), "target": ["LR", "LE", "RE"]}
@@ -107,20 +99,15 @@ def load_eesm(
     FileNotFoundError
         If a folder, a table or a signal is missing.
     ValueError
-        If a stage code is unknown, if the scoring and the recording disagree by more
-        than 30 s, or if a signal is damaged or lacks a channel.
+        If a stage code is unknown, the scoring, the signal and the study's events differ
+        by more than 30 s, or a signal is damaged or lacks a channel.
 
     Notes
     -----
-    The scorings count from Lights Off, 1.7 to 7,924.9 s into the recording. Lights Off
-    plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
-    30 s of End of Study.
-
-    Rejection and derivations come before the filter, which is linear and passes 10 to
-    35 Hz: the signals are those of the paper's order.
-
-    sub-002 and sub-003 keep the signal inside the ``.set`` file, which takes 1.8 to
-    3.0 GB to read, according to the layout of the file.
+    The scorings count from Lights Off, up to 7,924.9 s into the recording. Rejection and
+    derivations come before the filter, which is linear and passes 10 to 35 Hz: the
+    signals are those of the paper's order. sub-002 and sub-003 keep the signal inside the
+    ``.set`` file, which takes 1.8 to 3.0 GB of memory to read.
 
     Examples
     --------
@@ -130,15 +117,23 @@ def load_eesm(
     <PairedEpochs: 7410 epochs of 9 subjects, target (3, 6000), source (3, 6000)>
     """
     root = Path(root).expanduser()
-    rejection = _check_rejection(rejection)
-    nights = [read_eesm_night(root, folder) for folder in bids_folders(root, subjects)]
+    if not isinstance(rejection, bool):
+        rejection = {folder: sorted(names) for folder, names in rejection.items()}
+        electrodes = {name for names in rejection.values() for name in names}
+        known = {f"sub-00{number}" for number in range(1, 10)}
+        if not (set(rejection) <= known and electrodes <= set(EAR_ELECTRODES)):
+            raise ValueError(
+                f"rejection names {rejection}; the subjects are sub-001 to sub-009, the ear "
+                f"electrodes are {', '.join(EAR_ELECTRODES)}."
+            )
+    folders = _loading.bids_folders(root, subjects)
+    nights = [read_eesm_night(root, folder) for folder in folders]
     read = partial(_open_derivations, rejection=rejection)
     options = {"sfreq": SFREQ, "l_freq": l_freq, "h_freq": h_freq, "key": rejection}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="eesm17", descr=_DESCR, ch_names=_CH_NAMES, **options
-    )
-    cohort.rejected = {_folder(night): night.notes["rejected"] for night in nights}
+    cohort = _loading.load_nights(nights, read, "eesm17", _DESCR, _CH_NAMES, **options)
+    rejected = [night.notes["rejected"] for night in nights]
+    cohort.rejected = dict(zip(folders, rejected, strict=True))
     listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
     cohort.DESCR += f"Rejected ear electrodes: {'; '.join(listed)}.\n"
     return cohort
@@ -147,98 +142,66 @@ def load_eesm(
 def read_eesm_night(root, folder):
     """Read the tables of one night, such as "sub-001"."""
     stem = Path(root) / folder / "ses-001" / "eeg" / f"{folder}_ses-001_task-sleep_"
-    name = f"eesm17-{folder}-ses-001-sleep"
     path = Path(f"{stem}acq-scoring_events.tsv")
-    scoring = read_table(path, numbers=("onset", "staging"))
-    y = to_stages(scoring["staging"], _STAGES, path)
-    if not np.allclose(scoring["onset"], EPOCH_SECONDS * np.arange(len(y)), atol=1e-3):
-        raise ValueError(
-            f"{path}: {len(y)} epochs of 30 s without gaps are expected, but onsets run "
-            f"from {scoring['onset'][0]:g} to {scoring['onset'][-1]:g} s."
-        )
+    scoring = _loading.read_table(path, onset=float, staging=float)
+    y = _loading.to_stages(scoring["staging"], _STAGES, path)
+    steps = EPOCH_SECONDS * np.arange(len(y))
+    if not np.allclose(scoring["onset"], steps, atol=1e-3):
+        raise ValueError(f"{path}: {len(y)} epochs of 30 s without gaps are expected.")
 
     path = Path(f"{stem}events.tsv")
-    events = read_table(path, numbers=("onset",), texts=("trial_type",))
-    clock = {}
-    for event in ("Lights Off", "Lights On", "End of Study"):
-        times = events["onset"][events["trial_type"] == event]
-        if len(times) != 1:
-            raise ValueError(f"{path} has {len(times)} events {event!r}; one is expected.")
-        clock[event] = times[0]
-    onset = clock["Lights Off"] + EPOCH_SECONDS * np.arange(len(y))
-    late = onset[-1] + EPOCH_SECONDS - clock["Lights On"]
+    events = _loading.read_table(path, onset=float, trial_type=str)
+    with errors_naming(path):
+        times = events.set_index("trial_type")["onset"]
+        off, on, end = times[["Lights Off", "Lights On", "End of Study"]]
+    late = off + EPOCH_SECONDS * len(y) - on
     if abs(late) > EPOCH_SECONDS:
         raise ValueError(
-            f"{name}: {len(y)} epochs of 30 s from Lights Off ({clock['Lights Off']:.1f} s) "
-            f"end {abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On "
-            f"({clock['Lights On']:.1f} s). Is it cut short, or another recording's?"
+            f"{path}: {len(y)} epochs of 30 s from Lights Off ({off:.1f} s) end "
+            f"{abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On ({on:.1f} s). "
+            "Is the scoring cut short, or another recording's?"
         )
-    return Night(
-        recording=name,
+    return _loading.Night(
+        recording=f"eesm17-{folder}-ses-001-sleep",
         subject=f"eesm17-{folder}",
-        onset=onset,
+        onset=off + steps,
         y=y,
         files=[Path(f"{stem}eeg.set"), Path(f"{stem}eeg.fdt")],
-        duration=clock["End of Study"],
+        duration=end,
     )
-
-
-def _folder(night):
-    return night.subject.removeprefix("eesm17-")
-
-
-def _check_rejection(rejection):
-    """Take True, False or the electrodes that each folder loses."""
-    if rejection is None or isinstance(rejection, (bool, np.bool_)):
-        return bool(rejection)
-    if not isinstance(rejection, dict):
-        raise ValueError(f"rejection is True, False or a dict; given {rejection!r}.")
-    folders = {f"sub-00{number}" for number in range(1, 10)}
-    for folder, names in rejection.items():
-        if folder not in folders or not set(names) <= set(EAR_ELECTRODES):
-            raise ValueError(
-                f"rejection names {list(names)} of {folder!r}; the subjects are sub-001 to "
-                f"sub-009, the ear electrodes are {', '.join(EAR_ELECTRODES)}."
-            )
-    return {folder: sorted(names) for folder, names in rejection.items()}
 
 
 def _open_derivations(night, *, rejection):
     """Scalp and ear derivations of a night; its notes say which electrodes were left out."""
     raw = _open_set(night.files[0].resolve())
-    scalp = sorted({name for pair in SCALP_DERIVATIONS for name in pair.split("-")})
-    electrodes = [*scalp, *EAR_ELECTRODES]
-    check_recording(raw, night.recording, electrodes, sfreq=SFREQ, duration=night.duration)
-    raw.pick(electrodes)
+    _loading.check_recording(raw, night.recording, sfreq=SFREQ, duration=night.duration)
     if rejection is True:
         stop = min(night.onset[-1] + EPOCH_SECONDS, (raw.n_times - 1) / SFREQ)
         scored = reject_ear_electrodes(raw.copy().crop(night.onset[0], stop))
         raw.info["bads"] = scored.info["bads"]
         del scored  # it may hold the whole night
-    else:
-        raw.info["bads"] = list(rejection.get(_folder(night), ())) if rejection else []
+    elif rejection:
+        raw.info["bads"] = rejection.get(night.subject.removeprefix("eesm17-"), [])
     night.notes["rejected"] = list(raw.info["bads"])
     return {"source": scalp_derivations(raw), "target": ear_derivations(raw)}
 
 
 def _open_set(path):
-    """Open an EEGLAB recording, whose samples are inside or in an .fdt file."""
+    """Open the electrodes of an EEGLAB recording, with samples inside or in an .fdt file."""
     import mne
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: is the data set complete?")
+    scalp = sorted({name for pair in SCALP_DERIVATIONS for name in pair.split("-")})
     with errors_naming(path):
         raw = mne.io.read_raw_eeglab(path, verbose="ERROR")
         signals = Path(raw.filenames[0])
+        expected = 4 * len(raw.ch_names) * raw.n_times
         if signals.suffix != ".fdt":
             # Signals inside are read, and checked, when they are first asked for.
             raw[:, raw.n_times - 1 :]
-            return raw
-    # Of two nights the signal is inside the .set, and the .fdt beside it another recording's.
-    expected, size = 4 * len(raw.ch_names) * raw.n_times, signals.stat().st_size
-    if size != expected:
-        raise ValueError(
-            f"{signals} has {size} bytes; {len(raw.ch_names)} channels of {raw.n_times} "
-            f"samples need {expected}. The file is cut short or another recording's."
-        )
-    return raw
+        # Of two nights the signal is inside the .set, and the .fdt beside it another recording's.
+        elif signals.stat().st_size != expected:
+            raise ValueError(
+                f"{signals} has {signals.stat().st_size} bytes; {len(raw.ch_names)} channels "
+                f"of {raw.n_times} samples need {expected}"
+            )
+        return raw.pick([*scalp, *EAR_ELECTRODES])

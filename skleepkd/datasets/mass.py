@@ -3,18 +3,12 @@
 import re
 from collections import Counter
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    check_end,
-    choose_recordings,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
@@ -22,39 +16,28 @@ from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
 #: The channels of Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
 
-#: Electrodes of a nominal derivation, in the order of preference. They are recorded
-#: against one computed reference (CLE), which their difference takes out. Where a night
-#: has neither pair, C3 against the linked ears (LER) takes their place.
-_PAIRS = {
-    "C3-A2": (("C3", "A2"), ("C4", "A1")),
-    "C4-A1": (("C4", "A1"), ("C3", "A2")),
+#: Weights of the electrodes in a nominal derivation, in the order of preference. They are
+#: recorded against one computed reference (CLE), which their difference takes out, or
+#: against the linked ears (LER).
+_C3_A2 = {"EEG C3-CLE": 1.0, "EEG A2-CLE": -1.0}
+_C4_A1 = {"EEG C4-CLE": 1.0, "EEG A1-CLE": -1.0}
+_LINKED_EARS = {"EEG C3-LER": 1.0}
+_DERIVATIONS = {
+    "C3-A2": (_C3_A2, _C4_A1, _LINKED_EARS),
+    "C4-A1": (_C4_A1, _C3_A2, _LINKED_EARS),
 }
-_LINKED_EARS = "EEG C3-LER"
-
-#: Lengths of an epoch that the scorers used, in seconds: AASM 30, R&K 20.
-_EPOCH_LENGTHS = (20.0, 30.0)
 
 #: Durations and onsets are written as rounded decimals, in seconds.
 _TOLERANCE = 0.1
 
-#: Recordings in each subset of the complete cohort.
-SUBSET_SIZES = {1: 53, 2: 19, 3: 62, 4: 40, 5: 26}
-
-#: Places in the sorted list of a complete subset, counted from 0, of the recordings
-#: that Joshi et al.'s code holds out. The rest is for training.
-_VALIDATION = {
-    1: (6, 8, 14, 34, 43),
-    2: (7, 8),
-    3: (4, 12, 23, 36, 39, 45),
-    4: (0, 14, 17, 28),
-    5: (7, 9, 21),
-}
-_TEST = {
-    1: (1, 7, 15, 17, 40, 47),
-    2: (0, 3),
-    3: (5, 18, 24, 35, 40, 53, 59),
-    4: (12, 26, 34, 35),
-    5: (1, 2, 22),
+#: Of each subset the number of recordings in the complete cohort, and the places in their
+#: sorted list, counted from 0, that Joshi et al.'s code holds out to validate and to test.
+_SUBSETS = {
+    1: (53, (6, 8, 14, 34, 43), (1, 7, 15, 17, 40, 47)),
+    2: (19, (7, 8), (0, 3)),
+    3: (62, (4, 12, 23, 36, 39, 45), (5, 18, 24, 35, 40, 53, 59)),
+    4: (40, (0, 14, 17, 28), (12, 26, 34, 35)),
+    5: (26, (7, 9, 21), (1, 2, 22)),
 }
 
 _DESCR = """\
@@ -126,22 +109,19 @@ def load_mass(
             Windows of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
-        y, groups : ndarray of shape (n_epochs,)
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. Each subject, such as
             "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
     FileNotFoundError
         If a subset, a recording, or one of its two files is missing.
     ValueError
-        If a file is cut short or damaged, a channel is missing, epochs are neither 20
-        nor 30 s long or overlap, or the scoring goes on for more than 30 s after the
-        recording's end.
+        If a file is cut short or damaged, a channel is missing, epochs are not of 20 or
+        30 s or overlap, or the scoring ends more than 30 s after the recording.
 
     Warns
     -----
@@ -150,12 +130,11 @@ def load_mass(
 
     Notes
     -----
-    An epoch's window is cut at its own onset, so gaps in the scoring stay gaps and
-    fractions of a second are kept, to the nearest sample. (The code of Joshi et al.
-    counts on from the first onset's whole seconds.) A stage that lasts for several
-    epochs makes as many rows; one shorter than an epoch makes none. Of a night in
-    epochs of 20 s the first and the last are left out, as in both papers. Windows that
-    the recording does not cover are left out.
+    A window is cut at its epoch's own onset, to the nearest sample. (The code of Joshi et
+    al. counts on from the first onset's whole seconds.) A stage that lasts for several
+    epochs makes as many rows; one shorter than an epoch makes none. Windows that the
+    recording does not cover are left out and, as in both papers, the first and the last
+    of a night in epochs of 20 s.
 
     Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
     of a pipeline, after it::
@@ -173,19 +152,19 @@ def load_mass(
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
     root = Path(root).expanduser()
-    ch_names = check_channels(channels, _CHANNELS)
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     nights, derivations = [], {}
     for number in _find_recordings(root, subsets, subjects):
-        night = read_mass_night(root, number, sfreq=sfreq)
+        nights.append(night := read_mass_night(root, number, sfreq=sfreq))
         labels = read_header(night.files[0]).names
-        derivations[night.recording] = _find_derivations(number, labels, ch_names)
-        nights.append(night)
+        names = chain(*ch_names.values())
+        named = {name: _weights(name, labels, int(number[4])) for name in names}
+        _loading.check_labels(night.recording, labels, sorted(set().union(*named.values())))
+        derivations[night.recording] = named
     read = partial(_open_derivations, derivations=derivations)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="mass", descr=_DESCR, ch_names=ch_names, **options
-    )
+    cohort = _loading.load_nights(nights, read, "mass", _DESCR, ch_names, **options)
     cohort.derivations = {
         recording: {name: _formula(weights) for name, weights in named.items()}
         for recording, named in derivations.items()
@@ -202,14 +181,14 @@ def read_mass_night(root, number, *, sfreq=200.0):
     """Read the stages of one night, such as "01-01-0001"; onsets are those of its windows."""
     folder = Path(root) / f"SS{number[4]}_EDF"
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
-    duration = read_header(signals, whole=True).duration
+    header = read_header(signals, whole=True)
     onset, y, epoch = _read_stages(stages)
-    check_end(onset[-1] + epoch, duration, stages)
+    _loading.check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
     inside = np.round(onset * sfreq) >= 0
-    return Night(
+    return _loading.Night(
         recording=f"mass-{number}",
         subject=f"mass-{number}",
         onset=onset[inside],
@@ -220,23 +199,14 @@ def read_mass_night(root, number, *, sfreq=200.0):
 
 def _find_recordings(root, subsets, subjects):
     """Numbers of the recordings to read, of which at least one file is there."""
-    subsets = list(subsets)
-    if not subsets or not set(subsets) <= set(SUBSET_SIZES):
-        raise ValueError(f"subsets are numbers from 1 to 5; given {subsets}.")
     present = []
     for subset in sorted(set(subsets)):
-        folder = root / f"SS{subset}_EDF"
-        names = {
-            path.name.rpartition(" ")[0]
-            for kind in ("PSG", "Base")
-            for path in folder.glob(f"01-0{subset}-[0-9][0-9][0-9][0-9] {kind}.edf")
-        }
-        if not names:
-            raise FileNotFoundError(
-                f"{folder} holds no '01-0{subset}-NNNN PSG.edf'; subsets= reads others."
-            )
-        present += sorted(names)
-    return choose_recordings(
+        pattern = f"SS{subset}_EDF/01-0{subset}-[0-9][0-9][0-9][0-9] *.edf"
+        numbers = {path.name.partition(" ")[0] for path in root.glob(pattern)}
+        if not numbers:
+            raise FileNotFoundError(f"{root} holds no {pattern}; subsets= reads others.")
+        present += sorted(numbers)
+    return _loading.choose_recordings(
         subjects, present, prefix="mass-", where=f"the subsets {subsets} of {root}"
     )
 
@@ -252,13 +222,13 @@ def _read_stages(path):
     durations = annotations.duration
     lengths = durations[durations > 0] if durations.any() else np.diff(annotations.onset)
     typical = np.median(lengths) if len(lengths) else np.nan
-    epoch = next((s for s in _EPOCH_LENGTHS if abs(typical - s) <= _TOLERANCE), None)
-    if epoch is None:
+    epoch = 30.0 if abs(typical - 30) <= _TOLERANCE else 20.0  # AASM, R&K
+    if not abs(typical - epoch) <= _TOLERANCE:
         raise ValueError(
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    warn_of_unknown(annotations.description, path)
+    _loading.warn_of_unknown(annotations.description, path)
     # A duration that is not written is one epoch's.
     n_epochs = np.where(durations > 0, (durations + _TOLERANCE) // epoch, 1).astype(int)
     steps = np.concatenate([epoch * np.arange(n) for n in n_epochs])
@@ -274,30 +244,12 @@ def _read_stages(path):
     return onset, y.astype(np.int64), epoch
 
 
-def _find_derivations(number, labels, ch_names):
-    """Weights of the files' channels in each channel that is wanted."""
-    derivations = {}
-    for name in [name for names in ch_names.values() for name in names]:
-        derivations[name] = weights = _weights(name, labels, subset=int(number[4]))
-        missing = [label for label in weights if label not in labels]
-        if missing:
-            raise ValueError(
-                f"mass-{number} has no channel for {name!r}: {', '.join(missing)} missing. "
-                f"It has {', '.join(labels)}. Choose others by channels= or subjects=."
-            )
-    return derivations
-
-
-def _weights(name, labels, *, subset):
+def _weights(name, labels, subset):
+    """Weights of a file's channels in a channel that is wanted."""
     if name == "ECG":
         return {"ECG ECGII" if subset == 4 else "ECG ECGI": -1.0}
-    if name not in _PAIRS:
-        return {name: 1.0}
-    for pair in _PAIRS[name]:
-        plus, minus = (f"EEG {electrode}-CLE" for electrode in pair)
-        if plus in labels and minus in labels:
-            return {plus: 1.0, minus: -1.0}
-    return {_LINKED_EARS: 1.0}
+    choices = _DERIVATIONS.get(name, [{name: 1.0}])
+    return next((each for each in choices if set(each) <= set(labels)), choices[-1])
 
 
 def _formula(weights):
@@ -307,7 +259,7 @@ def _formula(weights):
 
 def _open_derivations(night, *, derivations):
     named = derivations[night.recording]
-    labels = sorted({label for weights in named.values() for label in weights})
+    labels = sorted(set().union(*named.values()))
     return derive(open_edf(night.files[0], labels), named)
 
 
@@ -343,27 +295,26 @@ class MassSplit:
     """
 
     def __init__(self, subjects):
-        names = np.unique(np.asarray(subjects, dtype=str)).tolist()
         by_subset = {}
-        for name in names:
-            match = re.fullmatch(r"mass-01-0([1-5])-\d{4}", name)
-            if match is None:
+        for name in sorted(set(np.asarray(subjects).tolist())):
+            if not re.fullmatch(r"mass-01-0[1-5]-\d{4}", name):
                 raise ValueError(
                     f"{name!r} is no subject of MASS, as 'mass-01-01-0001' is."
                 )
-            by_subset.setdefault(int(match[1]), []).append(name)
+            by_subset.setdefault(int(name[9]), []).append(name)
         train, validation, test = [], [], []
         for subset, members in by_subset.items():
-            if len(members) != SUBSET_SIZES[subset]:
+            size, validates, tests = _SUBSETS[subset]
+            if len(members) != size:
                 raise ValueError(
                     f"The split counts places in the complete subset {subset}, which has "
-                    f"{SUBSET_SIZES[subset]} recordings; given {len(members)}."
+                    f"{size} recordings; given {len(members)}."
                 )
             for place, name in enumerate(members):
-                if place in _VALIDATION[subset]:
+                if place in validates:
                     validation.append(name)
                 else:
-                    (test if place in _TEST[subset] else train).append(name)
+                    (test if place in tests else train).append(name)
         self.train, self.validation, self.test = map(tuple, (train, validation, test))
 
     def __call__(self, subjects):
@@ -382,13 +333,3 @@ class MassSplit:
                 "leave them out: test = np.isin(groups, split.test); X[~test]."
             )
         return [name for name in self.validation if name in given]
-
-    def __eq__(self, other):
-        return isinstance(other, MassSplit) and vars(self) == vars(other)
-
-    def __hash__(self):
-        return hash((self.train, self.validation, self.test))
-
-    def __repr__(self):
-        sizes = len(self.train), len(self.validation), len(self.test)
-        return "<MassSplit: {} train, {} validation, {} test>".format(*sizes)

@@ -1,7 +1,6 @@
 """Sleep-EDF, Sleep Cassette: EEG and EOG of whole days and nights at home."""
 
 import math
-import numbers
 import warnings
 from datetime import datetime
 from functools import partial
@@ -11,13 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import LeaveOneGroupOut
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    check_end,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
 
@@ -31,8 +24,7 @@ _SMALLEST_PEAK = 10.0
 _SUBJECTS = range(20)
 _ABSENT = {39, 68, 69, 78, 79}
 
-#: Epochs of a night in bed after the last one of sleep, and in three nights of the paper.
-_AFTER_SLEEP = 30
+#: Epochs in bed after the last one of sleep where they are not 30 in the paper.
 _AFTER_SLEEP_2019 = {"SC4001": 25, "SC4081": 32, "SC4092": 31}
 
 #: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
@@ -92,7 +84,7 @@ def load_sleep_edf(
         Channels by modality, as the files name them; a list is a target without a
         source. By default ``{"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}``.
     sfreq, l_freq, h_freq : optional
-        As for :func:`load_mass`, but for the rate: the nights' own, 100 Hz, by default.
+        As for :func:`load_mass`; the nights' own rate is 100 Hz.
     crop : {"in-bed", "phan2019"}, float or None, default="in-bed"
         Part of each recording of about 22 hours that is kept:
 
@@ -111,13 +103,10 @@ def load_sleep_edf(
     cohort : sklearn.utils.Bunch
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
-            ``onset`` is in seconds from the recording's start, so that an epoch left
-            out stays a gap.
-        y, groups : ndarray of shape (n_epochs,)
+            ``onset`` is in seconds from the recording's start: what is left out is a gap.
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
             "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
@@ -145,38 +134,35 @@ def load_sleep_edf(
     is taken off is that of the whole recording, day and night, as in the paper.
     """
     root = Path(root).expanduser()
-    ch_names = check_channels(channels, _CHANNELS)
+    folder = root / "sleep-cassette" if (root / "sleep-cassette").is_dir() else root
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
     nights = []
-    for number in _find_nights(root, subjects):
-        nights.append(night := read_sleep_edf_night(root, number, crop=crop))
-        labels = read_header(night.files[0]).names
-        missing = [name for name in wanted if name not in labels]
-        if missing:
-            raise ValueError(
-                f"{night.recording} has no channel {', '.join(missing)}. It has "
-                f"{', '.join(labels)}."
-            )
+    for subject in _SUBJECTS if subjects is None else dict.fromkeys(subjects):
+        files = folder.glob(f"SC4{subject:02d}[0-9]*-*.edf")
+        numbers = sorted({path.name[:6] for path in files})
+        if not numbers and subjects is not None:
+            raise FileNotFoundError(f"{folder} has no recording of subject {subject}.")
+        for number in numbers:
+            nights.append(night := read_sleep_edf_night(folder, number, crop=crop))
+            labels = read_header(night.files[0]).names
+            _loading.check_labels(night.recording, labels, wanted)
+    if not nights:
+        raise FileNotFoundError(
+            f"{folder} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
+        )
     read = partial(_open_centred, labels=wanted)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="sleep-edf", descr=_DESCR, ch_names=ch_names, **options
-    )
-    part = f"{crop} minutes before sleep to as many after it"
-    if crop is None:
-        part = "all of it"
-    elif isinstance(crop, str):
-        part = f"from lights off to after sleep ({crop})"
-    cohort.DESCR += f"Part of each recording: {part}.\n"
+    cohort = _loading.load_nights(nights, read, "sleep-edf", _DESCR, ch_names, **options)
+    cohort.DESCR += f"Part of each recording: crop={crop!r}.\n"
     return cohort
 
 
 def fetch_sleep_edf(path=None, *, subjects=None, **options):
     """Download Sleep-EDF (Sleep Cassette) where it is not there yet, and load it.
 
-    MNE downloads (:func:`mne.datasets.sleep_physionet.age.fetch_data`) and checks what
-    it downloads. A night takes about 50 MB.
+    :func:`mne.datasets.sleep_physionet.age.fetch_data` downloads, about 50 MB a night.
 
     Parameters
     ----------
@@ -197,42 +183,35 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is not what MNE's list of sums says. Nothing is
-        left of it; files that are complete stay, so that the call is simply repeated.
+        If a file cannot be downloaded.
     ValueError
-        If there is no such subject.
+        If there is no such subject, or what arrived is not what MNE's list of sums says.
+        Nothing is left of it; files that are complete stay: simply repeat the call.
     """
     from mne.datasets.sleep_physionet import age
 
-    subjects = _SUBJECTS if subjects is None else _check_subjects(subjects)
-    try:
-        # Nights that the study lacks are no error, subjects have been checked.
-        files = age.fetch_data(
-            subjects,
-            recording=(1, 2),
-            path=None if path is None else str(Path(path).expanduser()),
-            on_missing="ignore",
+    subjects = list(_SUBJECTS if subjects is None else subjects)
+    if not set(subjects) <= set(range(83)) - _ABSENT:
+        raise ValueError(
+            f"subjects are 0 to 82, but for {sorted(_ABSENT)}, whom the study lacks; given "
+            f"{subjects}."
         )
-    except (OSError, ValueError) as error:  # those of requests; pooch's, of another sum
-        raise OSError(
-            f"Sleep-EDF could not be downloaded: {error} Files that are complete stay; call "
-            "again to go on. load_sleep_edf reads a folder of files that were had otherwise."
-        ) from error
+    path = None if path is None else str(Path(path).expanduser())
+    # Nights that the study lacks are no error.
+    files = age.fetch_data(subjects, recording=(1, 2), path=path, on_missing="ignore")
     return load_sleep_edf(Path(files[0][0]).parent, subjects=subjects, **options)
 
 
-def read_sleep_edf_night(root, number, *, crop="in-bed"):
+def read_sleep_edf_night(folder, number, *, crop="in-bed"):
     """Read the stages of one night, such as "SC4001", of the part that is kept."""
-    signals, stages = (
-        _find_file(Path(root), number, kind) for kind in ("PSG", "Hypnogram")
-    )
+    signals, stages = (_find_file(folder, number, kind) for kind in ("PSG", "Hypnogram"))
     header, other = (read_header(path, whole=True) for path in (signals, stages))
     if other.start != header.start:
         raise ValueError(
-            f"{signals} begins at {header.start}, {stages.name} at {other.start}. The two "
-            "files of a night begin together: do these belong to each other?"
+            f"{signals} begins at {header.start}, {stages.name} at {other.start}: do these "
+            "two files belong to each other?"
         )
-    y = _read_stages(stages, header.duration)
+    y = _read_stages(stages, header.n_records * header.seconds)
     first, stop = _part(y, number, header.start, crop)
     rows = np.arange(len(y))[first:stop]
     if not len(rows):
@@ -240,7 +219,7 @@ def read_sleep_edf_night(root, number, *, crop="in-bed"):
             f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
             f"{first} to {stop})."
         )
-    return Night(
+    return _loading.Night(
         recording=f"sleep-edf-{number}",
         subject=f"sleep-edf-{number[:5]}",
         onset=rows * EPOCH_SECONDS,
@@ -249,45 +228,12 @@ def read_sleep_edf_night(root, number, *, crop="in-bed"):
     )
 
 
-def _find_nights(root, subjects):
-    """List the recordings to read, such as "SC4001": those of which a file is there."""
-    wanted = _SUBJECTS if subjects is None else _check_subjects(subjects)
-    present = {path.name[:6] for path in _glob(root, "SC4[0-9][0-9][0-9]*-*.edf")}
-    nights = []
-    for subject in wanted:
-        found = sorted(name for name in present if name[:5] == f"SC4{subject:02d}")
-        if not found and subjects is not None:
-            raise FileNotFoundError(f"{root} has no recording of subject {subject}.")
-        nights += found
-    if not nights:
-        raise FileNotFoundError(
-            f"{root} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
-        )
-    return nights
-
-
-def _check_subjects(subjects):
-    given, known = list(subjects), set(range(83)) - _ABSENT
-    if not given or len(set(given)) < len(given) or not set(given) <= known:
-        raise ValueError(
-            "subjects are numbers from 0 to 82, each once, but for "
-            f"{sorted(_ABSENT)}, whom the study lacks; given {subjects!r}."
-        )
-    return given
-
-
-def _glob(root, pattern):
-    return [*root.glob(pattern), *root.glob(f"sleep-cassette/{pattern}")]
-
-
-def _find_file(root, number, kind):
+def _find_file(folder, number, kind):
     """Find a file of a recording; what stands between number and kind varies."""
-    found = _glob(root, f"{number}*-{kind}.edf")
-    if not found:
-        raise FileNotFoundError(f"{root} has no {number}..-{kind}.edf: is it complete?")
-    if len(found) > 1:
-        raise ValueError(
-            f"One {kind} of {number} is expected; there are {', '.join(map(str, found))}."
+    found = sorted(folder.glob(f"{number}*-{kind}.edf"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"One {number}*-{kind}.edf is expected in {folder}; there are {len(found)}."
         )
     return found[0]
 
@@ -296,7 +242,9 @@ def _read_stages(path, duration):
     """AASM codes of a recording's whole epochs, from its first second on."""
     annotations = read_annotations(path)
     texts = annotations.description
-    warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
+    _loading.warn_of_unknown(
+        [t for t in texts if t.casefold().startswith("sleep stage")], path
+    )
     annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
     if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
@@ -309,18 +257,12 @@ def _read_stages(path, duration):
         )
     # "?" up to 24 hours after the start is how many of these files end.
     scored = [stage_of_text(text) >= 0 for text in annotations.description]
-    check_end(max(ends[scored], default=0), duration, path)
+    _loading.check_end(max(ends[scored], default=0), duration, path)
     return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
 
 
 def _part(y, number, start, crop):
     """First epoch that is kept, and the one after the last."""
-    minutes = isinstance(crop, numbers.Real) and not isinstance(crop, bool) and crop >= 0
-    if not (minutes or crop is None or crop in ("in-bed", "phan2019")):
-        raise ValueError(
-            "crop is 'in-bed', 'phan2019', minutes before and after sleep, or None; given "
-            f"{crop!r}."
-        )
     if crop is None:
         return 0, len(y)
     asleep = np.flatnonzero(y > 0)  # 0 is awake, -1 unscored
@@ -329,12 +271,12 @@ def _part(y, number, start, crop):
             f"sleep-edf-{number} has no epoch of sleep, by which crop={crop!r} finds the "
             "night; take crop=None."
         )
-    if minutes:
+    if not isinstance(crop, str):
         margin = int(crop * 60 // EPOCH_SECONDS)
         return max(asleep[0] - margin, 0), asleep[-1] + 1 + margin
-    after = _AFTER_SLEEP
-    if crop == "phan2019":
-        after = _AFTER_SLEEP_2019.get(number, after)
+    if crop not in ("in-bed", "phan2019"):
+        raise ValueError(f"crop is 'in-bed', 'phan2019', minutes or None; given {crop!r}.")
+    after = _AFTER_SLEEP_2019.get(number, 30) if crop == "phan2019" else 30
     return math.ceil(_lights_off(number, start) / EPOCH_SECONDS), asleep[-1] + 1 + after
 
 
@@ -343,18 +285,11 @@ def _lights_off(number, start):
     import pandas as pd
 
     table = resources.files("mne.datasets.sleep_physionet") / "age_records.csv"
-    if not table.is_file():
-        raise FileNotFoundError(
-            f"MNE's list of the study ({table}), which knows lights off, is missing. "
-            "Install mne again, or choose another crop."
-        )
     records = pd.read_csv(table, index_col="fname")["lights off"]
-    records = records[records.index.str.startswith(number)]
-    if records.empty:
-        raise ValueError(f"MNE's list of the study does not know {number}: change crop=.")
+    clock = records[records.index.str.startswith(number)].iloc[0]
     begin = datetime.strptime(start[9:], "%H.%M.%S")
     # The seconds of a difference in time leave whole days out: lights off may be next day.
-    return (datetime.strptime(records.iloc[0], "%H:%M:%S") - begin).seconds
+    return (datetime.strptime(clock, "%H:%M:%S") - begin).seconds
 
 
 def _open_centred(night, *, labels):
@@ -383,7 +318,8 @@ class SleepEdfFolds(LeaveOneGroupOut):
     One object serves twice. As ``cv=`` it leaves out one subject after the other, in the
     paper's order. As ``validation=`` of an estimator it is called with the training
     subjects and returns the four that validate in the fold of the one that is not there.
-    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there.
+    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there: it raises a
+    ValueError otherwise.
 
     Examples
     --------
@@ -397,51 +333,17 @@ class SleepEdfFolds(LeaveOneGroupOut):
     >>> folds(subjects[train])
     ['sleep-edf-SC402', 'sleep-edf-SC409', 'sleep-edf-SC410', 'sleep-edf-SC413']
 
-    In a comparison::
-
-        stager = SleepStager("SeqSleepNet", sequence_length=20, validation=folds)
-        cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups, cv=folds)
     """
 
-    def split(self, X, y=None, groups=None):
-        """Yield the rows of the training set and of the test set, fold by fold.
-
-        Parameters
-        ----------
-        X, y : array-like of shape (n_epochs, ...)
-            Epochs, of which the number counts, and what is ignored.
-        groups : array-like of str, shape (n_epochs,)
-            The subjects; a ValueError says where they are not the twenty.
-
-        Yields
-        ------
-        train, test : ndarray of int
-            Numbers of rows.
-        """
-        if groups is None:
-            raise ValueError("The folds are made of subjects: give groups=cohort.groups.")
-        given = set(np.asarray(groups).tolist())
-        if given != set(_NAMES):
-            raise ValueError(
-                f"The folds are made of the 20 subjects {_NAMES[0]} to {_NAMES[-1]}; "
-                + _difference(given)
-            )
-        return super().split(X, y, groups)
-
     def __call__(self, subjects):
-        """Return the subjects to hold out of the training subjects, who must be nineteen."""
+        """Return the four of the nineteen training subjects that validate."""
         given = set(np.asarray(subjects).tolist())
         left_out = [place for place, name in enumerate(_NAMES) if name not in given]
         if len(left_out) != 1 or not given <= set(_NAMES):
             raise ValueError(
-                "A fold is known by the one of 20 subjects that is not in the training rows; "
-                + _difference(given)
+                f"A fold has 19 of the 20 subjects {_NAMES[0]} to {_NAMES[-1]} in its "
+                f"training rows; missing are {[_NAMES[place] for place in left_out]}, "
+                f"strangers are {sorted(given - set(_NAMES))}."
             )
         four = _VALIDATION.split(",")[left_out[0]]
         return [_NAMES[int(number) - 1] for number in four.split()]
-
-
-def _difference(given):
-    missing = [name for name in _NAMES if name not in given]
-    strangers = sorted(map(str, given - set(_NAMES)))
-    return f"missing are {missing or 'none'}, strangers are {strangers or 'none'}."

@@ -71,7 +71,7 @@ class TeacherInFold:
     """A teacher on its way to be fitted: cloned, and its network built, so that faults show."""
 
     def __init__(self, teacher, source, y, held_out, seed, checkpoint=None, **params):
-        self.source, self.y, self.held_out = source, y, np.asarray(held_out.subjects)
+        self.source, self.y, self.held_out = source, y, np.asarray(held_out)
         self.training = None
         self.estimator = teacher
         if is_frozen(teacher):
@@ -231,14 +231,16 @@ def _allocate(n_rows, part, dtype):
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
-def split_params(params, prefix, teacher):
-    """Part the parameters of a teacher, without their prefix, from the student's own."""
-    start = f"{prefix}__"
-    inner = {name: value for name, value in params.items() if name.startswith(start)}
-    own = {name: value for name, value in params.items() if name not in inner}
-    if inner and is_frozen(params.get(prefix, teacher)):
+def set_inner_params(stager, name, params):
+    """Set the parameters ``name__*`` of what a stager's parameter holds; return the others."""
+    start = f"{name}__"
+    inner = {key: value for key, value in params.items() if key.startswith(start)}
+    owner = params.get(name, getattr(stager, name))
+    if inner and is_frozen(owner):
         raise ValueError(
-            f"{', '.join(inner)} cannot be set: {prefix} is a FrozenEstimator, which stays as "
+            f"{', '.join(inner)} cannot be set: {name} is a FrozenEstimator, which stays as "
             "it was fitted. Give it unfrozen to search over its parameters."
         )
-    return {name.removeprefix(start): value for name, value in inner.items()}, own
+    if inner:
+        owner.set_params(**{key.removeprefix(start): inner[key] for key in inner})
+    return {key: value for key, value in params.items() if key not in inner}

@@ -11,7 +11,7 @@ from skleepkd.epochs.rows import numbers_of
 from skleepkd.stages import UNSCORED, is_unscored
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
-SAMPLED_EPOCHS = 512
+SAMPLED_EPOCHS = 256
 
 
 def training_input(X, y, X_source=None, groups=None, *, source_for=None):

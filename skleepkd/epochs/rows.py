@@ -180,7 +180,7 @@ def write_folder(folder, signals, columns, about):
     new = folder / f"{_ABOUT}-{tag}"
     try:
         for modality, parts in signals.items():
-            join(parts, partial(_map_new, folder / files[modality])).flush()
+            join(parts, partial(map_new, folder / files[modality])).flush()
         np.savez(folder / files["rows"], **columns)
         new.write_text(json.dumps({"files": files, **about}))
         os.replace(new, folder / _ABOUT)
@@ -209,7 +209,8 @@ def open_folder(folder):
     return {**signals, **columns, **about}
 
 
-def _map_new(path, shape, dtype):
+def map_new(path, shape, dtype):
+    """Map a new ``.npy`` file with room for all of it on the disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with open(path, "r+b") as file:
         preallocate(file, os.fstat(file.fileno()).st_size)

@@ -1,10 +1,16 @@
-"""Batches: rows of a pair as tensors, each read by one indexed read."""
+"""Batches: epochs of a pair, or windows of consecutive ones, each read by one indexed read."""
+
+import copy
+import math
+import warnings
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import Dataset, Sampler, Subset
 
 from skleepkd.distillation.strategy import PerWindow
+from skleepkd.epochs import PairedEpochs
+from skleepkd.sequences import find_runs, make_windows
 from skleepkd.stages import UNSCORED
 
 #: Epochs, or windows, of a night that a network of sequences takes at a time, so that they
@@ -12,19 +18,65 @@ from skleepkd.stages import UNSCORED
 TOGETHER = 192
 
 
-class EpochDataset(Dataset):
-    """Epochs of a pair and what else belongs to their rows; a device may hold them.
+def check_windows(stager, pair, scored):
+    """Refuse sequences where nothing is left to train on, or to validate with."""
+    length = stager.sequence_length_
+    windows = training_windows(pair, length)
+    known = len(np.unique(pair.recording))
+    left = known - len(np.unique(pair.recording[windows]))
+    if left:
+        warnings.warn(
+            f"{left} of {known} recordings have no {length} consecutive epochs "
+            "(sequence_length), and are not learned from.",
+            stacklevel=5,
+        )
+    begins = windows[scored[windows].any(axis=1), 0]
+    validates = stager.validates(pair)[begins]
+    held_out = ", ".join(map(str, stager.held_out_))
+    if validates.all() or (held_out and not validates.any()):
+        who = "to train on" if validates.all() else f"of those held out ({held_out})"
+        raise ValueError(
+            f"No {length} consecutive epochs (sequence_length), one of them scored, are in the "
+            f"subjects {who}. Give whole nights, with y of -1 for unscored epochs."
+        )
 
-    Parameters
-    ----------
-    pair : PairedEpochs
-        The epochs: its target.
-    y : ndarray of int, shape (n_epochs,), optional
-        Codes of the stages, -1 where unscored.
-    extras : dict of array of shape (n_epochs, ...), optional
-        What the batch carries besides ``"target"``: an online teacher's source as another
-        pair, a frozen teacher's output as arrays.
-    """
+
+def training_windows(pair, length):
+    """Windows of a pair, (n_windows, length), that a network can be trained on."""
+    if pair.recording is None:
+        raise ValueError(
+            f"sequence_length={length} needs to know which epochs follow one another: give a "
+            "PairedEpochs with recording= (and onset=, for the gaps)."
+        )
+    return make_windows(_runs(pair), length)
+
+
+def predicted_windows(pair, length):
+    """Windows that hold every epoch of a pair, filled up with -1 for short runs."""
+    subjects = pair.subject
+    if pair.recording is None and subjects is not None and len(np.unique(subjects)) > 1:
+        raise ValueError(
+            "X holds several subjects and no recordings, so it is not known which epochs "
+            "follow one another. Give a PairedEpochs with recording=, or one night at a time."
+        )
+    return make_windows(_runs(pair), length, short=True)
+
+
+def _runs(pair):
+    """Find the runs of consecutive epochs of a pair, each of one subject."""
+    if pair.recording is not None and pair.subject is not None:
+        _, first, codes = np.unique(pair.recording, return_index=True, return_inverse=True)
+        others = pair.subject != pair.subject[first[codes]]
+        if others.any():
+            raise ValueError(
+                f"The recording {pair.recording[others][0]!s} is of several subjects, so "
+                "sequences would run from one to another. Give each a name of its own."
+            )
+    return find_runs(pair.recording, pair.onset, len(pair))
+
+
+class EpochDataset(Dataset):
+    """Epochs of a pair with codes, and extras: further arrays or pairs with an entry a row."""
 
     def __init__(self, pair, y=None, extras=None):
         self.pair = self.signal = pair
@@ -33,10 +85,6 @@ class EpochDataset(Dataset):
 
     def __len__(self):
         return len(self.pair)
-
-    def __getitem__(self, number):
-        x, y = self.__getitems__([number])
-        return {name: tensor[0] for name, tensor in x.items()}, y[0]
 
     def __getitems__(self, rows):
         """Read a whole batch, as a torch loader does where this method exists."""
@@ -51,62 +99,29 @@ class EpochDataset(Dataset):
         return tuple(Subset(self, np.flatnonzero(rows)) for rows in (train, valid))
 
     def n_bytes(self):
-        """Bytes of the epochs, in single precision, and of what has an entry for each."""
-        parts = [self.pair, *self.extras.values()]
-        return sum(_n_bytes(part) for part in parts)
+        """Bytes of the epochs and the extras, in single precision."""
+        return 4 * sum(math.prod(p.shape) for p in [self.pair, *self.extras.values()])
 
     def hold(self, device):
         """Hold the epochs on a device, so that a batch is an indexed read there."""
         self.signal = _held(self.pair, device)
         self.extras = {name: _held(part, device) for name, part in self.extras.items()}
 
-    def hold_where_it_fits(self, device):
-        """Hold the epochs on a GPU, if they take at most half of what is free there."""
-        if self.signal is self.pair and self.n_bytes() <= room_on(device):
-            self.hold(device)
-
 
 class WindowDataset(EpochDataset):
-    """Windows of consecutive epochs, with what else belongs to them.
-
-    Parameters
-    ----------
-    pair : PairedEpochs
-        The epochs.
-    windows : ndarray of int, shape (n_windows, length)
-        Rows of each window, -1 behind the last of a shorter one.
-    y, extras
-        As for :class:`EpochDataset`: one entry an epoch. A class axis comes before the
-        axis of the sequence, as in logits. What belongs to a window as a whole, as a
-        teacher's features do, is a :class:`~skleepkd.distillation.strategy.PerWindow`.
-    share, share_validation : bool, default=False
-        Whether epochs that several windows of a batch hold are given once, as
-        :class:`SharedEpochs`; and whether those of the validation part are.
-    """
+    """Windows (n_windows, length) of rows of a pair, -1 behind the last of a shorter one."""
 
     def __init__(
-        self,
-        pair,
-        windows,
-        y=None,
-        extras=None,
-        *,
-        share=False,
-        share_validation=False,
+        self, pair, windows, y=None, extras=None, share=False, share_validation=False
     ):
         extras = extras or {}
-        self.window_extras = {
-            name: extras[name].values
-            for name in extras
-            if isinstance(extras[name], PerWindow)
-        }
-        of_epochs = {
-            name: extras[name] for name in extras if name not in self.window_extras
-        }
-        super().__init__(pair, y, of_epochs)
+        per_window = {n: v.values for n, v in extras.items() if isinstance(v, PerWindow)}
+        super().__init__(pair, y, {**extras, **per_window})
+        self.per_window = set(per_window)
         self.windows = windows
-        self.share = share
-        self.share_validation = share_validation
+        self.numbers = np.arange(len(windows))  # the windows' entries in what is per window
+        # Whether an epoch that several windows of a batch hold is there once.
+        self.share, self.share_validation = share, share_validation
 
     def __len__(self):
         return len(self.windows)
@@ -121,12 +136,13 @@ class WindowDataset(EpochDataset):
         epochs = SharedEpochs(_read(self.signal, rows), places)
         x = {"target": epochs if self.share else epochs.apart()}
         for name, values in self.extras.items():
-            if len(values.shape) == 2:  # of each epoch, by class
+            if name in self.per_window:
+                x[name] = _read(values, self.numbers[numbers])
+            elif len(values.shape) == 2:  # of each epoch, by class
                 # (batch, length, n_classes) -> (batch, n_classes, length)
                 x[name] = _read(values, windows).movedim(1, -1)
             else:
                 x[name] = _read(values, rows)[places]
-        x |= {name: _read(array, numbers) for name, array in self.window_extras.items()}
         return x, torch.from_numpy(self.y[windows])
 
     def split(self, validates):
@@ -134,27 +150,15 @@ class WindowDataset(EpochDataset):
         validates = validates[self.windows[:, 0]]
         scored = (self.y[self.windows] >= 0).any(axis=1)
         return (
-            self._select(np.flatnonzero(~validates), self.share),
-            self._select(np.flatnonzero(validates & scored), self.share_validation),
+            self._part(~validates, self.share),
+            self._part(validates & scored, self.share_validation),
         )
 
-    def _select(self, numbers, share):
-        of_windows = {
-            name: PerWindow(Rows(array, numbers))
-            for name, array in self.window_extras.items()
-        }
-        extras, windows = {**self.extras, **of_windows}, self.windows[numbers]
-        return WindowDataset(self.pair, windows, self.y, extras, share=share)
-
-
-class Rows:
-    """Some rows of an array, read when they are asked for."""
-
-    def __init__(self, array, rows):
-        self.array, self.rows = array, rows
-
-    def __getitem__(self, which):
-        return self.array[self.rows[which]]
+    def _part(self, which, share):
+        part = copy.copy(self)
+        part.windows, part.numbers = self.windows[which], self.numbers[which]
+        part.share = share
+        return part
 
 
 class SharedEpochs:
@@ -162,9 +166,6 @@ class SharedEpochs:
 
     def __init__(self, epochs, windows):
         self.epochs, self.windows = epochs, windows
-
-    def __len__(self):
-        return len(self.windows)
 
     def to(self, device, non_blocking=False):
         """Move the batch to a device."""
@@ -190,24 +191,57 @@ class SharedEpochs:
         return torch.cat([module.classify_sequence(features[part]) for part in parts])
 
 
+def _read(values, rows):
+    """Read rows of a pair, an array or a held tensor, in single precision."""
+    if isinstance(values, torch.Tensor):
+        return values[torch.from_numpy(rows).to(values.device)].float()
+    read = values.read("target", rows) if isinstance(values, PairedEpochs) else values[rows]
+    return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32))
+
+
+def _held(values, device):
+    """Move all of a pair or of an array to a device; an array keeps its precision."""
+    if isinstance(values, PairedEpochs):
+        return _read(values, np.arange(len(values))).to(device)
+    return torch.as_tensor(np.asarray(values)).to(device)
+
+
+def make_loader(stager, dataset, *, training):
+    """Make a batch loader; training rows are shuffled, and held on a GPU where they fit."""
+    prefix = "iterator_train" if training else "iterator_valid"
+    on_gpu = torch.device(stager.device).type == "cuda"
+    options = {"batch_size": stager.batch_size, "shuffle": training, "pin_memory": on_gpu}
+    options |= {"collate_fn": as_is, **stager.get_params_for(prefix)}
+    iterator = getattr(stager, prefix)
+    if options["batch_size"] == -1:
+        options["batch_size"] = len(dataset)
+    base = getattr(dataset, "dataset", dataset)
+    may_hold = training and base.signal is base.pair and not options.get("num_workers")
+    if may_hold and base.n_bytes() <= room_on(stager.device):
+        base.hold(stager.device)
+    if base.signal is not base.pair:
+        options["pin_memory"] = False
+    if isinstance(dataset, WindowDataset):
+        batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
+        if training and shuffle:
+            together = stager.neighbouring_windows if dataset.share else 1
+            batches = WindowBatches(dataset, batch_size, together)
+        else:
+            batches = batches_in_order(dataset, batch_size)
+        return iterator(dataset, batch_sampler=batches, **options)
+    # Batch normalisation cannot learn from a last batch of a single epoch.
+    if training and len(dataset) > options["batch_size"]:
+        options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
+    return iterator(dataset, **options)
+
+
 class WindowBatches(Sampler):
-    """Shuffled batches of windows for training, blocks of neighbours together where asked."""
+    """Shuffled batches of windows for training, blocks of neighbours together where wanted."""
 
     def __init__(self, dataset, batch_size, together=1):
         self.windows = dataset.windows
         self.batch_size = batch_size
         self.together = min(together, batch_size)
-
-    def _split(self, offset):
-        """Cut the windows into blocks of neighbours, beginning with a shorter one."""
-        numbers = np.arange(len(self.windows))
-        # The next window begins at the second epoch of this one, or else it is elsewhere.
-        ends = self.windows[1:, 0] != self.windows[:-1, 1]
-        blocks = []
-        for run in np.split(numbers, np.flatnonzero(ends) + 1):
-            cuts = np.arange(offset or self.together, len(run), self.together)
-            blocks.extend(np.split(run, cuts))
-        return blocks
 
     def __len__(self):
         return -(-len(self.windows) // self.batch_size)
@@ -216,19 +250,21 @@ class WindowBatches(Sampler):
         if self.together == 1:
             numbers = torch.randperm(len(self.windows)).numpy()
         else:
-            offset = int(torch.randint(self.together, ()))
-            blocks = self._split(offset)
+            offset = int(torch.randint(self.together, ()))  # of the first block
+            # The next window begins at the second epoch of this one, or else it is elsewhere.
+            ends = self.windows[1:, 0] != self.windows[:-1, 1]
+            blocks = []
+            for run in np.split(np.arange(len(self.windows)), np.flatnonzero(ends) + 1):
+                cuts = np.arange(offset or self.together, len(run), self.together)
+                blocks.extend(np.split(run, cuts))
             order = torch.randperm(len(blocks)).tolist()
             numbers = np.concatenate([blocks[k] for k in order])
-        for start in range(0, len(numbers), self.batch_size):
-            yield numbers[start : start + self.batch_size]
+        yield from np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
 
 
 def batches_in_order(dataset, batch_size):
     """Batches of windows that are equally long, in order; of shared epochs, whole runs."""
     windows = dataset.windows
-    if not len(windows):
-        return []
     lengths = (windows >= 0).sum(axis=1)
     if dataset.share:
         second = windows[:-1, min(1, windows.shape[1] - 1)]
@@ -241,62 +277,10 @@ def batches_in_order(dataset, batch_size):
     return batches
 
 
-def _read(values, rows):
-    """Read rows of a pair, an array or a held tensor, in single precision."""
-    if isinstance(values, torch.Tensor):
-        return values[torch.from_numpy(rows).to(values.device)].float()
-    read = values.read("target", rows) if hasattr(values, "read") else values[rows]
-    return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32))
-
-
-def _n_bytes(values):
-    size = 4 if hasattr(values, "read") else values.dtype.itemsize
-    return size * int(np.prod(values.shape))
-
-
-def _held(values, device):
-    """Move all of a pair or of an array to a device; an array keeps its precision."""
-    if hasattr(values, "read"):
-        return _read(values, np.arange(len(values))).to(device)
-    return torch.as_tensor(np.asarray(values)).to(device)
-
-
-def make_loader(iterator, dataset, options, *, training, device, together):
-    """Make a batch loader; training rows are shuffled, and held on a GPU where they fit.
-
-    ``options`` go to ``iterator``, ``together`` neighbouring windows stay together.
-    """
-    options = {"shuffle": training, "pin_memory": _is_cuda(device), **options}
-    if options["batch_size"] == -1:
-        options["batch_size"] = len(dataset)
-    base = getattr(dataset, "dataset", dataset)
-    if not isinstance(base, EpochDataset):
-        return iterator(dataset, **options)
-    if training and not options.get("num_workers"):
-        base.hold_where_it_fits(device)
-    if base.signal is not base.pair:
-        options["pin_memory"] = False
-    options.setdefault("collate_fn", as_is)
-    if isinstance(dataset, WindowDataset):
-        batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
-        if training and shuffle:
-            batches = WindowBatches(dataset, batch_size, together if dataset.share else 1)
-        else:
-            batches = batches_in_order(dataset, batch_size)
-        return iterator(dataset, batch_sampler=batches, **options)
-    # Batch normalisation cannot learn from a last batch of a single epoch.
-    if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
-        options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-    return iterator(dataset, **options)
-
-
 def room_on(device):
     """Bytes of a GPU that a training set may take, half of what is free; 0 on the CPU."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if _is_cuda(device) else 0
-
-
-def _is_cuda(device):
-    return torch.device(device).type == "cuda"
+    on_gpu = torch.device(device).type == "cuda"
+    return torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else 0
 
 
 def as_is(batch):

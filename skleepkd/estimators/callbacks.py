@@ -1,25 +1,9 @@
-"""What happens between passes: terms of the loss are noted, the best weights kept."""
+"""How the weights are chosen: after each pass, or every few training steps."""
 
 import copy
 
 import torch
 from skorch.callbacks import Callback
-
-
-class LossTerms(Callback):
-    """Write the mean of each term of the loss into the history, pass by pass.
-
-    A term is noted by ``note_term``; sums stay on the device until the pass ends.
-    """
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Forget the terms of the last pass."""
-        net.terms_ = {}
-
-    def on_epoch_end(self, net, **kwargs):
-        """Record the means, as ``train_<term>`` and ``valid_<term>``."""
-        for name, (total, count) in net.terms_.items():
-            net.history.record(name, float(total) / max(count, 1))
 
 
 class BestWeights(Callback):
@@ -33,50 +17,38 @@ class BestWeights(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Begin anew."""
-        self.best_ = -float("inf")
-        self.weights_ = None
-        _note_best_epoch(net, None)
+        _forget_weights(self, net)
 
     def on_epoch_begin(self, net, **kwargs):
         """Begin to count agreements."""
-        n_classes = len(net.classes_)
-        self.confusion_ = torch.zeros(n_classes * n_classes, dtype=torch.int64)
+        self.confusion_ = torch.zeros(len(net.classes_) ** 2, dtype=torch.int64)
 
     def on_batch_end(self, net, batch, training, y_pred=None, **kwargs):
         """Count the predictions of a validation batch."""
-        if training or not net.step_.stages:
-            return
-        self.confusion_ += count_predictions(y_pred, batch[1], len(net.classes_))
+        if not training and net.step_.stages:
+            self.confusion_ += count_predictions(y_pred, batch[1], len(net.classes_))
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         """Record the kappa, and keep the weights if it is the best so far."""
         if dataset_valid is None:
             return
-        if not net.step_.stages:
-            name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
-        else:
+        if net.step_.stages:
             name, score = "valid_kappa", kappa_of_confusion(self.confusion_)
             net.history.record(name, score)
+        else:
+            name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
         best = score > self.best_
         net.history.record(f"{name}_best", bool(best))
         if best:
-            self.best_ = score
-            _note_best_epoch(net, len(net.history))
-            self.weights_ = weights_of(net)
+            _keep_weights(self, net, score)
 
     def on_train_end(self, net, **kwargs):
         """Put the best weights back."""
-        if self.weights_ is not None:
-            put_back(net, self.weights_)
-        self.weights_ = None
+        _put_back(self, net)
 
 
 class TrainingStopped(Exception):
-    """A callback asks to end the training within a pass, with what its end is told."""
-
-    def __init__(self, **datasets):
-        super().__init__("The training was stopped within a pass.")
-        self.datasets = datasets
+    """Raised by a callback to end the training within a pass, with the data sets of the pass."""
 
 
 class StepwiseValidation(Callback):
@@ -125,9 +97,8 @@ class StepwiseValidation(Callback):
         """Begin anew."""
         if self.score not in ("accuracy", "kappa"):
             raise ValueError(f"score is 'accuracy' or 'kappa'; given {self.score!r}.")
-        self.steps_, self.waited_, self.best_step_ = 0, 0, None
-        self.scores_, self.best_, self.weights_ = [], -float("inf"), None
-        _note_best_epoch(net, None)
+        self.steps_, self.waited_, self.scores_, self.best_step_ = 0, 0, [], None
+        _forget_weights(self, net)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         """Take the subjects who are held out."""
@@ -144,105 +115,69 @@ class StepwiseValidation(Callback):
         self.scores_.append(score)
         net.history.record_batch(name, abs(score))
         if score >= self.best_:
-            self.best_, self.best_step_, self.waited_ = score, self.steps_, 0
-            _note_best_epoch(net, len(net.history))
-            self.weights_ = weights_of(net)
+            self.best_step_, self.waited_ = self.steps_, 0
+            _keep_weights(self, net, score)
         else:
             self.waited_ += 1
         if self.waited_ >= self.patience and self.steps_ >= self.min_steps:
-            raise TrainingStopped(**self.datasets_)
+            raise TrainingStopped(self.datasets_)
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""
-        if not net.step_.stages:
-            return "valid_feature_loss", -self._feature_loss(net)
-        return f"valid_{self.score}", self._agreement(net)
-
-    def _feature_loss(self, net):
-        terms, losses, sizes = dict(net.terms_), [], []
-        with torch.random.fork_rng(devices=[]):
-            for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
-                losses.append(float(net.validation_step(batch)["loss"]) * len(batch[1]))
-                sizes.append(len(batch[1]))
-        net.terms_ = terms  # the means of the pass are those of its end
-        return sum(losses) / sum(sizes)
-
-    def _agreement(self, net):
-        n_classes = len(net.classes_)
-        confusion = torch.zeros(n_classes * n_classes, dtype=torch.int64)
+        n_classes, stages = len(net.classes_), net.step_.stages
+        confusion = torch.zeros(n_classes**2, dtype=torch.int64)
+        loss, count, terms = 0.0, 0, None if stages else dict(net.terms_)
         # A loader draws a number when it begins; the training must not notice.
         with torch.random.fork_rng(devices=[]):
             for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
-                confusion += count_predictions(
-                    net.evaluation_step(batch), batch[1], n_classes
-                )
+                if stages:
+                    predicted = net.evaluation_step(batch)
+                    confusion += count_predictions(predicted, batch[1], n_classes)
+                else:
+                    loss += float(net.validation_step(batch)["loss"]) * len(batch[1])
+                    count += len(batch[1])
+        if not stages:
+            net.terms_ = terms  # the means of the pass are those of its end
+            return "valid_feature_loss", -loss / count
         if self.score == "kappa":
-            return kappa_of_confusion(confusion)
+            return "valid_kappa", kappa_of_confusion(confusion)
         table = confusion.view(n_classes, n_classes)  # (true, predicted)
-        return float(table.trace() / table.sum())
+        return "valid_accuracy", float(table.trace() / table.sum())
 
     def on_train_end(self, net, **kwargs):
         """Put the best weights back."""
-        if self.weights_ is not None:
-            put_back(net, self.weights_)
-        self.weights_ = None
+        _put_back(self, net)
         self.datasets_ = None
 
 
-class StrategyHooks(Callback):
-    """Let a strategy, and nets that it trains together with the student, follow the passes."""
-
-    def on_train_begin(self, net, **kwargs):
-        """Begin, the other nets too."""
-        _notify_others(net, "on_train_begin", kwargs)
-
-    def on_epoch_begin(self, net, **kwargs):
-        """Begin a pass, the other nets too."""
-        _notify_others(net, "on_epoch_begin", kwargs)
-
-    def on_epoch_end(self, net, **kwargs):
-        """End a pass, the other nets too."""
-        _notify_others(net, "on_epoch_end", kwargs)
-        net.strategy_.after_pass(net)
-
-    def on_train_end(self, net, **kwargs):
-        """End, the other nets too."""
-        _notify_others(net, "on_train_end", kwargs)
-
-
-def _notify_others(net, event, kwargs):
-    for other in net.trained_nets():
-        if other is not net:
-            other.notify(event, **kwargs)
-
-
-def _note_best_epoch(net, epoch):
+def _forget_weights(callback, net):
+    """Begin to look for the best weights, which both callbacks keep alike."""
+    callback.best_, callback.weights_ = -float("inf"), None
     for each in net.trained_nets():
-        each.best_epoch_ = epoch
+        each.best_epoch_ = None
 
 
-def weights_of(net):
-    """Copy the weights of all networks that are kept together."""
-    return [copy.deepcopy(module.state_dict()) for module in net.trained_modules()]
+def _keep_weights(callback, net, score):
+    callback.best_ = score
+    callback.weights_ = [copy.deepcopy(m.state_dict()) for m in net.trained_modules()]
+    for each in net.trained_nets():
+        each.best_epoch_ = len(net.history)
 
 
-def put_back(net, weights):
-    """Load what :func:`weights_of` copied."""
-    for module, own in zip(net.trained_modules(), weights, strict=True):
-        module.load_state_dict(own)
+def _put_back(callback, net):
+    if callback.weights_ is not None:
+        for module, own in zip(net.trained_modules(), callback.weights_, strict=True):
+            module.load_state_dict(own)
+    callback.weights_ = None
 
 
 def count_predictions(y_pred, y, n_classes):
-    """Count predictions of a batch in a flat confusion matrix, (n_classes * n_classes,).
-
-    The true class is the slower index; logits are (batch, n_classes, ...), codes (batch, ...)
-    and -1 where unscored.
-    """
+    """Count predictions of scored epochs, flat (n_classes * n_classes,), true class first."""
+    # logits (batch, n_classes, ...), codes (batch, ...)
     logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
     y = y.cpu()
-    scored = y >= 0
     pairs = y * n_classes + logits.argmax(dim=1).cpu()
-    return torch.bincount(pairs[scored], minlength=n_classes * n_classes)
+    return torch.bincount(pairs[y >= 0], minlength=n_classes * n_classes)
 
 
 def kappa_of_confusion(confusion):

@@ -1,6 +1,5 @@
 """A student that learns from the wearable what its teacher knows from polysomnography."""
 
-import copy
 from functools import partial
 
 import numpy as np
@@ -25,15 +24,11 @@ from skleepkd.distillation.strategy import (
 from skleepkd.distillation.teacher import (
     TeacherInFold,
     final_stager,
-    network_spec,
     refuse_half_frozen,
-    split_params,
+    set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
-from skleepkd.epochs.checks import training_input
-from skleepkd.estimators.callbacks import StrategyHooks
-from skleepkd.estimators.held_out import HeldOut
-from skleepkd.estimators.sequential import training_windows
+from skleepkd.estimators.batches import training_windows
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import uncompiled
 
@@ -200,14 +195,13 @@ class DistilledSleepStager(SleepStager):
         Returns
         -------
         DistilledSleepStager
-            The stager itself.
 
         Raises
         ------
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
-        return self._fit_pair(X, y, X_source, groups)
+        return self._fit(X, y, X_source, groups)
 
     @available_if(_goes_on)
     def partial_fit(self, X, y, classes=None, groups=None):
@@ -215,50 +209,40 @@ class DistilledSleepStager(SleepStager):
 
         Parameters
         ----------
-        X : PairedEpochs
-            The pair.
-        y, classes, groups
+        X, y, groups
+            As for :meth:`fit`, X being the pair.
+        classes
             As for :meth:`SleepStager.partial_fit`.
 
         Returns
         -------
         DistilledSleepStager
-            The stager itself.
 
         Raises
         ------
         AttributeError
             If the strategy is "online", whose teacher begins together with its student.
         """
-        return self._fit_pair(X, y, None, groups, go_on=True)
+        return self._fit(X, y, groups=groups, go_on=True)
 
-    def _fit_pair(self, X, y, X_source, groups, go_on=False):
-        self.strategy_ = self._make_strategy()
-        self._check_parameters()
-        source_for = None if self.teacher is None else "Distillation"
-        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
-        return self.end_fit(self.begin_fit(pair, y, go_on))
+    def set_params(self, **params):
+        """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
+        for name in ("teacher", "strategy"):
+            params = set_inner_params(self, name, params)
+        return super().set_params(**params)
 
     @property
     def adapters_(self):
         """Adapters of the matched layers, one a layer."""
         return nn.ModuleList(layer.adapter for layer in self.matched_layers)
 
-    # ------------------------------------------------------------ parameters
-
-    def _make_strategy(self):
-        if isinstance(self.strategy, Strategy):
-            return clone(self.strategy)
-        if self.strategy not in STRATEGIES:
+    def _check_parameters(self, go_on):
+        own = isinstance(self.strategy, Strategy)
+        if not own and self.strategy not in STRATEGIES:
             raise ValueError(
                 f"Unknown strategy {self.strategy!r}; the strategies are "
-                f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own "
-                "skleepkd.distillation.Strategy."
+                f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
             )
-        return STRATEGIES[self.strategy]()
-
-    def _check_parameters(self):
-        """Refuse parameters that mean nothing, or do not go together."""
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is a share from 0 to 1; given {self.alpha!r}.")
         if isinstance(self.feature_loss, str) and self.feature_loss not in FEATURE_LOSSES:
@@ -269,19 +253,11 @@ class DistilledSleepStager(SleepStager):
         SoftmaxDistillation(self.temperature)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
+            raise ValueError("adapter projects features for a feature_loss, which is None.")
+        if isinstance(self.teacher, str) or (self.teacher is None and not own):
             raise ValueError(
-                f"adapter={self.adapter!r} projects features for a feature_loss, which is "
-                'None. Give feature_loss="mse", or leave adapter out.'
-            )
-        if isinstance(self.teacher, str):
-            raise ValueError(
-                f"teacher is an estimator; given the name {self.teacher!r}. Write "
-                f'teacher=SleepStager("{self.teacher}").'
-            )
-        if self.teacher is None and not isinstance(self.strategy, Strategy):
-            raise ValueError(
-                f"strategy={self.strategy!r} needs a teacher: an estimator of the source, "
-                'such as teacher=SleepStager("USleep").'
+                "teacher is an estimator of the source, such as "
+                f'teacher=SleepStager("USleep"); given {self.teacher!r}.'
             )
         refuse_half_frozen(self.teacher, "teacher")
         needs = {
@@ -292,10 +268,12 @@ class DistilledSleepStager(SleepStager):
         for what, needed in needs.items():
             if needed:
                 needs_stager(self, what)
+        self.strategy_ = clone(self.strategy) if own else STRATEGIES[self.strategy]()
         self.strategy_.check(self)
         stager = final_stager(self.teacher)
         if stager is not None:
             self._check_teacher(stager)
+        return None if self.teacher is None else "Distillation"
 
     def _check_teacher(self, stager):
         by_name = isinstance(stager.classes, str) and isinstance(self.classes, str)
@@ -307,10 +285,9 @@ class DistilledSleepStager(SleepStager):
         window_by_window = self.uses_features or not self.strategy_.fits_teacher_first
         if window_by_window and stager.sequence_length_ != self.sequence_length_:
             raise ValueError(
-                "Features are compared window by window, and an online teacher sees its "
-                f"student's windows: the teacher's sequence_length is "
-                f"{stager.sequence_length_}, the student's {self.sequence_length_}. Give both "
-                "the same, or feature_loss=None and alpha > 0."
+                "Features, and an online teacher, see the student's windows: the teacher's "
+                f"sequence_length is {stager.sequence_length_}, the student's "
+                f"{self.sequence_length_}. Give both the same, or feature_loss=None, alpha > 0."
             )
 
     @property
@@ -319,16 +296,6 @@ class DistilledSleepStager(SleepStager):
         has_teacher = self.teacher is not None
         return has_teacher and self.feature_loss is not None and self.feature_weight != 0
 
-    def set_params(self, **params):
-        """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
-        for name in ("teacher", "strategy"):
-            inner, params = split_params(params, name, getattr(self, name))
-            owner = params.get(name, getattr(self, name))
-            if inner:
-                owner.set_params(**inner)
-        super().set_params(**params)
-        return self
-
     # ------------------------------------------------------------ fitting
 
     def _begin_source(self, pair, y, seed, go_on):
@@ -336,14 +303,10 @@ class DistilledSleepStager(SleepStager):
         if self.teacher is None:
             self.teacher_ = None
             return None
+        params = self.strategy_.teacher_params(self, self._find_classes(y))
+        held_out = tuple(self.held_out_.tolist())
         teacher = TeacherInFold(
-            self.teacher,
-            pair.source_epochs,
-            y,
-            HeldOut(self.held_out_.tolist()),
-            seed,
-            self.checkpoint,
-            **self.strategy_.teacher_params(self, self._find_classes(y)),
+            self.teacher, pair.source_epochs, y, held_out, seed, self.checkpoint, **params
         )
         self.teacher_ = teacher.estimator
         return teacher
@@ -360,7 +323,7 @@ class DistilledSleepStager(SleepStager):
         strategy, pair, codes = self.strategy_, training.pair, training.codes
         if self.teacher is not None and strategy.fits_teacher_first:
             self.teacher_ = training.source.fit(self.memory)
-            if self.start_from_teacher and training.is_new:
+            if self.start_from_teacher and not self.history:  # else it goes on
                 copy_weights(self._teacher_module(), uncompiled(self.module_))
         before = []
         with training.random:
@@ -371,20 +334,16 @@ class DistilledSleepStager(SleepStager):
                     self.history.clear()
                     self.initialize_optimizer()
                     torch.manual_seed(torch.initial_seed() + 1)
-                self._run_step(step, pair, codes, self._columns_of(step, columns))
+                n_features = 0 if step.features else len(self.matched_layers)
+                left_out = [TEACHER_FEATURE.format(number) for number in range(n_features)]
+                own = {name: columns[name] for name in columns if name not in left_out}
+                self._run_step(step, pair, codes, own)
         for row in self.history:
             row["epoch"] += len(before)
         self.history[:0] = before
         if self.best_epoch_ is not None:
             self.best_epoch_ += len(before)
         return self
-
-    def _columns_of(self, step, columns):
-        """Columns that take part in a step."""
-        left_out = [] if step.stages else [TEACHER_OUTPUT]
-        if not step.features:
-            left_out += map(TEACHER_FEATURE.format, range(len(self.matched_layers)))
-        return {name: columns[name] for name in columns if name not in left_out}
 
     def _run_step(self, step, pair, codes, columns=None):
         """Train for a step, or take what ``memory`` keeps of an equal one."""
@@ -394,10 +353,9 @@ class DistilledSleepStager(SleepStager):
             return
         learn = check_memory(self.memory).cache(_learn, ignore=["student", "run"])
         epochs = self.max_epochs if step.max_epochs is None else step.max_epochs
-        weights, history = learn(step.key, epochs, student=self, run=run)
+        weights, self.history[:] = learn(step.key, epochs, student=self, run=run)
         for module, own in zip(self.trained_modules(), weights, strict=True):
             uncompiled(module).load_state_dict(own)
-        self.history[:] = history
 
     def _trains_shared(self):
         # A teacher's features are those of a window; what a strategy does with a batch is its own.
@@ -414,12 +372,6 @@ class DistilledSleepStager(SleepStager):
 
     def _teacher_module(self):
         return uncompiled(final_stager(self.teacher_).module_)
-
-    def _network_spec(self):
-        if self.module is not None:
-            return super()._network_spec()
-        module, options = network_spec(final_stager(self.teacher_))
-        return module, {**options, **self.get_params_for("module")}
 
     def initialize_module(self):
         """Build the student, which may begin at the teacher's weights."""
@@ -438,17 +390,14 @@ class DistilledSleepStager(SleepStager):
         self.matched_layers_ = nn.ModuleList()
         if self.uses_features:
             window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
-            self.matched_layers_ = match_layers(
-                self.layers,
-                self.feature_loss,
-                self.adapter,
-                uncompiled(self.module_),
-                self._teacher_module(),
-                [window + net.epoch_shape_ for net in (self, final_stager(self.teacher_))],
-                self.sequence_length_,
-            )
-            names = [(m.student_layer, m.teacher_layer) for m in self.matched_layers_]
-            if any(OUTPUT in pair for pair in names):
+            shapes = [window + n.epoch_shape_ for n in (self, final_stager(self.teacher_))]
+            options = (self.layers, self.feature_loss, self.adapter)
+            networks = (uncompiled(self.module_), self._teacher_module())
+            length = self.sequence_length_
+            self.matched_layers_ = match_layers(*options, *networks, shapes, length)
+            if any(
+                OUTPUT in (m.student_layer, m.teacher_layer) for m in self.matched_layers_
+            ):
                 self._need_equal_classes("layers='output'")
         return self
 
@@ -456,9 +405,8 @@ class DistilledSleepStager(SleepStager):
         teacher = final_stager(self.teacher_).classes_
         if not np.array_equal(teacher, self.classes_):
             raise ValueError(
-                f"{name} needs the same classes in the same order: the teacher has "
-                f"{teacher.tolist()}, the student {self.classes_.tolist()}. Give both the "
-                "same classes=."
+                f"{name} needs the same classes= in the same order: the teacher has "
+                f"{teacher.tolist()}, the student {self.classes_.tolist()}."
             )
 
     def trained_nets(self):
@@ -473,11 +421,18 @@ class DistilledSleepStager(SleepStager):
         """Objects beside the networks on which the next pass depends."""
         return [*super().resumed_objects(), self.strategy_]
 
-    @property
-    def _default_callbacks(self):
-        return [("strategy", StrategyHooks()), *super()._default_callbacks]
+    # ------------------------------------------------------------ passes, batches, the loss
 
-    # ------------------------------------------------------------ the loss
+    def on_epoch_begin(self, net, **kwargs):
+        """Forget the terms of the loss of the last pass."""
+        super().on_epoch_begin(net, **kwargs)
+        self.terms_ = {}
+
+    def on_epoch_end(self, net, **kwargs):
+        """Record the means of the loss's terms, as ``train_<term>`` and ``valid_<term>``."""
+        self.strategy_.after_pass(self)
+        for name, (total, count) in self.terms_.items():
+            self.history.record(name, float(total) / max(count, 1))
 
     def train_step(self, batch, **fit_params):
         """Train on a batch, between the strategy's two hooks."""
@@ -495,8 +450,7 @@ class DistilledSleepStager(SleepStager):
         """Compute the logits of a batch and, where a teacher's features are in it, features."""
         if TEACHER_FEATURE.format(0) not in x:
             return super().infer(x)
-        names = [layer.student_layer for layer in self.matched_layers]
-        with capture_of(self, names) as seen:
+        with capture_of(self, [m.student_layer for m in self.matched_layers]) as seen:
             logits = super().infer(x)
         with self.autocasting():
             features = [m.adapter(seen[m.student_layer]) for m in self.matched_layers]
@@ -507,22 +461,19 @@ class DistilledSleepStager(SleepStager):
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
         loss = 0.0
         if self.step_.stages:
-            cross_entropy = super().get_loss(logits, y_true, X=X, training=training)
-            n_scored = int((y_true >= 0).sum())
-            note_term(self, "cross_entropy", cross_entropy, training, n_scored)
-            loss = (1 - self.alpha) * cross_entropy
+            term = super().get_loss(logits, y_true, X=X, training=training)
+            note_term(self, "cross_entropy", term, training, int((y_true >= 0).sum()))
+            loss = (1 - self.alpha) * term
             if TEACHER_OUTPUT in X:
                 term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
                 note_term(self, "softmax_loss", term, training, len(y_true))
                 loss = loss + self.alpha * term
         if features:
-            term = 0.0
-            for number, (layer, own) in enumerate(
-                zip(self.matched_layers, features, strict=True)
-            ):
-                summary = X[TEACHER_FEATURE.format(number)].to(self.device)
-                term = term + layer(own, summary)
-            term = term / len(features)
+            summaries = [
+                X[TEACHER_FEATURE.format(n)].to(self.device) for n in range(len(features))
+            ]
+            matched = zip(self.matched_layers, features, summaries, strict=True)
+            term = sum(layer(own, other) for layer, own, other in matched) / len(features)
             note_term(self, "feature_loss", term, training, len(y_true))
             loss = loss + (self.feature_weight if self.step_.stages else 1.0) * term
         return loss
@@ -532,10 +483,10 @@ def _learn(key, epochs, student, run):
     """Run a step; ``key`` stands for everything but its passes in the cache."""
     run()
     weights = [
-        {name: value.cpu() for name, value in uncompiled(module).state_dict().items()}
+        {name: v.cpu().clone() for name, v in uncompiled(module).state_dict().items()}
         for module in student.trained_modules()
     ]
-    return copy.deepcopy(weights), list(student.history)
+    return weights, list(student.history)
 
 
 def copy_weights(teacher, student):
@@ -544,6 +495,6 @@ def copy_weights(teacher, student):
         student.load_state_dict(teacher.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            "The student cannot begin at the teacher's weights: the networks differ "
-            f"(as many channels and samples, and the same module, are needed). {error}"
+            "The student cannot begin at the teacher's weights: the networks differ (give "
+            f"both as many channels and samples and the same module). {error}"
         ) from error

@@ -11,10 +11,8 @@ from skleepkd.distillation.teacher import (
     final_stager,
     is_frozen,
     refuse_half_frozen,
-    split_params,
+    set_inner_params,
 )
-from skleepkd.epochs.checks import training_input
-from skleepkd.estimators.held_out import HeldOut
 from skleepkd.estimators.labels import find_classes
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import input_spec, parameter_groups, uncompiled
@@ -71,61 +69,50 @@ class FineTunedSleepStager(SleepStager):
 
         Parameters
         ----------
-        X : PairedEpochs, or array of shape (n_epochs, n_channels, n_times)
-            The pair or, with ``X_source``, the target alone; in microvolts.
-        y : array-like of shape (n_epochs,)
-            Stages, codes or names; -1 or "?" where unscored (such rows are skipped).
-        X_source : array of shape (n_epochs, n_channels, n_times), optional
-            The source of the same epochs, where X is no pair.
-        groups : array-like of shape (n_epochs,), optional
-            The person of each epoch, where X does not say.
+        X, y, X_source, groups
+            As for :meth:`DistilledSleepStager.fit`; unscored rows are skipped.
 
         Returns
         -------
         FineTunedSleepStager
-            The stager itself.
 
         Raises
         ------
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
-        return self._fit_pair(X, y, X_source, groups)
+        return self._fit(X, y, X_source, groups)
 
-    def partial_fit(self, X, y, classes=None, groups=None):
-        """Train on with the target, as :meth:`SleepStager.partial_fit`."""
-        return self._fit_pair(X, y, None, groups, go_on=True)
+    def set_params(self, **params):
+        """Set parameters; ``pretrained__*`` are the pretrained stager's."""
+        return super().set_params(**set_inner_params(self, "pretrained", params))
 
-    def _fit_pair(self, X, y, X_source, groups, go_on=False):
+    def _get_param_names(self):
+        # The network is the pretrained stager's; skorch needs the attribute.
+        return [name for name in super()._get_param_names() if name != "module"]
+
+    def _check_parameters(self, go_on):
         refuse_half_frozen(self.pretrained, "pretrained")
         if final_stager(self.pretrained) is None:
             raise ValueError(
                 "pretrained must be a SleepStager or a Pipeline that ends in one, frozen or "
                 f"not; given {type(self.pretrained).__name__}."
             )
-        options = self.get_params_for("module")
+        options = ", ".join(self.get_params_for("module"))
         if options:
             raise ValueError(
-                f"The network is the pretrained stager's: give {', '.join(options)} there, "
-                "as pretrained__module__..."
+                f"The network is pretrained already: give {options} there, pretrained__module__..."
             )
-        goes_on = (go_on or self.warm_start) and self.initialized_
-        source_for = None
-        if not (is_frozen(self.pretrained) or goes_on):
-            source_for = (
-                "Pretraining in the fold (a fitted stager goes into FrozenEstimator)"
-            )
-        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
-        return self.end_fit(self.begin_fit(pair, y, go_on))
-
-    # ------------------------------------------------------------ fitting
+        if is_frozen(self.pretrained) or go_on:
+            return None
+        return "Pretraining in the fold (a fitted stager goes into FrozenEstimator)"
 
     def _begin_source(self, pair, y, seed, go_on):
         """Build the network that is pretrained; where the training goes on, it was."""
         if go_on:
             return None
         source = pair.source_epochs if pair.has_source else None
-        held_out = HeldOut(self.held_out_.tolist())
+        held_out = tuple(self.held_out_.tolist())
         stager = TeacherInFold(self.pretrained, source, y, held_out, seed, self.checkpoint)
         self.pretrained_ = stager.estimator
         return stager
@@ -147,37 +134,31 @@ class FineTunedSleepStager(SleepStager):
             return final_stager(self.pretrained).sequence_length_
         return self.sequence_length
 
-    def _check_alike(self, expected, given):
-        """Refuse a target that the pretrained network was not built for."""
+    def _remember_input(self, pair, codes, classes, go_on):
+        """Remember the input, and refuse one that the pretrained network was not built for."""
+        expected = final_stager(self.pretrained_).signal_
+        given = input_spec(pair, len(classes))
         names = {"n_chans": "channel(s)", "n_times": "samples an epoch", "sfreq": "Hz"}
         for name, what in names.items():
             own, other = expected.get(name), given.get(name)
             if own and other and not np.isclose(own, other):
                 raise ValueError(
-                    f"The pretrained network takes {own:g} {what}; the target has "
-                    f"{other:g}. Give both the same derivations and sampling rate."
+                    f"The pretrained network takes {own:g} {what}; the target has {other:g}. "
+                    "Give both the same derivations and sampling rate."
                 )
-
-    def _remember_input(self, pair, codes, classes, go_on):
-        expected = final_stager(self.pretrained_).signal_
-        self._check_alike(expected, input_spec(pair, len(classes)))
-        if go_on:
-            self.signal_ = input_spec(pair, len(classes))
         super()._remember_input(pair, codes, classes, go_on)
         self.signal_ = dict(expected)  # what the network was built for
 
     def _find_classes(self, y):
         pretrained = final_stager(self.pretrained_).classes_
-        if self.classes is not None and not np.array_equal(
-            find_classes(self.classes, y), pretrained
-        ):
-            raise ValueError(
-                f"The outputs are the pretrained stager's, {pretrained.tolist()}; given "
-                f"classes={self.classes!r}. Leave classes out."
-            )
+        if self.classes is not None:
+            found = find_classes(self.classes, y)
+            if not np.array_equal(found, pretrained):
+                raise ValueError(
+                    f"The outputs are the pretrained stager's, {pretrained.tolist()}; given "
+                    f"classes={self.classes!r}. Leave classes out."
+                )
         return find_classes(pretrained, y)
-
-    # ------------------------------------------------------------ skorch's small methods
 
     def initialize_module(self):
         """Copy the pretrained network, and fix what is not to be trained."""
@@ -189,7 +170,7 @@ class FineTunedSleepStager(SleepStager):
 
     def fit_loop(self, X, y=None, epochs=None, **kwargs):
         """Pass over the training rows, unless nothing is trained."""
-        if self.trainable is None or not len(self.trainable):
+        if not self.trainable:
             return self
         return super().fit_loop(X, y, epochs, **kwargs)
 
@@ -198,36 +179,18 @@ class FineTunedSleepStager(SleepStager):
         if training and self.trainable != "all":
             eval_frozen_modules(self.module_)
 
-    # ------------------------------------------------------------ parameters
-
-    def _get_param_names(self):
-        # The network is the pretrained stager's; skorch needs the attribute.
-        return [name for name in super()._get_param_names() if name != "module"]
-
-    def set_params(self, **params):
-        """Set parameters; ``pretrained__*`` are the pretrained stager's."""
-        inner, own = split_params(params, "pretrained", self.pretrained)
-        super().set_params(**own)
-        if inner:
-            self.pretrained.set_params(**inner)
-        return self
-
 
 def trained_parameters(module, trainable):
     """Names of the parameters that ``trainable`` (groups, or patterns of names) means."""
     names = [name for name, _ in module.named_parameters()]
-    if trainable is None:
-        return set()
-    if isinstance(trainable, str):
-        if trainable == "all":
-            return set(names)
-        trainable = [trainable]
+    if trainable == "all":
+        return set(names)
     try:
         groups = parameter_groups(module)
-    except ValueError:
+    except ValueError:  # it declares none
         groups = {}
     trained = set()
-    for wanted in trainable:
+    for wanted in [trainable] if isinstance(trainable, str) else trainable or ():
         if wanted in groups:
             prefixes = tuple(f"{prefix}." for prefix in groups[wanted])
             found = [n for n in names if n.startswith(prefixes) or n in groups[wanted]]
@@ -244,17 +207,14 @@ def trained_parameters(module, trainable):
 
 
 def eval_frozen_modules(module):
-    """Put the parts of a network of which nothing is trained into evaluation mode.
-
-    Parts without any state of their own (activations, dropout) stay as they are. So do
-    recurrent layers that answer alike in both modes: on CUDA no gradient passes one in
-    evaluation mode.
-    """
+    """Put the parts of a network of which nothing is trained into evaluation mode."""
     for child in module.children():
         if any(parameter.requires_grad for parameter in child.parameters()):
             eval_frozen_modules(child)
-        elif child.state_dict():
+        elif child.state_dict():  # activations and dropout have none, and stay as they are
             child.eval()
             for part in child.modules():
+                # On CUDA no gradient passes a recurrent layer in evaluation mode; without
+                # dropout both modes are alike.
                 if isinstance(part, nn.RNNBase) and not part.dropout:
                     part.train()

@@ -1,29 +1,29 @@
-"""Labels of the user, codes of the network, and the cross-entropy of those that are scored."""
+"""Labels and their codes, their cross-entropy, and the subjects who are held out."""
 
+import math
 import warnings
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from sklearn.utils import check_random_state
 from torch import nn
 
 from skleepkd.stages import (
     SCHEMES,
     UNSCORED,
     UNSCORED_NAME,
-    is_unscored,
     left_unscored,
     scheme_names,
     stage_of_text,
 )
 
+#: Below this many subjects, "auto" holds nobody out: to choose a pass on one or two
+#: subjects is mostly noise.
+SUBJECTS_FOR_AUTO = 10
+
 
 def find_classes(classes, y):
-    """Labels of the network's outputs: those of ``y``, of a scheme, or a list.
-
-    Names that are slips of a scheme's raise ValueError where ``classes`` is None, names
-    that stand beside a scheme's warn.
-    """
+    """Labels of the network's outputs: those of ``y``, of a scheme, or a list."""
     seen = np.unique(y[~left_unscored(y, classes)])
     if classes is None:
         found = seen
@@ -31,7 +31,7 @@ def find_classes(classes, y):
             warnings.warn(
                 "The labels -1 and 1 are taken for two classes. Where -1 means unscored, "
                 "only stage 1 is in y: name the stages, classes='aasm'.",
-                stacklevel=2,
+                stacklevel=6,
             )
         if y.dtype.kind == "U":
             _check_spelling(y, found)
@@ -44,14 +44,16 @@ def find_classes(classes, y):
     if unknown:
         raise ValueError(
             f"Unknown stage {', '.join(unknown)} in y; the classes are "
-            f"{', '.join(map(str, found))}. {_advice(unknown)}"
+            f"{', '.join(map(str, found))}. Mend the spelling, write '?' where nobody scored, "
+            "convert other texts ([skleepkd.stages.stage_of_text(text) for text in y]) or codes "
+            "(skleepkd.stages.to_scheme), name another scheme, or list all: classes=[...]."
         )
     if len(np.unique(found)) < len(found) or left_unscored(found).any():
         raise ValueError(f"classes names each stage once; given {found.tolist()}.")
     if len(found) < 2:
         raise ValueError(
             f"Only the stage {', '.join(map(str, found))} is in y, one class; a stager needs "
-            "at least two. Is this fold empty of the others? classes='aasm' fixes five columns."
+            "at least two. classes='aasm' fixes five columns, whatever a fold holds."
         )
     return found
 
@@ -61,13 +63,13 @@ def _check_spelling(y, names):
     scheme = max(SCHEMES, key=lambda scheme: np.isin(names, SCHEMES[scheme]).sum())
     known = np.isin(names, SCHEMES[scheme])
     stages = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
-    slips, others = [], []
-    for name in names[~known].tolist():
+    others = names[~known].tolist()
+    slips = []
+    for name in others:
         unscored = stage_of_text(name) == UNSCORED
         stage = UNSCORED_NAME if unscored else stages.get(name.strip().casefold())
         if stage is not None:
             slips.append(f"{name!r} instead of {stage!r}")
-        others.append(f"{name!r} ({np.sum(y == name)} epochs)")
     if slips:
         raise ValueError(
             f"y holds {', '.join(slips)}. Mend the spelling; if these are classes of "
@@ -75,53 +77,25 @@ def _check_spelling(y, names):
         )
     # One name alone may be shared by chance: "W" and "S" are wake and sleep.
     if others and known.sum() > 1:
+        counts = ", ".join(f"{name!r} ({np.sum(y == name)} epochs)" for name in others)
         warnings.warn(
-            f"y holds {', '.join(others)} beside stages of the scheme {scheme!r} "
-            f"({', '.join(SCHEMES[scheme])}), to be learned as classes of their own. If "
-            f"they are slips, mend them, and give classes={scheme!r}, which finds them; if "
-            "not, list all labels: classes=[...].",
-            stacklevel=3,
+            f"y holds {counts} beside stages of the scheme {scheme!r}, to be learned as "
+            f"classes of their own. If they are slips, give classes={scheme!r}, which finds "
+            "them; if not, list all labels: classes=[...].",
+            stacklevel=7,
         )
-
-
-def _advice(unknown):
-    """Say what to do about labels that are no classes."""
-    if all(label.lstrip("-").isdigit() for label in unknown):
-        return (
-            "Merge stages with skleepkd.stages.to_scheme, or name another scheme "
-            f"({', '.join(SCHEMES)})."
-        )
-    if all(stage_of_text(label) is not None for label in unknown):
-        return (
-            "[skleepkd.stages.stage_of_text(text) for text in y] are the AASM codes of such "
-            "texts; skleepkd.stages.to_scheme merges codes."
-        )
-    return (
-        "Mend the spelling, write '?' where nobody scored, name another scheme "
-        f"({', '.join(SCHEMES)}), or list all labels: classes=[...]."
-    )
 
 
 def encode(y, classes):
-    """Codes of labels that are all among ``classes``, or -1 where unscored."""
-    known = np.isin(y, classes)
-    unknown = ~(known | is_unscored(y))
-    if unknown.any():
-        raise ValueError(
-            f"Unknown stage {y[unknown][0]}; the classes are {classes.tolist()}."
-        )
+    """Codes of labels, their places among ``classes``, or -1 where they are no class."""
     order = np.argsort(classes)
     codes = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
-    codes[~known] = UNSCORED
+    codes[~np.isin(y, classes)] = UNSCORED
     return codes
 
 
 def class_weights(class_weight, codes, classes):
-    """Weights of the classes in the cross-entropy, (n_classes,) float32, or None.
-
-    "balanced" gives ``n_scored / (n_classes * count)`` as scikit-learn does (1 for a class
-    that does not occur); a dict names classes, the others weigh 1.
-    """
+    """Weights of the classes in the cross-entropy, (n_classes,) float32, or None."""
     if class_weight is None:
         return None
     weights = np.ones(len(classes), dtype=np.float32)
@@ -131,15 +105,53 @@ def class_weights(class_weight, codes, classes):
             if label not in labels:
                 raise ValueError(f"class_weight names {label!r}; the classes are {labels}.")
             weights[labels.index(label)] = weight
-        return weights
-    if not isinstance(class_weight, str) or class_weight != "balanced":
-        raise ValueError(
-            f"class_weight is None, 'balanced' or a dict; given {class_weight!r}."
-        )
-    counts = np.bincount(codes[codes >= 0], minlength=len(classes))
-    seen = counts > 0
-    weights[seen] = counts.sum() / (seen.sum() * counts[seen])
+    elif (
+        class_weight == "balanced"
+    ):  # as in scikit-learn; 1 for a class that does not occur
+        counts = np.bincount(codes[codes >= 0], minlength=len(classes))
+        seen = counts > 0
+        weights[seen] = counts.sum() / (seen.sum() * counts[seen])
+    else:
+        raise ValueError(f"class_weight is 'balanced' or a dict; given {class_weight!r}.")
     return weights
+
+
+def draw_held_out(validation, subjects, random_state):
+    """Draw the subjects that validate, of those of the scored training rows."""
+    known = None if subjects is None else np.unique(subjects)
+    if isinstance(validation, str) and validation == "auto":
+        enough = known is not None and len(known) >= SUBJECTS_FOR_AUTO
+        validation = 0.1 if enough else None
+    if validation is None or (isinstance(validation, tuple) and not validation):
+        return np.array([])
+    if known is None:
+        raise ValueError(
+            f"validation={validation!r} holds out subjects, but none are known. Give "
+            "groups= to fit, or a PairedEpochs with subject=."
+        )
+    given = validation(known) if callable(validation) else validation
+    if isinstance(given, float) and 0 < given < 1:
+        given = max(1, math.floor(given * len(known) + 0.5))
+    if isinstance(given, int | np.integer) and given > 0:
+        given = check_random_state(random_state).permutation(known)[:given]
+    elif isinstance(given, str | int | float | np.integer):
+        raise ValueError(
+            "validation is 'auto', None, a number of subjects (at least one), a fraction of "
+            f"them (below 1), a tuple of subjects or a callable; given {validation!r}."
+        )
+    chosen = np.asarray(list(given))
+    strangers = set(chosen.tolist()) - set(known.tolist())
+    if strangers:
+        raise ValueError(
+            f"validation names {sorted(map(str, strangers))}, who are not among the "
+            f"training subjects {[str(name) for name in known]}."
+        )
+    if len(chosen) >= len(known):
+        raise ValueError(
+            f"validation={validation!r} would hold out all of the {len(known)} training "
+            "subjects; nobody would be left to train on."
+        )
+    return np.sort(chosen)
 
 
 class StageCrossEntropy(nn.CrossEntropyLoss):
@@ -157,18 +169,13 @@ class StageCrossEntropy(nn.CrossEntropyLoss):
     """
 
     def __init__(self, weight=None, label_smoothing=0.0):
-        super().__init__(weight, ignore_index=UNSCORED, label_smoothing=label_smoothing)
+        super().__init__(
+            weight, ignore_index=UNSCORED, reduction="sum", label_smoothing=label_smoothing
+        )
 
     def forward(self, logits, y):
         """Return the loss of logits (batch, n_classes, ...) and codes (batch, ...)."""
-        total = F.cross_entropy(
-            logits,
-            y,
-            self.weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
+        total = super().forward(logits, y)
         scored = y != self.ignore_index
         if self.weight is None:
             return total / scored.sum().clamp(min=1)

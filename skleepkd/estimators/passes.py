@@ -1,9 +1,9 @@
 """Passes over the training rows: stopped by callbacks, resumed from what is kept on disk."""
 
+import contextlib
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,6 @@ from skorch.callbacks import EarlyStopping
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
 from skleepkd.memory import key_of, replace_file
-
-
-@dataclass
-class Training:
-    """What a fit goes on with, once its networks are built."""
-
-    pair: object
-    codes: np.ndarray
-    random: "RandomStream"
-    is_new: bool
-    source: object = None  # the teacher or pretrained stager, on its way to be fitted
 
 
 class RandomStream:
@@ -66,9 +55,9 @@ def run_passes(net, loop, dataset, epochs):
     teacher = final_stager(getattr(net, "teacher_", None))
     about = (dataset.pair, dataset.y, net.held_out_, epochs, net.step_)
     key = key_of(net, teacher, *about, torch.initial_seed())
-    checkpoint = net.checkpoint_ = Checkpoint(net.checkpoint, key, net)
+    checkpoint = net.checkpoint_ = Checkpoint(net, key, epochs)
     try:
-        left = checkpoint.passes_left(epochs)
+        left = checkpoint.kept["left"] if checkpoint.kept else epochs
         if left:
             _run_until_stopped(net, loop, left)
         if not checkpoint.resume():
@@ -82,21 +71,17 @@ def _run_until_stopped(net, loop, epochs):
         loop(epochs=epochs)
     except TrainingStopped as stopped:
         # Callbacks at the end of a pass expect it to have been validated.
-        valid = stopped.datasets["dataset_valid"]
+        (datasets,) = stopped.args
+        valid = datasets["dataset_valid"]
         iterator = None if valid is None else net.get_iterator(valid, training=False)
         net.run_single_epoch(iterator, False, "valid", net.validation_step)
-        net.notify("on_epoch_end", **stopped.datasets)
+        net.notify("on_epoch_end", **datasets)
     except KeyboardInterrupt:
         # So does skorch's EarlyStopping end a training; a user's Ctrl-C ends the program.
-        if not any(map(_stopped_early, net.trained_nets())):
+        callbacks = [c for each in net.trained_nets() for _, c in each.callbacks_]
+        early = [c for c in callbacks if isinstance(c, EarlyStopping)]
+        if not any(c.misses_ >= c.patience for c in early):
             raise
-
-
-def _stopped_early(net):
-    return any(
-        isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-        for _, callback in net.callbacks_
-    )
 
 
 def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
@@ -119,27 +104,26 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
     net.history.record(f"{prefix}_batch_count", len(losses))
     if training and not np.isfinite(values).all():
         raise FloatingPointError(
-            f"The training diverged: the loss is NaN or infinite in pass "
-            f"{len(net.history)}. Lower the learning rate (lr is {net.lr!r}), or look "
-            "for extreme values in the signal."
+            f"The training diverged: the loss is NaN or infinite in pass {len(net.history)}. "
+            f"Lower the learning rate (lr is {net.lr!r}), or look for extreme values in X."
         )
 
 
 class Checkpoint:
     """The file of one training, named after all that it depends on."""
 
-    def __init__(self, folder, key, net):
-        self.path = Path(folder) / f"{key}.pt"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.net = net
+    def __init__(self, net, key, epochs):
+        self.net, self.epochs, self.kept = net, epochs, None
         self.passes_before = len(net.history)
-        self.kept = self._read()
-
-    def passes_left(self, epochs):
-        """Count the passes to go, of ``epochs``."""
-        if self.kept is None:
-            return epochs
-        return 0 if self.kept["finished"] else epochs - self.kept["passes"]
+        self.path = Path(net.checkpoint) / f"{key}.pt"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            data = self.path.read_bytes()
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                file = io.BytesIO(data[32:])  # read without running code
+                self.kept = torch.load(file, map_location="cpu", weights_only=True)
+            else:
+                warnings.warn(f"{self.path} is damaged, training begins anew", stacklevel=2)
 
     def between_passes(self):
         """Put back what was kept, the first time; else keep what there is now."""
@@ -158,9 +142,9 @@ class Checkpoint:
 
     def keep(self, finished=False):
         """Write the state of now; the file is that of before until the new one is whole."""
+        passes = len(self.net.history) - self.passes_before
         state = {
-            "passes": len(self.net.history) - self.passes_before,
-            "finished": finished,
+            "left": 0 if finished else self.epochs - passes,
             "nets": [_state_of(net) for net in self.net.trained_nets()],
             "random_state": random_state(self.net.device),
         }
@@ -169,77 +153,57 @@ class Checkpoint:
         data = buffer.getbuffer()
         replace_file(self.path, hashlib.sha256(data).digest(), data)
 
-    def _read(self):
-        """Read the file, if it is there and whole; no code is run by that."""
-        if not self.path.exists():
-            return None
-        data = self.path.read_bytes()
-        digest, data = data[:32], data[32:]
-        if hashlib.sha256(data).digest() != digest:
-            warnings.warn(
-                f"The checkpoint {self.path} is damaged; the training begins anew.",
-                stacklevel=2,
-            )
-            return None
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
 
 def _state_of(net):
     """Collect what a net's next pass depends on, as tensors, numbers, text and lists of them."""
     parts = net._modules + net._criteria + net._optimizers
-    return _plain(
-        {
-            "parts": {name: getattr(net, f"{name}_").state_dict() for name in parts},
-            "trainable": [parameter.requires_grad for parameter in _parameters(net)],
-            "callbacks": [_state_of_object(thing) for thing in net.resumed_objects()],
-            "history": list(net.history),
-            "best_epoch": net.best_epoch_,
-        }
-    )
+    state = {
+        "parts": {name: getattr(net, f"{name}_").state_dict() for name in parts},
+        "trainable": [parameter.requires_grad for parameter in _parameters(net)],
+        "objects": [_state_of_object(thing) for thing in net.resumed_objects()],
+        "history": list(net.history),
+        "best_epoch": net.best_epoch_,
+    }
+    return _plain(state)
 
 
 def _put_back(net, state):
-    for name in net._modules + net._optimizers:
-        getattr(net, f"{name}_").load_state_dict(state["parts"][name])
-    for name in net._criteria:
+    for name, own in state["parts"].items():
         # Statistics of a teacher's features have no place before they are learned, which
         # a finished training has no need of.
-        getattr(net, f"{name}_").load_state_dict(state["parts"][name], strict=False)
+        strict = {"strict": False} if name in net._criteria else {}
+        getattr(net, f"{name}_").load_state_dict(own, **strict)
     for parameter, trainable in zip(_parameters(net), state["trainable"], strict=True):
         parameter.requires_grad_(trainable)
-    for thing, own in zip(net.resumed_objects(), state["callbacks"], strict=True):
-        vars(thing).update(own["attributes"])
-        for name, inner in own["objects"].items():
-            (getattr(thing, name) if name else thing).load_state_dict(inner)
+    for thing, own in zip(net.resumed_objects(), state["objects"], strict=True):
+        _put_back_object(thing, own)
     net.history[:] = state["history"]
     net.best_epoch_ = state["best_epoch"]
 
 
 def _parameters(net):
-    modules = [getattr(net, f"{name}_") for name in net._modules]
-    return [parameter for module in modules for parameter in module.parameters()]
+    return [p for name in net._modules for p in getattr(net, f"{name}_").parameters()]
 
 
 def _state_of_object(thing):
-    """Part what a callback or strategy has learned into plain attributes and stateful ones.
-
-    What is neither plain nor has a ``state_dict`` (data sets, classes) is made anew when a
-    training begins.
-    """
-    if hasattr(thing, "state_dict"):
-        return {"attributes": {}, "objects": {"": thing.state_dict()}}
-    attributes, objects = {}, {}
+    """Collect what a callback or strategy has learned: what has a state, or is plain."""
+    state = {}
     for name, value in vars(thing).items():
-        if not name.endswith("_"):
-            continue
-        if hasattr(value, "state_dict") and not isinstance(value, type):
-            objects[name] = value.state_dict()
-            continue
-        try:
-            attributes[name] = _plain(value)
-        except TypeError:
-            continue
-    return {"attributes": attributes, "objects": objects}
+        if name.endswith("_") and not isinstance(value, type):
+            # What is neither (data sets) is made anew when a training begins.
+            with contextlib.suppress(TypeError):
+                has_state = hasattr(value, "state_dict")
+                state[name] = value.state_dict() if has_state else _plain(value)
+    return state
+
+
+def _put_back_object(thing, state):
+    for name, value in state.items():
+        inner = getattr(thing, name, None)
+        if hasattr(inner, "load_state_dict"):
+            inner.load_state_dict(value)
+        else:
+            setattr(thing, name, value)
 
 
 def _plain(value):

@@ -1,35 +1,25 @@
 """A sleep stager: skorch's classifier that knows nights, subjects and unscored epochs."""
 
+import inspect
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
 from skorch.utils import is_dataset
 from torch import nn
 
 from skleepkd.distillation.leakage import warn_of_leakage
 from skleepkd.distillation.strategy import Step
+from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
-from skleepkd.estimators import batches, labels, passes, sequential
-from skleepkd.estimators.callbacks import BestWeights, LossTerms
-from skleepkd.estimators.held_out import draw_held_out
-from skleepkd.estimators.hypnodensity import hypnodensity
-from skleepkd.estimators.parameters import (
-    DeviceParameter,
-    repr_as_given,
-    restore_state,
-)
-from skleepkd.estimators.sequential import extract_features
-from skleepkd.networks.build import (
-    build_network,
-    check_output,
-    input_spec,
-    uncompiled,
-)
+from skleepkd.estimators import batches, labels, outputs, passes
+from skleepkd.estimators.callbacks import BestWeights
+from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
+from skleepkd.sequences import Fusion
 from skleepkd.stages import is_unscored, left_unscored
 
 
@@ -58,50 +48,41 @@ class SleepStager(NeuralNetClassifier):
         Weights of the classes in the cross-entropy.
     sequence_length : int, default=1
         Consecutive epochs that the network sees at a time. Above 1 it is given windows of
-        shape (batch, sequence, n_channels, n_times) and answers logits of shape (batch,
+        shape (batch, sequence, n_channels, n_times) and puts out logits of shape (batch,
         n_classes, sequence); windows are one step apart, within a recording, and end at a
         gap of ``onset``. ``fit`` then needs recordings (``PairedEpochs``). Unscored epochs
         are seen, not judged.
     fusion : {"product", "mean", "centre"}, default="product"
-        How the answers of all windows that hold an epoch become its own; see
+        How the predictions of all windows that hold an epoch become its own; see
         :class:`skleepkd.sequences.Fusion`.
     neighbouring_windows : int, default=1
-        Neighbouring windows that a training batch holds together. Above 1 a network that
-        encodes epochs one by one (SeqSleepNet) encodes those that they share once: a
-        faster step on batches that are less mixed.
-    validation : "auto", None, int, float or callable, default="auto"
+        Neighbouring windows that a training batch holds together. Above 1 SeqSleepNet
+        encodes epochs that they share once: faster steps on batches that are less mixed.
+    validation : "auto", None, int, float, tuple or callable, default="auto"
         Subjects held out of the training set; the weights of the pass with the highest
         kappa on them are kept. "auto": 10 % where at least ten subjects are known, else
         nobody, and the last weights are kept. An int is a number of subjects, a float
-        below 1 their fraction, a callable is given the training subjects and returns
-        those to hold out.
+        below 1 their fraction, a tuple names them, a callable is given the training
+        subjects and returns those to hold out.
     random_state : int, RandomState or None, default=None
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
     checkpoint : None or path-like, default=None
         A folder in which the training is kept after every pass, so that ``fit``, called
-        again with the same parameters and data after the program was stopped or killed,
-        goes on from there (see Notes).
+        again with the same parameters and data, goes on from there (see Notes).
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is a device, else the CPU.
     autocast : bool, default=False
         Compute in bfloat16 where ``torch.autocast`` does; weights and losses stay in
         single precision. ``compile=True`` (skorch's) compiles the network; where features
         are compared, it answers uncompiled.
-    max_epochs : int, default=100
-        Passes over the training rows.
-    batch_size : int, default=32
-        Epochs in a batch.
-    lr : float, default=0.001
-        Learning rate.
-    optimizer : type, default=torch.optim.Adam
-        The optimiser; ``optimizer__*`` are its arguments.
+    max_epochs, batch_size, lr, optimizer, verbose
+        As in skorch: passes over the training rows, epochs in a batch, the learning rate,
+        the optimiser (Adam; ``optimizer__*`` are its arguments), and 1 for a line a pass.
     criterion : type, default=StageCrossEntropy
         The loss of logits and codes, -1 being unscored.
     train_split : None or callable, default=None
         skorch's own way to split; leave it alone unless you know that it does not
         split nights.
-    verbose : int, default=0
-        1 prints a line a pass.
     **kwargs
         Further parameters of skorch's classifier.
 
@@ -126,9 +107,8 @@ class SleepStager(NeuralNetClassifier):
     stopped and resumed ends at the weights of one that was never stopped. Of a callback its
     attributes that end in an underscore are kept, if they are numbers, text, tensors, lists
     or dicts of those, or have a ``state_dict``. Each training has a file of its own, read
-    without running code; a damaged one leads to a warning and a new training. The file of a
-    finished training stays and is read in its place: delete the folder when it is no longer
-    needed.
+    without running code; a damaged one leads to a warning and a new training. That of a
+    finished training is read in its place: delete the folder when it is no longer needed.
 
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
@@ -196,8 +176,6 @@ class SleepStager(NeuralNetClassifier):
             **kwargs,
         )
 
-    # ------------------------------------------------------------ the contract
-
     def fit(self, X, y, groups=None):
         """Train the network.
 
@@ -208,19 +186,18 @@ class SleepStager(NeuralNetClassifier):
         y : array-like of shape (n_epochs,)
             Stages, codes or names; -1 or "?" where unscored (such rows are skipped).
         groups : array-like of shape (n_epochs,), optional
-            The person of each epoch, where X does not say.
+            The subject of each epoch, where X does not say.
 
         Returns
         -------
         SleepStager
-            The stager itself.
 
         Raises
         ------
         ValueError
             If X or y is not what is expected; the message says what to do.
         """
-        return self.end_fit(self.begin_fit(*training_input(X, y, groups=groups)))
+        return self._fit(X, y, groups=groups)
 
     def partial_fit(self, X, y, classes=None, groups=None):
         """Train on, with the weights and the optimiser that are there.
@@ -229,24 +206,22 @@ class SleepStager(NeuralNetClassifier):
         ----------
         X, y, groups
             As for :meth:`fit`; classes, channels and samples must be the same.
-        classes : object
+        classes
             Ignored; it is there for scikit-learn.
 
         Returns
         -------
         SleepStager
-            The stager itself.
         """
-        pair, y = training_input(X, y, groups=groups)
-        return self.end_fit(self.begin_fit(pair, y, go_on=True))
+        return self._fit(X, y, groups=groups, go_on=True)
 
     def predict_proba(self, X):
         """Probability of each stage.
 
         Parameters
         ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts (of a pair, the target).
+        X
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -262,7 +237,7 @@ class SleepStager(NeuralNetClassifier):
         Warns
         -----
         LeakageWarning
-            If a frozen teacher or pretrained stager was fitted on people or nights of X,
+            If a frozen teacher or pretrained stager was fitted on subjects or nights of X,
             and this one was not.
         """
         self.check_is_fitted()
@@ -277,24 +252,21 @@ class SleepStager(NeuralNetClassifier):
         Parameters
         ----------
         X
-            As for :meth:`predict_proba`.
+            As for :meth:`fit`.
 
         Returns
         -------
         ndarray of shape (n_epochs,)
         """
-        stages = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[stages]
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def score(self, X, y, sample_weight=None):
         """Accuracy over the scored epochs.
 
         Parameters
         ----------
-        X
-            As for :meth:`predict_proba`.
-        y : array-like of shape (n_epochs,)
-            Stages; -1 or "?" where unscored.
+        X, y
+            As for :meth:`fit`.
         sample_weight : array-like of shape (n_epochs,), optional
             Weights of the epochs.
 
@@ -308,18 +280,14 @@ class SleepStager(NeuralNetClassifier):
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
-    extract_features = extract_features
-    hypnodensity = hypnodensity
+    extract_features = outputs.extract_features
+    hypnodensity = outputs.hypnodensity
 
     @property
     def classes_(self):
         """Labels, in the order of the columns of ``predict_proba``."""
-        try:
-            return self.classes_inferred_
-        except AttributeError:
-            raise AttributeError(
-                f"This {type(self).__name__} is not fitted yet, so it has no classes_."
-            ) from None
+        self.check_is_fitted(["classes_inferred_"])
+        return self.classes_inferred_
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -331,39 +299,50 @@ class SleepStager(NeuralNetClassifier):
         msg = msg or "This %(name)s is not fitted yet: call fit first."
         super().check_is_fitted(attributes, msg, **kwargs)
 
-    # ------------------------------------------------------------ fitting and predicting
+    def _fit(self, X, y, X_source=None, groups=None, go_on=False):
+        go_on = (go_on or self.warm_start) and self.initialized_
+        source_for = self._check_parameters(go_on)
+        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
+        return self.end_fit(self.begin_fit(pair, y, go_on))
+
+    def _check_parameters(self, go_on):
+        """Refuse parameters that do not go together; say for what a source is needed, if it is."""
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
-        go_on = (go_on or self.warm_start) and self.initialized_
-        sequential.check_sequences(self)
+        if min(self.sequence_length_, self.neighbouring_windows) < 1:
+            raise ValueError("sequence_length and neighbouring_windows are 1 at least.")
+        Fusion(0, 0, self.fusion)  # refuses an unknown name
+        if self.sequence_length_ > 1 and self.train_split is not None:
+            raise ValueError("train_split parts rows; windows overlap: give validation=.")
         if self.checkpoint is not None and self.random_state is None:
-            raise ValueError(
-                "A training that resumes needs a seed, so that it is found again and begins "
-                "alike: give random_state=, or leave checkpoint out."
-            )
+            raise ValueError("A training is found again by its seed: give random_state=.")
         # A student and its teacher must not begin at the same weights by accident.
         random_state = check_random_state(self.random_state)
         seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
         subjects = pair.subject
         if subjects is not None:
             subjects = subjects[~left_unscored(y, self.classes)]
-        self.held_out_ = draw_held_out(self.validation, subjects, check_random_state(seed))
+        self.held_out_ = labels.draw_held_out(self.validation, subjects, seed)
         self.best_epoch_ = None
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
         if self.sequence_length_ > 1:
-            sequential.check_windows(self, pair, scored)
+            batches.check_windows(self, pair, scored)
         pair, y = self._select_rows(pair, y, scored)
         codes = labels.encode(y, classes)
         self._remember_input(pair, codes, classes, go_on)
         random = passes.RandomStream(seed, self.device)
-        with random:
-            if not go_on:
+        if not go_on:
+            with random:
                 self.initialize()
-        self._check_output()
-        return passes.Training(pair, codes, random, not go_on, source)
+        # With a loss of the user's own, what a network of single epochs puts out is theirs too.
+        of_stages = isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss)
+        if self.sequence_length_ > 1 or of_stages:
+            shape, length = self.epoch_shape_, self.sequence_length_
+            check_output(uncompiled(self.module_), shape, len(classes), length)
+        return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):
         """Pass over the training rows of what :meth:`begin_fit` returned."""
@@ -390,36 +369,24 @@ class SleepStager(NeuralNetClassifier):
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
-        fitted_on = {
-            name: None if getattr(pair, name) is None else np.unique(getattr(pair, name))
-            for name in ("subject", "recording")
-        }
-        if go_on:
-            if signal != self.signal_ or not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    "A training goes on with the classes, channels, samples and sampling "
-                    f"rate that it began with: {self.classes_.tolist()}, {self.signal_}; "
-                    f"given {classes.tolist()}, {signal}. Fix the classes with classes=."
-                )
-            for name, before in self.fitted_on_.items():
-                known = before is not None and fitted_on[name] is not None
-                fitted_on[name] = np.union1d(before, fitted_on[name]) if known else None
+        if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
+            raise ValueError(
+                "A training goes on with the classes and the signal that it began with, "
+                f"{self.classes_.tolist()} and {self.signal_}; given {classes.tolist()} and "
+                f"{signal}. Fix the classes with classes=."
+            )
+        fitted_on = {}
+        for name in ("subject", "recording"):
+            columns = [getattr(pair, name), *([self.fitted_on_[name]] if go_on else [])]
+            known = all(column is not None for column in columns)
+            fitted_on[name] = np.unique(np.concatenate(columns)) if known else None
         self.classes_inferred_ = classes
-        self.class_weight_ = labels.class_weights(
-            self.class_weight, codes[training], classes
-        )
+        weight = self.class_weight
+        self.class_weight_ = labels.class_weights(weight, codes[training], classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
-
-    def _check_output(self):
-        """Refuse a network whose output has another shape than the loss expects."""
-        # With a loss of the user's own, what a network of single epochs puts out is theirs too.
-        of_stages = isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss)
-        if self.sequence_length_ > 1 or of_stages:
-            module, n_outputs = uncompiled(self.module_), len(self.classes_)
-            check_output(module, self.epoch_shape_, n_outputs, self.sequence_length_)
 
     def _run_step(self, step, pair, codes, columns=None):
         """Train for the passes of a step, on rows that carry further columns."""
@@ -431,21 +398,20 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        sfreq = self.signal_.get("sfreq")
-        return predicted_input(X, self.epoch_shape_, self.ch_names_, sfreq)
+        return predicted_input(
+            X, self.epoch_shape_, self.ch_names_, self.signal_.get("sfreq")
+        )
 
     def predict_pair(self, pair):
         """Predict the probabilities of a checked pair."""
         if self.sequence_length_ == 1:
             probabilities = super().predict_proba(self.make_dataset(pair))
         else:
-            probabilities = sequential.fused_probabilities(self, pair)
-        failed = np.isnan(probabilities).reshape(len(probabilities), -1).any(axis=1)
-        if failed.any():
+            probabilities = outputs.fused_probabilities(self, pair)
+        if np.isnan(probabilities).any():
             raise FloatingPointError(
-                f"The network's output is NaN for {failed.sum()} of {len(failed)} epochs: its "
-                f"training diverged. Fit it anew with a lower learning rate (lr is "
-                f"{self.lr!r}), or look for extreme values in the signal."
+                "The network's output is NaN, as its training diverged. Fit it anew with a "
+                f"lower learning rate (lr is {self.lr!r}), or look for extreme values in X."
             )
         return probabilities
 
@@ -464,23 +430,24 @@ class SleepStager(NeuralNetClassifier):
 
     def windows_of(self, pair, codes):
         """Return the windows to train on, (n_windows, sequence_length); none without a stage."""
-        windows = sequential.training_windows(pair, self.sequence_length_)
+        windows = batches.training_windows(pair, self.sequence_length_)
         return windows[(codes[windows] >= 0).any(axis=1)]
 
     def make_dataset(self, pair, codes=None, columns=None, windows=None):
         """Make the data set of a checked pair: of epochs, or of windows of them."""
         if self.sequence_length_ == 1:
             return batches.EpochDataset(pair.target_epochs, codes, columns)
-        share, shares_in_training = {}, self._trains_shared()
+        share, share_validation = False, False
         if windows is None and codes is None:
-            windows = sequential.predicted_windows(pair, self.sequence_length_)
-            share = {"share": hasattr(self.module_, "encode_epochs")}
+            windows = batches.predicted_windows(pair, self.sequence_length_)
+            share = hasattr(self.module_, "encode_epochs")
         elif windows is None:
             windows = self.windows_of(pair, codes)
-            together = shares_in_training and self.neighbouring_windows > 1
-            share = {"share": together, "share_validation": shares_in_training}
-        pair = pair.target_epochs
-        return batches.WindowDataset(pair, windows, codes, columns, **share)
+            share_validation = self._trains_shared()
+            share = share_validation and self.neighbouring_windows > 1
+        return batches.WindowDataset(
+            pair.target_epochs, windows, codes, columns, share, share_validation
+        )
 
     def _trains_shared(self):
         """Whether the network may encode an epoch once for all windows of a training batch."""
@@ -498,31 +465,13 @@ class SleepStager(NeuralNetClassifier):
 
     def get_iterator(self, dataset, training=False):
         """Load batches by one indexed read each; training rows are shuffled."""
-        prefix = "iterator_train" if training else "iterator_valid"
-        return batches.make_loader(
-            getattr(self, prefix),
-            dataset,
-            {"batch_size": self.batch_size, **self.get_params_for(prefix)},
-            training=training,
-            device=self.device,
-            together=self.neighbouring_windows,
-        )
-
-    # ------------------------------------------------------------ the network
+        return batches.make_loader(self, dataset, training=training)
 
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
-        if not hasattr(self, "signal_"):
-            raise ValueError(
-                "The network is built by fit, which knows the number of channels and samples."
-            )
-        module, options = self._network_spec()
+        module, options = network_spec(self)
         self.module_ = build_network(module, self.signal_, options)
         return self
-
-    def _network_spec(self):
-        """Return what to build and the options that were given for it."""
-        return self.module, self.get_params_for("module")
 
     def initialize_criterion(self):
         """Build the criterion with the weights of the classes."""
@@ -546,21 +495,12 @@ class SleepStager(NeuralNetClassifier):
 
     def autocasting(self):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast)
-
-    # ------------------------------------------------------------ the loop over passes
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, self.autocast)
 
     @property
     def _default_callbacks(self):
-        return [
-            ("epoch_timer", EpochTimer()),
-            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("loss_terms", LossTerms()),
-            ("best_weights", BestWeights()),
-            ("print_log", PrintLog()),
-        ]
+        *others, print_log = (c for c in super()._default_callbacks if c[0] != "valid_acc")
+        return [*others, ("best_weights", BestWeights()), print_log]
 
     def trained_nets(self):
         """Nets that are trained together."""
@@ -583,27 +523,33 @@ class SleepStager(NeuralNetClassifier):
         passes.run_passes(self, loop, X, self.max_epochs if epochs is None else epochs)
         return self
 
-    def on_epoch_begin(self, net, **kwargs):
-        """Keep the last pass, or put it back."""
-        if hasattr(self, "checkpoint_"):
+    def notify(self, method_name, **kwargs):
+        """Keep or resume the last pass, and let nets that are trained together follow."""
+        if method_name == "on_epoch_begin" and hasattr(self, "checkpoint_"):
             self.checkpoint_.between_passes()
-        super().on_epoch_begin(net, **kwargs)
+        if method_name.startswith(("on_train", "on_epoch")):
+            for net in self.trained_nets()[1:]:
+                net.notify(method_name, **kwargs)
+        super().notify(method_name, **kwargs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
         if iterator is not None:
-            super()._set_training(training)
             passes.run_batches(self, iterator, training, prefix, step_fn, **fit_params)
-
-    def _set_training(self, training=True):
-        """Set the mode of networks that are in the other one; skorch sets it each batch."""
-        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
-        if any(getattr(part, "training", training) != training for part in parts):
-            super()._set_training(training)
 
     # ------------------------------------------------------------ parameters, pickles
 
-    device = DeviceParameter()
+    @property
+    def device(self):
+        """The device in use; where "auto" was given, CUDA if there is one, else the CPU."""
+        device = vars(self)["device"]
+        if device != "auto":
+            return device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @device.setter
+    def device(self, device):
+        vars(self)["device"] = device
 
     def get_params(self, deep=True, **kwargs):
         """Return the parameters as they were set."""
@@ -613,15 +559,23 @@ class SleepStager(NeuralNetClassifier):
         return {name: value for name, value in params.items() if name[0] != "_"}
 
     def __setattr__(self, name, value):
-        if not name.endswith("_") and "__" not in name:
-            # A parameter that is a torch module (a loss) is stored as it is; skorch
-            # registers fitted components alone.
-            object.__setattr__(self, name, value)
-        else:
+        # A parameter that is a torch module (a loss) is stored as it is; skorch registers
+        # fitted components alone.
+        if name.endswith("_"):
             super().__setattr__(name, value)
+        else:
+            object.__setattr__(self, name, value)
 
     def __repr__(self):
-        return repr_as_given(self)
+        # skorch shows the whole network, or all defaults.
+        own = inspect.signature(type(self).__init__).parameters
+        given = [
+            f"{name}={value!r}"
+            for name, value in self.get_params(deep=False).items()
+            if name in self._params_to_validate
+            or (name in own and repr(value) != repr(own[name].default))
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __getstate__(self):
         # skorch pickles networks apart, by the plain pickle, which cannot send a class
@@ -630,4 +584,12 @@ class SleepStager(NeuralNetClassifier):
         return super().__getstate__() if cuda else self.__dict__.copy()
 
     def __setstate__(self, state):
-        restore_state(self, state, super().__setstate__)
+        wanted = vars(self)["device"] = state["device"]
+        if "__cuda_dependent_attributes__" in state:
+            super().__setstate__({**state, "device": self.device})
+            if wanted == "auto":  # else a device that is not here has become the CPU
+                vars(self)["device"] = wanted
+        else:
+            vars(self).update(state)
+        for name in self._modules + self._criteria:
+            getattr(self, f"{name}_").to(self.device)

@@ -5,21 +5,18 @@ from sklearn.metrics import confusion_matrix, make_scorer
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
-from skleepkd.stages import SCHEMES, is_unscored, stage_codes, stage_labels
+from skleepkd.stages import is_unscored, stage_codes, stage_labels
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
 
 
 def sleep_scorers(classes="aasm"):
-    """Scorers of sleep staging for ``cross_validate(scoring=...)``.
-
-    An estimator predicts once for all of them.
+    """Scorers of sleep staging for ``cross_validate(scoring=...)``, which predicts once.
 
     Parameters
     ----------
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-        The stages: a scheme's name, or the labels in the order of their codes. Codes do
-        not say whose they are: name the scheme of a stager of four or three stages.
+        The stages: a scheme's name, or the labels in the order of their codes.
 
     Returns
     -------
@@ -34,8 +31,8 @@ def sleep_scorers(classes="aasm"):
     -----
     A stage's score is nan where it has no epochs to count: F1 if neither truth nor
     prediction has the stage, sensitivity if the truth lacks it, specificity if the truth
-    has no other. A mean over the stages is one over those that have the score. Kappa is 0
-    where it is undefined: where truth and prediction are one and the same constant.
+    has no other; means over the stages leave it out. Kappa is 0 where truth and prediction
+    are the same constant.
 
     Examples
     --------
@@ -83,9 +80,8 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
 
     Notes
     -----
-    Report the mean over subjects with its interval: epochs of one night are alike, and a
-    pooled score weighs subjects by the length of their nights. ``pooled`` is there to
-    compare with papers that pool.
+    Report the mean over subjects with its interval: a pooled score weighs subjects by the
+    length of their nights, and is there to compare with papers that pool.
 
     Examples
     --------
@@ -127,7 +123,6 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
         The stages of the columns: a scheme's name, or the labels (``stager.classes_``).
     n_bins : int, default=15
-        Number of bins.
 
     Returns
     -------
@@ -138,19 +133,17 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     Raises
     ------
     ValueError
-        If the shapes do not fit, no epoch is scored, a label is not among ``classes``, or
-        a scored epoch has no probabilities (NaN, below 0, a sum other than 1).
+        As for :func:`staging_report`, if ``proba`` has other columns, or a scored epoch has
+        no probabilities (NaN, below 0, a sum other than 1).
 
     Notes
     -----
-    The fewer the epochs, the larger the error, even of a perfect stager: chance moves
-    the accuracy of each bin. So the mean over subjects is as a rule above the pooled
-    error, and errors compare where the numbers of epochs and of bins are alike. Pooled, a
-    stager that is too sure for one subject and too unsure for another may look calibrated.
+    The fewer the epochs, the larger the error, even of a perfect stager: errors compare
+    where the numbers of epochs and of bins are alike. Pooled, a stager that is too sure for
+    one subject and too unsure for another may look calibrated.
 
-    As a score of ``cross_validate``, negated since the smaller is the better:
-    ``make_scorer(expected_calibration_error, response_method="predict_proba",
-    greater_is_better=False, classes="aasm")`` of a stager with the same ``classes``.
+    As a score of ``cross_validate``: ``make_scorer(expected_calibration_error,
+    response_method="predict_proba", greater_is_better=False, classes="aasm")``.
 
     References
     ----------
@@ -163,23 +156,16 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     >>> f"{expected_calibration_error(['W', 'W', 'R', 'N', '?'], proba, classes='wnr'):.2f}"
     '0.30'
     """
-    if n_bins < 1:
-        raise ValueError(f"n_bins is a number of bins, at least 1; given {n_bins!r}.")
     y_true, proba, groups = _scored(y_true, np.asarray(proba, dtype=float), groups)
     labels = stage_labels(classes)
     if proba.shape[1:] != (len(labels),):
-        fitting = [k for k, v in SCHEMES.items() if proba.shape[1:] == (len(v),)]
         raise ValueError(
-            f"proba has the shape {proba.shape}; a column for each of the classes {labels} "
-            "is expected."
-            + "".join(f" Of other stages name the scheme, classes={k!r}." for k in fitting)
+            f"proba has the shape {proba.shape}; a column for each of {labels} is expected. "
+            "Of other stages name the scheme: classes='aasm', 'wldr' or 'wnr'."
         )
     # Half precision rounds sums.
     if not ((proba >= 0).all() and np.allclose(proba.sum(axis=1), 1, atol=1e-2)):
-        raise ValueError(
-            "The rows of proba must be probabilities: none below 0 or NaN, with a sum of 1. "
-            "Give what predict_proba returns."
-        )
+        raise ValueError("proba must be probabilities that sum to 1, as of predict_proba.")
     confidence = proba.max(axis=1)
     excess = (proba.argmax(axis=1) == stage_codes(y_true, labels, "y_true")) - confidence
     # An inner edge belongs to the bin below it.
@@ -191,7 +177,7 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
         subject: _binned_error(bins[groups == subject], excess[groups == subject])
         for subject in np.unique(groups).tolist()
     }
-    mean, interval = over_subjects([*per_subject.values()])
+    mean, interval = over_subjects(list(per_subject.values()))
     return Bunch(mean=mean, interval=interval, per_subject=per_subject, pooled=pooled)
 
 
@@ -201,10 +187,7 @@ def _scored(y_true, predicted, groups=None):
     check_consistent_length(y_true, predicted, groups)
     scored = ~is_unscored(y_true)
     if not scored.any():
-        raise ValueError(
-            f"None of the {len(scored)} epochs is scored, so there is nothing to compare; "
-            "leave this set out or give its stages."
-        )
+        raise ValueError(f"None of the {len(scored)} epochs is scored: leave this set out.")
     groups = None if groups is None else np.asarray(groups)[scored]
     return y_true[scored], predicted[scored], groups
 
@@ -233,15 +216,13 @@ def _scores(y_true, y_pred, classes):
     }
     scores |= {f"{score}_macro": np.nanmean(by_stage[score]) for score in _BY_STAGE}
     for score, values in by_stage.items():
-        scores |= {
-            f"{score}_{name}": value for name, value in zip(labels, values, strict=True)
-        }
+        names = [f"{score}_{label}" for label in labels]
+        scores |= dict(zip(names, values, strict=True))
     return {name: float(value) for name, value in scores.items()}
 
 
 def _score(y_true, y_pred, *, name, classes):
-    y_true, y_pred, _ = _scored(y_true, y_pred)
-    return _scores(y_true, y_pred, classes)[name]
+    return staging_report(y_true, y_pred, classes=classes).pooled[name]
 
 
 def _binned_error(bins, excess):

@@ -11,8 +11,7 @@ def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_st
     Parameters
     ----------
     values : array-like of shape (n_subjects,)
-        One score for each subject, as ``cross_validate`` gives them where each fold leaves
-        one subject out.
+        One score for each subject, as ``cross_validate`` gives them by LeaveOneGroupOut.
     confidence : float, default=0.95
         Coverage of the interval.
     n_resamples : int, default=10000
@@ -37,16 +36,12 @@ def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_st
     Examples
     --------
     >>> from skleepkd.metrics import bootstrap_interval
-    >>> bootstrap_interval([0.5, 0.5, 0.5])
-    (0.5, 0.5)
-
     >>> low, high = bootstrap_interval([0.61, 0.70, 0.48, 0.66, 0.57])
     >>> f"{low:.2f} to {high:.2f}"
     '0.53 to 0.67'
     """
     values = _check_subjects(values=values)
-    means = _resampled_means(values, n_resamples, random_state)[0]
-    return _percentiles(means, confidence)
+    return _percentiles(_resampled_means(values, n_resamples, random_state)[0], confidence)
 
 
 def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, random_state=0):
@@ -73,8 +68,7 @@ def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, rando
     Raises
     ------
     ValueError
-        If the lengths differ, there are fewer than two subjects, or a value is not
-        finite.
+        If the lengths differ, or as for :func:`bootstrap_interval`.
 
     Examples
     --------
@@ -82,14 +76,11 @@ def gap_closed(scalp, ear, method, *, confidence=0.95, n_resamples=10_000, rando
     >>> closed = gap_closed(scalp=[0.7, 0.8], ear=[0.4, 0.5], method=[0.5, 0.6])
     >>> closed.has_gap, f"{closed.share:.0%} of {closed.gap:.2f}"
     (True, '33% of 0.30')
-    >>> gap_closed(scalp=[0.7, 0.4], ear=[0.4, 0.5], method=[0.5, 0.6]).has_gap
-    False
     """
     scores = _check_subjects(scalp=scalp, ear=ear, method=method)
     gap, gain = scores[0] - scores[1], scores[2] - scores[1]
-    drawn_gap, drawn_gain = _resampled_means(
-        np.stack([gap, gain]), n_resamples, random_state
-    )
+    means = _resampled_means(np.stack([gap, gain]), n_resamples, random_state)
+    drawn_gap, drawn_gain = means
     gap_interval = _percentiles(drawn_gap, confidence)
     has_gap = gap_interval[0] > 0
     share, share_interval = np.nan, (np.nan, np.nan)
@@ -117,15 +108,13 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     Parameters
     ----------
     a, b : array-like of shape (n_subjects,)
-        One score for each subject and method, the subjects in the same order: those
-        from ``cross_validate`` that leaves one subject out in each fold, or
+        One score for each subject and method, the subjects in the same order, as in
         ``[scores["kappa"] for scores in staging_report(...).per_subject.values()]``.
     confidence, random_state
         As for :func:`bootstrap_interval`.
     n_resamples : int, default=10000
-        Where there are no more ways than these (up to 13 subjects), all of them are
-        counted and the p-value is exact; else so many are drawn. Also the draws of the
-        interval.
+        Draws, also of the interval; where there are no more ways (up to 13 subjects), all
+        of them are counted and the p-value is exact.
 
     Returns
     -------
@@ -136,19 +125,16 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     Raises
     ------
     ValueError
-        If the lengths differ, there are fewer than two subjects, or a value is not
-        finite.
+        If the lengths differ, or as for :func:`bootstrap_interval`.
 
     Notes
     -----
     The subjects must be independent of each other: one value for a subject, not for a
     night or an epoch. It is assumed that, were the methods alike, the differences would
-    lie symmetrically around 0, not that they are normal. The test takes the two
-    methods as they were trained here: the chance in a training (its seed) is not part
-    of it, and neither is that the folds share training subjects. A p-value is one for one
-    comparison that was planned; of many comparisons some are small by chance
-    (``scipy.stats.false_discovery_control``). With ``n`` subjects it is never below
-    ``2 / 2**n``: five of them cannot reach 0.05. A large one does not show that two
+    lie symmetrically around 0. The chance in a training (its seed) is not part of the test,
+    and neither is that the folds share training subjects. Of many p-values some are small
+    by chance (``scipy.stats.false_discovery_control``). With ``n`` subjects it is never
+    below ``2 / 2**n``: five of them cannot reach 0.05. A large one does not show that two
     methods are equal; the interval says how large a difference may be.
 
     References
@@ -167,19 +153,11 @@ def paired_test(a, b, *, confidence=0.95, n_resamples=10_000, random_state=0):
     '0.037, p = 0.0625 with 6 subjects'
     """
     a, b = _check_subjects(a=a, b=b)
-    result = stats.permutation_test(
-        (a - b,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=n_resamples,
-        random_state=random_state,
-    )
-    interval = bootstrap_interval(
-        a - b, confidence=confidence, n_resamples=n_resamples, random_state=random_state
-    )
+    draws = {"n_resamples": n_resamples, "random_state": random_state}
+    result = stats.permutation_test((a - b,), np.mean, permutation_type="samples", **draws)
     return Bunch(
         difference=float(np.mean(a - b)),
-        interval=interval,
+        interval=bootstrap_interval(a - b, confidence=confidence, **draws),
         pvalue=float(result.pvalue),
         n_subjects=len(a),
     )
@@ -195,28 +173,23 @@ def over_subjects(values):
 
 def _check_subjects(**scores):
     """Stack scores of the same subjects, shape (n_scores, n_subjects)."""
-    scores = {name: np.asarray(values, dtype=float) for name, values in scores.items()}
-    shapes = {values.shape for values in scores.values()}
-    shape = shapes.pop()
-    if shapes or len(shape) != 1 or shape[0] < 2:
-        given = ", ".join(f"{name} {values.shape}" for name, values in scores.items())
+    shapes = {name: np.shape(values) for name, values in scores.items()}
+    first = next(iter(shapes.values()))
+    if set(shapes.values()) != {first} or len(first) != 1 or first[0] < 2:
         raise ValueError(
-            f"One score is needed for each of the same two or more subjects; given {given}."
+            f"One score is needed for each of the same two or more subjects; given {shapes}."
         )
-    stacked = np.stack(list(scores.values()))
+    stacked = np.array(list(scores.values()), dtype=float)
     if not np.isfinite(stacked).all():
-        raise ValueError(
-            "A score is nan or infinite; leave out the subjects for whom it is undefined."
-        )
+        raise ValueError("A score is nan or infinite; leave out subjects without a score.")
     return stacked
 
 
 def _resampled_means(scores, n_resamples, random_state):
     """Means over drawn subjects, shape (n_scores, n_resamples)."""
     n_subjects = scores.shape[1]
-    drawn = check_random_state(random_state).randint(
-        n_subjects, size=(n_resamples, n_subjects)
-    )
+    random_state = check_random_state(random_state)
+    drawn = random_state.randint(n_subjects, size=(n_resamples, n_subjects))
     return scores[:, drawn].mean(axis=2)
 
 

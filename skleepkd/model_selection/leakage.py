@@ -4,25 +4,26 @@ import hashlib
 import warnings
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch
+from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skleepkd.distillation.leakage import seen_by
 from skleepkd.distillation.teacher import final_stager, is_frozen
 from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
-from skleepkd.estimators.held_out import draw_held_out
-from skleepkd.model_selection.cross_validation import make_folds
+from skleepkd.estimators.labels import draw_held_out
 from skleepkd.stages import is_unscored
 
 _FOUND = {
     "unknown subjects": "Nothing says whose the epochs are, so that no split of them can be "
     "trusted: give groups=, or a PairedEpochs with subject=",
-    "row": "Rows of X are on both sides of the split",
     "subject": "A subject is on both sides of the split",
     "recording": "A recording is on both sides of the split",
     "groups": "A group is on both sides of the split",
+    "row": "Rows of X are on both sides of the split",
     "identical": "Epochs of the {where} are equal, bit by bit, on both sides of the split",
     "frozen": "{where} is frozen, and was fitted on what is tested",
     "inner split": "{where} has the same subjects on both sides where it chooses",
@@ -31,9 +32,10 @@ _FOUND = {
 _NEVER_SEEN = (
     "what was done to all nights before X was made: scaling, rejection, choice of channels",
     "methods, parameters or passes that were chosen by their test scores",
-    "a fit that looks past its fold: at the array behind a view, at files, at variables",
+    "a fit that looks past its fold: at files, variables or a validation set of its own",
     "one subject under two names, or two nights that share a subject nobody named",
     "epochs that are equal but for scale, filter, sampling rate or a shift in time",
+    "folds that cv draws anew each time, as without random_state",
     "weights that a network or a step brings along without saying whom it was fitted on",
 )
 
@@ -41,21 +43,18 @@ _NEVER_SEEN = (
 class LeakageReport:
     """What :func:`check_leakage` found, and what it could not see.
 
-    ``print`` shows it. It has no truth value of its own, so that ``assert report`` cannot
-    be mistaken: use ``report.ok``.
+    ``print`` shows it; it has no truth value of its own, but ``ok``.
 
     Attributes
     ----------
     findings : list of Bunch
-        Each with ``kind`` ("unknown subjects", "subject", "recording", "groups", "frozen",
-        "row", "identical" or "inner split"), ``fold`` (its number), ``where`` (the name of
-        the parameter or modality; empty for a split), ``what`` (list of the subjects,
-        recordings or groups), ``rows`` (of X: tested rows that are concerned, of "inner
-        split" the rows that choose) and ``count`` (their number).
+        Each with ``kind`` ("unknown subjects", "subject", "recording", "groups", "row",
+        "identical", "frozen" or "inner split"), ``fold`` (its number), ``where`` (the parameter or
+        modality), ``what`` (list of the subjects, recordings or groups), ``rows`` (of X:
+        tested ones, of "inner split" those that choose) and ``count`` (of rows).
     cannot_see : list of str
         What this check had no means to see: first of this study, then of any.
     n_folds : int
-        Folds of the cross-validation.
     """
 
     def __init__(self, n_folds):
@@ -65,10 +64,7 @@ class LeakageReport:
 
     @property
     def ok(self):
-        """Whether nothing was found (which is not: whether there is nothing).
-
-        Where nobody knows whose the epochs are, it is False.
-        """
+        """Whether nothing was found; False where the subjects are not known."""
         return not self.findings
 
     def raise_if_found(self):
@@ -80,9 +76,6 @@ class LeakageReport:
         raise TypeError("Use report.ok, or call report.raise_if_found().")
 
     def __repr__(self):
-        return f"<LeakageReport: {len(self.findings)} findings in {self.n_folds} folds>"
-
-    def __str__(self):
         alike = {}
         for found in self.findings:
             alike.setdefault((found.kind, found.where), []).append(found)
@@ -91,9 +84,8 @@ class LeakageReport:
             lines = ["Leakage cannot be ruled out:"]
         for (kind, where), group in alike.items():
             folds = _short([found.fold for found in group])
+            details = f"folds {folds}; {sum(found.count for found in group)} epochs"
             names = _short(dict.fromkeys(name for found in group for name in found.what))
-            details = f"{'folds' if len(group) > 1 else 'fold'} {folds}; "
-            details += f"{sum(found.count for found in group)} epochs"
             details += f"; {names}" if names else ""
             lines.append(f"- {_FOUND[kind].format(where=where)} ({details}).")
         return "\n".join([*lines, "Cannot see:", *(f"- {one}" for one in self.cannot_see)])
@@ -104,8 +96,8 @@ class LeakageReport:
         if len(rows):
             nameless = kind in ("unknown subjects", "row", "identical")
             what = [] if nameless else np.unique(column[rows]).tolist()
-            found = Bunch(kind=kind, fold=fold, where=where, what=what)
-            self.findings.append(Bunch(**found, rows=rows, count=len(rows)))
+            found = Bunch(kind=kind, fold=fold, where=where, what=what, rows=rows)
+            self.findings.append(Bunch(**found, count=len(rows)))
         return len(rows) > 0
 
 
@@ -117,23 +109,19 @@ def _short(names):
 def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     """Look for ways in which a test fold could reach what is tested on it.
 
-    Call it with what ``cross_validate`` is called with, before the long run. Nothing is
-    fitted.
+    Nothing is fitted: call it as ``cross_validate``, before the long run.
 
     Parameters
     ----------
-    estimator : estimator
-        What would be cross-validated.
+    estimator, cv, params : object
+        As for :func:`sklearn.model_selection.cross_validate`.
     X : PairedEpochs or array-like of shape (n_epochs, ...)
-        The epochs, in microvolts. A pair that knows ``subject`` and ``recording`` lets
-        more be seen.
+        The epochs, in microvolts. ``subject`` and ``recording`` of a pair let more be seen.
     y : array-like of shape (n_epochs,), optional
         Stages.
     groups : array-like of shape (n_epochs,), optional
         Subjects, for ``cv`` and for this check (with metadata routing they are one of
-        ``params``). Needed where X does not know them: without subjects no split is ``ok``.
-    cv, params : object
-        As for :func:`sklearn.model_selection.cross_validate`.
+        ``params``). Where neither they nor X name the subjects, no split is ``ok``.
 
     Returns
     -------
@@ -148,43 +136,29 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     -----
     It finds, fold by fold:
 
-    - subjects, recordings, groups and rows on both sides of the split, or that no subjects
-      are known;
-    - epochs of target or source that are equal, bit by bit, on both sides. Epochs whose
-      channels are constant do not count. X is read once, in blocks of at most 16 MiB;
-    - frozen estimators, wherever in the estimator they are (a teacher, a pretrained
-      stager, a step of a ``Pipeline``, a value of a grid), that were fitted on tested
-      subjects or recordings, through ``fitted_on_``, which stagers keep when they are saved;
-    - splits inside the fit by which parameters, passes or probabilities are chosen
-      (``train_split``, and ``cv`` of a search or a calibration) that have one subject on
-      both sides. They do not touch the test fold, but choose what suits known subjects.
+    - subjects, recordings, groups and rows on both sides of the split;
+    - epochs that are equal, bit by bit, on both sides, unless all channels are constant;
+    - frozen estimators, wherever they are (a teacher, a step of a ``Pipeline``, a value of
+      a grid), that were fitted on tested subjects or recordings;
+    - splits inside the fit (``train_split``, ``cv`` of a search or a calibration) that
+      choose passes, parameters or probabilities by subjects who are on both sides.
 
     Examples
     --------
     >>> from sklearn.dummy import DummyClassifier
-    >>> from sklearn.model_selection import KFold
     >>> from skleepkd.datasets import make_cohort
     >>> from skleepkd.model_selection import check_leakage
     >>> cohort = make_cohort(3, n_epochs=8, random_state=0)      # simulated nights
-    >>> shuffled = KFold(2, shuffle=True, random_state=0)
-    >>> print(check_leakage(DummyClassifier(), cohort.X, cohort.y, cv=shuffled))
+    >>> print(check_leakage(DummyClassifier(), cohort.X, cohort.y, cv=2))
     Leakage found:
-    - A subject is on both sides of the split (folds 0, 1; 24 epochs; ...).
-    - A recording is on both sides of the split (folds 0, 1; 24 epochs; ...).
-    Cannot see:
-    - what was done to all nights before X was made: scaling, rejection, choice of channels
-    - ...
+    - A subject is on both sides of the split (folds 0, 1; ...).
+    - A recording is on both sides of the split (folds 0, 1; ...).
+    ...
     """
     params = params or {}
-    y = None if y is None else np.asarray(y)
-    cv, folds = make_folds(estimator, X, y, groups, cv, params)
-    _, again = make_folds(estimator, X, y, groups, cv, params)
+    _, folds = make_folds(estimator, X, y, groups, cv, params)
     pair = as_pair(X, params.get("X_source"))
     report = LeakageReport(len(folds))
-    if not all(np.array_equal(a[1], b[1]) for a, b in zip(folds, again, strict=True)):
-        report.cannot_see.append(
-            "the folds of the run itself: cv draws others each time (give it a random_state)"
-        )
     rows = np.arange(len(pair))
     folds = [(rows[train], rows[test]) for train, test in folds]  # masks too
     groups = params.get("groups") if groups is None else groups
@@ -195,23 +169,33 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
         del named["groups"]
     if "recording" not in named:
         report.cannot_see += ["recordings: not known (give a PairedEpochs with recording=)"]
-
-    # Where nobody is known, all rows may be of one subject.
     columns = {"unknown subjects": np.zeros(len(pair))} if subject is None else {}
-    columns |= {"row": rows, **named}
+    columns |= named  # where nobody is known, all rows may be of one subject
+    columns["row"] = rows
     modalities = ("target", "source") if pair.has_source else ("target",)
     digests = {modality: _digests(pair, modality) for modality in modalities}
     for number, (train, test) in enumerate(folds):
         for kind, column in columns.items():
             report._look(kind, number, test, column, column[train])
-        others = np.setdiff1d(train, test)
         for where, column in digests.items():
-            report._look("identical", number, test, column, column[others], where)
+            report._look("identical", number, test, column, column[train], where)
     _check_frozen(report, estimator, named, folds)
     if subject is not None and y is not None:
-        _check_inner(report, estimator, named["subject"], y, folds)
+        _check_inner(report, estimator, named["subject"], np.asarray(y), folds)
     report.cannot_see += _NEVER_SEEN
     return report
+
+
+def make_folds(estimator, X, y, groups, cv, params):
+    """Split as ``cross_validate`` does, with metadata routing or without."""
+    cv, metadata = check_cv(cv, y, classifier=is_classifier(estimator)), {"groups": groups}
+    if get_config()["enable_metadata_routing"]:
+        if groups is not None:
+            raise ValueError("groups go into params= with metadata routing.")
+        wanted = get_routing_for_object(cv).consumes("split", params or {})
+        metadata = {name: params[name] for name in wanted}
+    folds = cv.split(X, y, **metadata)
+    return cv, [(np.asarray(train), np.asarray(test)) for train, test in folds]
 
 
 def _digests(pair, modality):
@@ -238,12 +222,13 @@ def _check_frozen(report, estimator, named, folds, outer=()):
                 f"whom {where} was fitted on: this frozen {kind} does not know its subjects"
             )
         seen = {name: seen[name] for name in named if seen.get(name) is not None}
-        for name, names in seen.items():
+        for name, names in list(seen.items()):
             if (names.dtype.kind in "US") != (named[name].dtype.kind in "US"):
                 report.cannot_see.append(
                     f"whether {where} was fitted on the same: there a {name} is called "
                     f"{names.item(0)!r}, here {named[name].item(0)!r}"
                 )
+                del seen[name]
         for number, (_, test) in enumerate(folds):
             for name, names in seen.items():
                 if report._look("frozen", number, test, named[name], names, where):
@@ -254,48 +239,43 @@ def _check_frozen(report, estimator, named, folds, outer=()):
 def _parts(thing, path=()):
     """Yield an estimator and its parameters, and what lists and dicts among them hold."""
     yield path, thing
-    named = {}
+    if isinstance(thing, BaseEstimator) and not is_frozen(thing):
+        thing = thing.get_params(deep=False)
     if isinstance(thing, dict):
-        named = thing
+        for name, value in thing.items():
+            yield from _parts(value, (*path, str(name)))
     elif isinstance(thing, (list, tuple)):
         if thing and isinstance(thing[0], str):  # a step of a Pipeline, ("name", estimator)
             path, thing = (*path[:-1], thing[0]), thing[1:]
         for value in thing:
             yield from _parts(value, path)
-    elif isinstance(thing, BaseEstimator) and not is_frozen(thing):
-        named = thing.get_params(deep=False)
-    for name, value in named.items():
-        yield from _parts(value, (*path, str(name)))
 
 
 def _check_inner(report, estimator, subject, y, folds):
     for path, part in _parts(estimator):
         if isinstance(part, SleepStager) and part.train_split is not None:
             split, name = _train_split, "train_split"
-        elif hasattr(part, "fit") and hasattr(part, "cv") and not is_frozen(part):
+        elif isinstance(part, BaseEstimator) and "cv" in part.get_params(deep=False):
             split, name = _inner_cv, "cv"
         else:
             continue
         where = "__".join((*path, name))
         for number, (train, _) in enumerate(folds):
             splits = split(part, train, y[train], subject[train])
-            if splits is None:
-                report.cannot_see.append(f"which subjects {where} puts on which side")
-                break
             rows = [b[np.isin(subject[b], subject[a])] for a, b in splits]
             rows = np.unique(np.concatenate([train[:0], *rows]))
             report._look("inner split", number, rows, subject, subject[rows], where)
 
 
 def _train_split(stager, rows, y, subject):
-    """Split as skorch does, unless subjects are held out; None where rows do not show."""
+    """Split as skorch does, where no subjects are held out."""
     scored = ~is_unscored(y)
     rows, y, subject = rows[scored], y[scored], subject[scored]
     if len(draw_held_out(stager.validation, subject, np.random.RandomState(0))):
         return []
     sides = stager.train_split(rows, y)
-    known = all(hasattr(side, "indices") for side in sides)
-    return [[rows[np.asarray(side.indices)] for side in sides]] if known else None
+    own = all(hasattr(side, "indices") for side in sides)
+    return [[rows[np.asarray(side.indices)] for side in sides]] if own else []
 
 
 def _inner_cv(search, rows, y, subject):

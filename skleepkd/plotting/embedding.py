@@ -1,17 +1,9 @@
 """Maps of the features that networks have learned."""
 
-import math
-
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skleepkd.pipelines import final_estimator, transform
-from skleepkd.plotting.common import (
-    SMALL_LEGEND,
-    codes_with_gaps,
-    make_panels,
-    stage_colors,
-)
+from skleepkd.plotting.hypnogram import LEGEND, make_panels, stage_colors, stage_or_gap
 from skleepkd.stages import stage_labels
 
 
@@ -49,66 +41,24 @@ class EmbeddingDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimators(cls, estimators, X, y=None, *, layer=None, **options):
-        """Extract features with fitted stagers, map and draw them.
-
-        Parameters
-        ----------
-        estimators : dict of str to estimator
-            Fitted stagers, or pipelines that end in one, by the name to be shown.
-        X : PairedEpochs, array-like or dict
-            Held-out epochs for all of them, or by their names: the same rows, of which a
-            scalp teacher reads ``X.source_epochs``, an ear stager ``X``.
-        y
-            As for the class.
-        layer : str, optional
-            The layer whose outputs are the features; by default the declared one.
-        **options
-            As for :meth:`from_features`.
-
-        Returns
-        -------
-        EmbeddingDisplay
-        """
-        features = {}
-        for name, estimator in estimators.items():
-            epochs = transform(estimator, X[name] if isinstance(X, dict) else X)
-            stager = final_estimator(estimator)
-            features[name] = stager.extract_features(epochs, layer=layer)
-        return cls.from_features(features, y, **options)
-
-    @classmethod
     def from_features(
-        cls,
-        features,
-        y=None,
-        *,
-        classes="aasm",
-        max_epochs=500,
-        perplexity=30.0,
-        random_state=0,
-        **options,
+        cls, features, y=None, *, classes="aasm", max_epochs=500, random_state=0, **options
     ):
-        """Map features and draw them.
+        """Map features and draw them, as :meth:`plot` does.
 
         Parameters
         ----------
         features : dict of str to array-like of shape (n_epochs, ...)
-            Features of the same epochs from each network, of one shape.
+            Features of the same held-out epochs from each network, of one shape, as
+            ``stager.extract_features`` gives them.
         y, classes
             As for the class.
         max_epochs : int or None, default=500
             If there are more epochs, so many are drawn at random.
-        perplexity : float, default=30.0
-            As in scikit-learn's ``TSNE``; lowered where there are too few epochs.
         random_state : int, RandomState instance or None, default=0
             Seed of the drawn epochs and of the map.
         **options
             As for :meth:`plot`.
-
-        Returns
-        -------
-        EmbeddingDisplay
 
         Raises
         ------
@@ -128,93 +78,73 @@ class EmbeddingDisplay:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
 
-        features = {name: np.asarray(values) for name, values in features.items()}
-        shapes = {name: values.shape for name, values in features.items()}
+        shapes = {name: np.shape(values) for name, values in features.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(
                 f"One map needs features of one shape from every network; given {shapes}."
             )
         check_consistent_length(*features.values(), y)
         random_state = check_random_state(random_state)
-        rows = np.arange(len(next(iter(features.values()))))
+        stacked = np.stack([np.asarray(values) for values in features.values()])
+        rows = np.arange(stacked.shape[1])
         if max_epochs is not None and len(rows) > max_epochs:
             rows = np.sort(random_state.choice(len(rows), max_epochs, replace=False))
-        # (n_networks * n_rows, n_features): network after network
-        stacked = np.concatenate(
-            [values[rows].reshape(len(rows), -1) for values in features.values()]
-        ).astype(np.float32, copy=False)
+        # (networks, epochs, ...) -> (networks * epochs, features), network after network
+        stacked = stacked[:, rows].reshape(len(features) * len(rows), -1).astype(np.float32)
         if stacked.shape[1] > 50:
-            n_components = min(50, len(stacked))
-            stacked = PCA(n_components, random_state=random_state).fit_transform(stacked)
-        places = TSNE(
-            perplexity=min(perplexity, (len(stacked) - 1) / 3), random_state=random_state
-        ).fit_transform(stacked)
-        embedding = dict(zip(features, np.split(places, len(features)), strict=True))
+            pca = PCA(min(50, len(stacked)), random_state=random_state)
+            stacked = pca.fit_transform(stacked)
+        perplexity = min(30, (len(stacked) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, random_state=random_state)
+        places = np.split(tsne.fit_transform(stacked), len(features))
+        embedding = dict(zip(features, places, strict=True))
         y = None if y is None else np.asarray(y)[rows]
         return cls(embedding=embedding, y=y, classes=classes).plot(**options)
 
-    def plot(self, ax=None, *, reference=None, color_by="network"):
-        """Draw the display.
+    def plot(self, ax=None, *, color_by="network"):
+        """Draw the display and return it.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
-        reference : str, optional
-            A network to be shown with each of the others in a panel, as the paper shows
-            the scalp network. By default all share one panel.
         color_by : {"network", "stage"}, default="network"
-            "stage" gives each network a panel, its epochs in the colours of ``y``.
-
-        Returns
-        -------
-        EmbeddingDisplay
+            By default all networks share one panel; "stage" gives each its own, the epochs in
+            the colours of ``y``.
 
         Raises
         ------
         ValueError
-            If ``reference`` or ``color_by`` is unknown, or there is no ``y`` for stages.
+            If ``color_by`` is unknown, or there is no ``y`` for stages.
         """
-        names = list(self.embedding)
-        if reference is not None and reference not in names:
-            raise ValueError(f"reference is {reference!r}; the networks are {names}.")
-        if color_by not in ("network", "stage"):
-            raise ValueError(f"color_by is 'network' or 'stage'; given {color_by!r}.")
         by_stage = color_by == "stage"
-        if by_stage and self.y is None:
-            raise ValueError("color_by='stage' needs y, the stages of the epochs.")
-        panels = [names]
-        if by_stage:
-            panels = [[name] for name in names]
-            labels = stage_labels(self.classes)
-            codes, colors = codes_with_gaps(self.y, labels, "y"), stage_colors(labels)
-        elif reference is not None:
-            panels = [[reference, name] for name in names if name != reference]
-        n_rows = math.ceil(len(panels) / 5)
-        n_columns = math.ceil(len(panels) / n_rows)
-        figsize = (3.4 * n_columns + (len(panels) == 1), 4.0 * n_rows)
-        self.figure_, axes = make_panels(
-            ax, n_rows, n_columns, figsize=figsize, sharex=True, sharey=True
-        )
-        for unused in axes.flat[len(panels) :]:
-            unused.remove()
-        self.ax_ = axes.flat[: len(panels)]
+        if color_by not in ("network", "stage") or (by_stage and self.y is None):
+            raise ValueError(
+                f"color_by is 'network' or, with y, 'stage'; given {color_by!r}."
+            )
+        n_panels = len(self.embedding) if by_stage else 1
+        figsize = (3.4 * n_panels + (n_panels == 1), 4.0)
+        share = {"sharex": True, "sharey": True}
+        self.ax_ = make_panels(ax, 1, n_panels, figsize=figsize, **share)[0]
+        self.figure_ = self.ax_[0].figure
         dots = {"s": 9, "alpha": 0.6, "linewidths": 0}
-        below = SMALL_LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        below |= {"markerscale": 2, "handletextpad": 0.2}
-        for panel, shown in zip(self.ax_, panels, strict=True):
-            if by_stage:
-                panel.set_title(shown[0], fontsize="medium")
+        legend = LEGEND | {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        legend |= {"markerscale": 2, "handletextpad": 0.2}
+        if by_stage:
+            labels = stage_labels(self.classes)
+            codes, colors = stage_or_gap(self.y, labels, "y"), stage_colors(labels)
+            for panel, (name, places) in zip(self.ax_, self.embedding.items(), strict=True):
+                panel.set_title(name, fontsize="medium")
                 for code, (label, color) in enumerate(zip(labels, colors, strict=True)):
-                    places = self.embedding[shown[0]][codes == code]
-                    panel.scatter(*places.T, color=color, label=label, **dots)
-            else:
-                for name in shown:
-                    color = f"C{names.index(name) % 10}"
-                    panel.scatter(*self.embedding[name].T, color=color, label=name, **dots)
-                panel.legend(**below)
+                    panel.scatter(
+                        *places[codes == code].T, color=color, label=label, **dots
+                    )
+            legend |= {"ncols": len(labels), "columnspacing": 0.8}
+        else:
+            for name, places in self.embedding.items():
+                self.ax_[0].scatter(*places.T, label=name, **dots)
+        self.ax_[-1].legend(**legend)
+        for panel in self.ax_:
             panel.set(xticks=[], yticks=[], aspect="equal")
             panel.spines[["top", "right"]].set_visible(True)
-        if by_stage:
-            self.ax_[-1].legend(ncols=len(labels), columnspacing=0.8, **below)
         return self

@@ -5,14 +5,22 @@ from sklearn.utils import check_consistent_length
 
 from skleepkd.metrics import staging_report
 from skleepkd.pipelines import final_estimator, scheme_of, transform
-from skleepkd.plotting.common import (
-    SMALL_LEGEND,
-    STAGE_COLORS,
-    codes_with_gaps,
-    make_panels,
-    stage_colors,
-)
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_codes, stage_labels
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes, stage_labels
+
+#: From the top of a hypnogram to its bottom: amber for wake, red for REM, blues that darken
+#: with the depth of sleep.
+STAGE_COLORS = {
+    "W": "#f0b23e",
+    "REM": "#c8364a",
+    "R": "#c8364a",
+    "N1": "#a9cfe8",
+    "L": "#7fb2dc",
+    "N": "#4a90c8",
+    "N2": "#4a90c8",
+    "N3": "#14406f",
+    "D": "#14406f",
+}
+LEGEND = {"frameon": False, "fontsize": "small"}
 
 
 class HypnogramDisplay:
@@ -24,10 +32,8 @@ class HypnogramDisplay:
 
     Parameters
     ----------
-    y_true : array-like of shape (n_epochs,), optional
-        The scored stages.
-    y_pred : array-like of shape (n_epochs,), optional
-        The predicted stages.
+    y_true, y_pred : array-like of shape (n_epochs,), optional
+        The scored and the predicted stages.
     onset : array-like of shape (n_epochs,), optional
         When each epoch begins, in seconds from the recording's start; by default epochs
         follow one another. Of windows that overlap evenly (30 s around each epoch of
@@ -85,17 +91,9 @@ class HypnogramDisplay:
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator,
-        X,
-        y=None,
-        *,
-        probabilities=True,
-        resolution=EPOCH_SECONDS,
-        classes=None,
-        ax=None,
+        cls, estimator, X, y=None, *, resolution=EPOCH_SECONDS, classes=None, ax=None
     ):
-        """Predict a night and draw it.
+        """Predict a night and draw it, as :meth:`plot` does.
 
         Parameters
         ----------
@@ -105,16 +103,10 @@ class HypnogramDisplay:
             One recording, whose ``onset`` is used where it has one.
         y : array-like of shape (n_epochs,), optional
             The scored stages.
-        probabilities : bool, default=True
-            Whether to draw the predicted probabilities.
         resolution : float, default=30.0
-            Seconds for each of them: other than 30 s, the stager's ``hypnodensity``.
+            Seconds for each probability: other than 30 s, the stager's ``hypnodensity``.
         classes, ax
             As for the class, by default the stager's own scheme, and :meth:`plot`.
-
-        Returns
-        -------
-        HypnogramDisplay
 
         Raises
         ------
@@ -131,56 +123,38 @@ class HypnogramDisplay:
         stager = final_estimator(estimator)
         if classes is None:
             classes = scheme_of(stager) or "aasm"
-        areas = proba_onset = None
-        if probabilities:
-            if resolution == EPOCH_SECONDS:
-                predicted = estimator.predict_proba(X)
-            else:
-                predicted, proba_onset = stager.hypnodensity(
-                    transform(estimator, X), resolution, return_onset=True
-                )
-            # Stages that the estimator lacks have the probability 0.
-            labels = stage_labels(classes)
-            columns = stage_codes(estimator.classes_, labels, "estimator.classes_")
-            areas = np.zeros((len(predicted), len(labels)))
-            areas[:, columns] = predicted
-        return cls.from_predictions(
-            y,
-            estimator.predict(X),
+        if resolution == EPOCH_SECONDS:
+            predicted, proba_onset = estimator.predict_proba(X), None
+        else:
+            predicted, proba_onset = stager.hypnodensity(
+                transform(estimator, X), resolution, return_onset=True
+            )
+        # Stages that the estimator lacks have the probability 0.
+        labels = stage_labels(classes)
+        probabilities = np.zeros((len(predicted), len(labels)))
+        probabilities[:, stage_codes(estimator.classes_, labels, "classes_")] = predicted
+        return cls(
+            y_true=y,
+            y_pred=estimator.predict(X),
             onset=getattr(X, "onset", None),
-            probabilities=areas,
+            probabilities=probabilities,
             resolution=resolution,
             proba_onset=proba_onset,
             classes=classes,
-            ax=ax,
-        )
+        ).plot(ax=ax)
 
     @classmethod
     def from_predictions(cls, y_true=None, y_pred=None, *, ax=None, **parameters):
-        """Draw a night whose predictions are at hand.
-
-        Parameters
-        ----------
-        y_true, y_pred, ax, **parameters
-            As for the class and :meth:`plot`.
-
-        Returns
-        -------
-        HypnogramDisplay
-        """
+        """Draw what the class describes, as :meth:`plot` does."""
         return cls(y_true=y_true, y_pred=y_pred, **parameters).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the display.
+        """Draw the display and return it.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
-
-        Returns
-        -------
-        HypnogramDisplay
 
         Raises
         ------
@@ -192,112 +166,118 @@ class HypnogramDisplay:
         from_top = np.arange(len(labels))
         if set(labels) <= set(STAGE_COLORS):
             from_top = np.argsort([[*STAGE_COLORS].index(label) for label in labels])
-        given = {"y_true": self.y_true, "y_pred": self.y_pred}
-        stages = {
-            name: codes_with_gaps(y, labels, name)
-            for name, y in given.items()
-            if y is not None
-        }
-        onset = self.onset
-        if onset is None and stages:
-            n_epochs = max(map(len, stages.values()))
-            onset = EPOCH_SECONDS * np.arange(n_epochs)
-        check_consistent_length(*stages.values(), onset)
-        titles = {"y_true": "Truth", "y_pred": "Prediction"}
-        if len(stages) == 2 and np.any(stages["y_true"] != UNSCORED):
-            report = staging_report(self.y_true, self.y_pred, classes=self.classes)
-            titles["y_pred"] += f" (kappa {report.pooled['kappa']:.2f})"
-        panels = [
-            (titles[name], _Steps(onset, EPOCH_SECONDS), codes, _draw_stages)
-            for name, codes in stages.items()
-        ]
+        y_true, y_pred, onset = self.y_true, self.y_pred, self.onset
+        check_consistent_length(y_true, y_pred, onset)
+        prediction = "Prediction"
+        if y_true is not None and y_pred is not None and not is_unscored(y_true).all():
+            report = staging_report(y_true, y_pred, classes=self.classes)
+            prediction += f" (kappa {report.pooled['kappa']:.2f})"
+        panels = []
+        for title, name, y in (("Truth", "y_true", y_true), (prediction, "y_pred", y_pred)):
+            if y is None:
+                continue
+            if onset is None:
+                onset = EPOCH_SECONDS * np.arange(len(y))
+            # UNSCORED is -1: the last entry, which is nan.
+            levels = np.append(np.argsort(from_top), np.nan)[stage_or_gap(y, labels, name)]
+            panels.append((title, _draw_stages, *_in_time(levels, onset, EPOCH_SECONDS)))
         if self.probabilities is not None:
             probabilities = np.asarray(self.probabilities, dtype=float)
             if probabilities.shape[1:] != (len(labels),):
-                raise ValueError(
-                    f"probabilities has shape {probabilities.shape}; a column for each of "
-                    f"{labels} is expected."
-                )
-            proba_onset = self.proba_onset
-            if proba_onset is None and self.resolution == EPOCH_SECONDS:
-                proba_onset = onset
-            if proba_onset is None:
+                given = f"probabilities has shape {probabilities.shape}"
+                raise ValueError(f"{given}; a column for each of {labels} is expected.")
+            starts = self.proba_onset
+            if starts is None and self.resolution == EPOCH_SECONDS:
+                starts = onset
+            if starts is None:
                 first = 0.0 if onset is None else np.min(onset)
-                proba_onset = first + self.resolution * np.arange(len(probabilities))
-            check_consistent_length(probabilities, proba_onset)
+                starts = first + self.resolution * np.arange(len(probabilities))
+            check_consistent_length(probabilities, starts)
             title = f"Predicted probability every {self.resolution:g} s"
-            steps = _Steps(proba_onset, self.resolution)
-            panels.append((title, steps, probabilities, _draw_probabilities))
+            steps = _in_time(probabilities[:, from_top], starts, self.resolution)
+            panels.append((title, _draw_probabilities, *steps))
 
-        self.figure_, axes = make_panels(
-            ax, len(panels), 1, figsize=(10, 0.4 + 1.7 * len(panels)), sharex=True
-        )
-        self.ax_ = axes[:, 0]
-        for panel, (title, steps, values, draw) in zip(self.ax_, panels, strict=True):
-            draw(panel, steps, values, labels, from_top)
+        figsize = (10, 0.4 + 1.7 * len(panels))
+        self.ax_ = make_panels(ax, len(panels), 1, figsize=figsize, sharex=True)[:, 0]
+        self.figure_ = self.ax_[0].figure
+        for panel, (title, draw, values, edges) in zip(self.ax_, panels, strict=True):
+            draw(panel, values, edges, [labels[code] for code in from_top])
             panel.set_title(title, loc="left", fontsize="medium")
-        edges = np.concatenate([steps.edges for _, steps, _, _ in panels])
+        edges = np.concatenate([edges for *_, edges in panels])
         self.ax_[0].set_xlim(edges.min(), edges.max())
         self.ax_[-1].set_xlabel("Time (h)")
         return self
 
 
-class _Steps:
-    """Steps of equal length in time, ``edges`` in hours, with holes where some are missing."""
+def make_panels(ax, n_rows, n_columns, *, figsize, **share):
+    """Make a grid of axes in a new figure, or in the place of the given axes."""
+    import matplotlib.pyplot as plt
 
-    def __init__(self, onset, seconds):
-        onset = np.asarray(onset, dtype=float)
-        if not len(onset):
-            raise ValueError("There are no epochs to draw.")
-        self._order = np.argsort(onset, kind="stable")
-        onset = onset[self._order]
-        apart = np.diff(onset)
-        tolerance = min(0.1, seconds / 10)  # onsets are written as rounded decimals
-        # Of windows that lie closer (30 s around epochs of 20 s) the middle is drawn, as
-        # long as they usually lie apart.
-        usual = np.quantile(apart, 0.5, method="lower") if len(apart) else seconds
-        drawn = min(seconds, usual) if usual >= seconds / 2 else seconds
-        if np.any(apart < drawn - tolerance):
-            raise ValueError(
-                f"Steps of {seconds:g} s overlap at these onsets, the closest of which are "
-                f"{apart.min():g} s apart. A hypnogram shows one recording, and onset is in "
-                "seconds. Of 30 s windows around 20 s epochs, draw what has a resolution of "
-                "30 s."
-            )
-        onset = onset + (seconds - drawn) / 2
-        self._holes = 1 + np.flatnonzero(apart > drawn + tolerance)
-        edges = np.append(onset, onset[-1] + drawn)
-        self.edges = np.insert(edges, self._holes, onset[self._holes - 1] + drawn) / 3600
-
-    def fill(self, values):
-        """One value for each step between the edges, nan in the holes."""
-        values = np.asarray(values, dtype=float)[self._order]
-        return np.insert(values, self._holes, np.nan, axis=0)
+    if ax is None:
+        figure = plt.figure(figsize=figsize, layout="constrained")
+        grid = figure.add_gridspec(n_rows, n_columns)
+    else:
+        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns)
+        ax.set_axis_off()
+    axes = grid.subplots(squeeze=False, **share)
+    for panel in axes.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
-def _draw_stages(panel, steps, codes, labels, from_top):
+def stage_or_gap(y, labels, argument):
+    """Codes of stages, -1 where unscored."""
+    y = np.asarray(y)
+    scored = ~is_unscored(y)
+    codes = np.full(len(y), UNSCORED)
+    codes[scored] = stage_codes(y[scored], labels, argument)
+    return codes
+
+
+def stage_colors(labels):
+    """Colour of each label: the stage's own, or one of a cycle for other names."""
+    return [STAGE_COLORS.get(label, f"C{k}") for k, label in enumerate(labels)]
+
+
+def _in_time(values, onset, seconds):
+    """Sort steps by time, with nan in the holes between them; their edges in hours."""
+    if not len(values):
+        raise ValueError("There are no epochs to draw.")
+    order = np.argsort(onset, kind="stable")
+    onset = np.asarray(onset, dtype=float)[order]
+    apart = np.diff(onset)
+    tolerance = min(0.1, seconds / 10)  # onsets are written as rounded decimals
+    # Of windows that lie closer (30 s around epochs of 20 s) the middle is drawn, as long
+    # as they usually lie apart.
+    usual = np.quantile(apart, 0.5, method="lower") if len(apart) else seconds
+    drawn = min(seconds, usual) if usual >= seconds / 2 else seconds
+    if np.any(apart < drawn - tolerance):
+        raise ValueError(
+            f"Steps of {seconds:g} s overlap at these onsets, which are in seconds. Draw one "
+            "recording; of 30 s windows around 20 s epochs a resolution of 30 s."
+        )
+    onset += (seconds - drawn) / 2
+    holes = 1 + np.flatnonzero(apart > drawn + tolerance)
+    edges = np.insert(np.append(onset, onset[-1] + drawn), holes, onset[holes - 1] + drawn)
+    return np.insert(values[order], holes, np.nan, axis=0), edges / 3600
+
+
+def _draw_stages(panel, levels, edges, labels):
     """Draw a line that is broken where unscored, and REM as bars."""
-    # UNSCORED is -1: the last entry, which is nan
-    level = np.append(np.argsort(from_top), np.nan)[codes]
-    rem = np.array([label in ("REM", "R") for label in labels] + [False])[codes]
-    line, bars = steps.fill(level), steps.fill(np.where(rem, level, np.nan))
-    panel.stairs(line, steps.edges, baseline=None, color="#333333", linewidth=1)
-    red = STAGE_COLORS["REM"]
-    panel.stairs(bars, steps.edges, baseline=None, color=red, linewidth=4)
-    panel.set_yticks(range(len(labels)), [labels[code] for code in from_top])
+    panel.stairs(levels, edges, baseline=None, color="#333333", linewidth=1)
+    rem = [level for level, label in enumerate(labels) if label in ("REM", "R")]
+    bars = np.where(np.isin(levels, rem), levels, np.nan)
+    panel.stairs(bars, edges, baseline=None, color=STAGE_COLORS["REM"], linewidth=4)
+    panel.set_yticks(range(len(labels)), labels)
     panel.set_ylim(len(labels) - 0.6, -0.4)
 
 
-def _draw_probabilities(panel, steps, probabilities, labels, from_top):
+def _draw_probabilities(panel, probabilities, edges, labels):
     """Draw areas one above the other."""
     # Each area reaches down to 0 and the next is painted over it: areas that only touch
     # would let the ground shine through where steps are narrower than a pixel.
-    heights = steps.fill(probabilities)[:, from_top[::-1]].cumsum(axis=1)[:, ::-1]
-    colors = stage_colors(labels)
-    for height, code in zip(heights.T, from_top, strict=True):
-        style = {"color": colors[code], "label": labels[code], "linewidth": 0}
-        panel.stairs(height, steps.edges, fill=True, **style)
-    panel.set_ylim(0, 1)
-    panel.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    place = {"loc": "center left", "bbox_to_anchor": (1.005, 0.5)}
-    panel.legend(**place, handlelength=1, **SMALL_LEGEND)
+    heights = probabilities[:, ::-1].cumsum(axis=1)[:, ::-1]
+    for height, label, color in zip(heights.T, labels, stage_colors(labels), strict=True):
+        panel.stairs(height, edges, fill=True, color=color, label=label, linewidth=0)
+    panel.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"])
+    panel.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), handlelength=1, **LEGEND)

@@ -1,9 +1,7 @@
 """The course of a training."""
 
-import numpy as np
-
 from skleepkd.pipelines import final_estimator
-from skleepkd.plotting.common import SMALL_LEGEND, make_panels
+from skleepkd.plotting.hypnogram import LEGEND, make_panels
 
 
 class TrainingCurveDisplay:
@@ -38,95 +36,61 @@ class TrainingCurveDisplay:
         self.score = score
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None):
-        """Draw the training of one fitted stager.
-
-        Parameters
-        ----------
-        estimator : fitted stager or Pipeline that ends in one
-            Anything with skorch's ``history``.
-        name : str, optional
-            The name to be shown, by default the class's.
-        ax
-            As for :meth:`plot`.
-
-        Returns
-        -------
-        TrainingCurveDisplay
-        """
-        name = name or type(final_estimator(estimator)).__name__
-        return cls.from_estimators({name: estimator}, ax=ax)
-
-    @classmethod
     def from_estimators(cls, estimators, *, ax=None):
-        """Draw the trainings of several fitted stagers.
+        """Draw the trainings of fitted stagers, as :meth:`plot` does.
 
         Parameters
         ----------
         estimators : dict of str to estimator
-            As for :meth:`from_estimator`, by the name to be shown.
+            Fitted stagers, or pipelines that end in one, by the name to be shown.
         ax
             As for :meth:`plot`.
-
-        Returns
-        -------
-        TrainingCurveDisplay
         """
-        histories = {
-            name: final_estimator(estimator).history
-            for name, estimator in estimators.items()
-        }
-        return cls(histories=histories).plot(ax=ax)
+        stagers = {name: final_estimator(one) for name, one in estimators.items()}
+        return cls(histories={n: s.history for n, s in stagers.items()}).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the display.
+        """Draw the display and return it.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Its place in the figure is divided between the panels.
 
-        Returns
-        -------
-        TrainingCurveDisplay
-
         Raises
         ------
         ValueError
             If a history is empty.
         """
+        import pandas as pd
         from matplotlib.ticker import MaxNLocator
 
         empty = [name for name, history in self.histories.items() if not len(history)]
         if empty:
             raise ValueError(f"Nothing was trained yet, or no pass was run: {empty}.")
+        columns = ["step", "train_loss", "valid_loss", self.score]
         curves = {
-            name: {
-                key: np.array([row.get(key, np.nan) for row in history], float)
-                for key in ("step", "train_loss", "valid_loss", self.score)
-            }
+            name: pd.DataFrame(list(history)).reindex(columns=columns)
             for name, history in self.histories.items()
         }
-        has_score = any(np.isfinite(c[self.score]).any() for c in curves.values())
-        has_steps = all(np.isfinite(c["step"]).all() for c in curves.values())
-        figsize = (5.2 * (1 + has_score), 3.6)
-        self.figure_, axes = make_panels(ax, 1, 1 + has_score, figsize=figsize)
-        self.ax_ = axes[0]
+        n_panels = 1 + any(curve[self.score].notna().any() for curve in curves.values())
+        has_steps = all(curve["step"].notna().all() for curve in curves.values())
+        self.ax_ = make_panels(ax, 1, n_panels, figsize=(5.2 * n_panels, 3.6))[0]
+        self.figure_ = self.ax_[0].figure
         for k, (name, curve) in enumerate(curves.items()):
-            n_points, score = len(curve["step"]), curve[self.score]
-            x = curve["step"] if has_steps else np.arange(1, n_points + 1)
+            curve = curve.set_index(curve["step"] if has_steps else curve.index + 1)
+            score = curve[self.score]
             # A single point would not show as a line.
-            style = {"color": f"C{k % 10}", "marker": "." if n_points == 1 else None}
-            self.ax_[0].plot(x, curve["train_loss"], label=f"{name}, training", **style)
-            if np.isfinite(curve["valid_loss"]).any():
+            style = {"color": f"C{k}", "marker": "." if len(curve) == 1 else None}
+            self.ax_[0].plot(curve["train_loss"], label=f"{name}, training", **style)
+            if curve["valid_loss"].notna().any():
                 label = f"{name}, validation"
-                self.ax_[0].plot(x, curve["valid_loss"], "--", label=label, **style)
-            if np.isfinite(score).any():
+                self.ax_[0].plot(curve["valid_loss"], "--", label=label, **style)
+            if score.notna().any():
                 if self.score.startswith("valid_"):
-                    best = np.nanargmax(score)
-                    name += f", best {score[best]:.2f}"
-                    style |= {"marker": "o", "markevery": [best]}
-                self.ax_[1].plot(x, score, label=name, **style)
+                    name += f", best {score.max():.2f}"
+                    style |= {"marker": "o", "markevery": [score.argmax()]}
+                self.ax_[1].plot(score, label=name, **style)
         title = self.score.replace("valid_", "validation_").replace("_", " ").capitalize()
         for panel, what in zip(self.ax_, ("Loss", title), strict=False):
             panel.set_title(what, loc="left", fontsize="medium")
@@ -135,5 +99,5 @@ class TrainingCurveDisplay:
             )
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             panel.grid(alpha=0.25)
-            panel.legend(**SMALL_LEGEND)
+            panel.legend(**LEGEND)
         return self

@@ -4,18 +4,17 @@ from skleepkd.preprocessing.ear import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
     SCALP_DERIVATIONS,
-    derivation_power,
     derive,
     ear_derivations,
     reject_ear_electrodes,
     scalp_derivations,
 )
 from skleepkd.preprocessing.paired import (
+    EpochScaler,
     EpochwiseTransformer,
     PairedTransformer,
     SourceSelector,
 )
-from skleepkd.preprocessing.scaling import EpochScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "LogSpectrogram",
     "PairedTransformer",
     "SourceSelector",
-    "derivation_power",
     "derive",
     "ear_derivations",
     "reject_ear_electrodes",

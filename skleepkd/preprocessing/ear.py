@@ -18,9 +18,9 @@ _EAR_DERIVATIONS = {
     "RE": (_RIGHT[:2], _RIGHT[2:]),
 }
 
-#: What Anandakumar et al. (2022) rejected in each EESM17 recording, in the order
-#: of their subjects 1 to 9. The counts are their Table 1; the electrodes are those
-#: of the mask that was published with their code. Subject 5 was left out.
+#: What Anandakumar et al. (2022) rejected in each EESM17 recording, in the order of their
+#: subjects 1 to 9: counts as in their Table 1, electrodes by the mask published with their
+#: code. Subject 5 was left out.
 PAPER_REJECTIONS = {
     "sub-005": ("ELA", "ELK"),
     "sub-007": ("ELB", "ERB"),
@@ -36,59 +36,26 @@ PAPER_REJECTIONS = {
 #: The scalp derivations that Anandakumar et al. (2022) pair with LR, LE and RE.
 SCALP_DERIVATIONS = ("A1-A2", "C3-O1", "C4-O2")
 
-_SEGMENT_SECONDS = 4.0
 # Ten minutes at a time: some 100 MB of work space for the spectra of 12 electrodes.
 _SEGMENTS_PER_BLOCK = 300
 _BLOCK_SECONDS = 600
 
 
-def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
-    """Mean power of the derivation between each two electrodes.
-
-    The power of ``i - j`` is ``P_ij = S_ii + S_jj - 2 Re S_ij``, of Welch's spectra and
-    cross spectra (four-second Hann segments that overlap by half). A night that is not
-    preloaded is read ten minutes at a time.
-
-    Parameters
-    ----------
-    raw : mne.io.Raw
-        The recording, in volts, at least four seconds long.
-    electrodes : sequence of str
-        Names of channels of ``raw``.
-    l_freq, h_freq : float, default=10.0 and 35.0
-        The band in hertz.
-
-    Returns
-    -------
-    ndarray of shape (n_electrodes, n_electrodes)
-        Mean power spectral density in the band, in square volts per hertz; NaN for
-        electrodes without a signal (constant, or with a value that is not finite).
-
-    Raises
-    ------
-    ValueError
-        If a channel is missing, the band is empty or not below half the sampling rate, or
-        the recording is too short.
-    """
-    electrodes = list(electrodes)
-    _check_channels(raw, electrodes)
-    sfreq = raw.info["sfreq"]
-    n_samples = round(_SEGMENT_SECONDS * sfreq)
+def derivation_power(raw, electrodes):
+    """Mean density in the band of each two electrodes' difference, V^2 / Hz; NaN if silent."""
+    # P_ij = S_ii + S_jj - 2 Re S_ij, of Welch's spectra and cross spectra: Hann segments of
+    # four seconds that overlap by half.
+    electrodes, sfreq = list(electrodes), raw.info["sfreq"]
+    n_samples = round(4 * sfreq)
     step = n_samples // 2
     n_segments = (raw.n_times - n_samples) // step + 1
-    if n_segments < 1:
-        raise ValueError(
-            f"The recording lasts {raw.n_times / sfreq:g} s; power is measured in "
-            f"segments of {_SEGMENT_SECONDS:g} s, so it must be at least that long."
-        )
     frequencies = np.fft.rfftfreq(n_samples, 1 / sfreq)
-    band = (frequencies >= l_freq) & (frequencies <= h_freq)
-    if not 0 < l_freq < h_freq < sfreq / 2 or not band.any():
+    band = (frequencies >= 10) & (frequencies <= 35)
+    if n_segments < 1 or sfreq <= 70:
         raise ValueError(
-            f"The band must lie between 0 and half the sampling rate ({sfreq / 2:g} Hz); "
-            f"given {l_freq:g} to {h_freq:g} Hz."
+            "Noise is power from 10 to 35 Hz in segments of 4 s: it needs as much, at more "
+            f"than 70 Hz; given {raw.n_times / sfreq:g} s at {sfreq:g} Hz."
         )
-
     window = get_window("hann", n_samples)
     cross = np.zeros((len(electrodes), len(electrodes)))
     for first in range(0, n_segments, _SEGMENTS_PER_BLOCK):
@@ -115,28 +82,24 @@ def derivation_power(raw, electrodes, l_freq=10.0, h_freq=35.0):
     return between
 
 
-def reject_ear_electrodes(
-    raw, electrodes=None, *, l_freq=10.0, h_freq=35.0, threshold=3.0, min_ratio=2.0
-):
+def reject_ear_electrodes(raw, electrodes=None, *, threshold=3.0, min_ratio=2.0):
     """Mark noisy ear electrodes as bad.
 
-    For each two electrodes the mean power of their derivation between 10 and 35 Hz is
-    ``P_ij`` (:func:`derivation_power`); an electrode's noise is ``m_i``, the median of
-    ``P_ij`` over the others, and electrodes whose ``m_i`` is an outlier are rejected
-    (Anandakumar et al. 2022, section 3.2, after Mikkelsen et al. 2017).
+    For each two electrodes the mean power spectral density of their derivation between 10
+    and 35 Hz (Welch's, of four-second segments) is ``P_ij``; an electrode's noise is
+    ``m_i``, the median of ``P_ij`` over the others, and electrodes whose ``m_i`` is an
+    outlier are rejected (Anandakumar et al. 2022, section 3.2, after Mikkelsen et al. 2017).
 
     **The paper does not state when a value is an outlier.** The rule here is this
     project's own, and it has not been verified on the real signals:
     ``log m_i`` exceeds its median over electrodes by more than ``threshold`` scaled
     median absolute deviations (1.4826 MAD), and ``m_i`` is more than ``min_ratio``
-    times the median. Three scaled MAD is the usual limit of robust outlier rules: were
-    the log powers of twelve good electrodes Gaussian, it would reject about one in a
-    hundred of them. The ratio keeps the rule quiet where all electrodes are nearly alike
-    and the MAD is small. Up to five noisy electrodes of twelve can be recognised.
+    times the median, which keeps the rule quiet where all electrodes are nearly alike.
+    Up to five noisy electrodes of twelve can be recognised.
 
-    Electrodes without a signal are marked as well. Electrodes that are bad already stay
-    so and have no part in the medians. Powers are means over the recording as it is
-    given: crop it first where its ends do not count.
+    Electrodes without a signal are marked as well; bad ones stay so and have no part in the
+    medians. Powers are means over the whole recording: crop it first where its ends do not
+    count. Unless it is preloaded, it is read ten minutes at a time.
 
     Parameters
     ----------
@@ -144,8 +107,6 @@ def reject_ear_electrodes(
         The recording, in volts. Names are added to its ``info["bads"]``.
     electrodes : sequence of str, optional
         Three or more; by default those of :data:`EAR_ELECTRODES` that the recording has.
-    l_freq, h_freq
-        As for :func:`derivation_power`.
     threshold : float, default=3.0
         Scaled median absolute deviations above the median.
     min_ratio : float, default=2.0
@@ -159,17 +120,18 @@ def reject_ear_electrodes(
     Raises
     ------
     ValueError
-        If there are fewer than three electrodes, or as in :func:`derivation_power`.
+        If there are fewer than three electrodes, a channel is missing, or the recording is
+        shorter than four seconds or sampled at 70 Hz or less.
     """
     if electrodes is None:
         electrodes = [name for name in EAR_ELECTRODES if name in raw.ch_names]
     if len(electrodes) < 3:
         raise ValueError(
             f"Rejection compares at least three ear electrodes; given {list(electrodes)}. "
-            f"Name them in electrodes=, or call them as EESM17 does: {EAR_ELECTRODES}."
+            "Name them in electrodes=, or call them as EAR_ELECTRODES does."
         )
     electrodes = [name for name in electrodes if name not in raw.info["bads"]]
-    power = derivation_power(raw, electrodes, l_freq, h_freq)
+    power = derivation_power(raw, electrodes)
     has_signal = np.isfinite(np.diag(power))
     rejected = ~has_signal
     if has_signal.sum() >= 3:
@@ -191,7 +153,7 @@ def derive(raw, weights, *, keep_channels=False):
     Parameters
     ----------
     raw : mne.io.Raw
-        The recording. Unless it is preloaded it is read ten minutes at a time.
+        The recording; if not preloaded it is read ten minutes at a time.
     weights : dict of str to dict of str to float
         For each derivation the channels that it sums and their weights, as in
         ``{"C3-O1": {"C3": 1, "O1": -1}}``. One without channels is zero.
@@ -214,11 +176,6 @@ def derive(raw, weights, *, keep_channels=False):
 
     names = list(weights)
     channels = sorted({channel for parts in weights.values() for channel in parts})
-    _check_channels(raw, channels)
-    taken = [name for name in names if name in raw.ch_names]
-    if keep_channels and taken:
-        raise ValueError(f"The recording already has channels named {taken}.")
-
     matrix = np.array([[weights[name].get(c, 0.0) for c in channels] for name in names])
     data = np.zeros((len(names), raw.n_times))
     block = max(1, round(_BLOCK_SECONDS * raw.info["sfreq"]))
@@ -226,12 +183,8 @@ def derive(raw, weights, *, keep_channels=False):
         stop = min(start + block, raw.n_times)
         data[:, start:stop] = matrix @ raw.get_data(channels, start, stop)
 
-    derived = mne.io.RawArray(
-        data,
-        mne.create_info(names, raw.info["sfreq"], "eeg"),
-        first_samp=raw.first_samp,
-        verbose=False,
-    )
+    info = mne.create_info(names, raw.info["sfreq"], "eeg")
+    derived = mne.io.RawArray(data, info, first_samp=raw.first_samp, verbose=False)
     bads = set(raw.info["bads"])
     derived.info["bads"] = [n for n in names if not weights[n] or bads & set(weights[n])]
     if keep_channels:
@@ -251,13 +204,11 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
 
     Parameters
     ----------
-    raw : mne.io.Raw
-        The recording.
+    raw, keep_channels
+        As for :func:`derive`.
     pairs : sequence of str, default=("A1-A2", "C3-O1", "C4-O2")
         Derivations as ``"anode-cathode"``. In the default order, Anandakumar et al.'s
         (2022) teacher channel k faces the student's channel k of LR, LE, RE.
-    keep_channels
-        As for :func:`derive`.
 
     Returns
     -------
@@ -267,15 +218,13 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
     Raises
     ------
     ValueError
-        If a pair is no ``"anode-cathode"`` or an electrode is missing.
+        If a pair is no ``"anode-cathode"``, or as for :func:`derive`.
     """
     weights = {}
     for pair in pairs:
-        anode, hyphen, cathode = pair.partition("-")
-        if not (anode and hyphen and cathode) or anode == cathode:
-            raise ValueError(
-                f"A derivation reads 'anode-cathode', as in 'C3-O1'; got {pair!r}."
-            )
+        anode, _, cathode = pair.partition("-")
+        if not (anode and cathode) or anode == cathode:
+            raise ValueError(f"A pair reads 'anode-cathode', as 'C3-O1'; given {pair!r}.")
         weights[pair] = {anode: 1.0, cathode: -1.0}
     return derive(raw, weights, keep_channels=keep_channels)
 
@@ -290,16 +239,13 @@ def ear_derivations(raw, *, keep_channels=False):
         LE = mean(ELA, ELB) - mean(ELE, ELI, ELG, ELK)
         RE = mean(ERA, ERB) - mean(ERE, ERI, ERG, ERK)
 
-    Where one of a derivation's two means has no electrode left, the derivation is zero,
-    is marked as bad, and a warning says so: such a night, as the paper's subject 5, stays
-    usable with its other derivations.
+    Where one of a derivation's two means has no electrode left, as of the paper's subject
+    5, the derivation is zero, is marked as bad, and a warning says so.
 
     Parameters
     ----------
-    raw : mne.io.Raw
-        The recording, after :func:`~skleepkd.preprocessing.reject_ear_electrodes`.
-    keep_channels
-        As for :func:`derive`.
+    raw, keep_channels
+        As for :func:`derive`; the recording after :func:`reject_ear_electrodes`.
 
     Returns
     -------
@@ -311,18 +257,14 @@ def ear_derivations(raw, *, keep_channels=False):
     ValueError
         If the recording has none of the twelve ear electrodes.
     """
-    kept = [e for e in EAR_ELECTRODES if e in raw.ch_names and e not in raw.info["bads"]]
     if not set(EAR_ELECTRODES) & set(raw.ch_names):
-        raise ValueError(
-            f"No ear electrode ({', '.join(EAR_ELECTRODES)}) among the recording's channels "
-            f"{raw.ch_names}."
-        )
-    weights = {}
+        raise ValueError(f"No ear electrode of {EAR_ELECTRODES} in {raw.ch_names}.")
+    kept = set(raw.ch_names) - set(raw.info["bads"])
+    weights = {name: {} for name in _EAR_DERIVATIONS}
     for name, sides in _EAR_DERIVATIONS.items():
         plus, minus = ([e for e in side if e in kept] for side in sides)
-        weights[name] = {}
         if plus and minus:
-            weights[name] |= dict.fromkeys(plus, 1 / len(plus))
+            weights[name] = dict.fromkeys(plus, 1 / len(plus))
             weights[name] |= dict.fromkeys(minus, -1 / len(minus))
     empty = [name for name, parts in weights.items() if not parts]
     if empty:
@@ -332,11 +274,3 @@ def ear_derivations(raw, *, keep_channels=False):
             stacklevel=2,
         )
     return derive(raw, weights, keep_channels=keep_channels)
-
-
-def _check_channels(raw, names):
-    missing = [name for name in names if name not in raw.ch_names]
-    if missing:
-        raise ValueError(
-            f"No channels {missing} in the recording, which has {raw.ch_names}."
-        )

@@ -9,36 +9,11 @@ from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair
 
 
-class EpochTransformer(TransformerMixin, BaseEstimator):
-    """A transformer of epochs."""
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-class StatelessTransformer(EpochTransformer):
+class StatelessTransformer(TransformerMixin, BaseEstimator):
     """A transformer of each epoch by itself, that need not be fitted."""
 
     def fit(self, X, y=None):
-        """Check the parameters: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y
-            Not used.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        TypeError or ValueError
-            If a parameter is none that the class describes.
-        """
-        self._check_parameters()
+        """Return the transformer as it is: there is nothing to learn."""
         return self
 
     def transform(self, X):
@@ -57,27 +32,28 @@ class StatelessTransformer(EpochTransformer):
 
         Raises
         ------
-        TypeError or ValueError
-            As in ``fit``, if there is no epoch, or if what is made of epochs differs in shape.
+        ValueError
+            If there is no epoch, or what is made of epochs differs in shape.
         """
-        self._check_parameters()
         pair = as_pair(X)
         if not len(pair):
             raise ValueError("There are no epochs to transform.")
         source = self._transformed(pair, "source") if pair.has_source else None
         return of_kind(X, self._transformed(pair, "target"), source)
 
-    def _check_parameters(self):
-        pass
-
     def _transformed(self, pair, modality):
         """Transform a modality block by block, which ``_transform_block`` does."""
         transformed = None
         for rows, block in pair.blocks(modality):
             values = self._transform_block(block)
+            shape = (len(pair), *values.shape[1:])
             if transformed is None:
-                shape = (len(pair), *values.shape[1:])
                 transformed = np.empty(shape, dtype=np.float32)
+            if transformed.shape != shape:
+                raise ValueError(
+                    f"All epochs must have the same shape once transformed; of the {modality} "
+                    f"some have {transformed.shape[1:]}, others {shape[1:]}."
+                )
             transformed[rows] = values
         return transformed
 
@@ -87,20 +63,18 @@ class StatelessTransformer(EpochTransformer):
         return tags
 
 
-class PairedTransformer(EpochTransformer):
+class PairedTransformer(TransformerMixin, BaseEstimator):
     """Preprocess the two modalities of a pair, each in its own way.
 
-    A step of a ``Pipeline`` before a distilled or fine-tuned stager: in ``fit`` it prepares
-    both modalities; in ``predict``, where the wearable signal comes alone, that one alike.
+    In a ``Pipeline`` it prepares both modalities in ``fit``; in ``predict``, where the
+    wearable signal comes alone, that one alike.
 
     Parameters
     ----------
-    source : transformer, optional
-        What prepares the teacher's signal: a transformer of arrays of shape (n_epochs,
-        n_channels, n_times), in microvolts, whose output may have another trailing shape.
-        None leaves the signal unchanged.
-    target : transformer, optional
-        The same for the wearable signal.
+    source, target : transformer, optional
+        What prepares the teacher's signal, and the wearable signal: a transformer of
+        arrays of shape (n_epochs, n_channels, n_times), in microvolts, whose output may
+        have another trailing shape. None leaves the signal unchanged.
 
     Attributes
     ----------
@@ -110,16 +84,11 @@ class PairedTransformer(EpochTransformer):
     Examples
     --------
     >>> import numpy as np
-    >>> from mne.decoding import Scaler
     >>> from skleepkd import PairedEpochs
-    >>> from skleepkd.preprocessing import PairedTransformer
-    >>> rng = np.random.default_rng(0)
-    >>> X = PairedEpochs(rng.normal(size=(8, 1, 50)), source=rng.normal(size=(8, 2, 50)))
-    >>> step = PairedTransformer(source=Scaler(scalings="median"))
-    >>> step.fit_transform(X)
+    >>> from skleepkd.preprocessing import EpochScaler, PairedTransformer
+    >>> X = PairedEpochs(np.ones((8, 1, 50)), source=np.ones((8, 2, 50)))
+    >>> PairedTransformer(source=EpochScaler()).fit_transform(X)
     <PairedEpochs: 8 epochs, target (1, 50), source (2, 50)>
-    >>> step.transform(X["target"]).shape
-    (8, 1, 50)
     """
 
     def __init__(self, source=None, target=None):
@@ -136,10 +105,6 @@ class PairedTransformer(EpochTransformer):
         y : array-like of shape (n_epochs,), optional
             Stages, handed on to both; unscored rows are not left out.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         ValueError
@@ -148,8 +113,8 @@ class PairedTransformer(EpochTransformer):
         pair = as_pair(X)
         if self.source is not None and not pair.has_source:
             raise ValueError(
-                "There is a transformer for the source and X has no source. In a pipeline "
-                "give a PairedEpochs: X_source= goes to the last step alone, past this one."
+                "There is a transformer for the source and X has no source. Give a "
+                "PairedEpochs: in a pipeline X_source= goes past this step."
             )
         self.target_ = _clone(self.target).fit(pair["target"], y)
         self.source_ = None
@@ -158,12 +123,7 @@ class PairedTransformer(EpochTransformer):
         return self
 
     def transform(self, X):
-        """Apply each transformer to its modality.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            The pair, or the target alone.
+        """Apply each transformer to its modality of ``X``, which is as for :meth:`fit`.
 
         Returns
         -------
@@ -173,17 +133,15 @@ class PairedTransformer(EpochTransformer):
         """
         check_is_fitted(self)
         pair = as_pair(X)
-        target, source = self.target_.transform(pair["target"]), None
+        target = np.asarray(self.target_.transform(pair["target"]), dtype=np.float32)
+        source = None
         if pair.has_source and self.source_ is not None:
             source = np.asarray(self.source_.transform(pair["source"]), dtype=np.float32)
-        return of_kind(X, np.asarray(target, dtype=np.float32), source)
+        return of_kind(X, target, source)
 
 
 class EpochwiseTransformer(StatelessTransformer):
     """Apply a function of one epoch to each epoch.
-
-    Many array functions take one epoch at a time, such as braindecode's
-    ``exponential_moving_standardize``.
 
     Parameters
     ----------
@@ -197,35 +155,74 @@ class EpochwiseTransformer(StatelessTransformer):
     --------
     >>> import numpy as np
     >>> from braindecode.preprocessing import exponential_moving_standardize
-    >>> from skleepkd.preprocessing import EpochwiseTransformer, PairedTransformer
-    >>> standardize = EpochwiseTransformer(
-    ...     exponential_moving_standardize, kw_args={"factor_new": 0.01}
-    ... )
+    >>> from skleepkd.preprocessing import EpochwiseTransformer
+    >>> standardize = EpochwiseTransformer(exponential_moving_standardize)
     >>> standardize.fit_transform(np.ones((4, 2, 3000))).shape
     (4, 2, 3000)
-    >>> step = PairedTransformer(target=standardize)  # for the wearable signal alone
     """
 
     def __init__(self, function, kw_args=None):
         self.function = function
         self.kw_args = kw_args
 
-    def _check_parameters(self):
-        if not callable(self.function):
-            raise TypeError(
-                f"function takes one epoch, (n_channels, n_times); given {self.function!r}."
-            )
-
     def _transform_block(self, block):
         kw_args = self.kw_args or {}
         return np.stack([self.function(epoch.copy(), **kw_args) for epoch in block])
 
 
+class EpochScaler(StatelessTransformer):
+    """Scale each channel of each epoch by its own range, or by its own mean and spread.
+
+    An epoch is scaled alike wherever it comes from; how large a signal was is lost. Of a
+    pair both modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
+
+    Parameters
+    ----------
+    method : {"min-max", "standard"}, default="min-max"
+        "min-max" takes the smallest value to 0 and the largest to 1, as [1]_ do with
+        windows of 30 s. "standard" takes the mean to 0 and the standard deviation to 1.
+
+    Notes
+    -----
+    A channel that is flat during an epoch becomes 0. Epochs may have any unit; of
+    spectrograms all values of a channel are scaled together. In [1]_ windows are scaled at
+    the rate of the recording and resampled afterwards, by which values may overshoot.
+
+    References
+    ----------
+    .. [1] Joshi, V., Vijayarangan, S., Preejith, S. P. and Sivaprakasam, M. (2021). A
+       deep knowledge distillation framework for EEG assisted enhancement of single-lead
+       ECG based sleep staging.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skleepkd.preprocessing import EpochScaler
+    >>> EpochScaler().fit_transform(np.array([[[0.0, 50.0, 200.0, 100.0]]]))
+    array([[[0.  , 0.25, 1.  , 0.5 ]]], dtype=float32)
+    """
+
+    def __init__(self, method="min-max"):
+        self.method = method
+
+    def _transform_block(self, block):
+        block = np.asarray(block, dtype=np.float64)
+        # The values of a channel, whatever axes they have.
+        values = {"axis": tuple(range(2, block.ndim)), "keepdims": True}
+        span = np.ptp(block, **values)
+        if self.method == "min-max":
+            offset, scale = block.min(**values), span
+        elif self.method == "standard":
+            offset, scale = block.mean(**values), block.std(**values)
+        else:
+            raise ValueError(f"method is 'min-max' or 'standard'; given {self.method!r}.")
+        # The mean of a flat channel may miss its value by a rounding error, which would be
+        # scaled up: x / inf is 0.
+        return (block - offset) / np.where(span == 0, np.inf, scale)
+
+
 class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
-
-    The first step of a ``Pipeline`` that predicts from the teacher's signal, and yet takes
-    the same pair as the stagers of the wearable.
 
     Examples
     --------
@@ -238,27 +235,11 @@ class SourceSelector(StatelessTransformer):
     """
 
     def transform(self, X):
-        """Return the source as the target of a pair of its own.
-
-        Parameters
-        ----------
-        X : PairedEpochs
-            With a source.
-
-        Returns
-        -------
-        PairedEpochs
-            With all that X carries; nothing is copied.
-
-        Raises
-        ------
-        ValueError
-            If X has no source.
-        """
+        """Return the source of a PairedEpochs as one of its own; ValueError if it has none."""
         return as_pair(X).source_epochs
 
 
-def of_kind(X, target, source=None):
+def of_kind(X, target, source):
     """Give transformed epochs as what X was: an array, or a pair with all it carries."""
     if not isinstance(X, PairedEpochs):
         return target

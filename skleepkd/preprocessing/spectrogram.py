@@ -4,31 +4,29 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 from scipy.signal.windows import hamming
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.preprocessing.paired import EpochTransformer, of_kind
+from skleepkd.preprocessing.paired import of_kind
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Epochs whose frames stay in the processor's cache between the steps.
 N_AT_A_TIME = 32
 
 
-class LogSpectrogram(EpochTransformer):
+class LogSpectrogram(TransformerMixin, BaseEstimator):
     """Short-time Fourier amplitudes of epochs in decibels, standardised.
 
-    A step of a ``Pipeline`` before a stager of spectrograms. With the defaults an epoch of
-    30 s at 100 Hz becomes 29 frames of 129 frequency bins, as in [1]_: symmetric Hamming
-    windows of 2 s, one a second, the first at the epoch's first sample and none beyond its
-    last, each filled with zeros to 256 samples and Fourier transformed, then ``20 log10``
-    of the amplitude.
+    With the defaults an epoch of 30 s at 100 Hz becomes 29 frames of 129 frequency bins, as
+    in [1]_: symmetric Hamming windows of 2 s, one a second, the first at the epoch's first
+    sample and none beyond its last, each filled with zeros to 256 samples and Fourier
+    transformed, then ``20 log10`` of the amplitude.
 
     The mean and the deviation of each channel and frequency are learned in ``fit`` from
-    all frames of the epochs given: inside a pipeline from the training recordings, also
-    where the stager is a pretrained one that is not trained further.
+    all frames of the epochs given: inside a pipeline from the training recordings.
 
     Parameters
     ----------
@@ -59,11 +57,6 @@ class LogSpectrogram(EpochTransformer):
     source_ : LogSpectrogram or None
         What was fitted to the source of a pair; None if there was no source in ``fit``.
 
-    See Also
-    --------
-    PairedTransformer : Spectrograms of one modality of a pair, or of both by different
-        settings.
-
     References
     ----------
     .. [1] Phan, H., Chén, O. Y., Koch, P., Mertins, A. and De Vos, M. (2019). Deep
@@ -72,13 +65,10 @@ class LogSpectrogram(EpochTransformer):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from skleepkd import SleepStager
     >>> from skleepkd.preprocessing import LogSpectrogram
     >>> X = np.random.default_rng(0).normal(0, 20, size=(40, 1, 3000))
     >>> LogSpectrogram().fit_transform(X).shape
     (40, 1, 29, 129)
-    >>> stager = make_pipeline(LogSpectrogram(), SleepStager("SeqSleepNet"))
     """
 
     def __init__(self, window=2.0, hop=1.0, n_fft=None, floor=1e-3, standardize=True):
@@ -94,14 +84,10 @@ class LogSpectrogram(EpochTransformer):
         Parameters
         ----------
         X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts. A 2-D array is one channel. Of a pair, target and source
-            have statistics of their own.
+            Epochs in microvolts, unscored ones too. A 2-D array is one channel. Of a pair,
+            target and source have statistics of their own.
         y
-            Not used: unscored epochs count as well.
-
-        Returns
-        -------
-        self
+            Not used.
 
         Raises
         ------
@@ -113,25 +99,21 @@ class LogSpectrogram(EpochTransformer):
         self.epoch_shape_ = pair.shape[1:]
         self.sfreq_ = pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
         window, self.hop_ = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
-        if self.hop_ < 1 or not 1 <= window <= pair.shape[2]:
+        self.n_fft_ = self.n_fft or 1 << (window - 1).bit_length()
+        if self.hop_ < 1 or not 1 <= window <= min(pair.shape[2], self.n_fft_):
             raise ValueError(
                 f"Windows of {self.window:g} s every {self.hop:g} s are {window} samples "
-                f"every {self.hop_} at {self.sfreq_:g} Hz; epochs have {pair.shape[2]}."
+                f"every {self.hop_} at {self.sfreq_:g} Hz; epochs have {pair.shape[2]}, and "
+                f"n_fft is {self.n_fft_}."
             )
         self.window_ = hamming(window).astype(np.float32)
-        self.n_fft_ = 1 << (window - 1).bit_length() if self.n_fft is None else self.n_fft
-        if self.n_fft_ < window:
-            raise ValueError(
-                f"n_fft is {self.n_fft_}, shorter than a window of {window} samples."
-            )
         self.mean_ = self.scale_ = None
         if self.standardize:
             scaler = StandardScaler()
             for _, decibels in self._decibels(pair):
-                _, n_channels, _, n_bins = decibels.shape
-                # (epochs, channels, frames, bins) -> (epochs * frames, channels * bins)
-                frames = decibels.swapaxes(1, 2).reshape(-1, n_channels * n_bins)
-                scaler.partial_fit(frames)
+                frames = decibels.swapaxes(1, 2)
+                # (epochs, frames, channels, bins) -> (epochs * frames, channels * bins)
+                scaler.partial_fit(frames.reshape(-1, np.prod(frames.shape[2:])))
             # (channels * bins,) -> (channels, bins)
             self.mean_ = scaler.mean_.reshape(pair.shape[1], -1)
             self.scale_ = scaler.scale_.reshape(pair.shape[1], -1)
@@ -139,18 +121,13 @@ class LogSpectrogram(EpochTransformer):
         return self
 
     def transform(self, X):
-        """Compute the spectrograms.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts, with the channels, samples and sampling rate of ``fit``.
+        """Compute the spectrograms of ``X``, which is as for :meth:`fit`.
 
         Returns
         -------
         PairedEpochs or ndarray of shape (n_epochs, n_channels, n_frames, n_bins)
-            Of the kind of ``X``, float32. A pair keeps all that it carries, also the
-            sampling rates of its signals; its source is left out if ``fit`` saw none.
+            Of the kind of ``X``, float32. A pair keeps all that it carries; its source is
+            left out if ``fit`` saw none.
 
         Raises
         ------
@@ -162,9 +139,8 @@ class LogSpectrogram(EpochTransformer):
         sfreq = pair.sfreq["target"] or self.sfreq_
         if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
             raise ValueError(
-                f"Fitted to {self.epoch_shape_[0]} channel(s) of {self.epoch_shape_[1]} "
-                f"samples at {self.sfreq_:g} Hz; given {pair.shape[1]} of {pair.shape[2]} at "
-                f"{sfreq:g} Hz."
+                f"Fitted to (channels, samples) {self.epoch_shape_} at {self.sfreq_:g} Hz; "
+                f"given {pair.shape[1:]} at {sfreq:g} Hz."
             )
         n_frames = 1 + (pair.shape[2] - len(self.window_)) // self.hop_
         shape = (*pair.shape[:2], n_frames, self.n_fft_ // 2 + 1)
