@@ -175,7 +175,6 @@ def test_exports_with_a_free_batch_size():
     ("arguments", "message"),
     [
         ({"n_chans": 3, "n_times": 49}, "shorter than one window"),
-        ({"n_chans": 3, "n_times": 6000, "num_heads": 7}, "must divide 256"),
     ],
 )
 def test_unusable_arguments(arguments, message):
