@@ -37,7 +37,7 @@ STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 def _goes_on(student):
     """Whether a training can go on, as ``available_if`` asks."""
-    if student.strategy == "online":
+    if student.strategy == "online" or isinstance(student.strategy, Online):
         raise AttributeError("An online teacher begins anew; partial_fit needs 'offline'.")
     return True
 

@@ -127,6 +127,9 @@ class SleepStager(NeuralNetClassifier):
     ((40, 2), ['N2', 'W'])
     """
 
+    #: The file of a training that is being kept.
+    checkpoint_ = None
+
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
     def __init__(
@@ -311,7 +314,10 @@ class SleepStager(NeuralNetClassifier):
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
         if min(self.sequence_length_, self.neighbouring_windows) < 1:
-            raise ValueError("sequence_length and neighbouring_windows are 1 at least.")
+            raise ValueError(
+                "sequence_length and neighbouring_windows are 1 at least; given "
+                f"{self.sequence_length_} and {self.neighbouring_windows}."
+            )
         Fusion(0, 0, self.fusion)  # refuses an unknown name
         if self.sequence_length_ > 1 and self.train_split is not None:
             raise ValueError("train_split parts rows; windows overlap: give validation=.")
@@ -525,7 +531,7 @@ class SleepStager(NeuralNetClassifier):
 
     def notify(self, method_name, **kwargs):
         """Keep or resume the last pass, and let nets that are trained together follow."""
-        if method_name == "on_epoch_begin" and hasattr(self, "checkpoint_"):
+        if method_name == "on_epoch_begin" and self.checkpoint_ is not None:
             self.checkpoint_.between_passes()
         if method_name.startswith(("on_train", "on_epoch")):
             for net in self.trained_nets()[1:]:
