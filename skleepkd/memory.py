@@ -28,9 +28,8 @@ def key_of(*things):
         return _Hasher("sha1", coerce_mmap=True).hash((versions, things))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "What is kept for a later run is found by its parameters, and one of them cannot "
-            "be pickled: define classes and functions in a module, not as a lambda or inside "
-            f"a function. {error.args[0]}"
+            "What memory keeps is found by its parameters, and one of them cannot be pickled: "
+            f"define it in a module, not as a lambda or inside a function. {error.args[0]}"
         ) from error
 
 
@@ -48,15 +47,13 @@ class _Hasher(NumpyHasher):
             obj = (PairedEpochs, signals, columns, obj.sfreq, obj.ch_names)
         elif isinstance(obj, NeuralNet):
             weights = obj.module_.state_dict() if obj.initialized_ else None
-            classes = getattr(obj, "classes_", None)
-            params = obj.get_params(deep=False)
-            # Private ones are notes of scikit-learn on who is fitting.
+            # Private parameters are notes of scikit-learn on who is fitting.
             params = {
-                name: params[name]
-                for name in params.keys() - _WITHOUT_EFFECT
-                if not name.startswith("_")
+                name: value
+                for name, value in obj.get_params(deep=False).items()
+                if name not in _WITHOUT_EFFECT and not name.startswith("_")
             }
-            obj = (type(obj), params, weights, classes)
+            obj = (type(obj), params, weights, getattr(obj, "classes_", None))
         elif isinstance(obj, Callback):
             obj = (type(obj), obj.get_params(deep=False))
         elif inspect.isclass(obj) or inspect.isfunction(obj):

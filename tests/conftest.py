@@ -15,7 +15,7 @@ collect_ignore = ["installed.py"]  # what `make wheel` runs
 
 @pytest.fixture
 def pair():
-    """A pair of six people and its labels."""
+    """A pair of six subjects and its labels."""
     return make_pair()
 
 

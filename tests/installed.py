@@ -41,11 +41,13 @@ with tempfile.TemporaryDirectory() as folder:
     again = load(f"{folder}/ear.safetensors")
     np.testing.assert_array_equal(again.predict(cohort.X), student.predict(cohort.X))
     if importlib.util.find_spec("onnxruntime") is None:
-        said = "nothing"
+        message = "nothing"
         try:
             export_onnx(student, f"{folder}/ear.onnx")
         except ImportError as error:
-            said = str(error)
-        assert "skleepkd[onnx]" in said, f"an export without ONNX Runtime said {said}"
+            message = str(error)
+        assert "skleepkd[onnx]" in message, (
+            f"an export without ONNX Runtime raised {message}"
+        )
 
 print(f"skleepkd {skleepkd.__version__} works from {where.parent}")

@@ -1,8 +1,8 @@
 """Cross-validations and trainings that are killed, each in a process of its own.
 
-``python -m tests.interrupted folds FOLDER`` and ``... fits FOLDER`` print JSON: the answer
+``python -m tests.interrupted folds FOLDER`` and ``... fits FOLDER`` print JSON: the result
 of runs that were never stopped, and of each run that was what it did, how it ended and
-what it answered.
+what it returned.
 """
 
 import hashlib
@@ -45,11 +45,11 @@ def happens(event, what=""):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Told(Callback):
-    """Tell of a training's events, and of the writing of its results."""
+class EventLog(Callback):
+    """Log a training's events, and the writing of its results."""
 
     def on_train_begin(self, net, X=None, **kwargs):
-        self.told_ = True
+        self.begun_ = True
         happens("begin", "+".join(sorted(set(X.subject))))
 
     def on_batch_end(self, net, training=False, **kwargs):
@@ -60,7 +60,7 @@ class Told(Callback):
         happens("pass", f"{type(net).__name__}-{len(net.history)}")
 
     def __getstate__(self):
-        if hasattr(self, "told_"):  # pickled with the results, after other parts of them
+        if hasattr(self, "begun_"):  # pickled with the results, after other parts of them
             happens("write")
         return self.__dict__
 
@@ -68,7 +68,7 @@ class Told(Callback):
 # ---------------------------------------------------------------- folds
 
 
-def told_kappa(y_true, y_pred):
+def logged_kappa(y_true, y_pred):
     happens("score")
     return cohen_kappa_score(y_true, y_pred)
 
@@ -77,12 +77,12 @@ def folds(memory=None):
     """Cross-validate, and return what does not depend on the clock."""
     X, y = make_pair()
     stager = SleepStager(
-        TinyNetwork, max_epochs=2, random_state=0, device="cpu", callbacks=[Told()]
+        TinyNetwork, max_epochs=2, random_state=0, device="cpu", callbacks=[EventLog()]
     )
     given = {
         "groups": X.subject,
         "cv": LeaveOneGroupOut(),
-        "scoring": make_scorer(told_kappa),
+        "scoring": make_scorer(logged_kappa),
         "return_estimator": True,
     }
     if memory is None:
@@ -112,7 +112,7 @@ def stagers():
         "random_state": 0,
         "max_epochs": 4,
         "validation": 2,
-        "callbacks": [("told", Told()), ("schedule", schedule)],
+        "callbacks": [("events", EventLog()), ("schedule", schedule)],
     }
     teacher = SleepStager(
         TinyNetwork,
@@ -153,16 +153,16 @@ def fit(stager, checkpoint=None):
 
 
 def life(run, folder, kill):
-    """Run in a process that is killed, and return its events, its end and its answer."""
+    """Run in a process that is killed, and return its events, its end and its result."""
     global log, plan
-    log, answer = folder / "log", folder / "answer"
+    log, result = folder / "log", folder / "result"
     log.unlink(missing_ok=True)
     child = os.fork()
     if not child:
         plan = kill
         fsync = os.fsync
         os.fsync = lambda file: (fsync(file), happens("write"))
-        answer.write_text(json.dumps(run(folder / "kept")))
+        result.write_text(json.dumps(run(folder / "kept")))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     lines = log.read_text().splitlines() if log.exists() else []
@@ -177,7 +177,7 @@ def life(run, folder, kill):
         "passes": events["pass"],
         "kept": len(list((folder / "kept").rglob("output.pkl"))),
         "parts": len(list((folder / "kept").rglob("output.pkl.*"))),
-        "answer": json.loads(answer.read_text()) if answer.exists() else None,
+        "result": json.loads(result.read_text()) if result.exists() else None,
     }
 
 
@@ -191,13 +191,13 @@ def killed_folds(folder):
 
 def killed_fits(folder):
     """Kill each training in the middle of each pass, and once while it writes."""
-    told = {}
+    found = {}
     for name, stager in stagers().items():
         place = folder / name
         place.mkdir()
         fit(stager, place / "warm")  # imports what a fit needs, once for all lives
         whole = life(lambda _, stager=stager: fit(stager), place, None)
-        (place / "answer").unlink(missing_ok=True)
+        (place / "result").unlink(missing_ok=True)
         run = partial(fit, stager)
         # A pass is of three batches (online the teacher's count too), so that a life ends
         # in the middle of its second pass.
@@ -206,8 +206,8 @@ def killed_fits(folder):
         while runs[-1]["killed"] and len(runs) < 12:
             runs.append(life(run, place, kill))
         runs.append(life(run, place, None))
-        told[name] = {"whole": whole, "runs": runs}
-    return told
+        found[name] = {"whole": whole, "runs": runs}
+    return found
 
 
 if __name__ == "__main__":

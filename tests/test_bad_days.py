@@ -96,36 +96,36 @@ def cohort(cache, seed):
 
 
 def in_a_fork(do, most=None):
-    """Run in a process whose files cannot grow beyond so many bytes; answers in JSON."""
+    """Run in a process whose files cannot grow beyond so many bytes; the result is JSON."""
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
         try:
             if most:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-            answer = do()
+            result = do()
         except BaseException:
-            answer = traceback.format_exc()
-        os.write(writes, json.dumps(answer).encode())
+            result = traceback.format_exc()
+        os.write(writes, json.dumps(result).encode())
         os._exit(0)
     os.close(writes)
     with os.fdopen(reads) as pipe:
-        answer = pipe.read()
+        result = pipe.read()
     _, status = os.waitpid(child, 0)
     assert status == 0
-    answer = json.loads(answer)
-    assert not isinstance(answer, str), answer
-    return answer
+    result = json.loads(result)
+    assert not isinstance(result, str), result
+    return result
 
 
 def errors_of(folders):
     """Write each thing into its folder, and collect the errors."""
-    told = {}
+    errors = {}
     for what, folder in folders.items():
         with pytest.raises(OSError) as caught:  # noqa: PT011
             write(what, folder, seed=1)
-        told[what] = [caught.value.errno, str(caught.value)]
-    return told
+        errors[what] = [caught.value.errno, str(caught.value)]
+    return errors
 
 
 def test_files_that_cannot_grow_leave_what_was_there(tmp_path):
@@ -135,9 +135,9 @@ def test_files_that_cannot_grow_leave_what_was_there(tmp_path):
         write(what, folder, seed=0)
     before = content(tmp_path)
     assert len(before) >= 1 + 4 + 1 + 2
-    told = in_a_fork(functools.partial(errors_of, folders), most=1500)
-    assert list(told) == list(WRITERS)
-    for number, message in told.values():
+    errors = in_a_fork(functools.partial(errors_of, folders), most=1500)
+    assert list(errors) == list(WRITERS)
+    for number, message in errors.values():
         assert number == errno.EFBIG
         assert "File too large" in message
     assert content(tmp_path) == before
@@ -164,9 +164,9 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
         while file.write(bytes(1024)):
             pass
     before = content(small_disk)
-    told = in_a_fork(functools.partial(errors_of, dict.fromkeys(WRITERS, small_disk)))
+    errors = in_a_fork(functools.partial(errors_of, dict.fromkeys(WRITERS, small_disk)))
     assert content(small_disk) == before
-    for number, message in told.values():
+    for number, message in errors.values():
         assert number == errno.ENOSPC
         assert "No space left" in message
 
@@ -174,8 +174,8 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
 def test_a_disk_with_room_for_the_beginning_of_a_map(small_disk):
     """Without room for all of it, the process that writes would be ended by a signal."""
     (small_disk / "large").write_bytes(bytes(60_000))
-    told = in_a_fork(functools.partial(errors_of, {"pair": small_disk}))
-    assert told["pair"][0] == errno.ENOSPC
+    errors = in_a_fork(functools.partial(errors_of, {"pair": small_disk}))
+    assert errors["pair"][0] == errno.ENOSPC
     assert list(content(small_disk)) == ["large"]
 
 
@@ -196,7 +196,7 @@ def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch, pair):
     with pytest.raises(OSError, match=r"No space left.* MB are needed.*target-.*npy"):
         X.to_memmap(tmp_path)
     assert content(tmp_path) == before
-    # Answers of a teacher, which are too many for the memory.
+    # Outputs of a teacher, which are too many for the memory.
     monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
     student = DistilledSleepStager(tiny().fit(X.source_epochs, y), max_epochs=1, **OPTIONS)
     with pytest.raises(OSError, match=r"No space left.* MB are needed"):
@@ -236,7 +236,7 @@ def test_folds_that_cannot_be_kept_are_scored_all_the_same(tmp_path, pair):
 
 
 def check_refusals(folder, pair):
-    """Everything that writes says that it cannot, and where."""
+    """Everything that writes raises an error with the path."""
     X, y = pair
     stager = tiny().fit(X, y)
     with pytest.raises(OSError, match=folder.name):
@@ -315,7 +315,7 @@ def test_the_folder_of_checkpoints_vanishes(tmp_path, pair):
 
 
 def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
-    """A teacher's answers lie in a file without a name, which no cleaning takes away."""
+    """A teacher's outputs lie in a file without a name, which no cleaning takes away."""
     X, y = pair
     monkeypatch.setattr(teachers.tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
@@ -346,7 +346,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         body = (self.server.folder / self.path.lstrip("/")).read_bytes()
-        self.server.asked.append(self.path.lstrip("/"))
+        self.server.requested.append(self.path.lstrip("/"))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -374,7 +374,7 @@ def sleep_edf_server(tmp_path, monkeypatch):
         return retrieve(url=url, known_hash=f"sha1:{digest}", fname=fname, **kwargs)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.folder, server.asked, server.breaks = served, [], "nothing"
+        server.folder, server.requested, server.breaks = served, [], "nothing"
         url = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(pooch, "retrieve", with_our_sums)
         fetch = functools.partial(age.fetch_data, base_url=url)
@@ -394,9 +394,9 @@ def test_a_download_that_breaks_off_goes_on(sleep_edf_server, tmp_path):
         fetch_sleep_edf(home, subjects=[13])
     assert [Path(name).name for name in content(home)] == ["SC4131E0-PSG.edf"]
     sleep_edf_server.breaks = "nothing"
-    sleep_edf_server.asked.clear()
+    sleep_edf_server.requested.clear()
     cohort = fetch_sleep_edf(home, subjects=[13])
-    assert sleep_edf_server.asked == ["SC4131EC-Hypnogram.edf"]
+    assert sleep_edf_server.requested == ["SC4131EC-Hypnogram.edf"]
     plain = test_sleep_edf.load_sleep_edf(sleep_edf_server.folder, subjects=[13])
     np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
 
@@ -436,7 +436,7 @@ def test_without_a_network(sleep_edf_server, tmp_path, monkeypatch):
     from mne.datasets.sleep_physionet import age
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        port = server.server_port  # closed again: nobody listens there
+        port = server.server_port  # closed again: nothing listens there
     fetch = functools.partial(age.fetch_data, base_url=f"http://127.0.0.1:{port}")
     monkeypatch.setattr(age, "fetch_data", fetch)
     (tmp_path / "home").mkdir()
@@ -471,13 +471,13 @@ def test_a_training_that_becomes_nan_stops_and_says_so(pair, stager, lr):
         stager.fit(*pair)
 
 
-def test_a_training_whose_last_step_diverged_gives_no_answers(pair):
-    """The loss was finite before that step, so that only answers can tell."""
+def test_a_training_whose_last_step_diverged_predicts_nothing(pair):
+    """The loss was finite before that step, so that only predictions show it."""
     X, y = pair
     stager = tiny(batch_size=len(X), **STEEP).fit(X, y)
-    for answer in (stager.predict, stager.predict_proba):
+    for predict in (stager.predict, stager.predict_proba):
         with pytest.raises(FloatingPointError, match=r"NaN for 144 of 144.*lr is 1e\+30"):
-            answer(X)
+            predict(X)
 
 
 @pytest.mark.parametrize("n_batches", [1, 4])
@@ -489,7 +489,7 @@ def test_a_fold_that_diverged_has_no_score(pair, tmp_path, n_batches):
         cross_validate(stager, X, y, memory=tmp_path, **given)
     assert not list(tmp_path.rglob("output.pkl"))
     # As scikit-learn has it, a fold's error is a warning and NaN, or all folds' an error.
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             scores = plain_cross_validate(stager, X, y, **given)["test_score"]
@@ -497,4 +497,4 @@ def test_a_fold_that_diverged_has_no_score(pair, tmp_path, n_batches):
             assert "FloatingPointError" in str(error)  # noqa: PT017
         else:
             assert np.isnan(scores).all()
-            assert any("FloatingPointError" in str(w.message) for w in said)
+            assert any("FloatingPointError" in str(w.message) for w in caught)

@@ -62,7 +62,7 @@ def test_a_row_for_each_method_and_subject(finished):
 
 
 def test_scores_are_those_of_the_kept_predictions(finished):
-    """Scikit-learn's scores of what the fits answered, on a cohort made anew."""
+    """Scikit-learn's scores of what the fits predicted, on a cohort made anew."""
     fast = anandakumar2022.FAST
     cohort = make_cohort(
         fast["subjects"], n_epochs=fast["epochs"], sfreq=fast["sfreq"], random_state=0
@@ -72,11 +72,11 @@ def test_scores_are_those_of_the_kept_predictions(finished):
             fits_of(finished[1])[f"{row['method']}-{row['subject']}"].read_text()
         )
         truth = cohort.y[cohort.groups == row["subject"]]
-        answer = fit["predicted"]
+        predicted = fit["predicted"]
         assert float(row["accuracy"]) == pytest.approx(
-            accuracy_score(truth, answer), abs=1e-5
+            accuracy_score(truth, predicted), abs=1e-5
         )
-        f1 = f1_score(truth, answer, labels=[0, 2], average=None)
+        f1 = f1_score(truth, predicted, labels=[0, 2], average=None)
         assert float(row["f1_W"]) == pytest.approx(f1[0], abs=1e-5)
         assert float(row["f1_N2"]) == pytest.approx(f1[1], abs=1e-5)
         passes = 2 if row["method"] == "ear-twice" else 1
@@ -85,8 +85,8 @@ def test_scores_are_those_of_the_kept_predictions(finished):
             max(fit["kappa_by_pass"]), abs=1e-5
         )
         # Without validation the last weights are kept, which the last look saw.
-        if len(set(answer)) > 1:
-            kappa = cohen_kappa_score(truth, answer)
+        if len(set(predicted)) > 1:
+            kappa = cohen_kappa_score(truth, predicted)
             assert fit["kappa_by_pass"][-1] == pytest.approx(kappa, abs=1e-9)
 
 
@@ -131,7 +131,7 @@ def test_what_is_given_counts_more_than_fast():
     assert anandakumar2022.parse([]).passes == 100
 
 
-def test_too_few_people_are_refused(capsys):
+def test_too_few_subjects_are_refused(capsys):
     for wrong in (["--folds", "1"], ["--subjects", "2"]):
         with pytest.raises(SystemExit):
             anandakumar2022.parse(wrong)
@@ -223,8 +223,8 @@ def test_looking_at_the_test_subject_changes_nothing(method):
 # ---------------------------------------------------------------- fits that resume
 
 
-def answer(value, folder):
-    """Count the calls in a folder, and fail where asked to."""
+def compute(value, folder):
+    """Count the calls in a folder, and fail at three."""
     (folder / f"called-{value}").touch()
     if value == 3:
         raise ValueError("three is too many")
@@ -233,9 +233,9 @@ def answer(value, folder):
 
 def test_tasks_that_are_done_are_not_done_again(tmp_path):
     tasks = {f"task{k}": {"value": k, "folder": tmp_path} for k in (0, 1)}
-    first = {name: rest for name, *rest in _runs.resume(answer, tasks, tmp_path / "kept")}
+    first = {name: rest for name, *rest in _runs.resume(compute, tasks, tmp_path / "kept")}
     assert [is_new for _, is_new in first.values()] == [True, True]
-    again = {name: rest for name, *rest in _runs.resume(answer, tasks, tmp_path / "kept")}
+    again = {name: rest for name, *rest in _runs.resume(compute, tasks, tmp_path / "kept")}
     assert [is_new for _, is_new in again.values()] == [False, False]
     assert {name: result for name, (result, _) in again.items()} == {
         name: result for name, (result, _) in first.items()
@@ -244,9 +244,9 @@ def test_tasks_that_are_done_are_not_done_again(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's counts")
 def test_memory_is_that_of_the_process_of_the_fit(tmp_path):
-    """A hundred million zero bytes that were touched, and nobody else's."""
+    """A hundred million zero bytes that were touched, and no other process's."""
     tasks = {f"task{k}": {"value": k, "folder": tmp_path} for k in (1, 0)}
-    results = {name: result for name, result, _ in _runs.resume(answer, tasks, tmp_path)}
+    results = {name: result for name, result, _ in _runs.resume(compute, tasks, tmp_path)}
     above = {name: r["peak_mb"] - r["import_mb"] for name, r in results.items()}
     assert above["task1"] - above["task0"] == pytest.approx(100, abs=15)
 
@@ -254,7 +254,7 @@ def test_memory_is_that_of_the_process_of_the_fit(tmp_path):
 def test_a_failure_ends_the_run_and_keeps_what_is_done(tmp_path):
     tasks = {f"task{k}": {"value": k, "folder": tmp_path} for k in (1, 3, 0)}
     with pytest.raises(RuntimeError, match=r"task3 failed \(exit code 1\)"):
-        list(_runs.resume(answer, tasks, tmp_path / "kept"))
+        list(_runs.resume(compute, tasks, tmp_path / "kept"))
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["task1.json"]
     assert not (tmp_path / "called-0").exists()
 
@@ -262,7 +262,7 @@ def test_a_failure_ends_the_run_and_keeps_what_is_done(tmp_path):
 # ---------------------------------------------------------------- tables
 
 
-def scores_of(answers, groups, y):
+def scores_of(predictions, groups, y):
     results = {
         method: {
             subject: {
@@ -271,7 +271,7 @@ def scores_of(answers, groups, y):
             }
             for subject in np.unique(groups).tolist()
         }
-        for method, a in answers.items()
+        for method, a in predictions.items()
     }
     return _tables.score(results, groups, y)
 

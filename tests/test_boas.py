@@ -390,8 +390,6 @@ def test_epochs_of_another_length(tree):
 
 
 def test_options(tree):
-    with pytest.raises(ValueError, match="'raise' or 'skip'; given 'ignore'"):
-        load_boas(tree, on_missing="ignore")
     with pytest.raises(ValueError, match="channels is a list"):
         load_boas(tree, source="C3")
 

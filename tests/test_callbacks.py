@@ -25,7 +25,7 @@ class Scripted(StepwiseValidation):
 
 
 def train(callback, passes=100, **params):
-    X, y = make_pair(n_subjects=4)  # 3 people train: 72 epochs, 9 steps a pass
+    X, y = make_pair(n_subjects=4)  # 3 subjects train: 72 epochs, 9 steps a pass
     stager = SleepStager(
         TinyNetwork, max_epochs=passes, batch_size=8, validation=1, random_state=0,
         device="cpu", callbacks__best_weights=callback, **params,
@@ -62,15 +62,15 @@ def test_training_may_end_before():
 
 
 @pytest.mark.parametrize("score", ["accuracy", "kappa"])
-def test_the_score_is_that_of_the_people_held_out(score):
+def test_the_score_is_that_of_the_held_out_subjects(score):
     """With the whole pass as step, it is what the last weights score there."""
     stager, chosen = train(StepwiseValidation(every=9, score=score), passes=2, lr=0.01)
     X, y = make_pair(n_subjects=4)
     rows = np.isin(X.subject, stager.held_out_)
 
     expected = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}[score]
-    answer = stager.predict(X[rows])
-    np.testing.assert_allclose(max(chosen.scores_), expected(y[rows], answer), rtol=1e-6)
+    predicted = stager.predict(X[rows])
+    np.testing.assert_allclose(max(chosen.scores_), expected(y[rows], predicted), rtol=1e-6)
     assert stager.history[-1, "batches", 8, f"valid_{score}"] == chosen.scores_[-1]
 
 
@@ -81,7 +81,7 @@ def test_it_changes_nothing_but_the_choice():
     assert often.history[:, "train_loss"] == rarely.history[:, "train_loss"]
 
 
-def test_without_held_out_people_it_does_nothing():
+def test_without_held_out_subjects_it_does_nothing():
     X, y = make_pair()
     stager = SleepStager(
         TinyNetwork, max_epochs=2, random_state=0, device="cpu",
@@ -117,8 +117,8 @@ def test_features_alone_are_judged_by_their_loss():
     np.testing.assert_allclose(seen, [row["valid_feature_loss"] for row in net.history])
     assert np.argmin(seen) < 2, "the test needs a best evaluation before the last"
     rows = np.isin(X.subject, net.held_out_)
-    own, taught = (
+    own, target = (
         torch.from_numpy(stager.extract_features(signal[rows]))
         for stager, signal in ((net, X), (net.teacher_, X.source_epochs))
     )
-    np.testing.assert_allclose((own - taught).square().mean(), min(seen), rtol=1e-2)
+    np.testing.assert_allclose((own - target).square().mean(), min(seen), rtol=1e-2)

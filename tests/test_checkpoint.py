@@ -69,9 +69,9 @@ def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
         text=True,
         check=True,
     )
-    told = json.loads(child.stdout.splitlines()[-1])
-    assert len(told) == 6
-    for name, kind in told.items():
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert len(found) == 6
+    for name, kind in found.items():
         whole, (writing, *runs) = kind["whole"], kind["runs"]
         assert writing["killed"], name
         assert [run["killed"] for run in runs[-2:]] == [False, False], name
@@ -79,8 +79,8 @@ def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
         # The first run dies before its file is in place: it has left nothing. Of the
         # others, each begins where the last one had finished a pass.
         assert [one for run in runs for one in run["passes"]] == whole["passes"], name
-        assert runs[-2]["answer"] == whole["answer"], name
-        assert runs[-1]["answer"] == whole["answer"], name
+        assert runs[-2]["result"] == whole["result"], name
+        assert runs[-1]["result"] == whole["result"], name
         assert not runs[-1]["passes"], name
 
 
@@ -118,7 +118,7 @@ def test_partial_fit_goes_on_from_what_is_there(pair, tmp_path):
         assert same(stager(tmp_path).fit(X, y).partial_fit(X, y), expected)
 
 
-def test_a_damaged_file_is_told_of_and_written_anew(pair, tmp_path, monkeypatch):
+def test_a_damaged_file_warns_and_is_written_anew(pair, tmp_path, monkeypatch):
     X, y = pair
     stopped(monkeypatch, 2, stager(tmp_path), X, y)
     (file,) = tmp_path.iterdir()

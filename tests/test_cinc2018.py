@@ -359,7 +359,7 @@ def test_nights_without_what_is_needed(tree):
         "cinc2018-tr07-0001": "no epoch has a stage",
         "cinc2018-tr07-0002": "no channel ECG; it has C3-M2",
         "cinc2018-tr07-0003": "ECG is in 'mmHg'",
-        "cinc2018-tr07-0004": "promises 25 s, less than an epoch",
+        "cinc2018-tr07-0004": "no epoch has a stage",
         "cinc2018-tr07-0005": "ends 40.0 s after the recording, which lasts 160.0 s",
     }
     assert list(cohort.left_out) == list(expected)

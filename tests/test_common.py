@@ -87,7 +87,7 @@ def test_auto_device_is_remembered_and_resolved(pair, stager):
 
 
 @every_stager
-def test_fitted_copies_answer_alike(pair, stager):
+def test_fitted_copies_predict_alike(pair, stager):
     X, y = pair
     net = clone(stager).fit(X, y)
     again = pickle.loads(pickle.dumps(net))
@@ -204,8 +204,8 @@ def test_cross_val_predict(pair, stager):
     X, y = pair
     names = np.array(["W", "N1", "N2", "N3", "REM"])[y]
     given = {"groups": X.subject, "cv": GroupKFold(3)}
-    answers = cross_val_predict(stager, X, names, **given)
-    assert set(answers) <= set(names)
+    predicted = cross_val_predict(stager, X, names, **given)
+    assert set(predicted) <= set(names)
     probabilities = cross_val_predict(stager, X, y, method="predict_proba", **given)
     assert probabilities.shape == (len(X), 5)
 
@@ -317,12 +317,12 @@ def test_ctrl_c_ends_the_program():
         from tests.tiny import TinyNetwork, make_pair
         from skorch.callbacks import Callback
 
-        class Tell(Callback):
+        class Report(Callback):
             def on_epoch_end(self, net, **kwargs):
                 print("training", flush=True)
 
         X, y = make_pair()
-        stager = SleepStager(TinyNetwork, max_epochs=100_000, callbacks=[Tell()])
+        stager = SleepStager(TinyNetwork, max_epochs=100_000, callbacks=[Report()])
         cross_validate(stager, X, y, groups=X.subject, cv=GroupKFold(2))
     """
     root = Path(__file__).parents[1]

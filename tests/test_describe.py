@@ -50,7 +50,7 @@ def test_what_a_reader_looks_for(path):
     # Subjects and nights are counted, not named.
     assert "Jane" not in text
     assert "night-" not in text
-    # A loaded one tells the same.
+    # A loaded one is described alike.
     save(stager, path)
     assert describe(load(path)) == text
 

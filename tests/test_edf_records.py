@@ -1,4 +1,4 @@
-"""Files of known records, written byte by byte; what MNE makes of them is not asked."""
+"""Files of known records, written byte by byte; MNE is not the reference."""
 
 from datetime import UTC, datetime
 

@@ -41,7 +41,7 @@ def path(tmp_path):
 
 
 def nights(*shape, sfreq):
-    """Epochs of two people."""
+    """Epochs of two subjects."""
     X = PairedEpochs(
         30 * np.random.default_rng(0).standard_normal((18, *shape), dtype=np.float32),
         subject=np.repeat(["a", "b"], 9),
@@ -53,17 +53,17 @@ def nights(*shape, sfreq):
 
 
 def run(path, epochs):
-    """Ask ONNX Runtime, with its own defaults."""
+    """Run ONNX Runtime with its own defaults."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (answer,) = session.run(None, {"epochs": np.asarray(epochs, dtype=np.float32)})
-    return answer
+    (output,) = session.run(None, {"epochs": np.asarray(epochs, dtype=np.float32)})
+    return output
 
 
 def metadata(path):
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-# ---------------------------------------------------------------- answers
+# ---------------------------------------------------------------- outputs
 
 
 class Recurrent(TinyNetwork):
@@ -77,8 +77,8 @@ class Recurrent(TinyNetwork):
     def forward(self, x):
         # (batch, channels, times) -> (10, batch, channels * times / 10)
         steps = x.reshape(-1, x.shape[1], 10, x.shape[2] // 10).permute(2, 0, 1, 3)
-        answers, _ = self.rnn(steps.flatten(2))
-        return self.head(answers[-1])
+        outputs, _ = self.rnn(steps.flatten(2))
+        return self.head(outputs[-1])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ class Recurrent(TinyNetwork):
         (Recurrent, {}, (2, 300), 100.0),
     ],
 )
-def test_networks_answer_as_torch_does(path, module, options, shape, sfreq):
+def test_outputs_are_those_of_torch(path, module, options, shape, sfreq):
     if module in ("USleep", "EEGNet"):
         pytest.importorskip("braindecode")
     X, y = nights(*shape, sfreq=sfreq)
@@ -135,9 +135,9 @@ def test_windows_of_consecutive_epochs(path, module, options, shape, sfreq):
     fusion = Fusion(9, 5, "product")
     fusion.add(rows, found)
     np.testing.assert_allclose(fusion.answer(), stager.predict_proba(night), atol=1e-4)
-    said = metadata(path)
-    assert json.loads(said["sequence_length"]) == 3
-    assert said["fusion"] == "product"
+    written = metadata(path)
+    assert json.loads(written["sequence_length"]) == 3
+    assert written["fusion"] == "product"
 
 
 def test_extreme_epochs(path, pair):
@@ -171,19 +171,19 @@ def test_of_distilled_and_fine_tuned_stagers(path, pair):
         assert report.n_parameters == sum(p.numel() for p in stager.module_.parameters())
 
 
-def test_answers_of_an_own_nonlinearity(path, pair):
+def test_outputs_of_an_own_nonlinearity(path, pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, predict_nonlinearity=None, **FAST).fit(X, y)
     export_onnx(stager, path)
     found = run(path, X["target"])
     np.testing.assert_allclose(found, stager.predict_proba(X), rtol=1e-4, atol=1e-4)
-    assert found.min() < 0  # logits, as asked for
+    assert found.min() < 0  # logits, since the nonlinearity is None
 
 
-# ---------------------------------------------------------------- what it says
+# ---------------------------------------------------------------- what is in the file
 
 
-def test_the_file_says_what_it_takes_and_answers(path):
+def test_the_file_describes_its_input_and_output(path):
     X, y = nights(2, 60, sfreq=2.0)
     X = PairedEpochs(
         X["target"],
@@ -196,18 +196,18 @@ def test_the_file_says_what_it_takes_and_answers(path):
     stager = SleepStager(TinyNetwork, classes="aasm", **FAST).fit(X, names[y])
     report = export_onnx(stager, str(path))
     model = onnx.load(path)
-    (taken,), (answered,) = model.graph.input, model.graph.output
-    assert (taken.name, answered.name) == ("epochs", "probabilities")
-    shape = [d.dim_param or d.dim_value for d in taken.type.tensor_type.shape.dim]
+    (given,), (returned,) = model.graph.input, model.graph.output
+    assert (given.name, returned.name) == ("epochs", "probabilities")
+    shape = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
     assert shape == ["batch", 2, 60]
-    said = metadata(path)
-    assert said["network"] == "TinyNetwork"
-    assert said["unit"] == "microvolts"
-    assert json.loads(said["classes"]) == stager.classes_.tolist()
-    assert json.loads(said["ch_names"]) == ["LE", "RE"]
-    assert (json.loads(said["sfreq"]), json.loads(said["n_times"])) == (2.0, 60)
-    assert json.loads(said["sequence_length"]) == 1
-    assert json.loads(said["steps_before"]) == {}
+    written = metadata(path)
+    assert written["network"] == "TinyNetwork"
+    assert written["unit"] == "microvolts"
+    assert json.loads(written["classes"]) == stager.classes_.tolist()
+    assert json.loads(written["ch_names"]) == ["LE", "RE"]
+    assert (json.loads(written["sfreq"]), json.loads(written["n_times"])) == (2.0, 60)
+    assert json.loads(written["sequence_length"]) == 1
+    assert json.loads(written["steps_before"]) == {}
     assert "night-a" not in path.read_bytes().decode("latin1")
     # A line to print.
     line = str(report)
@@ -229,9 +229,9 @@ def test_steps_before_the_network_are_named(path):
     assert record[0].filename == __file__
     assert report.steps_before == ["epochscaler", "logspectrogram"]
     assert "epochscaler, logspectrogram" in str(report)
-    said = metadata(path)
-    assert list(json.loads(said["steps_before"])) == ["epochscaler", "logspectrogram"]
-    assert said["unit"] != "microvolts"
+    written = metadata(path)
+    assert list(json.loads(written["steps_before"])) == ["epochscaler", "logspectrogram"]
+    assert written["unit"] != "microvolts"
     found = run(path, pipeline[:-1].transform(X)["target"])
     np.testing.assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-4)
 
@@ -247,7 +247,7 @@ class Branching(TinyNetwork):
         return logits.flip(1) if float(x.detach().abs().max()) > 1000 else logits
 
 
-def test_a_file_that_answers_otherwise_is_not_kept(path, pair):
+def test_a_file_of_other_outputs_is_not_kept(path, pair):
     stager = SleepStager(Branching, **FAST).fit(*pair)
     path.write_bytes(b"what was there before")
     with pytest.raises(RuntimeError, match=r"cannot write Branching as ONNX.*differ"):

@@ -13,13 +13,13 @@ from skleepkd.networks.build import (
 from tests.tiny import TinyNetwork
 
 
-def test_features_are_what_the_layer_answers():
+def test_features_are_what_the_layer_returns():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.randn(5, 3)
     with capture_features(net, ["1", "output"]) as seen:
-        answer = net(x)
+        output = net(x)
     assert torch.equal(seen["1"], net[1](net[0](x)))
-    assert torch.equal(seen["output"], answer)
+    assert torch.equal(seen["output"], output)
 
 
 def test_no_hook_stays():
@@ -34,8 +34,8 @@ def test_no_hook_stays():
 def test_first_tensor_of_a_tuple():
     net = nn.Sequential(nn.GRU(3, 4, batch_first=True))
     with capture_features(net, ["0"]) as seen:
-        answer, _ = net(torch.randn(2, 6, 3))
-    assert torch.equal(seen["0"], answer)
+        output, _ = net(torch.randn(2, 6, 3))
+    assert torch.equal(seen["0"], output)
 
 
 def test_gradient_flows_through_features():

@@ -19,8 +19,8 @@ def test_every_file_is_read_or_refused(tmp_path):
     counts = run(200, 0, tmp_path)
     assert sum(sum(count.values()) for count in counts.values()) == 200
     assert {"EDF", "EDF+ annotations", "events", "model"} <= set(counts)
-    told = {path.name: path.read_text() for path in tmp_path.glob("faults/*.txt")}
-    assert not told
+    faults = {path.name: path.read_text() for path in tmp_path.glob("faults/*.txt")}
+    assert not faults
     # Some damage is harmless, most is not.
     total = sum(counts.values(), Counter())
     assert total["read"] > 20

@@ -1,8 +1,8 @@
-"""What every stager answers, kept as numbers: a refactoring must not move one.
+"""What every stager predicts, kept as numbers: a refactoring must not move one.
 
 Each case is a stager and its data, both with a fixed seed, on the CPU with one thread.
 Kept are some rows of `predict_proba`, each term of the loss in each pass (of the student
-and of its teacher), the held-out people and the pass whose weights were kept. Data and
+and of its teacher), the held-out subjects and the pass whose weights were kept. Data and
 networks are made here, and of skleepkd only public names are used, so that whatever lies
 inside it can be moved.
 
@@ -10,7 +10,7 @@ inside it can be moved.
     python -m tests.test_golden exact PATH       writes all of it, unrounded, to an .npz
     python -m tests.test_golden compare A B      compares two such files bit for bit
 
-Write golden.json anew only where numbers are meant to change, and say so in the changelog.
+Write golden.json anew only where numbers are meant to change, and note it in the changelog.
 """
 
 import json
@@ -102,10 +102,10 @@ class GoldenSequence(nn.Module):
         return self.classify_sequence(features.unflatten(0, x.shape[:2]))
 
 
-def pair_of(n_people=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=False):
-    """Epochs whose power tells the stage, clearly in the source, dimly in the target."""
+def pair_of(n_subjects=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=False):
+    """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
     rng = np.random.default_rng(seed)
-    n = n_people * n_epochs
+    n = n_subjects * n_epochs
     y = rng.integers(0, classes, n)
     y[:classes] = range(classes)
     if spectra:
@@ -116,20 +116,20 @@ def pair_of(n_people=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=False
         scale = 5.0 * 1.8 ** y[:, None, None]
         source = scale * rng.standard_normal((n, n_chans, 60))
         target = 0.5 * source + 10 * rng.standard_normal((n, n_chans, 60))
-    subject = np.repeat([f"s{k:02}" for k in range(n_people)], n_epochs)
+    subject = np.repeat([f"s{k:02}" for k in range(n_subjects)], n_epochs)
     X = PairedEpochs(
         target.astype(np.float32),
         source.astype(np.float32),
         subject=subject,
         recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_people),
+        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
         sfreq=100.0 if spectra else 2.0,
     )
     return X, y
 
 
 def unscored():
-    """One person without any stage, and others with gaps."""
+    """One subject without any stage, and others with gaps."""
     X, y = pair_of()
     y[::7] = -1
     y[X.subject == "s01"] = -1
@@ -156,9 +156,9 @@ def cohort(**options):
 
 DATA = {
     "pair": pair_of,
-    "crowd": partial(pair_of, n_people=12, n_epochs=8),
-    "one channel": partial(pair_of, n_people=3, n_epochs=16, n_chans=1, classes=4),
-    "three stages": partial(pair_of, n_people=3, n_epochs=16, n_chans=1, classes=3),
+    "crowd": partial(pair_of, n_subjects=12, n_epochs=8),
+    "one channel": partial(pair_of, n_subjects=3, n_epochs=16, n_chans=1, classes=4),
+    "three stages": partial(pair_of, n_subjects=3, n_epochs=16, n_chans=1, classes=3),
     "spectra": partial(pair_of, n_epochs=12, spectra=True),
     "unscored": unscored,
     "named": named,
@@ -507,8 +507,8 @@ def by_hand():
 def dense(stager, resolution):
     X, y = pair_of()
     net = clone(stager).fit(X, y)
-    answers, onset = net.hypnodensity(X[:20], resolution, return_onset=True)
-    return {**describe(net, X), "hypnodensity": answers, "onset": onset}
+    probabilities, onset = net.hypnodensity(X[:20], resolution, return_onset=True)
+    return {**describe(net, X), "hypnodensity": probabilities, "onset": onset}
 
 
 def features():

@@ -7,9 +7,9 @@ from scipy.signal import butter, decimate, find_peaks, sosfiltfilt, welch
 from sklearn.utils import Bunch
 
 from skleepkd.datasets import simulate_night
+from skleepkd.datasets.simulated import draw_motions
 from skleepkd.datasets.simulated import heart as heart_module
 from skleepkd.datasets.simulated.body import Body, Clock, Course
-from skleepkd.datasets.simulated.cohort import draw_motions
 
 SFREQ = 100.0
 W, N1, N2, N3, REM = range(5)

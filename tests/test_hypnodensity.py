@@ -70,13 +70,13 @@ def test_u_sleep_of_a_step_is_its_layers_with_another_mean(usleep):
         z = network.clf[1](network.clf[0](z))  # (3, filters, 150)
         for step in (1, 2, 40, 60, 100):
             n = 150 // step
-            # (3, filters, times) -> (3, filters, answers, step)
+            # (3, filters, times) -> (3, filters, n, step)
             means = z[..., : n * step].unflatten(2, (n, step)).mean(dim=3)
             expected = network.final_layer(means)
-            answer = segment(network, x, step)
-            assert answer.shape == (3, 5, n)
-            torch.testing.assert_close(answer, expected)
-        # Nothing of it stays: an epoch is answered as before.
+            output = segment(network, x, step)
+            assert output.shape == (3, 5, n)
+            torch.testing.assert_close(output, expected)
+        # Nothing of it stays: an epoch is predicted as before.
         assert network(x[..., :60]).shape == (3, 5)
         torch.testing.assert_close(
             segment(network, x[..., :60], 60)[..., 0], network(x[..., :60])
@@ -117,10 +117,10 @@ def test_30_s_is_predict_proba(name, request):
     stager = request.getfixturevalue(name)
     X = night(40)
     expected = stager.predict_proba(X)
-    answers, onset = stager.hypnodensity(X, return_onset=True)
-    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    proba, onset = stager.hypnodensity(X, return_onset=True)
+    np.testing.assert_allclose(proba, expected, atol=1e-6)
     np.testing.assert_array_equal(onset, X.onset)
-    # and so says the network itself, asked for steps of an epoch
+    # and the network's own output, in steps of an epoch
     with torch.no_grad():
         logits = segment(stager.module_, torch.from_numpy(X["target"]), 60)
     np.testing.assert_allclose(logits[..., 0].softmax(dim=1), expected, atol=1e-6)
@@ -128,20 +128,20 @@ def test_30_s_is_predict_proba(name, request):
 
 @pytest.mark.parametrize("name", ["utime", "usleep"])
 @pytest.mark.parametrize("resolution", [0.5, 1, 2, 5, 10, 15])
-def test_divisors_of_30_s_answer_each_row_in_order(name, resolution, request):
+def test_divisors_of_30_s_predict_each_row_in_order(name, resolution, request):
     stager = request.getfixturevalue(name)
     X = night(5)[[3, 0, 4]]
-    answers, onset = stager.hypnodensity(X, resolution, return_onset=True)
+    proba, onset = stager.hypnodensity(X, resolution, return_onset=True)
     n = int(30 / resolution)
-    assert answers.shape == (3 * n, 5)
+    assert proba.shape == (3 * n, 5)
     for row in range(3):
         expected = segment_written_out(stager, X["target"][row], int(resolution * SFREQ))
-        np.testing.assert_allclose(answers[row * n : (row + 1) * n], expected, atol=1e-6)
+        np.testing.assert_allclose(proba[row * n : (row + 1) * n], expected, atol=1e-6)
     np.testing.assert_allclose(
         onset, np.concatenate([start + resolution * np.arange(n) for start in (90, 0, 120)])
     )
     # arrays need no recording; their rate is that of 30 s epochs
-    np.testing.assert_array_equal(stager.hypnodensity(X["target"], resolution), answers)
+    np.testing.assert_array_equal(stager.hypnodensity(X["target"], resolution), proba)
 
 
 def test_u_time_seconds_average_to_its_epochs_before_the_softmax(utime):
@@ -160,15 +160,15 @@ def test_batches_do_not_matter(utime):
     one = fitted(batch_size=3).set_params(batch_size=64)
     expected = {r: one.hypnodensity(X, r) for r in (1, 20)}
     one.set_params(batch_size=4)
-    for resolution, answers in expected.items():
-        np.testing.assert_allclose(one.hypnodensity(X, resolution), answers, atol=1e-6)
+    for resolution, proba in expected.items():
+        np.testing.assert_allclose(one.hypnodensity(X, resolution), proba, atol=1e-6)
 
 
-def test_own_nonlinearity_is_applied_to_each_answer():
+def test_own_nonlinearity_is_applied_to_each_output():
     stager = fitted(predict_nonlinearity=lambda logits: logits.sigmoid().softmax(dim=-1))
-    answers = stager.hypnodensity(night(3), 10)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
-    assert answers.max() / answers.min() < np.e
+    proba = stager.hypnodensity(night(3), 10)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    assert proba.max() / proba.min() < np.e
 
 
 # ---------------------------------------------------------------- joined epochs
@@ -179,48 +179,49 @@ def test_own_nonlinearity_is_applied_to_each_answer():
 def test_other_resolutions_join_a_recording(name, resolution, request):
     stager = request.getfixturevalue(name)
     X = night(9)[[5, 2, 7, 0, 1, 8, 3, 6, 4]]
-    answers, onset = stager.hypnodensity(X, resolution, return_onset=True)
+    proba, onset = stager.hypnodensity(X, resolution, return_onset=True)
     n = int(270 // resolution)
-    assert answers.shape == (n, 5)
+    assert proba.shape == (n, 5)
     signal = joined(night(9), slice(None))
     step = int(resolution * SFREQ)
     np.testing.assert_allclose(
-        answers, segment_written_out(stager, signal, step)[:n], atol=1e-6
+        proba, segment_written_out(stager, signal, step)[:n], atol=1e-6
     )
     np.testing.assert_allclose(onset, resolution * np.arange(n))
 
 
 def test_gaps_and_recordings_end_a_joined_signal(utime):
-    # two nights, answered in the order of their names; n1 lacks the epoch at 660 s
+    # two nights, predicted in the order of their names; n1 lacks the epoch at 660 s
     onset = np.array([0, 30, 60, 600, 630, 690, 720, 750])
     recording = np.array(["n2"] * 3 + ["n1"] * 5)
     X = night(8, onset=onset, recording=recording)
-    answers, at = utime.hypnodensity(X, 20.0, return_onset=True)
+    proba, at = utime.hypnodensity(X, 20.0, return_onset=True)
     runs = {600: (slice(3, 5), 3), 690: (slice(5, 8), 4), 0: (slice(0, 3), 4)}
     expected = [
         segment_written_out(utime, joined(X, rows), 40) for rows, _ in runs.values()
     ]
-    np.testing.assert_allclose(answers, np.concatenate(expected), atol=1e-6)
+    np.testing.assert_allclose(proba, np.concatenate(expected), atol=1e-6)
     np.testing.assert_allclose(
         at, np.concatenate([start + 20 * np.arange(n) for start, (_, n) in runs.items()])
     )
-    # the rest of a run that is shorter than a step has no answer
+    # the rest of a run that is shorter than a step has no prediction
     assert utime.hypnodensity(X, 60.0).shape == (3, 5)
     assert utime.hypnodensity(X, 300.0).shape == (0, 5)
 
 
 def test_epochs_that_are_always_apart_are_not_joined(utime):
     X = night(4, onset=90.0 * np.arange(4))
-    answers, at = utime.hypnodensity(X, 20.0, return_onset=True)
+    proba, at = utime.hypnodensity(X, 20.0, return_onset=True)
     np.testing.assert_allclose(at, 90.0 * np.arange(4))
     for row in range(4):
         alone = segment_written_out(utime, X["target"][row], 40)[:1]
-        np.testing.assert_allclose(answers[row : row + 1], alone, atol=1e-6)
+        np.testing.assert_allclose(proba[row : row + 1], alone, atol=1e-6)
 
 
 def test_long_runs_are_read_in_pieces(utime):
-    X = night(80)  # 2400 s are 120 answers; three pieces of 40 last 800 s, under 35 epochs
-    answers, onset = utime.hypnodensity(X, 20.0, return_onset=True)
+    # 2400 s are 120 predictions; three pieces of 40 last 800 s, under 35 epochs
+    X = night(80)
+    proba, onset = utime.hypnodensity(X, 20.0, return_onset=True)
     signal = joined(X, slice(None))
     pieces = [
         signal[:, :1620],
@@ -228,16 +229,16 @@ def test_long_runs_are_read_in_pieces(utime):
         signal[:, 3200:],
     ]  # whole epochs' ends
     expected = [segment_written_out(utime, piece, 40)[:40] for piece in pieces]
-    np.testing.assert_allclose(answers, np.concatenate(expected), atol=1e-6)
+    np.testing.assert_allclose(proba, np.concatenate(expected), atol=1e-6)
     np.testing.assert_allclose(onset, 20.0 * np.arange(120))
 
 
 def test_long_steps_and_long_runs(usleep):
     X = night(80)
-    for resolution, n_answers in ((1100.0, 2), (1800.0, 1), (29.5, 81), (100.0, 24)):
-        answers, onset = usleep.hypnodensity(X, resolution, return_onset=True)
-        assert answers.shape == (n_answers, 5)
-        np.testing.assert_allclose(onset, resolution * np.arange(n_answers))
+    for resolution, n_predictions in ((1100.0, 2), (1800.0, 1), (29.5, 81), (100.0, 24)):
+        proba, onset = usleep.hypnodensity(X, resolution, return_onset=True)
+        assert proba.shape == (n_predictions, 5)
+        np.testing.assert_allclose(onset, resolution * np.arange(n_predictions))
 
 
 def test_joining_needs_to_know_what_follows_what(utime):
@@ -287,11 +288,11 @@ def test_students_and_fine_tuned_stagers(utime):
     tuned.fit(night(8), y[:8])
     for stager in (student, tuned):
         stager.module_.train()
-        answers = stager.hypnodensity(night(4), 1.0)
-        assert answers.shape == (120, 5)
-        np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+        proba = stager.hypnodensity(night(4), 1.0)
+        assert proba.shape == (120, 5)
+        np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
         assert not stager.module_.training
-    np.testing.assert_allclose(answers, utime.hypnodensity(night(4), 1.0), atol=1e-6)
+    np.testing.assert_allclose(proba, utime.hypnodensity(night(4), 1.0), atol=1e-6)
 
 
 def test_u_sleep_at_its_full_depth():
@@ -312,8 +313,8 @@ def test_stagers_of_sequences_join_epochs():
     np.testing.assert_array_equal(stager.hypnodensity(X), stager.predict_proba(X))
     for resolution in (1, 10, 20):
         expected = segment_written_out(stager, joined(X, slice(None)), resolution * 2)
-        answers, onset = stager.hypnodensity(X[::-1], resolution, return_onset=True)
-        np.testing.assert_allclose(answers, expected[: len(answers)], atol=1e-6)
+        proba, onset = stager.hypnodensity(X[::-1], resolution, return_onset=True)
+        np.testing.assert_allclose(proba, expected[: len(proba)], atol=1e-6)
         np.testing.assert_allclose(onset, resolution * np.arange(270 // resolution))
     with pytest.raises(ValueError, match="joined, and X does not"):
         stager.hypnodensity(X["target"], 1)
@@ -361,7 +362,7 @@ def test_display_draws_each_probability_at_its_time():
     for column, label in enumerate(("W", "N1", "N2", "N3", "REM")):
         expected = np.insert(
             in_time[:, column], 3, np.nan
-        )  # nobody answered for 60 to 300 s
+        )  # nothing is predicted for 60 to 300 s
         np.testing.assert_allclose(areas[label], expected, atol=1e-12)
     values, edges, _ = truth.patches[0].get_data()
     np.testing.assert_array_equal(values, [0, np.nan, np.nan, 1])
@@ -372,15 +373,17 @@ def test_display_draws_each_probability_at_its_time():
 
 
 @pytest.mark.usefixtures("_no_screen")
-@pytest.mark.parametrize(("resolution", "n_answers"), [(1.0, 120), (20.0, 6), (30.0, 4)])
-def test_display_from_estimator(utime, resolution, n_answers):
+@pytest.mark.parametrize(
+    ("resolution", "n_predictions"), [(1.0, 120), (20.0, 6), (30.0, 4)]
+)
+def test_display_from_estimator(utime, resolution, n_predictions):
     X = night(4, onset=600 + 30.0 * np.arange(4))
     display = HypnogramDisplay.from_estimator(utime, X, [0, 1, 2, 4], resolution=resolution)
     display.figure_.canvas.draw()
     assert len(display.ax_) == 3  # scored, predicted, and the probabilities
     panel = display.ax_[-1]
     areas, edges = areas_of(panel)
-    np.testing.assert_allclose(edges, 600 + resolution * np.arange(n_answers + 1))
+    np.testing.assert_allclose(edges, 600 + resolution * np.arange(n_predictions + 1))
     np.testing.assert_allclose(
         areas["REM"], utime.hypnodensity(X, resolution)[:, 4], atol=1e-6
     )
@@ -402,10 +405,10 @@ def test_display_without_scores_and_with_other_classes():
     panel = display.ax_[-1]
     areas, edges = areas_of(panel)
     assert list(areas) == ["W", "R", "L", "D"]
-    np.testing.assert_array_equal(areas["D"], 0)  # the stager does not know it
-    answers = stager.hypnodensity(X["target"], 1.0)
+    np.testing.assert_array_equal(areas["D"], 0)  # the stager does not predict it
+    proba = stager.hypnodensity(X["target"], 1.0)
     assert stager.classes_.tolist() == ["L", "R", "W"]
-    np.testing.assert_allclose(areas["L"], answers[:, 0], atol=1e-6)
+    np.testing.assert_allclose(areas["L"], proba[:, 0], atol=1e-6)
     np.testing.assert_allclose(edges, np.arange(241))
 
 
@@ -429,7 +432,7 @@ def test_display_shows_one_recording_and_no_time_twice(utime):
         HypnogramDisplay.from_predictions([0, 1, 2], probabilities=np.ones((2, 5)))
 
 
-def test_spectrograms_are_answered_every_epoch_and_not_finer():
+def test_spectrograms_are_predicted_every_epoch_and_not_finer():
     rng = np.random.default_rng(0)
     Z, y = rng.standard_normal((24, 1, 5, 33)).astype(np.float32), np.repeat([0, 1], 12)
     for X in (

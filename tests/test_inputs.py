@@ -139,7 +139,7 @@ def test_a_whole_recording_is_no_epochs():
 # ---------------------------------------------------------------- groups
 
 
-def test_groups_may_use_other_names_for_the_same_people():
+def test_groups_may_use_other_names_for_the_same_subjects():
     X = numbered()
     renamed = np.array([10, 20, 30])[np.repeat([2, 0, 1], 4)]
     assert as_pair(X, groups=renamed).subject.tolist() == X.subject.tolist()

@@ -54,7 +54,7 @@ def fits_of(folder):
     return {file.stem: file for file in (folder / "cache").glob("*/*-[34].json")}
 
 
-def test_every_method_in_both_schemes_for_each_test_person(finished):
+def test_every_method_in_both_schemes_for_each_test_subject(finished):
     rows = read_csv(finished[1])
     assert {(row["n_classes"], row["method"]) for row in rows} == {
         (n, method) for n in "43" for method in joshi2021.ROWS
@@ -66,30 +66,30 @@ def test_every_method_in_both_schemes_for_each_test_person(finished):
 
 
 def test_scores_are_those_of_the_kept_predictions(finished):
-    """Scikit-learn's scores of what the fits answered, on a cohort made anew."""
+    """Scikit-learn's scores of what the fits predicted, on a cohort made anew."""
     fast = joshi2021.FAST
     cohort = make_cohort(
         sum(fast["people"]), n_epochs=fast["epochs"], sfreq=fast["sfreq"], random_state=0
     )
-    test_people = sorted({row["subject"] for row in read_csv(finished[1])})
-    groups = cohort.groups[np.isin(cohort.groups, test_people)]
+    test_subjects = sorted({row["subject"] for row in read_csv(finished[1])})
+    groups = cohort.groups[np.isin(cohort.groups, test_subjects)]
     for row in read_csv(finished[1]):
         n = int(row["n_classes"])
         suffix = "_0.5" if row["method"] in joshi2021.CHOSEN else ""
         fit = json.loads(fits_of(finished[1])[f"{row['method']}{suffix}-{n}"].read_text())
         truth = to_scheme(cohort.y, pages.SCHEMES[n])[cohort.groups == row["subject"]]
-        answer = np.array(fit["predicted"])[groups == row["subject"]]
+        predicted = np.array(fit["predicted"])[groups == row["subject"]]
         assert float(row["accuracy"]) == pytest.approx(
-            accuracy_score(truth, answer), abs=1e-5
+            accuracy_score(truth, predicted), abs=1e-5
         )
         assert float(row["f1_weighted"]) == pytest.approx(
-            f1_score(truth, answer, average="weighted"), abs=1e-5
+            f1_score(truth, predicted, average="weighted"), abs=1e-5
         )
-        f1 = f1_score(truth, answer, labels=[1], average=None)
+        f1 = f1_score(truth, predicted, labels=[1], average=None)
         assert float(row["f1_L" if n == 4 else "f1_N"]) == pytest.approx(f1[0], abs=1e-5)
-        if len(set(answer)) > 1:
+        if len(set(predicted)) > 1:
             assert float(row["kappa"]) == pytest.approx(
-                cohen_kappa_score(truth, answer), abs=1e-5
+                cohen_kappa_score(truth, predicted), abs=1e-5
             )
 
 
@@ -171,7 +171,7 @@ def test_learning_rate_ends_with_the_last_batch():
         assert scheduler.kwargs["total_steps"] == steps + 1
 
 
-def test_no_test_person_is_trained_or_chosen_on():
+def test_no_test_subject_is_trained_or_chosen_on():
     for row in joshi2021.ROWS:
         stager = make(row, alpha=0.5 if row in joshi2021.CHOSEN else None)
         assert stager.validation == ("c",)
@@ -206,7 +206,7 @@ def fit(row, kappa, alpha=None, predicted=()):
     return {"row": row, "alpha": alpha, "validation_kappa": kappa, "predicted": predicted}
 
 
-def test_alpha_and_baseline_are_chosen_on_the_validation_people():
+def test_alpha_and_baseline_are_chosen_on_the_validation_subjects():
     fits = {
         "sd+cl_0.1-4": fit("sd+cl", 0.2, 0.1),
         "sd+cl_0.5-4": fit("sd+cl", 0.3, 0.5),
@@ -219,14 +219,14 @@ def test_alpha_and_baseline_are_chosen_on_the_validation_people():
     assert pages.best_baseline(rows | {"sd+cl": Bunch(validation_kappa=1)}) == "ecg-twice"
 
 
-def test_gain_is_paired_and_said_to_be_shown_where_it_is():
+def test_gain_is_paired_and_judged_by_its_interval():
     y = np.tile([0, 1, 2, 3], 6)
     groups = np.repeat(["a", "b", "c"], 8)
     wrong = y.copy()
-    wrong[::8] = 1  # one of eight epochs of each person
+    wrong[::8] = 1  # one of eight epochs of each subject
 
-    def report(answer):
-        return staging_report(y, answer, groups=groups, classes="wldr")
+    def report(predicted):
+        return staging_report(y, predicted, groups=groups, classes="wldr")
 
     right, worse = report(y), report(wrong)
     gain = _tables.gain_with_interval(right, worse, "accuracy")
@@ -242,10 +242,11 @@ def test_page_of_real_nights_does_not_call_them_simulated():
     costs = {"seconds": 1.0, "cpu_seconds": 60.0, "peak_mb": 700.0, "import_mb": 500.0}
     rows, results = {}, {}
     for n in (4, 3):
-        y, answers = rng.integers(0, n, 60), rng.integers(0, n, (len(joshi2021.ROWS), 60))
+        y = rng.integers(0, n, 60)
+        predictions = rng.integers(0, n, (len(joshi2021.ROWS), 60))
         results[n] = {
-            f"{row}-{n}": fit(row, 0.1, 0.5 if "sd" in row else None, answer) | costs
-            for row, answer in zip(joshi2021.ROWS, answers, strict=True)
+            f"{row}-{n}": fit(row, 0.1, 0.5 if "sd" in row else None, predicted) | costs
+            for row, predicted in zip(joshi2021.ROWS, predictions, strict=True)
         }
         rows[n] = pages.report_rows(results[n], pages.choose_alphas(results)[n], y, groups)
     settings = {**SETTINGS, "data": "mass", "people": [158, 20, 22], "epochs": 60}
@@ -280,7 +281,7 @@ def _of_subsets(load):
 
 
 def stand_in(names, n_epochs=2):
-    """As many people as a data set has, two epochs each."""
+    """As many subjects as a data set has, two epochs each."""
     rng = np.random.default_rng(0)
     subject = np.repeat(names, n_epochs)
     signals = rng.standard_normal((2, len(subject), 1, 60)).astype(np.float32)
@@ -307,7 +308,7 @@ def test_mass_is_divided_as_in_the_papers_code(monkeypatch):
     assert split["test"][:2] == ("mass-01-01-0002", "mass-01-01-0008")  # places 1 and 7
 
 
-def test_cinc2018_is_divided_by_person(monkeypatch):
+def test_cinc2018_is_divided_by_subject(monkeypatch):
     names = [f"cinc2018-tr03-{number:04d}" for number in range(30)]
     split = split_of(["--set", "cinc2018"], stand_in(names), monkeypatch)
     assert [len(part) for part in split.values()] == [24, 3, 3]

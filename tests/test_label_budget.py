@@ -43,7 +43,7 @@ def test_tiny_run_resumes_and_its_table_follows_from_its_rows(
     assert len(cells) == 1
     made = cells[0].stat().st_mtime_ns
 
-    # A second number of people comes in; the first is not computed again.
+    # A second number of subjects comes in; the first is not computed again.
     real, computed = label_budget.resume, []
 
     def watched(function, tasks, folder, **kwargs):
@@ -60,7 +60,7 @@ def test_tiny_run_resumes_and_its_table_follows_from_its_rows(
     assert cells[0].stat().st_mtime_ns == made
     assert [row for row in rows if row["labelled"] == "1"] == first
 
-    # A row for each person, method and number; the people are the same throughout.
+    # A row for each subject, method and number; the subjects are the same throughout.
     assert len(rows) == 2 * len(label_budget.LINES) * TINY["test_people"]
     assert {row["person"] for row in rows} == {f"simulated-100-s00{k}" for k in range(3)}
 
@@ -99,10 +99,10 @@ def test_every_training_has_the_same_number_of_steps(tmp_path):
         sizes = trained.history_[:, "batches", :, "train_batch_size"]
         assert np.array(sizes).tolist() == [[32] * TINY["steps"]] * TINY["passes"]
 
-    # One teacher serves all, and it has seen the scored people alone.
-    answers = [teacher.predict_proba(cohort.X.source_epochs) for teacher in teachers]
-    for answer in answers[1:]:
-        np.testing.assert_array_equal(answer, answers[0])
+    # One teacher serves all, and it has seen the scored subjects alone.
+    outputs = [teacher.predict_proba(cohort.X.source_epochs) for teacher in teachers]
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
     for teacher in teachers:
         seen = teacher.fitted_on_["subject"].tolist()
         assert seen == ["simulated-100-s000", "simulated-100-s001"]
@@ -116,7 +116,7 @@ def test_gains_are_paired_and_by_repetition():
     assert summary["gain"] == pytest.approx(0.15)
     assert summary["gains"] == pytest.approx([0.1, 0.2])
     assert summary["closed"].share == pytest.approx(0.375)
-    # People differ by half a unit, gains by a tenth: pairing makes the interval narrow.
+    # Subjects differ by half a unit, gains by a tenth: pairing makes the interval narrow.
     low, high = summary["gain_interval"]
     assert 0.1 <= low < 0.15 < high <= 0.2
     assert label_budget.summarise(kappa)[label_budget.SCALP]["gain_interval"] == (

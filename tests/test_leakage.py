@@ -35,12 +35,12 @@ DUMMY = DummyClassifier()
 
 
 def one_fold(X, *tested):
-    """Split by person, once, the tested ones last."""
+    """Split by subject, once, the tested ones last."""
     return [(np.flatnonzero(~np.isin(X.subject, tested)), rows_of(X, *tested))]
 
 
-def rows_of(X, *people):
-    return np.flatnonzero(np.isin(X.subject, people))
+def rows_of(X, *subjects):
+    return np.flatnonzero(np.isin(X.subject, subjects))
 
 
 def kinds(report):
@@ -52,7 +52,7 @@ def only(report):
     return found
 
 
-def says(report, words):
+def mentions(report, words):
     return [blind for blind in report.cannot_see if words in blind]
 
 
@@ -68,14 +68,14 @@ def test_a_clean_study_is_ok(pair):
     assert report.n_folds == 3
     report.raise_if_found()
     assert str(report).startswith("No leakage found.\nCannot see:\n- what was done to all")
-    assert says(report, "before X was made")
-    assert says(report, "chosen by their test scores")
+    assert mentions(report, "before X was made")
+    assert mentions(report, "chosen by their test scores")
 
 
-def test_people_and_recordings_on_both_sides(pair):
+def test_subjects_and_recordings_on_both_sides(pair):
     X, y = pair
     report = check_leakage(DUMMY, X, y, cv=KFold(4))
-    # Six people of 24 epochs in folds of 36: each fold has one whole person and a half.
+    # Six subjects of 24 epochs in folds of 36: each fold has one whole subject and a half.
     assert kinds(report) == ["subject", "recording"] * 4
     whom = [found.what for found in report.findings if found.kind == "subject"]
     assert whom == [["s1"], ["s1"], ["s4"], ["s4"]]
@@ -90,10 +90,10 @@ def test_people_and_recordings_on_both_sides(pair):
         bool(report)
 
 
-def test_two_nights_of_one_person(pair):
+def test_two_nights_of_one_subject(pair):
     X, y = pair
-    person = np.where(np.isin(X.subject, ["s0", "s1"]), "same", X.subject)
-    X = X.with_subject(person)
+    subject = np.where(np.isin(X.subject, ["s0", "s1"]), "same", X.subject)
+    X = X.with_subject(subject)
     by_night = {"groups": X.recording, "cv": LeaveOneGroupOut()}
     report = check_leakage(DUMMY, X, y, **by_night)
     assert kinds(report) == ["subject", "subject"]
@@ -102,10 +102,10 @@ def test_two_nights_of_one_person(pair):
     # The nights' names are all that an array has.
     report = check_leakage(DUMMY, X["target"], y, **by_night)
     assert report.ok
-    assert says(report, "recordings: not known")
+    assert mentions(report, "recordings: not known")
 
 
-def test_groups_where_x_knows_nobody(pair):
+def test_groups_where_x_has_no_subjects(pair):
     X, y = pair
     array = X["target"]
     report = check_leakage(DUMMY, array, y, cv=KFold(4))
@@ -163,8 +163,8 @@ def test_folds_by_masks_and_by_routed_groups(pair):
 # ---------------------------------------------------------------- frozen estimators
 
 
-def frozen_on(X, y, *people):
-    rows = rows_of(X, *people)
+def frozen_on(X, y, *subjects):
+    rows = rows_of(X, *subjects)
     return FrozenEstimator(clone(TEACHER).fit(X[rows].source_epochs, y[rows]))
 
 
@@ -213,7 +213,7 @@ def test_frozen_on_others_is_clean(pair):
     student = DistilledSleepStager(frozen_on(X, y, "s0", "s1"), **FAST)
     report = check_leakage(student, X, y, cv=one_fold(X, "s2", "s3"))
     assert report.ok
-    assert not says(report, "was fitted on: this")
+    assert not mentions(report, "was fitted on: this")
 
 
 def test_frozen_in_a_grid_and_in_a_chain(pair):
@@ -252,10 +252,12 @@ def test_frozen_known_by_its_recordings_alone(pair):
     student = DistilledSleepStager(frozen, **FAST)
     report = check_leakage(student, X, y, cv=one_fold(X, "s3"))
     assert only(report).what == ["night-s3"]
-    assert says(report, "whom teacher was fitted on: this frozen SleepStager does not know")
+    assert mentions(
+        report, "whom teacher was fitted on: this frozen SleepStager does not know"
+    )
 
 
-def test_frozen_that_does_not_know_its_people(pair):
+def test_frozen_that_does_not_know_its_subjects(pair):
     X, y = pair
     frozen = FrozenEstimator(clone(DUMMY).fit(X["source"], y))
     student = DistilledSleepStager(
@@ -263,7 +265,7 @@ def test_frozen_that_does_not_know_its_people(pair):
     )
     report = check_leakage(student, X, y, cv=one_fold(X, "s3"))
     assert report.ok
-    assert says(
+    assert mentions(
         report, "whom teacher was fitted on: this frozen DummyClassifier does not know"
     )
 
@@ -381,7 +383,7 @@ def test_students_of_arrays_do_not_look_past_their_fold(pair):
 # ---------------------------------------------------------------- inner splits
 
 
-def test_inner_splits_that_part_people_from_themselves(pair):
+def test_inner_splits_that_part_subjects(pair):
     X, y = pair
     cv = {"cv": one_fold(X, "s5")}
     stager = SleepStager(TinyNetwork, train_split=ValidSplit(4), **FAST)
@@ -396,11 +398,11 @@ def test_inner_splits_that_part_people_from_themselves(pair):
     assert only(check_leakage(CalibratedClassifierCV(DUMMY), X, y, **cv)).where == "cv"
 
 
-def test_inner_splits_by_people_are_clean(pair):
+def test_inner_splits_by_subject_are_clean(pair):
     X, y = pair
     cv = {"cv": one_fold(X, "s5")}
     assert check_leakage(GridSearchCV(DUMMY, {}, cv=GroupKFold(2)), X, y, **cv).ok
-    # Where people are held out, skorch's own split is not asked.
+    # Where subjects are held out, skorch's own split is not used.
     stager = SleepStager(TinyNetwork, train_split=ValidSplit(4), validation=2, **FAST)
     assert check_leakage(stager, X, y, **cv).ok
     calibrated = CalibratedClassifierCV(frozen_on(X, y, "s0"))
@@ -409,29 +411,33 @@ def test_inner_splits_by_people_are_clean(pair):
     assert check_leakage(stack, X, y, **cv).ok
 
 
-def test_a_validation_set_that_does_not_tell_its_rows(pair):
+def test_a_validation_set_of_unknown_rows(pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, train_split=predefined_split(object()), **FAST)
     report = check_leakage(stager, X, y, cv=one_fold(X, "s5"))
     assert report.ok
-    assert says(report, "or a validation set of its own")
+    assert mentions(report, "or a validation set of its own")
 
 
-def test_rows_on_both_sides_where_nobody_is_known(pair):
+def test_rows_on_both_sides_where_no_subject_is_known(pair):
     X, y = pair
     folds = [(np.arange(100), np.arange(90, 120)), (np.arange(90), np.arange(90, 120))]
     report = check_leakage(DUMMY, X["target"], y, cv=folds)
-    assert kinds(report) == ["unknown subjects", "identical", "unknown subjects"]
+    assert kinds(report) == ["unknown subjects", "row", "identical", "unknown subjects"]
     found = report.findings[1]
     assert (found.fold, found.count) == (0, 10)
     assert found.rows.tolist() == [*range(90, 100)]
 
 
-def test_frozen_where_groups_alone_name_the_subjects(pair):
+def test_frozen_that_knows_subjects_by_other_names(pair):
     X, y = pair
+    numbers = np.array([int(name[1:]) for name in X.subject])
     teacher = FrozenEstimator(clone(TEACHER).fit(X["target"], y, groups=X.subject))
-    cv = {"cv": LeaveOneGroupOut(), "groups": X.subject}
-    assert kinds(check_leakage(teacher, X["target"], y, **cv)) == ["frozen"] * 6
+    cv = {"cv": LeaveOneGroupOut()}
+    report = check_leakage(teacher, X["target"], y, groups=numbers, **cv)
+    assert mentions(report, "there a subject is called 's0', here 0")
+    report = check_leakage(teacher, X["target"], y, groups=X.subject, **cv)
+    assert kinds(report) == ["frozen"] * 6
 
 
 def test_unscored_rows_are_no_obstacle(pair):

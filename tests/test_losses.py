@@ -78,9 +78,9 @@ def test_attention_transfer_against_numpy():
     rng = np.random.default_rng(0)
     student, teacher = rng.standard_normal((5, 3, 11)), rng.standard_normal((5, 8, 11))
     distances = []
-    for own, taught in zip(student, teacher, strict=True):
-        own, taught = np.einsum("ct,ct->t", own, own), np.einsum("ct,ct->t", taught, taught)
-        cosine = own @ taught / np.sqrt((own @ own) * (taught @ taught))
+    for own, other in zip(student, teacher, strict=True):
+        own, other = np.einsum("ct,ct->t", own, own), np.einsum("ct,ct->t", other, other)
+        cosine = own @ other / np.sqrt((own @ own) * (other @ other))
         distances.append(np.sqrt(2 - 2 * cosine))
     student, teacher = torch.from_numpy(student), torch.from_numpy(teacher)
     loss = AttentionTransfer()
@@ -200,7 +200,7 @@ def test_a_samples_loss_does_not_depend_on_the_others(loss, batch):
     assert more - rest == pytest.approx(alone[0], rel=1e-6)
 
 
-def test_answers_of_sequences_are_averaged_over_batch_and_epochs():
+def test_outputs_of_sequences_are_averaged_over_batch_and_epochs():
     """Logits (batch, classes, epochs) cost what they cost epoch by epoch."""
     student, teacher = random_features((3, 5, 4))
     flat = [x.movedim(1, 2).reshape(12, 5) for x in (student, teacher)]

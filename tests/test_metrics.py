@@ -37,7 +37,7 @@ def labels_of(confusion):
 
 
 class Parrot(ClassifierMixin, BaseEstimator):
-    """Predicts its only feature and counts how often it was asked."""
+    """Predicts its only feature and counts the calls."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -176,7 +176,7 @@ def test_report_over_subjects_comes_first():
     assert report.mean["kappa"] == pytest.approx(np.mean(kappas))
     assert report.mean["kappa"] != pytest.approx(report.pooled["kappa"], abs=1e-3)
     assert report.interval["kappa"] == pytest.approx(bootstrap_interval(kappas))
-    # N3 is scored in c and d alone, wake in a alone, REM in nobody.
+    # N3 is scored in c and d alone, wake in a alone, REM in none.
     n3 = [report.per_subject[who]["sensitivity_N3"] for who in "cd"]
     assert report.mean["sensitivity_N3"] == pytest.approx(np.mean(n3))
     assert report.interval["sensitivity_N3"] == pytest.approx(bootstrap_interval(n3))
@@ -395,7 +395,7 @@ def test_calibration_error_agrees_with_a_loop():
             accuracy = np.mean(proba.argmax(axis=1)[inside] == y_true[inside])
             expected += inside.mean() * abs(accuracy - proba.max(axis=1)[inside].mean())
     assert expected_calibration_error(y_true, proba) == pytest.approx(expected)
-    # 32-bit answers of a network, labels as names.
+    # 32-bit outputs of a network, labels as names.
     names = np.array(AASM)[y_true]
     error = expected_calibration_error(names, proba.astype(np.float32), classes=AASM)
     assert error == pytest.approx(expected, abs=1e-6)
@@ -422,7 +422,7 @@ def test_calibration_error_as_a_scorer():
         classes=[0, 2, 3, 4],
     )
     scores = cross_validate(DummyClassifier(), X, y, cv=2, scoring=scorer)
-    # The prior says N2 with 0.5, and half are N2.
+    # The prior predicts N2 with 0.5, and half are N2.
     np.testing.assert_allclose(scores["test_score"], 0, atol=1e-12)
     sure = DummyClassifier(strategy="most_frequent")
     scores = cross_validate(sure, X, y, cv=2, scoring=scorer)

@@ -24,7 +24,7 @@ STUDENT = DistilledSleepStager(TEACHER, classes="aasm", **FAST)
 
 
 class Counted(ClassifierMixin, BaseEstimator):
-    """Answers the most frequent class, and writes each fit into a file."""
+    """Predicts the most frequent class, and writes each fit into a file."""
 
     def __init__(self, log, gain=1.0):
         self.log = log
@@ -36,11 +36,11 @@ class Counted(ClassifierMixin, BaseEstimator):
         if (Path(self.log).parent / "broken").exists() and 0 not in X:
             raise RuntimeError("broken")
         self.classes_, counts = np.unique(y, return_counts=True)
-        self.answer_ = self.classes_[counts.argmax()]
+        self.most_frequent_ = self.classes_[counts.argmax()]
         return self
 
     def predict(self, X):
-        return np.full(len(X), self.answer_)
+        return np.full(len(X), self.most_frequent_)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def without_times(scores):
     return {name: value for name, value in scores.items() if not name.endswith("_time")}
 
 
-# ---------------------------------------------------------------- scikit-learn's answer
+# ---------------------------------------------------------------- as in scikit-learn
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def without_times(scores):
     [TEACHER, DistilledSleepStager(TEACHER, strategy="online", **FAST)],
     ids=["supervised", "online"],
 )
-def test_answer_is_that_of_scikit_learn(pair, stager, tmp_path):
+def test_scores_are_those_of_scikit_learn(pair, stager, tmp_path):
     X, y = pair
     given = {
         "groups": X.subject,
@@ -86,14 +86,14 @@ def test_answer_is_that_of_scikit_learn(pair, stager, tmp_path):
         assert (scores["fit_time"] > 0).all()
 
 
-def test_estimators_and_rows_are_returned_where_asked(counted, tmp_path):
+def test_estimators_and_rows_are_returned_on_request(counted, tmp_path):
     X, y = np.arange(12), np.arange(12) % 3
     given = {"cv": 3, "return_estimator": True, "return_indices": True}
     expected = model_selection.cross_validate(counted, X, y, **given)
     scores = cross_validate(counted, X, y, memory=tmp_path, **given)
     assert scores.keys() == expected.keys()
-    assert [net.answer_ for net in scores["estimator"]] == [
-        net.answer_ for net in expected["estimator"]
+    assert [net.most_frequent_ for net in scores["estimator"]] == [
+        net.most_frequent_ for net in expected["estimator"]
     ]
     for part in ("train", "test"):
         np.testing.assert_array_equal(scores["indices"][part], expected["indices"][part])
@@ -230,12 +230,12 @@ def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
         text=True,
         check=True,
     )
-    told = json.loads(child.stdout.splitlines()[-1])
-    runs = told["runs"]
+    found = json.loads(child.stdout.splitlines()[-1])
+    runs = found["runs"]
     assert [run["killed"] for run in runs] == 5 * [True] + 2 * [False]
     assert runs[3]["parts"] == 1, "this one was killed while it wrote"
-    people = {f"s{k}" for k in range(6)}
-    folds = ["+".join(sorted(people - {f"s{k}"})) for k in range(6)]  # in their order
+    subjects = {f"s{k}" for k in range(6)}
+    folds = ["+".join(sorted(subjects - {f"s{k}"})) for k in range(6)]  # in their order
     kept = 0
     for run in runs:
         # Folds follow one another, so those that are kept are the first.
@@ -245,4 +245,4 @@ def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
         assert run["kept"] == kept
     assert kept == 6
     assert not runs[-1]["fits"]
-    assert runs[-2]["answer"] == runs[-1]["answer"] == told["expected"]
+    assert runs[-2]["result"] == runs[-1]["result"] == found["expected"]

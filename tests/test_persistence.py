@@ -65,39 +65,39 @@ def saved_and_loaded(stager, path, module=None):
 
 
 def about(path):
-    """What a file says, read by safetensors alone."""
+    """The metadata of a file, read by safetensors alone."""
     with safetensors.safe_open(path, "np") as file:
         return json.loads(file.metadata()["skleepkd"])
 
 
-def parameters_of(said):
-    """The stager's parameters in what a file says, as JSON."""
-    return dict(said["estimator"]["estimator"][1]["dict"])
+def parameters_of(metadata):
+    """The stager's parameters in a file's metadata, as JSON."""
+    return dict(metadata["estimator"]["estimator"][1]["dict"])
 
 
 def rewrite(path, parameters=(), **changes):
     """Forge a file with other content or parameters, and a digest that fits."""
-    said = {**about(path), **changes}
-    forged = {**parameters_of(said), **dict(parameters)}
-    said["estimator"]["estimator"][1]["dict"] = list(forged.items())
-    forge(path, said)
+    metadata = {**about(path), **changes}
+    forged = {**parameters_of(metadata), **dict(parameters)}
+    metadata["estimator"]["estimator"][1]["dict"] = list(forged.items())
+    forge(path, metadata)
 
 
-def forge(path, said, tensors=None):
-    """Write a file that says this, with a digest that fits."""
+def forge(path, metadata, tensors=None):
+    """Write a file of this metadata, with a digest that fits."""
     if tensors is None:
         tensors = safetensors.torch.load_file(path)
-    said = json.dumps({**said, "sha256": "0" * 64}, separators=(",", ":"))
-    data = safetensors.torch.save(tensors, {"skleepkd": said})
+    metadata = json.dumps({**metadata, "sha256": "0" * 64}, separators=(",", ":"))
+    data = safetensors.torch.save(tensors, {"skleepkd": metadata})
     digest = hashlib.sha256(data).hexdigest()
     path.write_bytes(data.replace(b"0" * 64, digest.encode(), 1))
 
 
-# ---------------------------------------------------------------- answers
+# ---------------------------------------------------------------- predictions
 
 
 def nights(n_chans, n_times, sfreq):
-    """Epochs of two people, some of them unscored."""
+    """Epochs of two subjects, some of them unscored."""
     rng = np.random.default_rng(0)
     X = PairedEpochs(
         30 * rng.standard_normal((18, n_chans, n_times), dtype=np.float32),
@@ -109,7 +109,7 @@ def nights(n_chans, n_times, sfreq):
     return X, np.tile([0, 1, 2, 3, 4, 4, -1, 0, 2], 2)
 
 
-def answer_alike(again, stager, X):
+def predict_alike(again, stager, X):
     np.testing.assert_array_equal(again.predict_proba(X), stager.predict_proba(X))
     np.testing.assert_array_equal(again.predict(X), stager.predict(X))
     np.testing.assert_array_equal(again.extract_features(X), stager.extract_features(X))
@@ -137,7 +137,7 @@ def test_known_networks_come_back_by_name(path, module, options, signal):
     assert again.module is stager.module or again.module == stager.module
     assert type(again.module_) is type(stager.module_)
     assert not again.module_.training
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
     assert again.score(X, y) == stager.score(X, y)
     if module in ("UTime", UTime):
         np.testing.assert_array_equal(again.hypnodensity(X, 10), stager.hypnodensity(X, 10))
@@ -149,7 +149,7 @@ def test_a_class_of_braindecode_is_known(path):
     stager = SleepStager(models.USleep, module__depth=3, **FAST).fit(X, y)
     again = saved_and_loaded(stager, path)
     assert again.module is models.USleep
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
 
 
 @pytest.mark.parametrize("labels", [None, np.array(["W", "N1", "N2", "N3", "REM"])])
@@ -158,7 +158,7 @@ def test_an_own_network_is_given(path, pair, labels):
     y = y if labels is None else labels[y]
     stager = SleepStager(TinyNetwork, module__n_filters=6, **FAST).fit(X, y)
     again = saved_and_loaded(stager, path, TinyNetwork)
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
     np.testing.assert_array_equal(again.classes_, stager.classes_)
     before, after = stager.module_.state_dict(), again.module_.state_dict()
     assert list(before) == list(after)
@@ -190,16 +190,16 @@ class Activated(TinyNetwork):
         self.features = activation()
 
 
-def test_options_that_no_file_holds_are_asked_for(path, pair):
+def test_options_that_no_file_holds_must_be_given(path, pair):
     X, y = pair
     options = {"module__activation": nn.Tanh, "module__n_filters": 3}
     stager = SleepStager(Activated, **options, **FAST).fit(X, y)
     save(stager, path)
-    # The class alone would load, and answer otherwise.
+    # The class alone would load, and predict otherwise.
     for module in (None, Activated):
         with pytest.raises(ValueError, match=r"activation=.*Tanh.*functools.partial"):
             load(path, module)
-    answer_alike(load(path, functools.partial(Activated, activation=nn.Tanh)), stager, X)
+    predict_alike(load(path, functools.partial(Activated, activation=nn.Tanh)), stager, X)
 
 
 def test_an_instance_and_a_factory_are_networks_too(path, pair):
@@ -210,7 +210,7 @@ def test_an_instance_and_a_factory_are_networks_too(path, pair):
         save(stager, path)
         with pytest.raises(ValueError, match="no file holds module=.*TinyNetwork"):
             load(path)
-        answer_alike(load(path, module), stager, X)
+        predict_alike(load(path, module), stager, X)
 
 
 def test_weights_that_share_memory_and_are_compiled(path, pair):
@@ -243,7 +243,7 @@ def test_numbers_keep_their_precision(path, pair):
 
     stager = SleepStager(Double, **FAST).fit(X, y)
     again = saved_and_loaded(stager, path, Double)
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
     kept = {name: value.dtype for name, value in safetensors.torch.load_file(path).items()}
     assert kept["head.weight"] == torch.float64
     assert kept["scale"] == torch.bfloat16
@@ -261,7 +261,7 @@ def test_of_a_distilled_stager_the_student_is_kept(path, pair, strategy):
     assert type(again) is SleepStager
     assert again.module == "UTime"
     assert again.module__pools == (3, 2)
-    answer_alike(again, student, X)
+    predict_alike(again, student, X)
     assert f"trained as DistilledSleepStager ({strategy}) by skleepkd" in describe(again)
     # Nothing of the teacher is in the file.
     held = sum(value.numel() for value in safetensors.torch.load_file(path).values())
@@ -269,7 +269,7 @@ def test_of_a_distilled_stager_the_student_is_kept(path, pair, strategy):
     teacher = student.teacher_
     with warnings.catch_warnings():  # the choice of subjects is a callable
         warnings.simplefilter("ignore", UserWarning)
-        answer_alike(saved_and_loaded(teacher, path), teacher, X.source_epochs)
+        predict_alike(saved_and_loaded(teacher, path), teacher, X.source_epochs)
 
 
 def test_of_a_fine_tuned_stager_the_network_is_kept(path, pair):
@@ -277,7 +277,7 @@ def test_of_a_fine_tuned_stager_the_network_is_kept(path, pair):
     stager = FineTunedSleepStager(make_pipeline(TINY), trainable=("head",), **FAST)
     stager.fit(X, y)
     again = saved_and_loaded(stager, path, TinyNetwork)
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
     assert all(parameter.requires_grad for parameter in again.module_.parameters())
     # Its classes are the source's, whatever it is trained on afterwards.
     again.partial_fit(X[y < 3], y[y < 3])
@@ -298,7 +298,7 @@ def test_sequences_come_back(path):
     stager = SleepStager("SeqSleepNet", sequence_length=3, fusion="mean", **small, **FAST)
     again = saved_and_loaded(stager.fit(X, y), path)
     assert (again.sequence_length, again.fusion) == (3, "mean")
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
     # Its windows are as long as the source's.
     transfer = FineTunedSleepStager(FrozenEstimator(again), trainable=("head",), **FAST)
     again = saved_and_loaded(transfer.fit(X, y), path)
@@ -309,16 +309,16 @@ def test_sequences_come_back(path):
     )
     for parameter in transfer.module_.parameters():
         parameter.requires_grad_(True)
-    answer_alike(again, transfer, X)
+    predict_alike(again, transfer, X)
 
 
-def test_a_loaded_stager_teaches_and_warns_of_its_people(path, pair):
+def test_a_loaded_stager_distils_and_warns_of_its_subjects(path, pair):
     X, y = pair
     first, last = X.subject < "s3", X.subject == "s5"
     teacher = FrozenEstimator(clone(TINY).fit(X.source_epochs[last], y[last]))
     student = DistilledSleepStager(teacher, classes="aasm", **FAST).fit(X[first], y[first])
     loaded = saved_and_loaded(student, path, TinyNetwork)
-    # The weights know the people of the frozen teacher too.
+    # The weights know the subjects of the frozen teacher too.
     assert loaded.fitted_on_["subject"].tolist() == ["s0", "s1", "s2", "s5"]
     assert loaded.fitted_on_["recording"][-1] == "night-s5"
     transfer = FineTunedSleepStager(FrozenEstimator(loaded), **FAST).fit(X[first], y[first])
@@ -364,7 +364,7 @@ def test_what_fit_learned_comes_back(path):
     assert TrainingCurveDisplay.from_estimators({"again": again}).ax_.shape == (2,)
 
 
-def test_people_may_be_unknown_and_numbers_may_be_missing(path, pair):
+def test_subjects_may_be_unknown_and_numbers_may_be_missing(path, pair):
     X, y = pair
     stager = clone(TINY).fit(X["target"], y)
     stager.history_[0]["train_loss"] = math.nan
@@ -413,7 +413,7 @@ def test_what_can_be_fitted_can_be_loaded(path):
         stager = SleepStager("UTime", **SMALL_UTIME, **FAST, **{name: value}).fit(X, y)
         again = saved_and_loaded(stager, path)
         assert again.get_params()[name] == value
-        answer_alike(again, stager, X)
+        predict_alike(again, stager, X)
     numbered = PairedEpochs(X["target"], ch_names=[7])
     stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(numbered, y)
     assert list(saved_and_loaded(stager, path).ch_names_) == [7]
@@ -430,7 +430,7 @@ def test_labels_of_two_codes_are_warned_of_once(path):
         warnings.simplefilter("error")
         again = saved_and_loaded(stager, path)
     assert again.classes_.tolist() == [-1, 1]
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
 
 
 class Seeded(TinyNetwork):
@@ -443,7 +443,7 @@ class Seeded(TinyNetwork):
 def test_a_seed_of_the_network_comes_back(path, pair):
     X, y = pair
     stager = SleepStager(Seeded, module__seed=123456789, **FAST).fit(X, y)
-    answer_alike(saved_and_loaded(stager, path, Seeded), stager, X)
+    predict_alike(saved_and_loaded(stager, path, Seeded), stager, X)
 
 
 def test_parameters_that_json_cannot_hold_are_named(path, pair):
@@ -476,10 +476,10 @@ def test_parameters_that_json_cannot_hold_are_named(path, pair):
     ]
     again = load(path, TinyNetwork)
     assert again.get_params()["optimizer"] is torch.optim.Adam
-    answer_alike(again, stager, X)
+    predict_alike(again, stager, X)
 
 
-def test_answers_that_would_change_are_refused(path, pair):
+def test_predictions_that_would_change_are_refused(path, pair):
     X, y = pair
 
     def cold(logits):
@@ -493,17 +493,17 @@ def test_answers_that_would_change_are_refused(path, pair):
     assert not path.exists()
     for fine in ("auto", None):
         stager = SleepStager(TinyNetwork, predict_nonlinearity=fine, **FAST).fit(X, y)
-        answer_alike(saved_and_loaded(stager, path, TinyNetwork), stager, X)
+        predict_alike(saved_and_loaded(stager, path, TinyNetwork), stager, X)
 
 
 def test_a_loaded_stager_is_a_stager(path, pair, tiny):
     X, y = pair
     again = saved_and_loaded(tiny, path, TinyNetwork)
-    answer_alike(pickle.loads(pickle.dumps(again)), tiny, X)
+    predict_alike(pickle.loads(pickle.dumps(again)), tiny, X)
     fresh = clone(again)
     assert not hasattr(fresh, "classes_")
     assert fresh.get_params(deep=False).keys() == clone(tiny).get_params(deep=False).keys()
-    answer_alike(fresh.fit(X, y), tiny, X)
+    predict_alike(fresh.fit(X, y), tiny, X)
     assert again.set_params(lr=0.5).lr == 0.5
     assert again.optimizer_.param_groups[0]["lr"] == 0.5
 
@@ -529,7 +529,7 @@ def test_a_device_that_is_not_here(path, pair, tiny, device):
     rewrite(path, {"device": device})
     again = load(path, TinyNetwork)
     assert again.get_params()["device"] == "auto"
-    answer_alike(again, tiny, pair[0])
+    predict_alike(again, tiny, pair[0])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
@@ -547,7 +547,7 @@ def test_a_pickle_from_the_gpu(pair, tiny, device, monkeypatch):
     assert torch.device(again.device).type == "cpu"
     assert str(again.get_params()["device"]) == ("auto" if device == "auto" else "cpu")
     tiny.__dict__["device"] = "cpu"
-    answer_alike(again, tiny, pair[0])
+    predict_alike(again, tiny, pair[0])
 
 
 @pytest.mark.gpu
@@ -565,11 +565,11 @@ stager = load(sys.argv[1])
 assert not next(stager.module_.parameters()).is_cuda
 np.save(sys.argv[3], stager.predict_proba(np.load(sys.argv[2])))
 """
-    answers = path.with_name("answers.npy")
-    files = [str(path), str(path.with_suffix(".npy")), str(answers)]
+    outputs = path.with_name("outputs.npy")
+    files = [str(path), str(path.with_suffix(".npy")), str(outputs)]
     here = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", code, *files], env=here, check=True, timeout=120)
-    np.testing.assert_allclose(np.load(answers), stager.predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(np.load(outputs), stager.predict_proba(X), atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -602,29 +602,29 @@ def test_what_can_be_saved(path, pair, tiny):
             TypeError, match=rf"given {type(other).__name__}.*pipeline\[-1\]"
         ):
             save(other, path)
-    answer_alike(saved_and_loaded(pipeline[-1], path, TinyNetwork), pipeline[-1], X)
+    predict_alike(saved_and_loaded(pipeline[-1], path, TinyNetwork), pipeline[-1], X)
     for stager in (TINY, DistilledSleepStager(TINY), FineTunedSleepStager(TINY)):
-        said = f"This {type(stager).__name__} is not fitted yet: call fit first"
-        for asked in (
+        message = f"This {type(stager).__name__} is not fitted yet: call fit first"
+        for call in (
             lambda stager: save(stager, path),
             lambda stager: stager.predict(X),
             lambda stager: stager.hypnodensity(X),
             lambda stager: stager.extract_features(X),
         ):
-            with pytest.raises(NotFittedError, match=said):
-                asked(stager)
+            with pytest.raises(NotFittedError, match=message):
+                call(stager)
 
 
 def test_other_tools_read_the_file(path, tiny):
     save(tiny, path)
     tensors = safetensors.torch.load_file(path)
     assert tensors.keys() == tiny.module_.state_dict().keys()
-    said = about(path)
-    assert said["format"] == 1
-    assert parameters_of(said)["max_epochs"] == 2
+    metadata = about(path)
+    assert metadata["format"] == 1
+    assert parameters_of(metadata)["max_epochs"] == 2
     # The digest is that of the file with zeros in its place.
-    data = path.read_bytes().replace(said["sha256"].encode(), b"0" * 64)
-    assert hashlib.sha256(data).hexdigest() == said["sha256"]
+    data = path.read_bytes().replace(metadata["sha256"].encode(), b"0" * 64)
+    assert hashlib.sha256(data).hexdigest() == metadata["sha256"]
 
 
 def test_the_same_stager_makes_the_same_file(path, tiny):
@@ -666,8 +666,8 @@ def test_a_safetensors_file_of_another_tool_is_refused(path):
 
 def test_a_later_format_is_refused(path, tiny):
     save(tiny, path)
-    said = {**about(path), "format": 2, "version": "9.0", "estimator": {"new": []}}
-    forge(path, said)
+    metadata = {**about(path), "format": 2, "version": "9.0", "estimator": {"new": []}}
+    forge(path, metadata)
     with pytest.raises(ValueError, match=r"format 2, written by skleepkd 9.0.*newer"):
         load(path, TinyNetwork)
 
@@ -687,10 +687,10 @@ stager = load(sys.argv[1])
 np.save(sys.argv[3], stager.predict_proba(np.load(sys.argv[2])))
 assert "braindecode" not in sys.modules and "tests" not in sys.modules
 """
-    answers = path.with_name("answers.npy")
-    files = [str(path), str(path.with_suffix(".npy")), str(answers)]
+    outputs = path.with_name("outputs.npy")
+    files = [str(path), str(path.with_suffix(".npy")), str(outputs)]
     subprocess.run([sys.executable, "-c", code, *files], check=True, timeout=120)
-    np.testing.assert_allclose(np.load(answers), pipeline.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(np.load(outputs), pipeline.predict_proba(X), atol=1e-6)
 
 
 def test_no_half_file(path, tiny, monkeypatch):

@@ -29,7 +29,7 @@ import _phan2019_page
 import phan2019
 from _runs import WatchSteps
 
-PEOPLE = [f"sleep-edf-SC4{number:02d}" for number in range(20)]
+SUBJECTS = [f"sleep-edf-SC4{number:02d}" for number in range(20)]
 
 
 def in_process(function, tasks, folder, **kwargs):
@@ -65,15 +65,15 @@ def read_page(folder):
     return (folder / "out" / "phan2019_simulated.md").read_text()
 
 
-def test_a_row_for_each_scenario_system_and_person(finished):
+def test_a_row_for_each_scenario_system_and_subject(finished):
     rows = read_csv(finished[1])
-    n_people = phan2019.FAST["people"]
-    assert len(rows) == (2 * len(phan2019.ROWS) + 1) * n_people
+    n_subjects = phan2019.FAST["people"]
+    assert len(rows) == (2 * len(phan2019.ROWS) + 1) * n_subjects
     assert {row["system"] for row in rows} == set(phan2019.ROWS)
     for scenario in ("eeg", "eog"):
         for system in phan2019.ROWS:
             own = [r for r in rows if (r["scenario"], r["system"]) == (scenario, system)]
-            assert len({row["person"] for row in own}) == n_people
+            assert len({row["person"] for row in own}) == n_subjects
             assert len({row["fold"] for row in own}) == 2
             for row in own:  # alike in all systems
                 assert row["person"] not in row["held_out"]
@@ -82,7 +82,7 @@ def test_a_row_for_each_scenario_system_and_person(finished):
 
 
 def test_scores_are_those_of_the_kept_predictions(finished):
-    """Scikit-learn's scores of what the fits answered, on a cohort made anew."""
+    """Scikit-learn's scores of what the fits predicted, on a cohort made anew."""
     folder, fast = finished[1], phan2019.FAST
     rows, page = read_csv(folder), read_page(folder)
     (place,) = (folder / "cache").glob("phan2019-????????????")
@@ -104,12 +104,12 @@ def test_scores_are_those_of_the_kept_predictions(finished):
                 truth = cohort.y[cohort.groups == row["person"]]
                 accuracy = accuracy_score(truth, predicted[row["person"]])
                 assert float(row["accuracy"]) == pytest.approx(accuracy, abs=1e-5)
-            answers = np.concatenate([predicted[p] for p in sorted(predicted)])
+            stages = np.concatenate([predicted[p] for p in sorted(predicted)])
             expected = (
-                f"**{100 * accuracy_score(cohort.y, answers):.1f}**",
-                f"**{cohen_kappa_score(cohort.y, answers):.3f}**",
-                f"**{100 * f1_score(cohort.y, answers, average='macro'):.1f}**",
-                f"**{100 * recall_score(cohort.y, answers, average='macro', zero_division=0):.1f}**",
+                f"**{100 * accuracy_score(cohort.y, stages):.1f}**",
+                f"**{cohen_kappa_score(cohort.y, stages):.3f}**",
+                f"**{100 * f1_score(cohort.y, stages, average='macro'):.1f}**",
+                f"**{100 * recall_score(cohort.y, stages, average='macro', zero_division=0):.1f}**",
             )
             title = _phan2019_page.SCENARIOS[scenario]
             table = page.split(title)[1].split("\n\n")[1]
@@ -175,23 +175,23 @@ def test_run_goes_on_where_it_was(finished, monkeypatch):
 
 def test_a_network_that_was_saved_before_is_taken_again(finished, monkeypatch, tmp_path):
     (file,) = (finished[1] / "cache").rglob("c4-a1.safetensors")
-    asked = {}
+    requested = {}
 
-    class Asked(Exception):
+    class Requested(Exception):
         pass
 
     def watched(function, tasks, folder, **kwargs):
-        asked.update(tasks)
-        if len(asked) > 20:
-            raise Asked
+        requested.update(tasks)
+        if len(requested) > 20:
+            raise Requested
         yield from in_process(function, {}, folder)
 
     monkeypatch.setattr(phan2019, "resume", watched)
-    with pytest.raises(Asked):
+    with pytest.raises(Requested):
         phan2019.main(["--fast", "--pretrained", str(file), "--cache", str(tmp_path)])
-    assert len(asked) == 2 * (2 * len(phan2019.ROWS) + 1)
-    assert {task["function"] for task in asked.values()} == {phan2019.fit_fold}
-    assert {task["arguments"]["pretrained"] for task in asked.values()} == {file}
+    assert len(requested) == 2 * (2 * len(phan2019.ROWS) + 1)
+    assert {task["function"] for task in requested.values()} == {phan2019.fit_fold}
+    assert {task["arguments"]["pretrained"] for task in requested.values()} == {file}
     with pytest.raises(SystemExit, match="width 4: give --sequence-length and --hidden"):
         phan2019.main(["--fast", "--pretrained", str(file), "--hidden", "5"])
     seen = load(file).fitted_on_["subject"].tolist()
@@ -202,9 +202,9 @@ def test_a_network_that_was_saved_before_is_taken_again(finished, monkeypatch, t
 
 
 @pytest.mark.parametrize("method", ["scratch", "softmax", "all"])
-def test_looking_at_the_test_people_changes_nothing(method):
+def test_looking_at_the_test_subjects_changes_nothing(method):
     """Bit-equal weights with and without looks, dropout and chosen steps included."""
-    X, y = make_spectra(n_people=5, n_epochs=20)
+    X, y = make_spectra(n_subjects=5, n_epochs=20)
     test = X.subject == "target-4"
     small = {
         "module__n_filters": 4,
@@ -243,7 +243,7 @@ def test_looking_at_the_test_people_changes_nothing(method):
     assert 0 <= watch.looks_[-1]["test_accuracy"] <= 1
 
 
-def test_looks_are_the_accuracy_of_what_is_answered_then():
+def test_looks_are_the_accuracy_of_what_is_predicted_then():
     X, y = make_pair(n_subjects=3, n_epochs=16)
     test = X.subject == "s2"
     watch = WatchSteps(X[test].target_epochs, y[test], every=4)
@@ -257,9 +257,9 @@ def test_looks_are_the_accuracy_of_what_is_answered_then():
     assert looks[-1]["test_accuracy"] == pytest.approx(expected)
 
 
-def small_cohort(channel, seed, n_people=5):
+def small_cohort(channel, seed, n_subjects=5):
     return make_cohort(
-        n_people,
+        n_subjects,
         source=None,
         target=[channel],
         n_epochs=16,
@@ -270,7 +270,7 @@ def small_cohort(channel, seed, n_people=5):
 
 @pytest.fixture(scope="module")
 def fold(tmp_path_factory):
-    """Five simulated people, settings, and a network that was trained on others."""
+    """Five simulated subjects, settings, and a network that was trained on others."""
     cohort, source = small_cohort("EOG", 3), small_cohort("C4-A1", 4)
     settings = vars(phan2019.parse(["--fast", "--passes", "2"]))
     file = tmp_path_factory.mktemp("pretrained") / "c4-a1.safetensors"
@@ -281,22 +281,22 @@ def fold(tmp_path_factory):
 
 
 @pytest.mark.parametrize("row", ["direct", "all", "scratch-neighbours"])
-def test_test_people_touch_nothing(fold, row):
-    """What is answered for one of them does not hang on the nights of the other."""
-    cohort, settings, people, file = fold
+def test_test_subjects_touch_nothing(fold, row):
+    """What is predicted for one of them does not depend on the nights of the other."""
+    cohort, settings, subjects, file = fold
 
     def fit(X, y):
-        return phan2019.fit_fold(settings, row, people[:2], people[2:3], X, y, file)
+        return phan2019.fit_fold(settings, row, subjects[:2], subjects[2:3], X, y, file)
 
-    other = cohort.groups == people[1]
+    other = cohort.groups == subjects[1]
     louder = cohort.X["target"].copy()
     louder[other] *= 5
     changed = np.where(other, 4 - cohort.y, cohort.y)
     result = fit(cohort.X, cohort.y)
     again = fit(cohort.X.replace(target=louder), changed)
-    assert result["predicted"][people[0]] == again["predicted"][people[0]]
+    assert result["predicted"][subjects[0]] == again["predicted"][subjects[0]]
     assert result["best_step"] == again["best_step"]
-    assert result["held_out"] == people[2:3]
+    assert result["held_out"] == subjects[2:3]
     seen = [look.get("train_loss") for look in result["looks"]]
     assert seen == [look.get("train_loss") for look in again["looks"]]
     assert (result["steps"] == 0) == (row == "direct")
@@ -304,7 +304,7 @@ def test_test_people_touch_nothing(fold, row):
 
 def test_those_who_validate_do_not_count_for_the_statistics(fold, monkeypatch):
     """As in the paper; and the statistics are learned for direct transfer too."""
-    cohort, settings, people, file = fold
+    cohort, settings, subjects, file = fold
     fitted = []
 
     class Watched(phan2019.LogSpectrogram):
@@ -313,56 +313,58 @@ def test_those_who_validate_do_not_count_for_the_statistics(fold, monkeypatch):
             return super().fit(X, y)
 
     monkeypatch.setattr(phan2019, "LogSpectrogram", Watched)
-    phan2019.fit_fold(settings, "direct", people[:1], people[3:], cohort.X, cohort.y, file)
-    assert fitted == [people[1:3]]
+    phan2019.fit_fold(
+        settings, "direct", subjects[:1], subjects[3:], cohort.X, cohort.y, file
+    )
+    assert fitted == [subjects[1:3]]
 
 
-# ---------------------------------------------------------------- people and folds
+# ---------------------------------------------------------------- subjects and folds
 
 
 def test_the_papers_twenty_folds():
     """SPEC: fold 1 tests subject 1 and validates on 3, 10, 11 and 14, counted from 1."""
     options = phan2019.parse(["--data", "x", "--source", "y"])
-    folds = phan2019.make_folds(options, np.repeat(PEOPLE, 2))
-    assert [test for test, _ in folds] == [[person] for person in PEOPLE]
-    assert folds[0][1] == [PEOPLE[k - 1] for k in (3, 10, 11, 14)]
-    assert folds[19][1] == [PEOPLE[k - 1] for k in (1, 4, 7, 18)]
+    folds = phan2019.make_folds(options, np.repeat(SUBJECTS, 2))
+    assert [test for test, _ in folds] == [[subject] for subject in SUBJECTS]
+    assert folds[0][1] == [SUBJECTS[k - 1] for k in (3, 10, 11, 14)]
+    assert folds[19][1] == [SUBJECTS[k - 1] for k in (1, 4, 7, 18)]
     options = phan2019.parse(["--data", "x", "--source", "y", "--folds", "3"])
-    assert phan2019.make_folds(options, PEOPLE) == folds[:3]
+    assert phan2019.make_folds(options, SUBJECTS) == folds[:3]
 
 
 def test_folds_where_not_all_twenty_are_there():
     options = phan2019.parse(["--data", "x", "--source", "y", "--validation", "1"])
-    folds = phan2019.make_folds(options, PEOPLE[:3])
-    assert [test for test, _ in folds] == [[person] for person in PEOPLE[:3]]
+    folds = phan2019.make_folds(options, SUBJECTS[:3])
+    assert [test for test, _ in folds] == [[subject] for subject in SUBJECTS[:3]]
     for test, held_out in folds:
         assert len(held_out) == 1
         assert held_out != test
 
 
-def test_simulated_people_are_tested_once_each():
+def test_simulated_subjects_are_tested_once_each():
     options = phan2019.parse([])
-    people = [f"p{k:02d}" for k in range(12)]
-    folds = phan2019.make_folds(options, people)
+    subjects = [f"p{k:02d}" for k in range(12)]
+    folds = phan2019.make_folds(options, subjects)
     assert len(folds) == 4
-    assert sorted(person for test, _ in folds for person in test) == people
+    assert sorted(subject for test, _ in folds for subject in test) == subjects
     for test, held_out in folds:
         assert len(held_out) == 2
         assert not set(test) & set(held_out)
 
 
 def test_the_source_is_the_papers_channel(monkeypatch):
-    asked = {}
+    requested = {}
 
     def loader(root, **kwargs):
-        asked.update(kwargs, root=root)
+        requested.update(kwargs, root=root)
         return make_cohort(1, source=None, target=["C4-A1"], n_epochs=2, sfreq=100.0)
 
     monkeypatch.setitem(phan2019.SOURCES, "mass", (loader, "C4-A1"))
     options = phan2019.parse(["--data", "x", "--source", "nights"])
     phan2019.load_source(options)
-    assert (asked["root"], asked["channels"]) == (Path("nights"), ["C4-A1"])
-    assert (asked["sfreq"], asked["l_freq"], asked["h_freq"]) == (100, 0.3, 40)
+    assert (requested["root"], requested["channels"]) == (Path("nights"), ["C4-A1"])
+    assert (requested["sfreq"], requested["l_freq"], requested["h_freq"]) == (100, 0.3, 40)
     X, _ = phan2019.load_source(phan2019.parse(["--fast"]))
     target, _ = phan2019.load_target(phan2019.parse(["--fast"]), "eog")
     assert X.ch_names["target"] == ["C4-A1"]
@@ -375,7 +377,7 @@ def test_the_source_is_the_papers_channel(monkeypatch):
 
 @pytest.fixture(scope="module")
 def real_nights(shared_data, tmp_path_factory):
-    """Whole recordings of three persons with the real annotations."""
+    """Whole recordings of three subjects with the real annotations."""
     root = tmp_path_factory.mktemp("sleep-edf")
     rows, about = real_rows(shared_data)
     nights = {}
@@ -404,22 +406,22 @@ def test_every_label_is_on_its_epoch(real_nights, tmp_path):
     for number, (first, length, removed) in IN_BED.items():
         mine = eeg.recording == f"sleep-edf-{number}"
         assert mine.sum() == length - removed
-        # Fpz-Cz tells twice the number of the epoch, but for the recording's mean.
+        # Fpz-Cz is twice the number of the epoch, but for the recording's mean.
         counted = eeg["target"][mine][:, 0, 0]
         epochs = first + np.rint((counted - counted[0]) / 2).astype(int)
         np.testing.assert_array_equal(eeg.onset[mine], 30 * epochs)
         np.testing.assert_array_equal(y[mine], nights[number][epochs])
-        # The EOG tells the stage, and how far into the epoch a sample is.
-        told = eog["target"][mine][:, 0, 0] / 400
-        np.testing.assert_allclose(told - told[0], y[mine] - y[mine][0], atol=1e-3)
+        # The EOG shows the stage, and how far into the epoch a sample is.
+        levels = eog["target"][mine][:, 0, 0] / 400
+        np.testing.assert_allclose(levels - levels[0], y[mine] - y[mine][0], atol=1e-3)
         # Epochs that the paper removed are gaps.
         assert (np.diff(eeg.onset[mine]) / 30 - 1).sum() == removed
 
 
 def test_the_command_runs_on_the_files(real_nights, tmp_path, monkeypatch):
-    """Direct transfer and one fine-tuned row are really fitted, of others the answer is given."""
+    """Direct transfer and one fine-tuned row are fitted; the others' predictions are given."""
     root, _ = real_nights
-    source = small_cohort("C4-A1", 9, n_people=1)
+    source = small_cohort("C4-A1", 9, n_subjects=1)
     settings = vars(phan2019.parse(["--fast"]))
     file = tmp_path / "pretrained.safetensors"
     phan2019.pretrain(settings, source.X, source.y, file)
@@ -514,17 +516,17 @@ def test_options():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (["--data", "x"], "needs --source or --pretrained"),
         (["--folds", "1"], "two folds at least"),
         (["--people", "3"], "one for each fold"),
     ],
 )
-def test_what_cannot_be_is_refused(capsys, wrong, told):
+def test_what_cannot_be_is_refused(capsys, wrong, message):
     with pytest.raises(SystemExit):
         phan2019.parse(wrong)
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_results_hang_on_data_and_settings_not_on_how_they_are_run():

@@ -228,7 +228,7 @@ def test_embedding_panels_by_stage(features):
 
 
 def test_embedding_draws_the_same_seeded_epochs(features):
-    y = np.arange(40)  # labels that tell which epochs were drawn
+    y = np.arange(40)  # labels that show which epochs were drawn
     labels = [str(i) for i in y]
     displays = [
         EmbeddingDisplay.from_features(

@@ -141,12 +141,12 @@ def test_windows_hold_each_epoch_and_cross_nothing(drawn, length):
 def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, seed):
     recording, onset = drawn
     runs = find_runs(recording, onset, len(onset))
-    answers = np.random.default_rng(seed).dirichlet(np.ones(4), len(onset))
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(4), len(onset))
     fused = Fusion(len(onset), 4, fusion)
     for window in make_windows(runs, length, short=True):
         rows = window[window >= 0]
-        fused.add(rows[None], answers[rows].T[None])
-    np.testing.assert_allclose(fused.answer(), answers, rtol=1e-9)
+        fused.add(rows[None], probabilities[rows].T[None])
+    np.testing.assert_allclose(fused.answer(), probabilities, rtol=1e-9)
 
 
 # ---------------------------------------------------------------- files

@@ -23,7 +23,7 @@ def tiny(method, **params):
 
 
 def inner(estimator):
-    """Return the scalp network's stager of a taught method, or None."""
+    """Return the scalp network's stager of a distilled or fine-tuned method, or None."""
     return getattr(estimator, "teacher", getattr(estimator, "pretrained", None))
 
 
@@ -116,11 +116,11 @@ def test_reference_variant_is_the_published_codes_confounded_weight_decay():
 def test_one_call_for_every_method(method):
     X, y = make_pair(n_subjects=3, n_epochs=16)
     y[(y == 1) & (X.subject != "s0")] = 2  # one fold has no N1, and five columns stay
-    answers = cross_val_predict(
+    proba = cross_val_predict(
         tiny(method), X, y, groups=X.subject, cv=LeaveOneGroupOut(), method="predict_proba"
     )
-    assert answers.shape == (len(X), 5)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+    assert proba.shape == (len(X), 5)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_scalp_learns_from_the_source_alone():
@@ -136,10 +136,10 @@ def test_scalp_learns_from_the_source_alone():
 def test_clone_and_pickle(method):
     X, y = make_pair(n_subjects=2, n_epochs=12)
     estimator = clone(tiny(method))
-    answer = estimator.fit(X, y).predict_proba(X)
+    proba = estimator.fit(X, y).predict_proba(X)
     again = pickle.loads(pickle.dumps(estimator))
-    np.testing.assert_array_equal(again.predict_proba(X), answer)
-    np.testing.assert_array_equal(tiny(method).fit(X, y).predict_proba(X), answer)
+    np.testing.assert_array_equal(again.predict_proba(X), proba)
+    np.testing.assert_array_equal(tiny(method).fit(X, y).predict_proba(X), proba)
 
 
 def test_transfer_and_offline_share_a_scalp_network_of_its_own_seed():
@@ -254,15 +254,15 @@ def test_ecg_network_is_the_papers(n_classes, n_parameters):
 def test_one_call_for_every_ecg_method(method, n_classes):
     X, y = ecg_pair(n_classes)
     y[(y == 2) & (X.subject != "s0")] = 1  # one fold has no D (or R), the columns stay
-    answers = cross_val_predict(
+    proba = cross_val_predict(
         small(method, n_classes),
         *(X, y),
         groups=X.subject,
         cv=LeaveOneGroupOut(),
         method="predict_proba",
     )
-    assert answers.shape == (len(X), n_classes)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+    assert proba.shape == (len(X), n_classes)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_ecg_students_share_a_teacher_of_its_own_seed():
@@ -326,11 +326,11 @@ def test_reference_attention_is_the_published_codes():
         network.train(stager is student)
         for name in network.feature_layers:
             network.get_submodule(name).register_forward_hook(
-                lambda _, __, answer, name=name, maps=maps: maps.update({name: answer})
+                lambda _, __, output, name=name, maps=maps: maps.update({name: output})
             )
         network(torch.from_numpy(epochs["target"]))
         seen.append(
-            {name: answer.detach().double().numpy() for name, answer in maps.items()}
+            {name: output.detach().double().numpy() for name, output in maps.items()}
         )
     assert student.history_[0, "train_feature_loss"] == pytest.approx(
         published_attention_loss(*seen), rel=5e-3

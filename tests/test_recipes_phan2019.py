@@ -131,7 +131,7 @@ def test_reference_leaves_the_last_layer_as_it_was(file):
     assert moved == {name for name in before if name.startswith(ARNN)}
 
 
-def test_direct_transfer_answers_as_the_pretrained_network(file):
+def test_direct_transfer_predicts_as_the_pretrained_network(file):
     X, y = make_spectra()
     pretrained = load(file)
     stager = phan2019("direct", pretrained, **FAST).fit(X, y)
@@ -147,8 +147,8 @@ def test_direct_transfer_answers_as_the_pretrained_network(file):
 # ---------------------------------------------------------------- use
 
 
-def test_rows_hold_out_the_same_people(file):
-    X, y = make_spectra(n_people=6)
+def test_rows_hold_out_the_same_subjects(file):
+    X, y = make_spectra(n_subjects=6)
     chosen = [
         phan2019(method, load(file), validation=2, **FAST)
         .set_params(**({"sequence_length": 4, **SMALL} if method == "scratch" else {}))
@@ -161,7 +161,7 @@ def test_rows_hold_out_the_same_people(file):
 
 
 def test_pretrained_in_the_fold_by_all_of_its_passes():
-    X, y = make_spectra(n_people=6)
+    X, y = make_spectra(n_subjects=6)
     small = {**SMALL, **FAST, "sequence_length": 4, "validation": 2, "max_epochs": 3}
     small["callbacks__best_weights__patience"] = 1
     stager = phan2019("softmax", **small).fit(X, y)
@@ -193,15 +193,15 @@ def test_a_fitted_stager_is_frozen_and_an_unfitted_one_is_not(file):
 def test_clone_and_pickle(method):
     X, y = make_spectra()
     stager = phan2019(method, sequence_length=4, **SMALL, **FAST)
-    answer = clone(stager).fit(X, y).predict_proba(X)
+    proba = clone(stager).fit(X, y).predict_proba(X)
     fitted = stager.fit(X, y)
-    np.testing.assert_array_equal(fitted.predict_proba(X), answer)
+    np.testing.assert_array_equal(fitted.predict_proba(X), proba)
     again = pickle.loads(pickle.dumps(fitted))
-    np.testing.assert_array_equal(again.predict_proba(X), answer)
+    np.testing.assert_array_equal(again.predict_proba(X), proba)
 
 
 def test_parameters_in_a_grid(file):
-    X, y = make_spectra(n_people=4)
+    X, y = make_spectra(n_subjects=4)
     stager = phan2019("all", load(file), **FAST)
     grid = {"lr": [1e-3, 1e-2], "callbacks__best_weights__every": [1]}
     grid["trainable"] = ["all", ("head",)]
@@ -230,8 +230,8 @@ def test_options_of_the_network_belong_to_the_pretrained(file):
 def test_signals_become_spectra_in_a_pipeline(method):
     """The pipeline of the docstring, pair in and stages out, with five columns."""
     rng = np.random.default_rng(0)
-    n_people, n_epochs = 3, 8
-    y = rng.integers(0, 5, n_people * n_epochs)
+    n_subjects, n_epochs = 3, 8
+    y = rng.integers(0, 5, n_subjects * n_epochs)
     y[8:][y[8:] == 1] = 2  # one fold has no N1
     signals = rng.normal(0, 20, (2, len(y), 1, 640)).astype(np.float32)
     subject = np.repeat(["a", "b", "c"], n_epochs)
@@ -239,16 +239,16 @@ def test_signals_become_spectra_in_a_pipeline(method):
         *signals,
         subject=subject,
         recording=subject,
-        onset=np.tile(30.0 * np.arange(n_epochs), n_people),
+        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
         sfreq=100.0,
     )
     stager = phan2019(method, sequence_length=4, **SMALL, **FAST)
     pipeline = make_pipeline(LogSpectrogram(), stager)
-    answers = cross_val_predict(
+    proba = cross_val_predict(
         pipeline, X, y, groups=subject, cv=GroupKFold(3), method="predict_proba"
     )
-    assert answers.shape == (len(y), 5)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+    assert proba.shape == (len(y), 5)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_unknown_names_are_refused():

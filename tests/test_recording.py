@@ -1,4 +1,4 @@
-"""Recordings of known loudness, staged by a network that answers in closed form."""
+"""Recordings of known loudness, staged by a network that predicts in closed form."""
 
 import pickle
 import shutil
@@ -36,7 +36,7 @@ CODES = np.array([0, 1, 2, 3, 4, 2, 0, 3])
 
 
 class Loudness(nn.Module):
-    """The stage is the nearest loudness of the first channel; the others are not heard."""
+    """The stage is the nearest loudness of the first channel; the others are not used."""
 
     def __init__(self, n_chans, n_times, n_outputs):
         super().__init__()
@@ -86,7 +86,7 @@ def cut(raw, names):
     return epochs.swapaxes(0, 1).astype(np.float32)
 
 
-# ---------------------------------------------------------------- what is answered
+# ---------------------------------------------------------------- what is predicted
 
 
 def test_stages_times_and_probabilities_of_a_recording():
@@ -129,7 +129,7 @@ def test_preprocessing_is_mnes_and_leaves_the_recording_as_it_was():
 
 @pytest.mark.parametrize(
     ("kinds", "names"),
-    # MNE filters no EOG unless it is told to, and refuses a recording that has nothing else.
+    # MNE filters no EOG unless EOG is picked, and refuses a recording that has nothing else.
     [("eeg", ["C3", "C4"]), (["eeg", "eog", "eog"], ["C4"])],
 )
 def test_leaving_channels_out_before_loading_changes_nothing(kinds, names, tmp_path):
@@ -149,19 +149,19 @@ def test_leaving_channels_out_before_loading_changes_nothing(kinds, names, tmp_p
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    ("n_chans", "known", "given", "heard"),
+    ("n_chans", "known", "given", "used"),
     [
         (2, ["C4", "C3"], None, "C4"),
         (2, None, ["C3", "C4"], "C3"),
         (1, None, "C4", "C4"),
-        (1, ["left"], ["C3"], "C3"),  # the user says which channel takes its place
+        (1, ["left"], ["C3"], "C3"),  # the user names the channel that takes its place
     ],
 )
-def test_channels_are_those_of_the_stager_in_its_order(n_chans, known, given, heard):
+def test_channels_are_those_of_the_stager_in_its_order(n_chans, known, given, used):
     night = RecordingStager(stager_of(n_chans, known), ch_names=given).stage(raw_of())
-    codes = {"C3": CODES, "C4": CODES[::-1]}[heard]
+    codes = {"C3": CODES, "C4": CODES[::-1]}[used]
     assert night.stages.tolist() == NAMES[codes].tolist()
-    assert (night.ch_names[0], len(night.ch_names)) == (heard, n_chans)
+    assert (night.ch_names[0], len(night.ch_names)) == (used, n_chans)
 
 
 def test_channels_in_another_order_are_refused():
@@ -355,10 +355,10 @@ def test_a_stager_of_other_epochs_is_refused():
 
 def test_a_stager_that_does_not_know_its_channels_says_so():
     stager = stager_of(3)
-    told = r"takes C3, EOG, C4, in this order.*ch_names="
-    with pytest.warns(UserWarning, match=told) as said:
+    message = r"takes C3, EOG, C4, in this order.*ch_names="
+    with pytest.warns(UserWarning, match=message) as caught:
         night = RecordingStager(stager).stage(raw_of())
-    assert [one.filename for one in said] == [__file__]
+    assert [one.filename for one in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         named = RecordingStager(stager, ch_names=["C3", "EOG", "C4"]).stage(raw_of())
@@ -367,12 +367,12 @@ def test_a_stager_that_does_not_know_its_channels_says_so():
 
 
 def test_a_stager_of_epochs_names_what_stages_recordings():
-    told = (
+    message = (
         r"given RawArray, a recording: RecordingStager\(stager\)\.stage\(raw\).*from_raws"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         stager_of(3).predict(raw_of())
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         PairedEpochs(raw_of())
 
 
@@ -480,7 +480,7 @@ def test_an_edf_file_without_a_sampling_rate(tmp_path, seconds):
         RecordingStager(stager_of(ch_names=["C3"])).stage(path)
 
 
-def test_an_edf_file_that_was_cut_short_and_nobody_says_so(tmp_path, monkeypatch):
+def test_an_edf_file_that_was_cut_short_without_a_warning(tmp_path, monkeypatch):
     """As MNE 1.11 reads it: the records that are there, without a warning."""
     path = write(tmp_path / "night.edf")
     path.write_bytes(path.read_bytes()[: -80 * 3 * 65])

@@ -1,4 +1,4 @@
-"""Files that name code, or what no release knows, are refused."""
+"""Files that name code, or what no release wrote, are refused."""
 
 import numpy as np
 import pytest
@@ -62,9 +62,9 @@ def test_parameters_that_name_code_or_other_files(path, name, value):
 
 
 def test_attributes_are_no_way_around_the_parameters(path):
-    said = about(path)
-    said["estimator"]["estimator"][2]["dict"].append(["checkpoint", "/tmp/elsewhere"])
-    forge(path, said)
+    metadata = about(path)
+    metadata["estimator"]["estimator"][2]["dict"].append(["checkpoint", "/tmp/elsewhere"])
+    forge(path, metadata)
     refused(path)
 
 
@@ -82,7 +82,7 @@ def test_parts_that_are_missing(path, part):
 
 
 def test_weights_of_other_names_and_shapes(path):
-    said, tensors = about(path), safetensors.torch.load(path.read_bytes())
+    metadata, tensors = about(path), safetensors.torch.load(path.read_bytes())
     name = next(name for name, value in tensors.items() if value.is_floating_point())
     for odd in (
         {key: value for key, value in tensors.items() if key != name},
@@ -90,7 +90,7 @@ def test_weights_of_other_names_and_shapes(path):
         {**tensors, name: torch.zeros(1)},
         {},
     ):
-        forge(path, said, odd)
+        forge(path, metadata, odd)
         refused(path)
 
 

@@ -1,4 +1,4 @@
-"""At home in scikit-learn: its own checks, and its meta-estimators, by people."""
+"""At home in scikit-learn: its own checks, and its meta-estimators, by subject."""
 
 import warnings
 
@@ -34,7 +34,7 @@ from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, S
 from skleepkd.epochs.checks import as_pair
 from tests.tiny import TinyNetwork, make_pair
 
-#: What scikit-learn's checks ask for and a stager does otherwise. At most ten.
+#: What scikit-learn's checks require and a stager does otherwise. At most ten.
 EXPECTED_FAILURES = {
     "check_no_attributes_set_in_init": (
         "skorch, whose classifiers stagers are, sets its books (history_, initialized_, "
@@ -61,7 +61,7 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(16, n_outputs))
 
 
-class SelfTaught(DistilledSleepStager):
+class SelfDistilled(DistilledSleepStager):
     """Teacher and student see one signal, since the checks have no pairs."""
 
     def fit(self, X, y, groups=None):
@@ -90,9 +90,9 @@ def stagers():
     tuned = {name: given[name] for name in ("max_epochs", "lr", "random_state")}
     return [
         teacher,
-        SelfTaught(teacher, alpha=0.2, **given),
-        SelfTaught(teacher, strategy="online", **given),
-        SelfTaught(teacher, strategy="two-step", alpha=0.2, **given),
+        SelfDistilled(teacher, alpha=0.2, **given),
+        SelfDistilled(teacher, strategy="online", **given),
+        SelfDistilled(teacher, strategy="two-step", alpha=0.2, **given),
         SelfTuned(teacher, **tuned),
     ]
 
@@ -129,7 +129,7 @@ def test_minus_one_means_unscored_unless_it_is_a_class():
     assert one.score(X, 2 * y - 1) == np.mean(one.predict(X[y == 1]) == 1)
     again = clone(named).fit(X[y == 1], y[y == 1])
     np.testing.assert_array_equal(again.predict_proba(X), one.predict_proba(X))
-    # A person of whom nothing but N1 was scored is what a pretrained stager is tuned to.
+    # A subject of whom nothing but N1 was scored is what a pretrained stager is tuned to.
     tuned = FineTunedSleepStager(FrozenEstimator(named), max_epochs=1, random_state=0)
     probabilities = tuned.fit(X, 2 * y - 1).predict_proba(X)
     tuned.fit(X[y == 1], y[y == 1])
@@ -143,11 +143,11 @@ def test_minus_one_means_unscored_unless_it_is_a_class():
 
 GIVEN = {"max_epochs": 2, "random_state": 0, "classes": "aasm", "lr": 0.01}
 PLAIN = SleepStager(TinyNetwork, **GIVEN)
-TAUGHT = DistilledSleepStager(PLAIN, alpha=0.5, **GIVEN)
+DISTILLED = DistilledSleepStager(PLAIN, alpha=0.5, **GIVEN)
 
 
-def people_of_calls(monkeypatch):
-    """Note the people of every fit."""
+def subjects_of_fits(monkeypatch):
+    """Note the subjects of every fit."""
     seen, fit = [], SleepStager.begin_fit
 
     def noting(self, pair, *args, **options):
@@ -158,11 +158,11 @@ def people_of_calls(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("stager", [PLAIN, TAUGHT], ids=["plain", "taught"])
+@pytest.mark.parametrize("stager", [PLAIN, DISTILLED], ids=["plain", "distilled"])
 @pytest.mark.parametrize("routing", [True, False])
 def test_calibrated_by_groups(stager, routing, monkeypatch):
     X, y = make_pair()
-    seen = people_of_calls(monkeypatch)
+    seen = subjects_of_fits(monkeypatch)
     folds = GroupKFold(3)
     with config_context(enable_metadata_routing=routing):
         if routing:
@@ -172,11 +172,11 @@ def test_calibrated_by_groups(stager, routing, monkeypatch):
             splits = list(folds.split(X, y, X.subject))
             calibrated = CalibratedClassifierCV(stager, cv=splits)
             calibrated.fit(X, y)
-    # Each fold's stager (and its teacher) saw four of six people, whole.
-    assert len(seen) == 3 * (2 if stager is TAUGHT else 1)
-    assert all(len(people) == 4 for people in seen)
+    # Each fold's stager (and its teacher) saw four of six subjects, whole.
+    assert len(seen) == 3 * (2 if stager is DISTILLED else 1)
+    assert all(len(subjects) == 4 for subjects in seen)
     assert len(set.intersection(*seen)) == 0
-    answers = calibrated.predict_proba(X.target_epochs)
+    found = calibrated.predict_proba(X.target_epochs)
     expected = []
     for member in calibrated.calibrated_classifiers_:
         proba = member.estimator.predict_proba(X)
@@ -184,13 +184,13 @@ def test_calibrated_by_groups(stager, routing, monkeypatch):
         offsets = [calibrator.b_ for calibrator in member.calibrators]
         each = expit(-(proba * slopes + offsets))
         expected.append(each / each.sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(answers, np.mean(expected, axis=0), atol=1e-5)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-5)
 
 
 def test_voting(pair):
     X, y = pair
     names = np.array(["W", "N1", "N2", "N3", "REM"])[y]
-    members = [("plain", PLAIN), ("taught", TAUGHT)]
+    members = [("plain", PLAIN), ("distilled", DISTILLED)]
     members = [(name, stager.set_params(classes=None)) for name, stager in members]
     vote = VotingClassifier(members, voting="soft").fit(X, names)
     mean = np.mean([member.predict_proba(X) for member in vote.estimators_], axis=0)
@@ -198,22 +198,22 @@ def test_voting(pair):
     np.testing.assert_array_equal(vote.predict(X), vote.classes_[mean.argmax(axis=1)])
 
 
-def test_learning_curve_over_people(monkeypatch):
+def test_learning_curve_over_subjects(monkeypatch):
     X, y = make_pair(n_subjects=6, n_epochs=20)
-    seen = people_of_calls(monkeypatch)
-    # Nights of 20 epochs, in the order of the people: 40 and 80 rows are two and four.
+    seen = subjects_of_fits(monkeypatch)
+    # Nights of 20 epochs, in the order of the subjects: 40 and 80 rows are two and four.
     sizes, _, scores = learning_curve(
         PLAIN, X, y, groups=X.subject, cv=GroupKFold(3), train_sizes=[40, 80]
     )
     assert sizes.tolist() == [40, 80]
     assert scores.shape == (2, 3)
-    assert sorted(len(people) for people in seen) == [2, 2, 2, 4, 4, 4]
+    assert sorted(len(subjects) for subjects in seen) == [2, 2, 2, 4, 4, 4]
 
 
 def test_halving_over_passes(pair):
     X, y = pair
     search = HalvingGridSearchCV(
-        TAUGHT,
+        DISTILLED,
         {"lr": [0.01, 0.001, 1e-8]},
         resource="max_epochs",
         min_resources=2,
@@ -228,14 +228,14 @@ def test_halving_over_passes(pair):
 
 
 @pytest.mark.parametrize("routing", [True, False])
-def test_people_with_routing_on_and_off(routing, monkeypatch):
+def test_groups_with_routing_on_and_off(routing, monkeypatch):
     X, y = make_pair()
-    seen = people_of_calls(monkeypatch)
+    seen = subjects_of_fits(monkeypatch)
     with config_context(enable_metadata_routing=routing):
         groups = {"params": {"groups": X.subject}} if routing else {"groups": X.subject}
-        scores = cross_validate(TAUGHT, X, y, cv=LeaveOneGroupOut(), **groups)
+        scores = cross_validate(DISTILLED, X, y, cv=LeaveOneGroupOut(), **groups)
     assert len(scores["test_score"]) == 6
-    assert all(len(people) == 5 for people in seen)
+    assert all(len(subjects) == 5 for subjects in seen)
 
 
 # ---------------------------------------------------------------- skorch, MNE, braindecode
@@ -292,7 +292,7 @@ def test_mne_epochs_in():
     assert np.isfinite(scores["test_score"]).all()
 
 
-def test_a_braindecode_classifier_teaches(pair):
+def test_a_braindecode_classifier_is_a_teacher(pair):
     braindecode = pytest.importorskip("braindecode")
     X, y = pair
     teacher = braindecode.EEGClassifier(

@@ -104,14 +104,14 @@ def test_filters_at_other_rates(sfreq, n_bins):
 def gru(x, weights, reverse):
     """A gated recurrent unit over (times, width), by its equations."""
     w_x, w_h, b_x, b_h = weights
-    state, answers = np.zeros(w_h.shape[1]), []
+    state, states = np.zeros(w_h.shape[1]), []
     for frame in x[::-1] if reverse else x:
         from_input, from_state = w_x @ frame + b_x, w_h @ state + b_h
         (r_x, z_x, n_x), (r_h, z_h, n_h) = np.split(from_input, 3), np.split(from_state, 3)
         reset, update = 1 / (1 + np.exp(-r_x - r_h)), 1 / (1 + np.exp(-z_x - z_h))
         state = (1 - update) * np.tanh(n_x + reset * n_h) + update * state
-        answers.append(state)
-    return np.array(answers[::-1] if reverse else answers)
+        states.append(state)
+    return np.array(states[::-1] if reverse else states)
 
 
 def by_hand(network, sequence):
@@ -170,7 +170,7 @@ def test_one_network_reads_any_number_of_epochs():
     torch.testing.assert_close(network(x[:1]), network(x)[:1])
 
 
-def test_epochs_encoded_once_answer_as_if_encoded_in_each_sequence():
+def test_epochs_encoded_once_predict_as_if_encoded_in_each_sequence():
     network = SeqSleepNet(1, 29).eval()
     night = torch.randn(12, 1, 29, 129, generator=torch.Generator().manual_seed(0))
     windows = torch.arange(12).unfold(0, 5, 1)  # (8, 5)
@@ -183,11 +183,11 @@ def test_epochs_encoded_once_answer_as_if_encoded_in_each_sequence():
 def test_neighbours_matter_on_both_sides():
     network = small().eval()
     x = spectrograms(1, 3, 1, 6, 17)
-    answer = network(x)
+    output = network(x)
     for neighbour in (0, 2):
         changed = x.clone()
         changed[:, neighbour] += 1
-        assert (network(changed) - answer)[0, :, 1].abs().max() > 1e-6
+        assert (network(changed) - output)[0, :, 1].abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("projections", [False, True])
@@ -229,15 +229,15 @@ def test_initial_weights():
             assert weights.std() == pytest.approx(spread, rel=0.05)
 
 
-def test_features_are_the_sequence_encoders_answer():
+def test_features_are_the_sequence_encoders_output():
     network = small().eval()
     x = spectrograms(2, 3, 1, 6, 17)
     with capture_features(network, network.feature_layers) as seen:
-        answer = network(x)
+        output = network(x)
     (features,) = seen.values()
     assert features.shape == (2, 6, 3)  # time last, as losses expect it
     torch.testing.assert_close(
-        network.head(features.transpose(1, 2)), answer.transpose(1, 2)
+        network.head(features.transpose(1, 2)), output.transpose(1, 2)
     )
 
 

@@ -54,7 +54,7 @@ def test_fusion_equals_brute_force(drawn, length, fusion, batch, random):
         for start in range(0, len(some), batch):
             ids = some[start : start + batch]
             fused.add(windows[ids, :size], np.moveaxis(votes[ids, :size], 1, 2))
-    answer = fused.answer()
+    proba = fused.answer()
 
     for epoch in range(n_epochs):
         held = [(w, p) for w, p in np.argwhere(windows == epoch)]
@@ -73,7 +73,7 @@ def test_fusion_equals_brute_force(drawn, length, fusion, batch, random):
             middle = (min(length, n) - 1) / 2
             away = [(abs(p - middle), -p) for _, p in held]
             expected = own[away.index(min(away))]
-        np.testing.assert_allclose(answer[epoch], expected, rtol=1e-9)
+        np.testing.assert_allclose(proba[epoch], expected, rtol=1e-9)
 
 
 def test_the_paper_s_score_and_its_stage():

@@ -15,7 +15,7 @@ from skleepkd.epochs import rows as _signals
 
 
 def written(folder, n_epochs=40, n_chans=2, n_times=500, name="signal.npy", **options):
-    """Write epochs into a file of their own and map it; every value tells its place."""
+    """Write epochs into a file of their own and map it; every value shows its place."""
     shape = (n_epochs, n_chans, n_times)
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     np.save(folder / name, values)
@@ -212,7 +212,7 @@ def test_joblib_hashes_rows_and_files(tmp_path):
 
 
 def look(X):
-    """Tell what a worker was given, and send some of it back."""
+    """Return what a worker was given, and send some of it back."""
     bases = [X._signals[name].base for name in ("target", "source")]
     folders = {os.path.dirname(base.filename) for base in bases}
     return {
@@ -228,14 +228,14 @@ def test_workers_share_one_map_of_what_is_in_memory():
     # Most of the rows of a base, as a cohort without its unscored epochs is.
     X = PairedEpochs(values, values + 1, subject=np.arange(50))[np.arange(50) % 9 > 0]
     kept = values[np.arange(50) % 9 > 0]
-    answers = Parallel(n_jobs=2, max_nbytes=10_000)(delayed(look)(X) for _ in range(4))
-    for answer in answers:
-        assert answer["mapped"] == [True, True]
-        assert answer["n_files"] == 2  # not two for each task
-        check_same(answer["whole"], kept, kept + 1)
-        check_same(answer["some"], kept[[7, 2, 5]], kept[[7, 2, 5]] + 1)
+    results = Parallel(n_jobs=2, max_nbytes=10_000)(delayed(look)(X) for _ in range(4))
+    for result in results:
+        assert result["mapped"] == [True, True]
+        assert result["n_files"] == 2  # not two for each task
+        check_same(result["whole"], kept, kept + 1)
+        check_same(result["some"], kept[[7, 2, 5]], kept[[7, 2, 5]] + 1)
         # joblib deletes its files: what comes back must not hang on them.
-        again, _ = pickled(answer["whole"])
+        again, _ = pickled(result["whole"])
         check_same(again[3:5], kept[3:5], kept[3:5] + 1)
         assert not isinstance(again._signals["source"].base, np.memmap)
 
@@ -244,9 +244,9 @@ def test_workers_open_the_files_of_maps(tmp_path):
     base, values = written(tmp_path)
     X = PairedEpochs(base, base[:])[3:]
     with Parallel(n_jobs=2, max_nbytes=10_000) as parallel:
-        answers = parallel(delayed(look)(X[k:]) for k in range(2))
-    for k, answer in enumerate(answers):
-        assert answer["mapped"] == [True, True]
-        assert answer["n_files"] == 1
-        check_same(answer["whole"], values[3 + k :], values[3 + k :])
-        assert answer["whole"]._signals["target"].base.filename == str(base.filename)
+        results = parallel(delayed(look)(X[k:]) for k in range(2))
+    for k, result in enumerate(results):
+        assert result["mapped"] == [True, True]
+        assert result["n_files"] == 1
+        check_same(result["whole"], values[3 + k :], values[3 + k :])
+        assert result["whole"]._signals["target"].base.filename == str(base.filename)

@@ -1,4 +1,4 @@
-"""The benchmark of a small student: a tiny run, and what its table says."""
+"""The benchmark of a small student: a tiny run, and what its table shows."""
 
 import csv
 import sys
@@ -48,9 +48,11 @@ def finished(tmp_path_factory):
 
 def test_everyone_is_judged_once_by_every_method(finished):
     _, _, rows = finished
-    people = [f"simulated-0-s00{k}" for k in range(4)]
+    subjects = [f"simulated-0-s00{k}" for k in range(4)]
     judged = sorted((row["method"], row["person"]) for row in rows)
-    assert judged == sorted((name, who) for name in small_student.METHODS for who in people)
+    assert judged == sorted(
+        (name, who) for name in small_student.METHODS for who in subjects
+    )
 
 
 def test_the_table_follows_from_the_rows(finished):
@@ -108,9 +110,11 @@ def test_every_training_is_alike_but_for_its_terms(tmp_path):
     assert all(own == batches[0] for own in batches)
     assert set(firsts) == {"Adam"}
     # One teacher serves all three, and only two methods have an adapter.
-    taught = [stagers[name] for name in small_student.METHODS[3:]]
-    answers = [stager.teacher_.predict_proba(cohort.X.source_epochs) for stager in taught]
-    for answer in answers[1:]:
-        np.testing.assert_array_equal(answer, answers[0])
-    n_adapters = [len(list(stager.adapters_.parameters())) for stager in taught]
+    distilled = [stagers[name] for name in small_student.METHODS[3:]]
+    outputs = [
+        stager.teacher_.predict_proba(cohort.X.source_epochs) for stager in distilled
+    ]
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
+    n_adapters = [len(list(stager.adapters_.parameters())) for stager in distilled]
     assert n_adapters == [0, 2, 2]

@@ -45,12 +45,12 @@ def test_frames_by_an_independent_transform():
     X = noise()
     transform = ShortTimeFFT(HAMMING, hop=100, fs=100, mfft=256, phase_shift=None)
     amplitude = abs(transform.stft(X.astype(float), p0=1, p1=30, axis=-1))
-    answer = decibels(X)
-    assert answer.shape == (6, 2, 29, 129)
-    assert answer.dtype == np.float32
+    spectrum = decibels(X)
+    assert spectrum.shape == (6, 2, 29, 129)
+    assert spectrum.dtype == np.float32
     # (epochs, channels, bins, frames) -> (epochs, channels, frames, bins)
     expected = amplitude.swapaxes(2, 3)
-    np.testing.assert_allclose(10 ** (answer / 20), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(10 ** (spectrum / 20), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_an_impulse_shows_window_frames_and_floor():
@@ -68,10 +68,10 @@ def test_a_tone_is_found_at_its_bin_and_level():
     times = np.arange(3000) / 100
     for peak in (20, 64, 100):
         tone = 50 * np.sin(2 * np.pi * (peak * 100 / 256) * times)
-        answer = decibels(tone[None, None])[0, 0]
-        assert (answer.argmax(axis=1) == peak).all()
+        spectrum = decibels(tone[None, None])[0, 0]
+        assert (spectrum.argmax(axis=1) == peak).all()
         level = 20 * np.log10(50 / 2 * HAMMING.sum())
-        np.testing.assert_allclose(answer[:, peak], level, atol=0.02)
+        np.testing.assert_allclose(spectrum[:, peak], level, atol=0.02)
 
 
 @pytest.mark.parametrize(("floor", "level"), [(1e-3, -60.0), (1.0, 0.0)])
@@ -87,10 +87,10 @@ def test_a_flat_signal_is_at_the_floor(floor, level):
 def test_other_rates(sfreq, n_bins):
     """Windows of 2 s, one a second, and 10 Hz where 10 Hz is."""
     tone = np.sin(2 * np.pi * 10 * np.arange(30 * sfreq) / sfreq)[None, None]
-    answer = decibels(tone)[0, 0]
-    assert answer.shape == (29, n_bins)
+    spectrum = decibels(tone)[0, 0]
+    assert spectrum.shape == (29, n_bins)
     bin_width = sfreq / 2 / (n_bins - 1)
-    np.testing.assert_allclose(answer.argmax(axis=1) * bin_width, 10, atol=bin_width / 2)
+    np.testing.assert_allclose(spectrum.argmax(axis=1) * bin_width, 10, atol=bin_width / 2)
     assert decibels(tone, window=1.0, hop=0.5, n_fft=1024).shape == (1, 1, 59, 513)
     # Epochs of another length, where the rate is known.
     short = PairedEpochs(noise(2, 1, 5 * sfreq), sfreq=sfreq)
@@ -124,7 +124,7 @@ def test_what_does_not_vary_is_not_divided():
     Z = step.transform(X)
     np.testing.assert_allclose(Z[:, 1], 0, atol=1e-5)
     assert np.isfinite(Z).all()
-    # A channel that comes back to life is as far from the floor as its decibels say.
+    # A channel that comes back to life is as far from the floor as its decibels show.
     np.testing.assert_allclose(
         step.transform(noise())[:, 1], decibels(noise())[:, 1] - FLOOR, atol=1e-3
     )
@@ -201,12 +201,12 @@ def test_direct_transfer_standardises_by_the_target():
     X, y = pair(sfreq=100.0), np.tile(["W", "N2"], 6)
     X = X.replace(source=noise(12, 1, seed=1))
     tuned = FineTunedSleepStager(stager(), trainable=None)
-    answers = []
+    outputs = []
     for gain in (1, 10):
         louder = X.replace(target=gain * X["target"])
         pipeline = make_pipeline(LogSpectrogram(), clone(tuned)).fit(louder[:8], y[:8])
-        answers.append(pipeline.predict_proba(louder[8:]["target"]))
-    np.testing.assert_allclose(*answers, atol=1e-5)
+        outputs.append(pipeline.predict_proba(louder[8:]["target"]))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
 
 
 # ---------------------------------------------------------------- what is refused

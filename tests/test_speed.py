@@ -66,7 +66,7 @@ def line(ours, reference, **bounds):
 
 
 def test_ratios_are_of_pairs():
-    # Pairs of a machine that slows down eightfold: each pair says 1.5.
+    # Pairs of a machine that slows down eightfold: each pair gives 1.5.
     slow = np.array([1.0, 2.0, 4.0, 8.0])
     costs = line(1.5 * slow, slow, at_most=1.6)
     assert costs.median == 1.5

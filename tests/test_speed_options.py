@@ -1,4 +1,4 @@
-"""autocast and compile: plain parameters that leave the answers what they are."""
+"""autocast and compile: plain parameters that leave the predictions what they are."""
 
 import pickle
 
@@ -49,7 +49,7 @@ every_stager = pytest.mark.parametrize("name", stagers())
 
 
 @every_stager
-def test_compiled_networks_answer_as_plain_ones(pair, name):
+def test_compiled_networks_predict_as_plain_ones(pair, name):
     X, y = pair
     plain = stagers()[name].fit(X, y)
     compiled = stagers(**COMPILED)[name].fit(X, y)
@@ -68,11 +68,11 @@ def test_autocast_trains_in_bfloat16_and_keeps_single_precision(pair, name):
     plain = stagers()[name].fit(X, y)
     fast = stagers(autocast=True)[name].fit(X, y)
     assert all(p.dtype == torch.float32 for p in fast.module_.parameters())
-    answers, expected = fast.predict_proba(X), plain.predict_proba(X)
-    assert answers.dtype == np.float32
+    proba, expected = fast.predict_proba(X), plain.predict_proba(X)
+    assert proba.dtype == np.float32
     # bfloat16 has eight bits: near, and not equal.
-    np.testing.assert_allclose(answers, expected, atol=0.05)
-    assert np.abs(answers - expected).max() > 1e-6
+    np.testing.assert_allclose(proba, expected, atol=0.05)
+    assert np.abs(proba - expected).max() > 1e-6
     assert fast.extract_features(X).dtype == np.float32
     assert pickle.loads(pickle.dumps(fast)).autocast
 

@@ -220,12 +220,12 @@ def test_texts_that_are_not_read_are_named():
     scored = mne.Annotations([0, 30, 60, 90, 0, 95], [30, 30, 30, 5, 130, 65], texts)
     texts = (r"'Apnoea' \(epochs: 4\)", r"'5' \(epochs: 2\)", r"'Stage two' \(epochs: 1\)")
     listed = f"longer: {', '.join(texts)}\\."
-    with pytest.warns(UserWarning, match=listed) as said:
+    with pytest.warns(UserWarning, match=listed) as caught:
         X = PairedEpochs.from_raws(*raws, scored)
     assert X.onset.tolist() == [0, 60]
-    with pytest.warns(UserWarning, match=listed) as said_again:
+    with pytest.warns(UserWarning, match=listed) as again:
         assert stages_at(scored, X.onset).tolist() == [0, 2]
-    assert said[0].filename == said_again[0].filename == __file__
+    assert caught[0].filename == again[0].filename == __file__
 
 
 @pytest.mark.parametrize("text", ["{}", "Sleep stage {}"])

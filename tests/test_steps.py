@@ -40,7 +40,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def nights():
-    """Pairs of two people, at 10 Hz."""
+    """Pairs of two subjects, at 10 Hz."""
     rng = np.random.default_rng(0)
     X = PairedEpochs(
         30 * rng.standard_normal((18, 1, 300), dtype=np.float32),
@@ -256,8 +256,8 @@ def recording_file(path, nights):
     step = preprocessing.Preprocessor("resample", sfreq=10)
     save(RecordingStager(pipeline, [step]), path)
     load(path, Flat)
-    said = about(path)
-    parameters = dict(said["estimator"]["estimator"][1]["dict"])
+    metadata = about(path)
+    parameters = dict(metadata["estimator"]["estimator"][1]["dict"])
     (name_and_step, _) = dict(parameters["stager"]["estimator"][1]["dict"])["steps"]
 
     def put(transformer=None, preprocessor=None):
@@ -265,7 +265,7 @@ def recording_file(path, nights):
             name_and_step["tuple"][1] = {"estimator": transformer}
         if preprocessor is not None:
             parameters["preprocessors"][0] = {"estimator": preprocessor}
-        forge(path, said)
+        forge(path, metadata)
 
     return path, put
 

@@ -315,18 +315,18 @@ def test_unknown_network(pair):
 
 
 class Shaped(TinyNetwork):
-    """The tiny network, that answers otherwise."""
+    """The tiny network with another output."""
 
-    def __init__(self, n_chans, n_times, n_outputs, answer):
+    def __init__(self, n_chans, n_times, n_outputs, change):
         super().__init__(n_chans, n_times, n_outputs)
-        self.answer = answer
+        self.change = change
 
     def forward(self, x):
-        return self.answer(super().forward(x))
+        return self.change(super().forward(x))
 
 
 @pytest.mark.parametrize(
-    ("answer", "shape"),
+    ("change", "shape"),
     [
         (lambda logits: logits[..., None], r"\(2, 5, 1\)"),
         (lambda logits: logits[:, :3], r"\(2, 3\)"),
@@ -334,9 +334,9 @@ class Shaped(TinyNetwork):
         (lambda logits: (logits, logits), "tuple"),
     ],
 )
-def test_a_network_of_ones_own_that_answers_otherwise(pair, answer, shape):
+def test_a_network_of_ones_own_with_another_output(pair, change, shape):
     X, y = pair
-    own = SleepStager(Shaped, module__answer=answer, max_epochs=1, device="cpu")
+    own = SleepStager(Shaped, module__change=change, max_epochs=1, device="cpu")
     with pytest.raises(
         ValueError, match=rf"output of Shaped .* is {shape}.*\(2, 5\), \(batch"
     ):
@@ -353,14 +353,14 @@ class OfTwo(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], y.float())
 
 
-def test_a_loss_of_ones_own_takes_what_its_network_answers(pair):
+def test_a_loss_of_ones_own_takes_its_networks_output(pair):
     X, y = pair
 
     def two_columns(logits):
         return torch.cat([-logits, logits], dim=1).sigmoid()
 
     options = {"criterion": OfTwo, "predict_nonlinearity": two_columns, "max_epochs": 1}
-    own = SleepStager(Shaped, module__answer=lambda logits: logits[:, :1], **options)
+    own = SleepStager(Shaped, module__change=lambda logits: logits[:, :1], **options)
     assert own.fit(X, y > 2).predict_proba(X).shape == (len(y), 2)
 
 
@@ -513,7 +513,7 @@ def test_another_rate_or_trailing_shape_in_predict(pair):
         fitted.predict(PairedEpochs(X["target"], sfreq=1.0))
 
 
-def test_a_teacher_that_is_asked_about_the_wearable_warns(pair):
+def test_a_teacher_given_the_wearable_warns(pair):
     X, y = pair
     named = PairedEpochs(
         X["target"], X["source"], ch_names={"target": ["L", "R"], "source": ["C3", "C4"]}

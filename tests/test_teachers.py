@@ -16,10 +16,10 @@ FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
 
 def test_teacher_and_student_meet_by_label():
     given = np.array(["REM", "W"])
-    answers = log_probabilities(
+    log_proba = log_probabilities(
         np.array([[0.25, 0.75]]), given, np.array(["N1", "REM", "W"])
     )
-    np.testing.assert_allclose(np.exp(answers[0]), [0, 0.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(log_proba[0]), [0, 0.25, 0.75], rtol=1e-6)
     with pytest.raises(ValueError, match="no class in common"):
         log_probabilities(np.array([[0.25, 0.75]]), given, np.array([0, 1]))
 
@@ -102,7 +102,7 @@ def split(X, y, *subjects):
     return X[rows], y[rows]
 
 
-def test_leakage_warning_on_the_frozen_teachers_people(pair):
+def test_leakage_warning_on_the_frozen_teachers_subjects(pair):
     X, y = pair
     teacher = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
     train, labels = split(X, y, "s0", "s1", "s2")

@@ -43,7 +43,7 @@ def test_the_phases_have_their_own_part_of_the_history(pair):
 
 
 def test_no_label_takes_part_in_the_first_step(pair):
-    """Other stages, the same first step; only the teacher may know of stages."""
+    """Other stages, the same first step; only the teacher may depend on stages."""
     X, y = pair
     teacher = clone(TEACHER).set_params(random_state=0).fit(X.source_epochs, y)
     other = np.roll(y, 1)
@@ -104,7 +104,7 @@ class CountingNetwork(TinyNetwork):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
-def test_a_frozen_teacher_is_asked_once_and_stays_as_it_is(pair, strategy):
+def test_a_frozen_teacher_predicts_once_and_stays_as_it_is(pair, strategy):
     X, y = pair
     teacher = SleepStager(CountingNetwork, max_epochs=1, random_state=0, device="cpu")
     teacher.fit(X.source_epochs, y)
@@ -173,7 +173,7 @@ def test_going_on_is_the_second_step_alone(pair):
     ]
 
 
-def test_unscored_nights_teach_features():
+def test_features_are_learned_from_unscored_nights():
     X, y = make_pair(n_subjects=4)
     unscored = y.copy()
     unscored[48:] = -1

@@ -93,7 +93,7 @@ def test_published_shapes_of_the_layers_of_attention_transfer():
     assert sum(value.shape[2] for value in seen.values()) == 19_750
 
 
-def test_answers_are_those_of_the_paper_written_out():
+def test_outputs_are_those_of_the_paper_written_out():
     torch.manual_seed(0)
     network = random_statistics(UTime(2, 240, 4).double())
     x = torch.randn(3, 2, 240, dtype=torch.float64)
@@ -122,9 +122,9 @@ def test_any_sampling_rate_reads_every_sample(sfreq):
     n_times = 30 * sfreq  # 48 samples to a step divide them at 64, 128, 200 and 256 Hz
     network = UTime(1, n_times, 3, sfreq=sfreq, filters=(2, 2, 2, 2, 2, 2)).double().eval()
     x = torch.randn(2, 1, n_times, dtype=torch.float64, requires_grad=True)
-    answer = network(x)
-    assert answer.shape == (2, 3)
-    answer.square().sum().backward()
+    output = network(x)
+    assert output.shape == (2, 3)
+    output.square().sum().backward()
     assert (x.grad != 0).any(0).all()
 
 
@@ -143,26 +143,26 @@ def test_consecutive_epochs_are_one_long_signal():
     torch.manual_seed(0)
     network = random_statistics(UTime(2, 100, 3, **SMALL).double())
     x = torch.randn(4, 5, 2, 100, dtype=torch.float64)
-    answer = network(x)
-    assert answer.shape == (4, 3, 5)
+    output = network(x)
+    assert output.shape == (4, 3, 5)
     joined = torch.cat(list(x.unbind(1)), dim=2)  # (batch, channels, epochs * times)
     with capture_features(network, ["dense"]) as seen:
         network.segment(joined, 100)
     for epoch in range(5):
         scores = seen["dense"][:, :, 100 * epoch : 100 * (epoch + 1)].mean(dim=2)
         expected = network.classifier(scores[:, :, None])[..., 0]
-        torch.testing.assert_close(answer[:, :, epoch], expected)
+        torch.testing.assert_close(output[:, :, epoch], expected)
     # A neighbour is seen, a distant epoch is not.
     changed = x.clone()
     changed[:, 1] += 1
-    difference = (network(changed) - answer).abs().amax(dim=(0, 1))
+    difference = (network(changed) - output).abs().amax(dim=(0, 1))
     assert (difference[:3] > 0).all()
     assert (difference[3:] == 0).all()
     assert network(x[:, :1]).shape == (4, 3, 1)
     torch.testing.assert_close(network(x[:, :1])[..., 0], network(x[:, 0]))
 
 
-def test_finer_answers_average_to_the_epochs():
+def test_finer_outputs_average_to_the_epochs():
     torch.manual_seed(0)
     network = random_statistics(UTime(1, 1500, 4, **SMALL).double())
     x = torch.randn(2, 1, 1500, dtype=torch.float64)
@@ -205,7 +205,7 @@ def test_as_a_stager_by_name():
     assert net.extract_features(X).shape == (16, 8, 10)  # the bottleneck
 
 
-def test_pickle_keeps_the_answers():
+def test_pickle_keeps_the_outputs():
     network = UTime(2, 100, **SMALL).eval()
     x = torch.randn(3, 2, 100)
     copy = pickle.loads(pickle.dumps(network))

@@ -26,7 +26,7 @@ class TinyNetwork(nn.Module):
 
 
 def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=5):
-    """Epochs whose power tells the stage, clearly in the source, dimly in the target."""
+    """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
     rng = np.random.default_rng(seed)
     n = n_subjects * n_epochs
     y = rng.integers(0, classes, n)
@@ -79,22 +79,22 @@ class TinySequenceNetwork(nn.Module):
         return self.classify_sequence(features.unflatten(0, x.shape[:2]))
 
 
-def make_spectra(n_people=4, n_epochs=16, cohort="target", seed=0):
+def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
     """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
     rng = np.random.default_rng(seed)
-    n = n_people * n_epochs
+    n = n_subjects * n_epochs
     y = rng.integers(0, 5, n)
     y[:5] = range(5)
     target, source = rng.standard_normal((2, n, 1, 6, 17)).astype(np.float32)
     for epochs, gain in ((target, 1.0), (source, 2.0)):
         epochs[np.arange(n), :, :, 2 + 2 * y] += gain
-    subject = np.repeat([f"{cohort}-{k}" for k in range(n_people)], n_epochs)
+    subject = np.repeat([f"{cohort}-{k}" for k in range(n_subjects)], n_epochs)
     X = PairedEpochs(
         target,
         source,
         subject=subject,
         recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_people),
+        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
         sfreq=100.0,
     )
     return X, y

@@ -43,10 +43,10 @@ class Night:
 def load_nights(
     nights,
     read,
-    *,
     name,
     descr,
     ch_names,
+    *,
     sfreq,
     l_freq=None,
     h_freq=None,
@@ -83,14 +83,11 @@ def load_nights(
                 if raw.info["sfreq"] != sfreq:
                     raw.resample(sfreq, verbose="ERROR")
             rows = slice(start, start := start + len(night.onset))
-            n_covered.append(
-                min(
-                    _cut(
-                        raws[modality], names, night.first[modality], arrays[modality][rows]
-                    )
-                    for modality, names in ch_names.items()
-                )
-            )
+            covered = [
+                _cut(raws[name], channels, night.first[name], arrays[name][rows])
+                for name, channels in ch_names.items()
+            ]
+            n_covered.append(min(covered))
         return n_covered
 
     if cache is None:
@@ -135,9 +132,6 @@ def _cut(raw, channels, first, out):
     return n_covered
 
 
-# ---------------------------------------------------------------- the cache
-
-
 def _stamps(nights):
     """Size and time of the files that are there, by name."""
     files = [path for night in nights for path in night.files if path.is_file()]
@@ -149,11 +143,9 @@ def _open_entry(entry, nights, shapes):
     try:
         about = json.loads((entry / "entry.json").read_text())
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in shapes}
+        whole = shapes == {name: array.shape for name, array in arrays.items()}
         # Signals that have been deleted since do not matter, other ones do.
-        stamps = _stamps(nights)
-        if stamps != {file: about["files"].get(file) for file in stamps}:
-            return None
-        if shapes != {name: array.shape for name, array in arrays.items()}:
+        if not whole or not _stamps(nights).items() <= about["files"].items():
             return None
         for night, notes in zip(nights, about["notes"], strict=True):
             night.notes.update(notes)
@@ -181,9 +173,6 @@ def _write_entry(entry, nights, shapes, fill):
         (partial / "entry.json").write_text(json.dumps(about))
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(partial, entry)
-
-
-# ---------------------------------------------------------------- options and tables
 
 
 def check_channels(channels, default):

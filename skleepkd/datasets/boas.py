@@ -4,15 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from skleepkd.datasets._loading import (
-    Night,
-    bids_folders,
-    check_channels,
-    check_recording,
-    load_nights,
-    read_table,
-    to_stages,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import errors_naming, open_edf
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
@@ -62,8 +54,7 @@ def load_boas(
     root : path-like
         The data set's folder, which holds ``participants.tsv`` and ``sub-1``, ...
     subjects : list of str, optional
-        Folders to read, such as ``["sub-1", "sub-2"]``; all of them by default. A
-        folder is one night; a subject may have several.
+        Folders, one a night, such as ``["sub-1", "sub-2"]``; all of them by default.
     source : sequence of str, default=("F3", "F4", "C3", "C4", "O1", "O2")
         Channels of the polysomnography, with or without the files' prefix ``PSG_``.
     target : sequence of str, default=("HB_1", "HB_2")
@@ -81,14 +72,11 @@ def load_boas(
             Source of shape (n_epochs, 6, 7680) and target of shape (n_epochs, 2, 7680)
             in microvolts, float32, at 256 Hz and unfiltered; onsets in seconds from
             the start of the polysomnography.
-        y, groups : ndarray of shape (n_epochs,)
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`: the experts' ``stage_hum``, never a machine's, and
-            the subject (``pid``), such as "boas-pid-89", of which there are fewer than
-            nights.
+            the subject (``pid``), such as "boas-pid-89".
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
@@ -101,23 +89,19 @@ def load_boas(
 
     Notes
     -----
-    Each device has a table of epochs with sample numbers in its own file. Epochs are
-    paired by their onsets, which is how the set aligns the two devices. The set's README
-    has 108 individuals; ``participants.tsv``, which counts here, 100 for the 128 nights.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import load_boas
-    >>> cohort = load_boas("ds005555", cache="cache")               # doctest: +SKIP
+    Epochs are cut where each device's own table has them, and paired by their onsets. The
+    set's README has 108 individuals; ``participants.tsv``, which counts here, 100.
     """
-    if on_missing not in ("raise", "skip"):
-        raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
-    ch_names = check_channels({"source": source, "target": target}, _CHANNELS)
+    ch_names = _loading.check_channels({"source": source, "target": target}, _CHANNELS)
     ch_names["source"] = ["PSG_" + n.removeprefix("PSG_") for n in ch_names["source"]]
     root = Path(root).expanduser()
     nights, skipped = [], {}
-    for folder in bids_folders(root, subjects):
-        missing = _missing_channels(root, folder, ch_names)
+    for folder in _loading.bids_folders(root, subjects):
+        missing = []
+        for modality, device in _DEVICES.items():
+            path = _path(root, folder, device, "channels.tsv")
+            present = set(_loading.read_table(path, name=str)["name"])
+            missing += [name for name in ch_names[modality] if name not in present]
         if not missing:
             nights.append(read_boas_night(root, folder))
         elif on_missing == "skip":
@@ -131,9 +115,7 @@ def load_boas(
         raise ValueError(f"Every night lacks a channel: {skipped}.")
     read = partial(_open_devices, ch_names=ch_names)
     options = {"classes": classes, "unscored": unscored, "cache": cache, "sfreq": SFREQ}
-    cohort = load_nights(
-        nights, read, name="boas", descr=_DESCR, ch_names=ch_names, **options
-    )
+    cohort = _loading.load_nights(nights, read, "boas", _DESCR, ch_names, **options)
     cohort.skipped = skipped
     listed = ", ".join(skipped) or "none"
     cohort.DESCR += f"Nights left out because channels are missing: {listed}.\n"
@@ -143,7 +125,8 @@ def load_boas(
 def read_boas_night(root, folder):
     """Read the tables of one night, such as "sub-1"."""
     path = Path(root) / "participants.tsv"
-    subjects = read_table(path, participant_id=str, pid=str).set_index("participant_id")
+    subjects = _loading.read_table(path, participant_id=str, pid=str)
+    subjects = subjects.set_index("participant_id")["pid"]
     if folder not in subjects.index:
         raise ValueError(f"{path} has no row {folder}.")
     epochs, durations = {}, {}
@@ -152,7 +135,7 @@ def read_boas_night(root, folder):
         columns = {"onset": float, "begsample": int, "endsample": int}
         if modality == "source":
             columns["stage_hum"] = float
-        epochs[modality] = table = read_table(path, **columns)
+        epochs[modality] = table = _loading.read_table(path, **columns)
         lengths = table["endsample"] - table["begsample"] + 1
         if any(lengths != _N_TIMES) or any(table["begsample"].diff() < _N_TIMES):
             raise ValueError(
@@ -160,28 +143,26 @@ def read_boas_night(root, folder):
             )
         sidecar = _path(root, folder, device, "eeg.json")
         with errors_naming(sidecar):
-            durations[modality] = float(
-                json.loads(sidecar.read_text("utf-8"))["RecordingDuration"]
-            )
-    both = epochs["source"].merge(
-        epochs["target"], on="onset", suffixes=("_source", "_target")
-    )
+            about = json.loads(sidecar.read_text("utf-8"))
+            durations[modality] = float(about["RecordingDuration"])
+    names = ("_source", "_target")
+    both = epochs["source"].merge(epochs["target"], on="onset", suffixes=names)
+    y = _loading.to_stages(both["stage_hum"], _STAGES, f"boas-{folder}")
+    first = {name: both[f"begsample_{name}"].to_numpy() - 1 for name in epochs}
     if max(map(len, epochs.values())) - len(both) > 1:
         raise ValueError(
             f"boas-{folder}: the polysomnography lists {len(epochs['source'])} epochs and "
             f"the headband {len(epochs['target'])}, {len(both)} of them at the same times: "
             "the two do not belong together."
         )
-    return Night(
+    return _loading.Night(
         recording=f"boas-{folder}",
-        subject=f"boas-pid-{subjects.loc[folder, 'pid']}",
+        subject=f"boas-pid-{subjects[folder]}",
         onset=both["onset"].to_numpy(),
-        y=to_stages(both["stage_hum"], _STAGES, _path(root, folder, "psg", "events.tsv")),
+        y=y,
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
         duration=durations,
-        first={
-            modality: both[f"begsample_{modality}"].to_numpy() - 1 for modality in epochs
-        },
+        first=first,
     )
 
 
@@ -189,18 +170,10 @@ def _path(root, folder, device, what):
     return Path(root) / folder / "eeg" / f"{folder}_task-Sleep_acq-{device}_{what}"
 
 
-def _missing_channels(root, folder, ch_names):
-    missing = []
-    for modality, device in _DEVICES.items():
-        table = read_table(_path(root, folder, device, "channels.tsv"), name=str)
-        missing += [name for name in ch_names[modality] if name not in set(table["name"])]
-    return missing
-
-
 def _open_devices(night, *, ch_names):
     """Open the two recordings of a night."""
     raws = {}
     for path, modality in zip(night.files, _DEVICES, strict=True):
         raws[modality] = raw = open_edf(path, ch_names[modality])
-        check_recording(raw, path, sfreq=SFREQ, duration=night.duration[modality])
+        _loading.check_recording(raw, path, sfreq=SFREQ, duration=night.duration[modality])
     return raws

@@ -8,15 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    check_end,
-    check_labels,
-    choose_recordings,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import errors_naming
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
 
@@ -59,8 +51,7 @@ def load_cinc2018(
     """Load the training set of the PhysioNet/CinC Challenge 2018.
 
     994 subjects slept one night each with six EEG derivations and an ECG, and their
-    stages are published: the open counterpart of MASS. The 989 nights of the challenge's
-    ``test`` folder have no stages and are not read.
+    stages are published. The nights of the folder ``test`` have no stages and are not read.
 
     This loader follows descriptions of the files and has been run on files written
     after them, **not on the real ones**.
@@ -88,13 +79,11 @@ def load_cinc2018(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
-        y, groups : ndarray of shape (n_epochs,)
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`. Each subject, such as "cinc2018-tr03-0005", has one
             recording of that name.
         left_out : dict of str to str
             Why a recording could not be read, by its name.
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
@@ -107,28 +96,23 @@ def load_cinc2018(
     Warns
     -----
     UserWarning
-        If a recording cannot be read (it lacks a file, a channel or, without
-        ``unscored``, any stage, or a file is damaged): it is left out. If a stage is
-        unknown: it counts as unscored. If samples are marked as invalid: they are
-        interpolated linearly.
+        If a recording lacks a file, a channel or, without ``unscored``, any stage, or a
+        file is damaged: it is left out. If a stage is unknown: it counts as unscored. If
+        samples are marked as invalid: they are interpolated linearly.
 
     Notes
     -----
     A stage is written where it changes and holds until the next one, the last to the
-    recording's end; before the first the stage is unknown. Arousals and breathing
-    events, which stand between them in brackets, are passed over.
-
-    Epochs follow each other every 30 s from the recording's start. Where most stage
-    changes of a night lie beside that grid by one and the same time, the scorer's
-    epochs began that much later, and so do these. An epoch in which the stage changes
-    counts as unscored (:func:`skleepkd.stages.stages_at`).
+    recording's end. Epochs follow each other every 30 s from the recording's start; where
+    most stage changes of a night lie beside that grid by one and the same time, epochs
+    begin that much later. An epoch in which the stage changes counts as unscored.
 
     The ECG is taken as it stands; :func:`load_mass` alone reverses its sign.
     """
     root = Path(root).expanduser()
-    ch_names = check_channels(channels, _CHANNELS)
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    check_labels("The data set", _LABELS, wanted)
+    _loading.check_labels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
     present = sorted(
         path.name for path in folder.glob("tr[0-9][0-9]-[0-9]*") if path.is_dir()
@@ -138,7 +122,9 @@ def load_cinc2018(
             f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
         )
     nights, left_out = [], {}
-    for number in choose_recordings(subjects, present, prefix="cinc2018-", where=folder):
+    for number in _loading.choose_recordings(
+        subjects, present, prefix="cinc2018-", where=folder
+    ):
         try:
             nights.append(_read_night(folder / number, wanted, unscored))
         except (OSError, ValueError) as error:
@@ -152,9 +138,7 @@ def load_cinc2018(
     read = partial(_open_record, labels=wanted)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="cinc2018", descr=_DESCR, ch_names=ch_names, **options
-    )
+    cohort = _loading.load_nights(nights, read, "cinc2018", _DESCR, ch_names, **options)
     cohort.left_out = left_out
     reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
     cohort.DESCR += f"Left out: {'; '.join(reasons) or 'none'}.\n"
@@ -191,11 +175,6 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
         set's ``SHA256SUMS.txt`` says. No part of it is left under its name.
     OSError
         If a file cannot be downloaded.
-
-    Examples
-    --------
-    >>> from skleepkd.datasets import fetch_cinc2018
-    >>> cohort = fetch_cinc2018("challenge-2018", ["tr03-0005"])   # doctest: +SKIP
     """
     import pooch
 
@@ -217,7 +196,7 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     if not present:
         listed.unlink()
         raise OSError(f"{base_url} lists no recordings in SHA256SUMS.txt: is it a mirror?")
-    numbers = choose_recordings(
+    numbers = _loading.choose_recordings(
         None if subjects == "all" else subjects, present, prefix="cinc2018-", where=base_url
     )
     for number in numbers:
@@ -225,9 +204,6 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
             path = f"training/{number}/{number}{suffix}"
             download(path, sums[path])
     return load_cinc2018(root, subjects=numbers, **options)
-
-
-# ---------------------------------------------------------------- reading
 
 
 def _read_night(folder, labels, unscored):
@@ -239,21 +215,17 @@ def _read_night(folder, labels, unscored):
     with errors_naming(header_file):
         header = wfdb.rdheader(str(folder / number))
         units = dict(zip(header.sig_name, header.units, strict=True))
-        duration = (header.sig_len or 0) / header.fs
-    check_labels(f"cinc2018-{number}", list(units), labels)
+        duration = header.sig_len / header.fs
+    _loading.check_labels(f"cinc2018-{number}", list(units), labels)
     for name in labels:
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
-    if duration < EPOCH_SECONDS:
-        raise ValueError(f"its header promises {duration:g} s, less than an epoch")
     with errors_naming(signals):  # if it ends before its last sample
         wfdb.rdrecord(str(folder / number), sampfrom=header.sig_len - 1)
-    with errors_naming(notes):
-        samples, texts = _read_notes(notes)
-    onset, y = _read_stages(number, samples, texts, header.fs, duration)
+    onset, y = _read_stages(notes, header.fs, duration)
     if not unscored and np.all(y == UNSCORED):
         raise ValueError("no epoch has a stage")
-    return Night(
+    return _loading.Night(
         recording=f"cinc2018-{number}",
         subject=f"cinc2018-{number}",
         onset=onset,
@@ -262,22 +234,18 @@ def _read_night(folder, labels, unscored):
     )
 
 
-def _read_notes(path):
-    """Read the samples and texts of a night's annotations."""
-    from wfdb.io.annotation import proc_ann_bytes
-
-    # wfdb.rdann takes a text at the first sample for a setting of the file, not a stage.
-    pairs = np.fromfile(path, np.uint8).reshape(-1, 2)
-    if pairs[-1].any():
-        raise ValueError("its end is missing")
-    samples, *_, texts = proc_ann_bytes(pairs, None)
-    return samples, texts
-
-
-def _read_stages(number, samples, texts, sfreq, duration):
+def _read_stages(path, sfreq, duration):
     """Onsets (seconds) and AASM codes of a night's epochs."""
     import mne
+    from wfdb.io.annotation import proc_ann_bytes
 
+    recording = f"cinc2018-{path.stem}"
+    with errors_naming(path):
+        # wfdb.rdann takes a text at the first sample for a setting of the file, not a stage.
+        pairs = np.fromfile(path, np.uint8).reshape(-1, 2)
+        if pairs[-1].any():
+            raise ValueError("its end is missing")
+        samples, *_, texts = proc_ann_bytes(pairs, None)
     changes = []
     for sample, text in zip(samples, texts, strict=True):
         text = text.strip("\x00 \t\r\n")
@@ -287,8 +255,8 @@ def _read_stages(number, samples, texts, sfreq, duration):
             changes.append((sample, text))
     samples, texts = [sample for sample, _ in changes], [text for _, text in changes]
     onset = np.array(samples) / sfreq
-    check_end(max(onset, default=0), duration, f"cinc2018-{number}")
-    warn_of_unknown(texts, f"cinc2018-{number}")
+    _loading.check_end(max(onset, default=0), duration, recording)
+    _loading.warn_of_unknown(texts, recording)
     # Each holds until the next, the last to the recording's end.
     holds = np.diff([*onset, max([duration, *onset])])
     known = [k for k, text in enumerate(texts) if stage_of_text(text) is not None]

@@ -5,14 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    bids_folders,
-    check_recording,
-    load_nights,
-    read_table,
-    to_stages,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import errors_naming
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
@@ -106,20 +99,15 @@ def load_eesm(
     FileNotFoundError
         If a folder, a table or a signal is missing.
     ValueError
-        If a stage code is unknown, if the scoring and the recording disagree by more
-        than 30 s, or if a signal is damaged or lacks a channel.
+        If a stage code is unknown, the scoring, the signal and the study's events differ
+        by more than 30 s, or a signal is damaged or lacks a channel.
 
     Notes
     -----
-    The scorings count from Lights Off, 1.7 to 7,924.9 s into the recording. Lights Off
-    plus 30 s for each epoch must end within 30 s of Lights On, and the signal within
-    30 s of End of Study.
-
-    Rejection and derivations come before the filter, which is linear and passes 10 to
-    35 Hz: the signals are those of the paper's order.
-
-    sub-002 and sub-003 keep the signal inside the ``.set`` file, which takes 1.8 to
-    3.0 GB to read, according to the layout of the file.
+    The scorings count from Lights Off, up to 7,924.9 s into the recording. Rejection and
+    derivations come before the filter, which is linear and passes 10 to 35 Hz: the
+    signals are those of the paper's order. sub-002 and sub-003 keep the signal inside the
+    ``.set`` file, which takes 1.8 to 3.0 GB of memory to read.
 
     Examples
     --------
@@ -129,23 +117,23 @@ def load_eesm(
     <PairedEpochs: 7410 epochs of 9 subjects, target (3, 6000), source (3, 6000)>
     """
     root = Path(root).expanduser()
-    known = {f"sub-00{number}" for number in range(1, 10)}
     if not isinstance(rejection, bool):
         rejection = {folder: sorted(names) for folder, names in rejection.items()}
         electrodes = {name for names in rejection.values() for name in names}
+        known = {f"sub-00{number}" for number in range(1, 10)}
         if not (set(rejection) <= known and electrodes <= set(EAR_ELECTRODES)):
             raise ValueError(
                 f"rejection names {rejection}; the subjects are sub-001 to sub-009, the ear "
                 f"electrodes are {', '.join(EAR_ELECTRODES)}."
             )
-    nights = [read_eesm_night(root, folder) for folder in bids_folders(root, subjects)]
+    folders = _loading.bids_folders(root, subjects)
+    nights = [read_eesm_night(root, folder) for folder in folders]
     read = partial(_open_derivations, rejection=rejection)
     options = {"sfreq": SFREQ, "l_freq": l_freq, "h_freq": h_freq, "key": rejection}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="eesm17", descr=_DESCR, ch_names=_CH_NAMES, **options
-    )
-    cohort.rejected = {_folder(night): night.notes["rejected"] for night in nights}
+    cohort = _loading.load_nights(nights, read, "eesm17", _DESCR, _CH_NAMES, **options)
+    rejected = [night.notes["rejected"] for night in nights]
+    cohort.rejected = dict(zip(folders, rejected, strict=True))
     listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
     cohort.DESCR += f"Rejected ear electrodes: {'; '.join(listed)}.\n"
     return cohort
@@ -155,16 +143,17 @@ def read_eesm_night(root, folder):
     """Read the tables of one night, such as "sub-001"."""
     stem = Path(root) / folder / "ses-001" / "eeg" / f"{folder}_ses-001_task-sleep_"
     path = Path(f"{stem}acq-scoring_events.tsv")
-    scoring = read_table(path, onset=float, staging=float)
-    y = to_stages(scoring["staging"], _STAGES, path)
+    scoring = _loading.read_table(path, onset=float, staging=float)
+    y = _loading.to_stages(scoring["staging"], _STAGES, path)
     steps = EPOCH_SECONDS * np.arange(len(y))
     if not np.allclose(scoring["onset"], steps, atol=1e-3):
         raise ValueError(f"{path}: {len(y)} epochs of 30 s without gaps are expected.")
 
     path = Path(f"{stem}events.tsv")
-    events = read_table(path, onset=float, trial_type=str).set_index("trial_type")["onset"]
+    events = _loading.read_table(path, onset=float, trial_type=str)
     with errors_naming(path):
-        off, on, end = events[["Lights Off", "Lights On", "End of Study"]]
+        times = events.set_index("trial_type")["onset"]
+        off, on, end = times[["Lights Off", "Lights On", "End of Study"]]
     late = off + EPOCH_SECONDS * len(y) - on
     if abs(late) > EPOCH_SECONDS:
         raise ValueError(
@@ -172,7 +161,7 @@ def read_eesm_night(root, folder):
             f"{abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On ({on:.1f} s). "
             "Is the scoring cut short, or another recording's?"
         )
-    return Night(
+    return _loading.Night(
         recording=f"eesm17-{folder}-ses-001-sleep",
         subject=f"eesm17-{folder}",
         onset=off + steps,
@@ -182,21 +171,17 @@ def read_eesm_night(root, folder):
     )
 
 
-def _folder(night):
-    return night.subject.removeprefix("eesm17-")
-
-
 def _open_derivations(night, *, rejection):
     """Scalp and ear derivations of a night; its notes say which electrodes were left out."""
     raw = _open_set(night.files[0].resolve())
-    check_recording(raw, night.recording, sfreq=SFREQ, duration=night.duration)
+    _loading.check_recording(raw, night.recording, sfreq=SFREQ, duration=night.duration)
     if rejection is True:
         stop = min(night.onset[-1] + EPOCH_SECONDS, (raw.n_times - 1) / SFREQ)
         scored = reject_ear_electrodes(raw.copy().crop(night.onset[0], stop))
         raw.info["bads"] = scored.info["bads"]
         del scored  # it may hold the whole night
-    else:
-        raw.info["bads"] = list(rejection.get(_folder(night), ())) if rejection else []
+    elif rejection:
+        raw.info["bads"] = rejection.get(night.subject.removeprefix("eesm17-"), [])
     night.notes["rejected"] = list(raw.info["bads"])
     return {"source": scalp_derivations(raw), "target": ear_derivations(raw)}
 

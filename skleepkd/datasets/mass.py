@@ -8,15 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    check_end,
-    check_labels,
-    choose_recordings,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
@@ -117,22 +109,19 @@ def load_mass(
             Windows of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
-        y, groups : ndarray of shape (n_epochs,)
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. Each subject, such as
             "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
     FileNotFoundError
         If a subset, a recording, or one of its two files is missing.
     ValueError
-        If a file is cut short or damaged, a channel is missing, epochs are neither 20
-        nor 30 s long or overlap, or the scoring goes on for more than 30 s after the
-        recording's end.
+        If a file is cut short or damaged, a channel is missing, epochs are not of 20 or
+        30 s or overlap, or the scoring ends more than 30 s after the recording.
 
     Warns
     -----
@@ -141,12 +130,11 @@ def load_mass(
 
     Notes
     -----
-    An epoch's window is cut at its own onset, so gaps in the scoring stay gaps and
-    fractions of a second are kept, to the nearest sample. (The code of Joshi et al.
-    counts on from the first onset's whole seconds.) A stage that lasts for several
-    epochs makes as many rows; one shorter than an epoch makes none. Of a night in
-    epochs of 20 s the first and the last are left out, as in both papers. Windows that
-    the recording does not cover are left out.
+    A window is cut at its epoch's own onset, to the nearest sample. (The code of Joshi et
+    al. counts on from the first onset's whole seconds.) A stage that lasts for several
+    epochs makes as many rows; one shorter than an epoch makes none. Windows that the
+    recording does not cover are left out and, as in both papers, the first and the last
+    of a night in epochs of 20 s.
 
     Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
     of a pipeline, after it::
@@ -164,21 +152,19 @@ def load_mass(
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
     root = Path(root).expanduser()
-    ch_names = check_channels(channels, _CHANNELS)
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     nights, derivations = [], {}
     for number in _find_recordings(root, subsets, subjects):
         nights.append(night := read_mass_night(root, number, sfreq=sfreq))
         labels = read_header(night.files[0]).names
         names = chain(*ch_names.values())
         named = {name: _weights(name, labels, int(number[4])) for name in names}
-        check_labels(night.recording, labels, sorted(set().union(*named.values())))
+        _loading.check_labels(night.recording, labels, sorted(set().union(*named.values())))
         derivations[night.recording] = named
     read = partial(_open_derivations, derivations=derivations)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="mass", descr=_DESCR, ch_names=ch_names, **options
-    )
+    cohort = _loading.load_nights(nights, read, "mass", _DESCR, ch_names, **options)
     cohort.derivations = {
         recording: {name: _formula(weights) for name, weights in named.items()}
         for recording, named in derivations.items()
@@ -197,12 +183,12 @@ def read_mass_night(root, number, *, sfreq=200.0):
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
     header = read_header(signals, whole=True)
     onset, y, epoch = _read_stages(stages)
-    check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
+    _loading.check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
     inside = np.round(onset * sfreq) >= 0
-    return Night(
+    return _loading.Night(
         recording=f"mass-{number}",
         subject=f"mass-{number}",
         onset=onset[inside],
@@ -220,7 +206,7 @@ def _find_recordings(root, subsets, subjects):
         if not numbers:
             raise FileNotFoundError(f"{root} holds no {pattern}; subsets= reads others.")
         present += sorted(numbers)
-    return choose_recordings(
+    return _loading.choose_recordings(
         subjects, present, prefix="mass-", where=f"the subsets {subsets} of {root}"
     )
 
@@ -242,7 +228,7 @@ def _read_stages(path):
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    warn_of_unknown(annotations.description, path)
+    _loading.warn_of_unknown(annotations.description, path)
     # A duration that is not written is one epoch's.
     n_epochs = np.where(durations > 0, (durations + _TOLERANCE) // epoch, 1).astype(int)
     steps = np.concatenate([epoch * np.arange(n) for n in n_epochs])

@@ -1,7 +1,6 @@
 """Sleep-EDF, Sleep Cassette: EEG and EOG of whole days and nights at home."""
 
 import math
-import numbers
 import warnings
 from datetime import datetime
 from functools import partial
@@ -11,14 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import LeaveOneGroupOut
 
-from skleepkd.datasets._loading import (
-    Night,
-    check_channels,
-    check_end,
-    check_labels,
-    load_nights,
-    warn_of_unknown,
-)
+from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
 
@@ -92,7 +84,7 @@ def load_sleep_edf(
         Channels by modality, as the files name them; a list is a target without a
         source. By default ``{"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}``.
     sfreq, l_freq, h_freq : optional
-        As for :func:`load_mass`, but for the rate: the nights' own, 100 Hz, by default.
+        As for :func:`load_mass`; the nights' own rate is 100 Hz.
     crop : {"in-bed", "phan2019"}, float or None, default="in-bed"
         Part of each recording of about 22 hours that is kept:
 
@@ -111,13 +103,10 @@ def load_sleep_edf(
     cohort : sklearn.utils.Bunch
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
-            ``onset`` is in seconds from the recording's start, so that an epoch left
-            out stays a gap.
-        y, groups : ndarray of shape (n_epochs,)
+            ``onset`` is in seconds from the recording's start: what is left out is a gap.
+        y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
             "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
-        DESCR : str
-            What was loaded.
 
     Raises
     ------
@@ -146,7 +135,7 @@ def load_sleep_edf(
     """
     root = Path(root).expanduser()
     folder = root / "sleep-cassette" if (root / "sleep-cassette").is_dir() else root
-    ch_names = check_channels(channels, _CHANNELS)
+    ch_names = _loading.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
     nights = []
     for subject in _SUBJECTS if subjects is None else dict.fromkeys(subjects):
@@ -156,7 +145,8 @@ def load_sleep_edf(
             raise FileNotFoundError(f"{folder} has no recording of subject {subject}.")
         for number in numbers:
             nights.append(night := read_sleep_edf_night(folder, number, crop=crop))
-            check_labels(night.recording, read_header(night.files[0]).names, wanted)
+            labels = read_header(night.files[0]).names
+            _loading.check_labels(night.recording, labels, wanted)
     if not nights:
         raise FileNotFoundError(
             f"{folder} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
@@ -164,23 +154,15 @@ def load_sleep_edf(
     read = partial(_open_centred, labels=wanted)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = load_nights(
-        nights, read, name="sleep-edf", descr=_DESCR, ch_names=ch_names, **options
-    )
-    part = f"{crop} minutes before sleep to as many after it"
-    if crop is None:
-        part = "all of it"
-    elif isinstance(crop, str):
-        part = f"from lights off to after sleep ({crop})"
-    cohort.DESCR += f"Part of each recording: {part}.\n"
+    cohort = _loading.load_nights(nights, read, "sleep-edf", _DESCR, ch_names, **options)
+    cohort.DESCR += f"Part of each recording: crop={crop!r}.\n"
     return cohort
 
 
 def fetch_sleep_edf(path=None, *, subjects=None, **options):
     """Download Sleep-EDF (Sleep Cassette) where it is not there yet, and load it.
 
-    MNE downloads (:func:`mne.datasets.sleep_physionet.age.fetch_data`) and checks what
-    it downloads. A night takes about 50 MB.
+    :func:`mne.datasets.sleep_physionet.age.fetch_data` downloads, about 50 MB a night.
 
     Parameters
     ----------
@@ -237,7 +219,7 @@ def read_sleep_edf_night(folder, number, *, crop="in-bed"):
             f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
             f"{first} to {stop})."
         )
-    return Night(
+    return _loading.Night(
         recording=f"sleep-edf-{number}",
         subject=f"sleep-edf-{number[:5]}",
         onset=rows * EPOCH_SECONDS,
@@ -260,7 +242,9 @@ def _read_stages(path, duration):
     """AASM codes of a recording's whole epochs, from its first second on."""
     annotations = read_annotations(path)
     texts = annotations.description
-    warn_of_unknown([t for t in texts if t.casefold().startswith("sleep stage")], path)
+    _loading.warn_of_unknown(
+        [t for t in texts if t.casefold().startswith("sleep stage")], path
+    )
     annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
     if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
@@ -273,7 +257,7 @@ def _read_stages(path, duration):
         )
     # "?" up to 24 hours after the start is how many of these files end.
     scored = [stage_of_text(text) >= 0 for text in annotations.description]
-    check_end(max(ends[scored], default=0), duration, path)
+    _loading.check_end(max(ends[scored], default=0), duration, path)
     return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
 
 
@@ -287,7 +271,7 @@ def _part(y, number, start, crop):
             f"sleep-edf-{number} has no epoch of sleep, by which crop={crop!r} finds the "
             "night; take crop=None."
         )
-    if isinstance(crop, numbers.Real):
+    if not isinstance(crop, str):
         margin = int(crop * 60 // EPOCH_SECONDS)
         return max(asleep[0] - margin, 0), asleep[-1] + 1 + margin
     if crop not in ("in-bed", "phan2019"):
@@ -334,7 +318,8 @@ class SleepEdfFolds(LeaveOneGroupOut):
     One object serves twice. As ``cv=`` it leaves out one subject after the other, in the
     paper's order. As ``validation=`` of an estimator it is called with the training
     subjects and returns the four that validate in the fold of the one that is not there.
-    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there.
+    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there: it raises a
+    ValueError otherwise.
 
     Examples
     --------
@@ -348,14 +333,10 @@ class SleepEdfFolds(LeaveOneGroupOut):
     >>> folds(subjects[train])
     ['sleep-edf-SC402', 'sleep-edf-SC409', 'sleep-edf-SC410', 'sleep-edf-SC413']
 
-    In a comparison::
-
-        stager = SleepStager("SeqSleepNet", sequence_length=20, validation=folds)
-        cross_validate(stager, cohort.X, cohort.y, groups=cohort.groups, cv=folds)
     """
 
     def __call__(self, subjects):
-        """Return the subjects to hold out of the training subjects, who must be nineteen."""
+        """Return the four of the nineteen training subjects that validate."""
         given = set(np.asarray(subjects).tolist())
         left_out = [place for place, name in enumerate(_NAMES) if name not in given]
         if len(left_out) != 1 or not given <= set(_NAMES):

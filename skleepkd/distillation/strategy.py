@@ -22,14 +22,13 @@ class Step:
         Tells the step from the others of its training.
     stages : bool, default=True
         Whether the student learns the stages: cross-entropy and the teacher's output.
-        The best pass is then the one with the highest kappa, else the one with the lowest
-        feature loss.
+        The best pass is then the one with the highest kappa, else with the lowest loss.
     features : bool, default=True
         Whether it learns the teacher's features.
     max_epochs : int or None, default=None
         Passes; None for the student's ``max_epochs``.
     key : str or None, default=None
-        Under which the student's ``memory`` keeps what is learned; None keeps nothing.
+        Under which the student's ``memory`` keeps what is learned, if anything.
     """
 
     name: str = ""

@@ -193,9 +193,13 @@ def teacher_features(stager, dataset, layers, summaries):
                 for name, summarise in zip(layers, summaries, strict=True)
             ]
         if not arrays:
-            arrays = [
-                _allocate(len(dataset), part, _precision(name, part))
+            exact = [
+                name == OUTPUT or np.abs(part).max() < HALF_MIN
                 for name, part in zip(layers, parts, strict=True)
+            ]
+            arrays = [
+                _allocate(len(dataset), part, np.float32 if single else np.float16)
+                for part, single in zip(parts, exact, strict=True)
             ]
         rows = slice(start, start + len(batch[1]))
         for number, part in enumerate(parts):
@@ -214,11 +218,6 @@ def teacher_features(stager, dataset, layers, summaries):
             arrays[number][rows] = part
         start = rows.stop
     return arrays
-
-
-def _precision(name, part):
-    exact = name == OUTPUT or np.abs(part).max() < HALF_MIN
-    return np.float32 if exact else np.float16
 
 
 def _allocate(n_rows, part, dtype):

@@ -9,20 +9,8 @@ from skleepkd.memory import key_of, source_of
 from skleepkd.networks.build import uncompiled
 
 #: Parameters that the first step does not depend on; of the teacher its weights tell.
-_LATER = {
-    "teacher",
-    "strategy",
-    "alpha",
-    "temperature",
-    "class_weight",
-    "classes",
-    "max_epochs",
-    "memory",
-    "feature_weight",
-    "verbose",
-    "device",
-    "checkpoint",
-}
+_LATER = {"alpha", "temperature", "feature_weight", "class_weight", "classes", "max_epochs"}
+_LATER |= {"teacher", "strategy", "memory", "verbose", "device", "checkpoint"}
 
 
 class TwoStep(Strategy):

@@ -10,9 +10,7 @@ from skleepkd.stages import EPOCH_SECONDS, check_texts, stage_of_text
 
 #: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
 _VOLTS_BELOW = 5e-3
-
-#: A channel that spreads less than this (in volts) in an epoch is flat: no amplifier is so
-#: quiet.
+#: A channel that spreads less than this (in volts) in an epoch is flat.
 FLAT_VOLTS = 1e-9
 
 #: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
@@ -81,9 +79,8 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
     dataset : braindecode.datasets.BaseConcatDataset
         What ``create_windows_from_events`` or ``create_fixed_length_windows`` returned.
         The description of each recording names its ``subject`` (where one does not,
-        the pair knows no subjects); the recording's name is made of ``subject``,
-        ``session``, ``recording`` and ``run``, and of the recording's number where that
-        is not unique.
+        the pair knows none); the recording's name is made of ``subject``, ``session``,
+        ``recording`` and ``run``, and of its number where that is not unique.
     target, source, unit
         As for :meth:`from_mne`.
 
@@ -172,11 +169,9 @@ def from_raws(
         The polysomnography and the wearable.
     annotations : mne.Annotations
         Scored stages, in seconds from the start of ``source_raw``. Each makes as many
-        rows as whole epochs fit into it. ``skleepkd.stages.stages_at`` gives the rows
-        their labels.
+        rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``.
     offset : float, default=0.0
-        Seconds after the start of the source at which the target started; negative where
-        the target started first.
+        Seconds from the source's start to the target's; negative where that came first.
     drift : float, default=0.0
         Seconds that the target's clock gains in a second of the source's clock.
     source, target : list of str, optional
@@ -284,14 +279,14 @@ def _check_kinds(raws, annotations):
     for modality, raw in raws.items():
         if not hasattr(raw, "first_time"):
             raise TypeError(
-                f"{modality}_raw is an mne.io.Raw; given {type(raw).__name__}. A file is "
-                "opened by mne.io.read_raw(path)."
+                f"{modality}_raw is an mne.io.Raw; given {type(raw).__name__}. "
+                "mne.io.read_raw(path) opens a file."
             )
     if not hasattr(annotations, "orig_time"):
         raise TypeError(
-            f"annotations are mne.Annotations; given {type(annotations).__name__}. A file is "
-            "read by mne.read_annotations(path); stages by epoch become mne.Annotations("
-            "30.0 * np.arange(len(names)), 30.0, names), names such as 'N2'."
+            f"annotations are mne.Annotations; given {type(annotations).__name__}. Of a file: "
+            "mne.read_annotations(path); of names such as 'N2' of all epochs: "
+            "mne.Annotations(30.0 * np.arange(len(names)), 30.0, names)."
         )
 
 

@@ -11,7 +11,7 @@ from skleepkd.epochs.rows import numbers_of
 from skleepkd.stages import UNSCORED, is_unscored
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
-SAMPLED_EPOCHS = 256
+SAMPLED_EPOCHS = 512
 
 
 def training_input(X, y, X_source=None, groups=None, *, source_for=None):
@@ -19,8 +19,7 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
     pair = as_pair(X, X_source, groups)
     if source_for is not None and not pair.has_source:
         raise ValueError(
-            f"{source_for} needs the teacher's signal: give a PairedEpochs with a source, or "
-            "X_source=."
+            f"{source_for} needs the teacher's signal: a PairedEpochs with a source, or X_source=."
         )
     y = check_labels(y, len(pair))
     check_signal(pair, "target")

@@ -41,8 +41,7 @@ class PairedEpochs:
     ------
     ValueError
         If the lengths differ, an array has fewer than three axes or holds no numbers,
-        or a column has missing values. Epochs that do not last 30 s at the sampling rate
-        are a warning.
+        or a column has missing values. Epochs that do not last 30 s are a warning.
 
     Examples
     --------
@@ -119,10 +118,8 @@ class PairedEpochs:
     def __getitem__(self, key):
         if isinstance(key, str):
             return self.read(key)
-        if isinstance(key, tuple):  # scikit-learn asks for X[rows, ...]
-            if len(key) != 2 or key[1] is not Ellipsis:
-                raise IndexError("PairedEpochs is indexed by row: X[rows] or X[rows, ...].")
-            key = key[0]
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
+            key = key[0]  # scikit-learn's X[rows, ...]
         # A single number gives a pair of one row: a row alone would not be a pair.
         numbers = np.atleast_1d(np.arange(len(self))[key])
         if numbers.ndim != 1:
@@ -279,8 +276,7 @@ class PairedEpochs:
         Parameters
         ----------
         pairs : list of PairedEpochs
-            With the same modalities, channels, lengths and sampling rates; a ValueError
-            says what differs.
+            Of the same modalities, channels, lengths and rates, else a ValueError.
         folder : path-like, optional
             Where to write the result as memory maps, block by block; in memory by default.
             It is made where it does not exist; a pair that lies there is replaced.

@@ -210,6 +210,7 @@ def open_folder(folder):
 
 
 def map_new(path, shape, dtype):
+    """Map a new ``.npy`` file with room for all of it on the disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with open(path, "r+b") as file:
         preallocate(file, os.fstat(file.fileno()).st_size)

@@ -23,6 +23,7 @@ _FOUND = {
     "subject": "A subject is on both sides of the split",
     "recording": "A recording is on both sides of the split",
     "groups": "A group is on both sides of the split",
+    "row": "Rows of X are on both sides of the split",
     "identical": "Epochs of the {where} are equal, bit by bit, on both sides of the split",
     "frozen": "{where} is frozen, and was fitted on what is tested",
     "inner split": "{where} has the same subjects on both sides where it chooses",
@@ -47,8 +48,8 @@ class LeakageReport:
     Attributes
     ----------
     findings : list of Bunch
-        Each with ``kind`` ("unknown subjects", "subject", "recording", "groups", "frozen",
-        "identical" or "inner split"), ``fold`` (its number), ``where`` (the parameter or
+        Each with ``kind`` ("unknown subjects", "subject", "recording", "groups", "row",
+        "identical", "frozen" or "inner split"), ``fold`` (its number), ``where`` (the parameter or
         modality), ``what`` (list of the subjects, recordings or groups), ``rows`` (of X:
         tested ones, of "inner split" those that choose) and ``count`` (of rows).
     cannot_see : list of str
@@ -93,7 +94,7 @@ class LeakageReport:
         """Note the rows whose entry in a column is known on the other side."""
         rows = rows[np.isin(column[rows], known)]
         if len(rows):
-            nameless = kind in ("unknown subjects", "identical")
+            nameless = kind in ("unknown subjects", "row", "identical")
             what = [] if nameless else np.unique(column[rows]).tolist()
             found = Bunch(kind=kind, fold=fold, where=where, what=what, rows=rows)
             self.findings.append(Bunch(**found, count=len(rows)))
@@ -135,7 +136,7 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     -----
     It finds, fold by fold:
 
-    - subjects, recordings and groups on both sides of the split;
+    - subjects, recordings, groups and rows on both sides of the split;
     - epochs that are equal, bit by bit, on both sides, unless all channels are constant;
     - frozen estimators, wherever they are (a teacher, a step of a ``Pipeline``, a value of
       a grid), that were fitted on tested subjects or recordings;
@@ -170,6 +171,7 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
         report.cannot_see += ["recordings: not known (give a PairedEpochs with recording=)"]
     columns = {"unknown subjects": np.zeros(len(pair))} if subject is None else {}
     columns |= named  # where nobody is known, all rows may be of one subject
+    columns["row"] = rows
     modalities = ("target", "source") if pair.has_source else ("target",)
     digests = {modality: _digests(pair, modality) for modality in modalities}
     for number, (train, test) in enumerate(folds):
@@ -220,6 +222,13 @@ def _check_frozen(report, estimator, named, folds, outer=()):
                 f"whom {where} was fitted on: this frozen {kind} does not know its subjects"
             )
         seen = {name: seen[name] for name in named if seen.get(name) is not None}
+        for name, names in list(seen.items()):
+            if (names.dtype.kind in "US") != (named[name].dtype.kind in "US"):
+                report.cannot_see.append(
+                    f"whether {where} was fitted on the same: there a {name} is called "
+                    f"{names.item(0)!r}, here {named[name].item(0)!r}"
+                )
+                del seen[name]
         for number, (_, test) in enumerate(folds):
             for name, names in seen.items():
                 if report._look("frozen", number, test, named[name], names, where):

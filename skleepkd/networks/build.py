@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -11,10 +12,7 @@ from skleepkd.stages import EPOCH_SECONDS
 
 
 def build_network(module, signal, options):
-    """Build a network, of whose constructor ``options`` win over ``signal``.
-
-    An instance is copied, so that what the user gave is never trained.
-    """
+    """Build a network of ``signal`` and, before it, ``options``; an instance is copied."""
     if isinstance(module, nn.Module):
         if not options:
             return copy.deepcopy(module)
@@ -61,8 +59,7 @@ def find_network(name):
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(
             f"No network is called {name!r}. skleepkd has {', '.join(networks.__all__)}; "
-            "braindecode's are listed by braindecode.models.__all__. A class or a factory "
-            "of your own can be given as well."
+            "braindecode's are in braindecode.models.__all__; or give a class or a factory."
         )
     return found
 
@@ -73,48 +70,42 @@ def network_name(module):
         ("skleepkd.", "braindecode.")
     ):
         for name in (module.__name__, f"braindecode.{module.__name__}"):
-            try:
+            with suppress(ValueError):
                 if find_network(name) is module:
                     return name
-            except ValueError:
-                pass
     return None
 
 
 def check_output(network, epoch_shape, n_outputs, sequence_length=1):
     """Refuse a network whose output for zeros has another shape than logits of its input."""
-    name, device = (
-        type(network).__name__,
-        next((p.device for p in network.parameters()), "cpu"),
-    )
+    name = type(network).__name__
+    device = next((p.device for p in network.parameters()), "cpu")
+    shape, wanted = (2, *epoch_shape), (2, n_outputs)
+    if sequence_length > 1:
+        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
     network.eval()
+    cause = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if sequence_length == 1:
-            output = network(torch.zeros(2, *epoch_shape, device=device))
+        try:
+            output = network(torch.zeros(shape, device=device))
             found = (
                 tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
             )
-            if found != (2, n_outputs):
-                raise ValueError(
-                    f"The output of {name} for 2 epochs is {found}, and not "
-                    f"{(2, n_outputs)}, (batch, n_classes): a tensor with a logit for each "
-                    "epoch and each of n_outputs classes."
-                )
-            return
-        shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
-        cause = None
-        try:
-            found = tuple(network(torch.zeros(shape, device=device)).shape)
-            if found == wanted:
-                return
-            found = f"they have {found}"
         except Exception as error:  # what a network raises is its own affair
-            found, cause = f"it raised: {error}", error
+            if sequence_length == 1:
+                raise
+            found, cause = f"an error: {error}", error
+    if found == wanted:
+        return
+    if sequence_length == 1:
+        raise ValueError(
+            f"The output of {name} for 2 epochs is {found}, and not {wanted}, "
+            "(batch, n_classes): a tensor of logits, one for each of n_outputs classes."
+        )
     raise ValueError(
-        f"{name} does not take windows of consecutive epochs, which "
-        f"sequence_length={sequence_length} needs: given an array of shape {shape}, its "
-        f"logits should have the shape {wanted}, (batch, n_classes, sequence), but {found}. "
-        "SeqSleepNet, UTime and USleep take them; others need sequence_length=1."
+        f"{name} does not take windows of consecutive epochs: for an array of shape {shape} its "
+        f"output is {found}, and not {wanted}, (batch, n_classes, sequence). SeqSleepNet, UTime "
+        "and USleep take them; others need sequence_length=1."
     ) from cause
 
 
@@ -138,9 +129,9 @@ def segment(module, x, step):
     module = _as_ours(module)
     if not hasattr(module, "segment"):
         raise ValueError(
-            f"{type(module).__name__} predicts whole epochs alone. UTime and USleep predict "
-            "at any resolution, and so does a network with a method segment(x, step) that "
-            "returns logits of shape (batch, n_outputs, times // step)."
+            f"{type(module).__name__} predicts whole epochs alone. UTime and USleep predict at any "
+            "resolution, and a network with a method segment(x, step) that returns logits of "
+            "shape (batch, n_outputs, times // step)."
         )
     return module.segment(x, step)
 

@@ -50,10 +50,9 @@ class _FirstTokenAttention(nn.MultiheadAttention):
     """What ``nn.MultiheadAttention`` computes for the first token, for it alone."""
 
     def forward(self, tokens):
-        # With one query, the key and value projections can be applied to the query and to
-        # the attended mean in place of every token: q . (W x) = (W' q) . x and
-        # sum a (W x) = W (sum a x). A bias on the keys shifts all scores alike, and so
-        # drops out of the softmax.
+        # With one query, keys and values need not be projected for every token:
+        # q . (W x) = (W' q) . x and sum a (W x) = W (sum a x). A bias on the keys shifts
+        # all scores alike, and so drops out of the softmax.
         n_heads, head_dim, width = self.num_heads, self.head_dim, self.embed_dim
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
@@ -114,26 +113,22 @@ class EpochCrossModalTransformer(nn.Module):
     learned class token, and self-attention inside the stream sums them up in that
     class token. Cross-modal attention from a further learned token to the streams'
     class tokens gives one vector, which each stream passes through its own
-    feed-forward block. The results, side by side, are the features that the linear
-    head reads.
+    feed-forward block. Side by side they are the features that the linear head reads.
 
     The network with three channels follows [1]_, whose two-channel original is [2]_.
-    Only the first token of each stream reaches the logits, so attention and feed-forward
-    blocks are computed for it alone. Unlike the published code of [1]_, which feeds its
-    first channel twice and never reads its third, this one uses every channel.
+    Unlike the published code of [1]_, which feeds its first channel twice and never reads
+    its third, this one uses every channel.
 
     Parameters
     ----------
     n_chans : int
         Number of channels.
     n_times : int
-        Samples in an epoch, at least 50. Up to 49 samples at the end of an epoch that
-        fill no window are not read (20 of 1920 at 64 Hz).
+        Samples in an epoch, at least 50; those behind the last whole window are not read.
     n_outputs : int, default=5
         Number of classes.
     sfreq : float, optional
-        Sampling rate in hertz. It changes nothing: a window is 50 samples long, which
-        is 0.25 s at the 200 Hz of [1]_.
+        Sampling rate in hertz. It changes nothing: a window is 50 samples.
     num_heads : int, default=8
         Attention heads; they must divide 256.
     dim_feedforward : int, default=1024
@@ -145,8 +140,6 @@ class EpochCrossModalTransformer(nn.Module):
     ----------
     features : nn.Identity
         Passes on the features, shape ``(batch, 256 * n_chans)``.
-    head : nn.Linear
-        From features to logits.
     feature_layers : tuple of str
         Layers that distillation compares by default.
     parameter_groups : dict of str to tuple of str
@@ -155,8 +148,7 @@ class EpochCrossModalTransformer(nn.Module):
     Raises
     ------
     ValueError
-        If ``n_times`` or ``num_heads`` cannot be used, or ``forward`` is given another
-        shape.
+        If ``n_times`` is too short, or the input has another shape.
 
     References
     ----------
@@ -197,11 +189,8 @@ class EpochCrossModalTransformer(nn.Module):
         super().__init__()
         if n_times < WINDOW:
             raise ValueError(
-                f"n_times is {n_times}, shorter than one window of {WINDOW} samples; give "
-                "whole epochs (30 s at 200 Hz are 6000 samples)."
+                f"n_times is {n_times}, shorter than one window of {WINDOW} samples."
             )
-        if EMBED_DIM % num_heads:
-            raise ValueError(f"num_heads must divide {EMBED_DIM}; given {num_heads}.")
         self.n_chans = n_chans
         self.n_times = n_times
         self.embedding = nn.ModuleList(
@@ -219,17 +208,7 @@ class EpochCrossModalTransformer(nn.Module):
         self.head = nn.Linear(EMBED_DIM * n_chans, n_outputs)
 
     def forward(self, x):
-        """Compute the logits of epochs.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, n_chans, n_times)
-            Epochs in microvolts.
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs)
-        """
+        """Compute logits, (batch, n_outputs), of epochs in microvolts, (batch, n_chans, n_times)."""
         if x.ndim != 3 or x.shape[1:] != (self.n_chans, self.n_times):
             raise ValueError(
                 f"The input has shape {tuple(x.shape)}; this network was built for "

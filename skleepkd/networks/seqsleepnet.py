@@ -46,30 +46,24 @@ class SeqSleepNet(nn.Module):
     Learned filters sum up the frequencies of each frame, a bidirectional recurrent
     network reads the frames of an epoch, and attention makes one vector of them. A second
     bidirectional recurrent network reads the vectors of consecutive epochs, and a linear
-    layer turns each of its outputs into logits [1]_ [2]_. An epoch's vector depends on
-    that epoch alone, so that epochs which several sequences share can be encoded once
-    (:meth:`encode_epochs`, :meth:`classify_sequence`).
+    layer turns each of its outputs into logits [1]_ [2]_.
 
     Its input is what :class:`skleepkd.preprocessing.LogSpectrogram` makes, standardised.
 
     Parameters
     ----------
     n_chans : int
-        Number of channels. Each has filters of its own; their outputs lie side by side
-        before the epoch's recurrent network, as in [2]_.
+        Number of channels, each with filters of its own, as in [2]_.
     n_times : int
         Frames of an epoch's spectrogram: 29 for 30 s.
     n_outputs : int, default=5
         Number of classes.
     sfreq : float, default=100.0
-        Sampling rate in hertz of the signal behind the spectrogram. With ``n_bins`` it
-        says which frequencies the bins are.
+        Sampling rate in hertz of the signal behind the spectrogram.
     n_bins : int, default=129
-        Frequency bins of the spectrogram, from 0 to ``sfreq / 2``: half the length of an
-        even Fourier transform, plus one.
+        Frequency bins of the spectrogram, from 0 to ``sfreq / 2``.
     n_filters : int, default=32
-        Filters a channel, of equal width between 0 and 50 Hz (or ``sfreq / 2`` where
-        that is less).
+        Filters a channel, of equal width between 0 and 50 Hz (or ``sfreq / 2``).
     hidden_size : int, default=64
         Width of the recurrent networks, in each direction.
     attention_size : int, default=64
@@ -77,8 +71,7 @@ class SeqSleepNet(nn.Module):
     drop_prob : float, default=0.25
         Dropout of what goes into and comes out of both recurrent networks.
     projections : bool, default=False
-        Whether a linear layer follows each recurrent network, as in the equations 1 and
-        5 of [1]_. Its published code has none.
+        Whether a linear layer follows each recurrent network, as in the equations of [1]_.
 
     Attributes
     ----------
@@ -86,7 +79,7 @@ class SeqSleepNet(nn.Module):
         What distillation compares by default, the outputs of the sequence encoder, shape
         ``(batch, 2 * hidden_size, sequence)``.
     feature_layers : tuple of str
-        Names of the layers to distil from.
+        Layers that distillation compares by default.
     parameter_groups : dict of str to tuple of str
         Names for parts of the network, each given by prefixes of parameter names.
         "epoch_encoder" (filters, the first recurrent network and attention) is what [1]_
@@ -95,23 +88,19 @@ class SeqSleepNet(nn.Module):
     Raises
     ------
     ValueError
-        If there are too few bins for so many filters, or ``forward`` is given another
-        shape.
+        If there are too few bins for so many filters, or the input has another shape.
 
     Notes
     -----
-    The recurrent networks are gated recurrent units as in the text of [1]_, with both
-    biases of ``torch.nn.GRU`` and its initial weights (uniform within
-    ``1 / sqrt(hidden_size)``). With one channel and five classes there are 125,221
-    parameters, with projections 158,245. The published code has a cell with batch
-    normalisation for each time step instead, which ties it to 20 epochs; this network
-    reads any number of epochs. Filters begin standard normal before their sigmoid,
-    attention normal with a deviation of 0.1, the head uniform as Glorot and Bengio
-    describe, with biases of zero.
+    The recurrent networks are gated recurrent units as in the text of [1]_. With one
+    channel and five classes there are 125,221 parameters, with projections 158,245. The
+    published code has a cell with batch normalisation for each time step instead, which
+    ties it to 20 epochs; this network reads any number of epochs. Filters begin standard
+    normal before their sigmoid, attention normal with a deviation of 0.1, the head uniform
+    as Glorot and Bengio describe, with biases of zero.
 
     [1]_ adds half the squared length of all parameters but the filters to the loss, times
-    0.001, where the cross-entropy is summed over the 32 sequences of a batch. Beside a
-    mean it is a 32nd of that, which is Adam's weight decay (not AdamW's)::
+    0.001, beside a cross-entropy summed over 32 sequences; beside a mean it is a 32nd::
 
         SleepStager("SeqSleepNet", sequence_length=20, batch_size=32, lr=1e-4,
                     optimizer__weight_decay=1e-3 / 32,
@@ -181,8 +170,7 @@ class SeqSleepNet(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (batch, n_chans, n_times, n_bins) or (batch, sequence, ...)
-            Standardised log spectrograms. With a fifth axis, consecutive epochs of one
-            recording, any number of them.
+            Standardised log spectrograms; with a fifth axis, of consecutive epochs.
 
         Returns
         -------
@@ -197,16 +185,9 @@ class SeqSleepNet(nn.Module):
         return self.classify_sequence(features)
 
     def encode_epochs(self, x):
-        """Sum up each epoch by itself.
+        """Sum up each epoch by itself, in any order.
 
-        Parameters
-        ----------
-        x : Tensor of shape (n_epochs, n_chans, n_times, n_bins)
-            Standardised log spectrograms, in any order.
-
-        Returns
-        -------
-        Tensor of shape (n_epochs, 2 * hidden_size)
+        From a tensor (n_epochs, n_chans, n_times, n_bins) to (n_epochs, 2 * hidden_size).
         """
         if x.ndim != 4 or x.shape[1:] != self.epoch_shape:
             raise self._unexpected(x)
@@ -215,16 +196,9 @@ class SeqSleepNet(nn.Module):
         return self.attention(self.epoch_projection(self.dropout(frames)))
 
     def classify_sequence(self, features):
-        """Compute the logits of consecutive epochs that are encoded already.
+        """Compute the logits of consecutive epochs from their :meth:`encode_epochs`.
 
-        Parameters
-        ----------
-        features : Tensor of shape (batch, sequence, 2 * hidden_size)
-            Outputs of :meth:`encode_epochs`, in the order of time.
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs, sequence)
+        From (batch, sequence, 2 * hidden_size) to (batch, n_outputs, sequence).
         """
         epochs, _ = self.sequence_rnn(self.dropout(features))
         # (batch, sequence, units) -> (batch, units, sequence), as losses expect features
@@ -235,10 +209,9 @@ class SeqSleepNet(nn.Module):
     def _unexpected(self, x):
         shape = ", ".join(map(str, self.epoch_shape))
         return ValueError(
-            f"The input has shape {tuple(x.shape)}; this network was built for spectrograms "
-            f"of shape (batch, {shape}) or (batch, sequence, {shape}), that is (channels, "
-            "frames, frequency bins) an epoch. LogSpectrogram makes them of signals; another "
-            "number of bins is given as n_bins."
+            f"The input has shape {tuple(x.shape)}; this network was built for spectrograms of "
+            f"shape (batch, {shape}) or (batch, sequence, {shape}), (channels, frames, frequency "
+            "bins) an epoch: LogSpectrogram makes them, n_bins= tells another number of bins."
         )
 
 
@@ -250,9 +223,8 @@ def triangular_filters(n_bins, n_filters, sfreq):
     corners = ((n_fft + 1) * corners / sfreq).floor()  # in bins
     if (corners.diff() < 1).any():
         raise ValueError(
-            f"{n_filters} filters do not fit into the {int(corners[-1]) + 1} frequency bins "
-            f"up to {highest:g} Hz; give a smaller n_filters "
-            "(module__n_filters= of a stager) or a longer Fourier transform."
+            f"{n_filters} filters do not fit into the {int(corners[-1]) + 1} frequency bins up to "
+            f"{highest:g} Hz; give a smaller n_filters (module__n_filters= of a stager)."
         )
     left, peak, right = corners[:-2], corners[1:-1], corners[2:]
     bins = torch.arange(n_bins, dtype=torch.float64).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""U-Sleep: braindecode's network, and what it does not say of itself."""
+"""U-Sleep: braindecode's network, with what it does not declare itself."""
 
 import warnings
 
@@ -62,10 +62,8 @@ class USleep(models.USleep):
     def segment(self, x, step):
         """Compute logits for every ``step`` samples, as :meth:`UTime.segment`.
 
-        U-Sleep takes the mean of its scores over an epoch, and two layers with a
-        nonlinearity between them turn it into logits; here the mean is over ``step``
-        samples. Because of that nonlinearity the logits do not average to those of the
-        longer step, as U-Time's do.
+        Because of the nonlinearity behind the mean over a step, the logits do not average
+        to those of a longer step, as U-Time's do.
         """
 
         def mean_over_steps(_, scores, __):

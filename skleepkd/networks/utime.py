@@ -46,8 +46,8 @@ class UTime(nn.Module):
     An encoder of convolutions and max-pooling sums the signal up in ever longer steps, a
     decoder goes back to single samples with the encoder's maps of each level beside its
     own, and every sample gets a score a class. Their mean over an epoch, through one
-    linear layer, gives the epoch's logits. As nothing but this mean knows the length of
-    an epoch, :meth:`segment` gives logits at any resolution with the same weights.
+    linear layer, gives the epoch's logits; :meth:`segment` gives logits at any resolution
+    with the same weights.
 
     The defaults are those of [1]_, for teacher and student alike. The original U-Time
     [2]_, with the widths of its published code, has one level less, pools more, and
@@ -64,20 +64,16 @@ class UTime(nn.Module):
     n_chans : int
         Number of channels.
     n_times : int
-        Samples in an epoch, at least the product of ``pools`` (48 by default). It need
-        not be a multiple of it.
+        Samples in an epoch, at least the product of ``pools`` (48).
     n_outputs : int, default=5
         Number of classes.
     sfreq : float, optional
-        Sampling rate in hertz. It changes nothing: kernels and pools count samples. By
-        default one step of the bottom level sees 1168 samples, 5.8 s at the 200 Hz of
-        [1]_ and 23 s at 50 Hz.
+        Sampling rate in hertz. It changes nothing: kernels and pools count samples. A step
+        of the bottom level sees 1168 samples, 5.8 s at the 200 Hz of [1]_.
     filters : sequence of int, default=(16, 32, 64, 128, 256, 512)
-        Filters of each level of the encoder, and of the bottom level. Their number is
-        the depth of the network.
+        Filters of each level of the encoder, and of the bottom level.
     pools : sequence of int, default=(3, 2, 2, 2, 2)
-        Samples that each level of the encoder pools into one, and that the decoder
-        restores; one fewer than ``filters``.
+        Samples that each level of the encoder pools into one; one fewer than ``filters``.
     kernel_size : int, default=5
         Samples of the convolutions' kernels.
     dilation : int, default=2
@@ -95,17 +91,16 @@ class UTime(nn.Module):
     classifier : nn.Conv1d
         From the mean of the scores to logits.
     feature_layers : tuple of str
-        Layers whose maps attention transfer compares [1]_, each once: the bottleneck
-        (first, so that ``extract_features`` gives it by default), the pooled maps of the
-        encoder, those of the decoder, and the scores of every sample.
+        Layers whose maps attention transfer compares [1]_: the bottleneck (first, so that
+        ``extract_features`` gives it by default), the pooled maps of the encoder, those of
+        the decoder, and the scores of every sample.
     parameter_groups : dict of str to tuple of str
         Names for parts of the network, each given by prefixes of parameter names.
 
     Raises
     ------
     ValueError
-        If the numbers of filters, pools and kernels do not match, if an epoch is too
-        short, or if ``forward`` is given another shape.
+        If filters, pools and kernels do not match, or an epoch is too short.
 
     Notes
     -----
@@ -113,8 +108,7 @@ class UTime(nn.Module):
     describe, biases at zero. There is no dropout.
 
     The declared layers hold about 600,000 numbers an epoch of 6000 samples; as attention
-    maps (``feature_loss="attention"``) they are 19,750. To compare features as they are,
-    name one layer, as ``layers="bottom"``.
+    maps (``feature_loss="attention"``) they are 19,750.
 
     References
     ----------
@@ -170,8 +164,7 @@ class UTime(nn.Module):
         if n_times < math.prod(pools):
             raise ValueError(
                 f"n_times is {n_times}, shorter than the {math.prod(pools)} samples that "
-                f"pools={tuple(pools)} make into one; give whole epochs (30 s at 200 Hz are "
-                "6000 samples) or smaller pools."
+                f"pools={tuple(pools)} make into one; give whole epochs or smaller pools."
             )
         self.n_chans = n_chans
         self.n_times = n_times
@@ -208,8 +201,7 @@ class UTime(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (batch, n_chans, n_times) or (batch, epochs, n_chans, n_times)
-            Epochs. With a fourth axis, consecutive epochs of one recording, which are
-            read as one long signal.
+            With a fourth axis, consecutive epochs, read as one long signal.
 
         Returns
         -------
@@ -234,8 +226,7 @@ class UTime(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (batch, n_chans, times)
-            A signal of any length. Samples beyond its last whole step are seen by the
-            convolutions and get no logits.
+            A signal of any length; samples beyond its last whole step get no logits.
         step : int
             Samples in a step; ``sfreq`` makes it a second.
 

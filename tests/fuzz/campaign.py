@@ -73,19 +73,19 @@ class Reader:
             cwd=self.folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         )
-        told = self.process.stdout.readline()
-        if not told:
+        line = self.process.stdout.readline()
+        if not line:
             text = (self.folder / "stderr.txt").read_text(errors="replace")
             raise RuntimeError(f"The reading process did not start:\n{text[-3000:]}")
-        self.seeds = json.loads(told)
+        self.seeds = json.loads(line)
 
     def read(self, number, place):
-        """Have a seed's folder read, and return the answer or how the process ended."""
+        """Have a seed's folder read, and return the result or how the process ended."""
         self.process.stdin.write(f"{number} {place}\n".encode())
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if answer.endswith(b"\n"):
-            return json.loads(answer)
+        line = self.process.stdout.readline()
+        if line.endswith(b"\n"):
+            return json.loads(line)
         code = self.process.wait()
         self.stop()
         self.start()
@@ -107,7 +107,7 @@ class Reader:
 
 
 def plan(seeds, n_files):
-    """Tell how many damaged files each seed gets."""
+    """Return how many damaged files each seed gets."""
     shares = np.array(
         [
             SHARES.get(seed["kind"], 1)
@@ -150,27 +150,27 @@ def run(n_files, seed, folder, module="tests.fuzz.seeds", **limits):
             for each in reader.seeds
         ]
         for number, n_own in enumerate(plan(reader.seeds, n_files)):
-            told = reader.seeds[number]
-            place = work / told["name"]
-            path = place / told["file"]
-            shutil.copytree(reader.folder / told["name"], place)
+            listed = reader.seeds[number]
+            place = work / listed["name"]
+            path = place / listed["file"]
+            shutil.copytree(reader.folder / listed["name"], place)
             alike = [
                 data
                 for data, other in zip(valid, reader.seeds, strict=True)
-                if other["forge"] == told["forge"]
+                if other["forge"] == listed["forge"]
             ]
-            count = counts.setdefault(told["kind"], Counter())
+            count = counts.setdefault(listed["kind"], Counter())
             for file in range(n_own):
                 rng = np.random.default_rng([seed, number, file])
                 other = alike[rng.integers(len(alike))]
-                data = FORGES[told["forge"]](valid[number], other, rng)
+                data = FORGES[listed["forge"]](valid[number], other, rng)
                 path.write_bytes(data)
-                answer = reader.read(number, place.resolve())
-                count[answer["outcome"]] += 1
-                if answer["outcome"] not in ("read", "refused"):
+                result = reader.read(number, place.resolve())
+                count[result["outcome"]] += 1
+                if result["outcome"] not in ("read", "refused"):
                     faults.mkdir(parents=True, exist_ok=True)
-                    name = f"{told['name']}-{path.stem}-{file}-{answer['outcome']}"
+                    name = f"{listed['name']}-{path.stem}-{file}-{result['outcome']}"
                     (faults / (name + path.suffix)).write_bytes(data)
-                    (faults / f"{name}.txt").write_text(json.dumps(answer, indent=1))
+                    (faults / f"{name}.txt").write_text(json.dumps(result, indent=1))
             shutil.rmtree(work)
     return counts

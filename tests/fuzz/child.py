@@ -2,7 +2,7 @@
 
 It writes the seeds of a module and reads each once. ``CPU`` and ``CLOCK`` limit a read, in
 seconds of processor time and of the clock. Then it takes lines of standard input,
-``NUMBER FOLDER`` (of a seed, and where to read), and answers each with a line of JSON. A
+``NUMBER FOLDER`` (of a seed, and where to read), and writes a line of JSON for each. A
 read that takes too long ends the process, as does one that ends it by itself.
 """
 
@@ -22,7 +22,7 @@ from tests.fuzz.forgeries import CANARY
 #: Address space that a read may take beyond what the process has before, in bytes.
 MEMORY = 2**30
 
-#: What Python tells an audit hook of and a reader has no reason to do.
+#: Audit events that a reader has no reason to cause.
 _FORBIDDEN = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile"),
     *("subprocess.", "pty.", "socket.", "urllib.", "http.client", "ftplib.", "webbrowser."),
@@ -62,7 +62,7 @@ class Watch:
 
 
 def _imports_torch(event, args):
-    """Whether torch imports parts of itself, as it does when it is asked to compile."""
+    """Whether torch imports parts of itself, as it does to compile a network."""
     names = [args[0]] if event == "import" else []
     frame = sys._getframe(2)
     while frame is not None:
@@ -73,39 +73,39 @@ def _imports_torch(event, args):
 
 
 def read(seed, folder, watch, cpu, clock):
-    """Read a folder and tell how it went."""
+    """Read a folder and return the outcome."""
     signal.setitimer(signal.ITIMER_PROF, cpu)
     signal.setitimer(signal.ITIMER_REAL, clock)
-    answer = {"outcome": "read"}
+    result = {"outcome": "read"}
     try:
         with watch:
             seed.read(folder)
     except BaseException as error:
-        answer = judge(error, seed)
+        result = judge(error, seed)
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     if watch.last or Path(CANARY).exists():
-        answer = {"outcome": "code", "error": "; ".join(watch.last) or CANARY}
-    return answer
+        result = {"outcome": "code", "error": "; ".join(watch.last) or CANARY}
+    return result
 
 
 def judge(error, seed):
-    """Tell a clear refusal from a fault."""
+    """Separate a clear refusal from a fault."""
     chain, above = [], error
     while above is not None:
         chain.append(above)
         above = above.__cause__ or above.__context__
     frames = traceback.extract_tb(error.__traceback__)
-    answer = {
+    result = {
         "error": f"{type(error).__name__}: {str(error)[:300]}",
         "where": [f"{frame.filename[-50:]}:{frame.lineno}" for frame in frames[-4:]],
     }
     if any(_is_memory(each) for each in chain):
-        return {"outcome": "memory", **answer}
+        return {"outcome": "memory", **result}
     clear = isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError)
     if clear and any(word in str(error) for word in seed.words):
-        return {"outcome": "refused", **answer}
-    return {"outcome": "error", **answer}
+        return {"outcome": "refused", **result}
+    return {"outcome": "error", **result}
 
 
 def _is_memory(error):
@@ -122,22 +122,22 @@ def limit():
 
 def main(folder, module, cpu, clock):
     warnings.simplefilter("ignore")
-    answers, folder, limits = sys.stdout, Path(folder), (float(cpu), float(clock))
+    output, folder, limits = sys.stdout, Path(folder), (float(cpu), float(clock))
     with redirect_stdout(sys.stderr):
         seeds = importlib.import_module(module).make_seeds(folder)
         for seed in seeds:  # imports what a reader imports late
             seed.read(folder / seed.name)
-        told = [
+        listed = [
             {"kind": s.kind, "name": s.name, "file": s.file, "forge": s.forge}
             for s in seeds
         ]
-        print(json.dumps(told), file=answers, flush=True)
+        print(json.dumps(listed), file=output, flush=True)
         watch = Watch()
         limit()
         for line in sys.stdin:
             number, place = line.rstrip("\n").split(" ", 1)
-            answer = read(seeds[int(number)], Path(place), watch, *limits)
-            print(json.dumps(answer), file=answers, flush=True)
+            result = read(seeds[int(number)], Path(place), watch, *limits)
+            print(json.dumps(result), file=output, flush=True)
 
 
 if __name__ == "__main__":

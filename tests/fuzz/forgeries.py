@@ -1,4 +1,4 @@
-"""Forgeries: files that keep their format and say odd things in it."""
+"""Forgeries: files of the right format with odd content."""
 
 import copy
 import hashlib

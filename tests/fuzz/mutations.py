@@ -168,7 +168,7 @@ def move_lines(data, other, rng):
 
 def odd_encoding(data, other, rng):
     text = data.decode("latin-1")
-    answers = (
+    variants = (
         b"\xef\xbb\xbf" + data,
         b"\xef\xbb\xbf\xef\xbb\xbf" + data,
         text.encode("utf-16"),
@@ -184,7 +184,7 @@ def odd_encoding(data, other, rng):
         b"",
         b"\x00" * len(data),
     )
-    return answers[rng.integers(len(answers))]
+    return variants[rng.integers(len(variants))]
 
 
 _TEXT_DAMAGES = (odd_field, odd_field, odd_field, move_fields, move_lines, odd_encoding)

@@ -16,8 +16,6 @@ SECONDS = round(EPOCH_SECONDS)
 #: Nothing above is simulated, in hertz: a night is the same at every sampling rate.
 HIGHEST = 45.0
 
-# ------------------------------------------------------------------- time and events
-
 
 class Clock:
     """A night's sampling grid."""
@@ -75,13 +73,10 @@ def place(signals, weights, waveform, onset, duration, sfreq):
         signals[:, start:stop] += np.outer(weights, wave).astype(np.float32)
 
 
-# ---------------------------------------------------------------------------- stages
-
 #: How often stage i (row) was followed by stage j (column; W, N1, N2, N3, REM) in each
-#: sixth of the night. Counted over the 39 nights of Sleep-EDF's Sleep Cassette (Kemp et
+#: sixth of the night, from lights off to 30 epochs after the last epoch of sleep, by the
+#: second epoch's place. Counted over the 39 nights of Sleep-EDF's Sleep Cassette (Kemp et
 #: al. 2000, IEEE TBME 47(9):1185-1194), the expert's R&K stages 3 and 4 taken as N3.
-#: A night runs from lights off to 30 epochs after the last epoch of sleep; a change is
-#: counted where its second epoch lies, changes from or to an unscored epoch are not.
 _JUMPS = """
 0 96  6 2  1    35 0 122 0  1    24 54 0 150 16     7  6 129 0 1     4  2  4 1 0
 0 53  7 2  2    17 0  87 2  8    25 31 0 218 44    11 10 194 0 1     7 17 26 0 0
@@ -91,26 +86,18 @@ _JUMPS = """
 0 91  5 0  9    42 0 158 0 29    69 89 0  48 32     2  2  43 0 1    29 41  9 0 0
 """
 JUMPS = np.array(_JUMPS.split(), int).reshape(6, 5, 5)
-#: Mean and standard deviation of the logarithm of a bout's length in epochs, over the
-#: same nights (a night's last bout, which the cut ends, is left out).
+#: Mean and standard deviation of the logarithm of a bout's length in epochs, over the same
+#: nights, and of the waking before sleep, over the 38 nights that began awake.
 LOG_BOUT = np.array([[0.95, 1.10], [0.70, 0.75], [1.62, 1.27], [0.91, 1.21], [2.36, 1.17]])
-#: The same of the waking before sleep, over the 38 nights that began awake.
 LOG_LATENCY = (2.90, 1.18)
 #: Part of the night that the waking before sleep can take at most.
 _LONGEST_LATENCY = 0.15
-#: How often the scorer errs in each stage. About one epoch in sixteen, most often in N1,
-#: as human scorers do (Lee et al. 2022, J Clin Sleep Med 18(1):193-202: two scorers agree
-#: with kappa 0.70, 0.24, 0.57, 0.57 and 0.69 on W, N1, N2, N3, REM).
+#: How often the scorer errs in each stage: about one epoch in sixteen, most often in N1, as
+#: human scorers do (Lee et al. 2022, J Clin Sleep Med 18(1):193-202).
 _ERROR = np.array([0.05, 0.20, 0.05, 0.07, 0.05])
-#: What an epoch of each stage (row) is taken for where the scorer errs.
+#: What an epoch of each stage (row) is taken for where the scorer errs, in tenths.
 _TAKEN_FOR = np.array(
-    [
-        [0.0, 0.7, 0.2, 0.0, 0.1],
-        [0.3, 0.0, 0.5, 0.0, 0.2],
-        [0.1, 0.3, 0.0, 0.4, 0.2],
-        [0.0, 0.0, 1.0, 0.0, 0.0],
-        [0.2, 0.4, 0.4, 0.0, 0.0],
-    ]
+    [[0, 7, 2, 0, 1], [3, 0, 5, 0, 2], [1, 3, 0, 4, 2], [0, 0, 10, 0, 0], [2, 4, 4, 0, 0]]
 )
 
 
@@ -132,14 +119,12 @@ def draw_hypnogram(n_epochs, rng):
 def score_hypnogram(stages, rng):
     """Score a night as a human scorer does, who errs in a few epochs of a hundred."""
     errs = rng.random(len(stages)) < _ERROR[stages]
-    taken_for = np.array([rng.choice(5, p=_TAKEN_FOR[stage]) for stage in stages])
+    taken_for = np.array([rng.choice(5, p=_TAKEN_FOR[stage] / 10) for stage in stages])
     return np.where(errs, taken_for, stages)
 
 
-# ------------------------------------------------------------- what the body is like
-
-# The bands of the background in hertz: slow, delta, theta, alpha, sigma, beta. Between
-# the bands' centres its amplitude is interpolated, so that the spectrum has no steps.
+# The bands of the background in hertz: slow, delta, theta, alpha, sigma, beta; between
+# their centres its amplitude is interpolated.
 _EDGES = np.array([0.3, 1.0, 4.0, 8.0, 12.0, 16.0, 32.0])
 _CENTRES = np.sqrt(_EDGES[:-1] * _EDGES[1:])
 #: Root mean square of the background by stage and band, in microvolts at C4-A1.
@@ -180,8 +165,7 @@ _ROLLS = np.array([0.5, 5.0, 0.1, 0.0, 0.1])
 
 #: What each electrode sees of the sources: of the brain's midline (frontocentral), left
 #: and right hemisphere and occiput, of horizontal and vertical movements of the eyes, and
-#: of the muscles of the left and right temple and the chin. Nearness decides. Both ears
-#: lie beside the mastoids (A1, A2) and see little of the midline.
+#: of the muscles of the left and right temple and the chin. Nearness decides.
 _ELECTRODES = {
     "C3": (0.75, 0.60, 0.15, 0.30, 0.03, 0.08, 0.15, 0.02, 0.0),
     "C4": (0.75, 0.15, 0.60, 0.30, -0.03, 0.08, 0.02, 0.15, 0.0),
@@ -235,11 +219,7 @@ class Body:
 
 
 class Course:
-    """What happens in a night, known for each second.
-
-    ``stage`` counts an arousal as a few seconds awake; ``level`` (n_seconds, n_bands),
-    ``alpha`` and ``tone`` are amplitudes in microvolts.
-    """
+    """What happens in a night by second: stages, arousals as wake, amplitudes in microvolts."""
 
     def __init__(self, hypnogram, body, rng):
         n_epochs, n_seconds = len(hypnogram), len(hypnogram) * SECONDS
@@ -257,9 +237,8 @@ class Course:
         fresh = rng.normal(0, _DEPTH_SD * np.sqrt(1 - _DEPTH_MEMORY**2), n_epochs)
         fresh[0] = first
         depth = lfilter([1], [1, -_DEPTH_MEMORY], fresh)
-        moment = np.outer(depth, _DEPTH) + rng.normal(
-            0, _BAND_SD, (n_epochs, len(_CENTRES))
-        )
+        moment = np.outer(depth, _DEPTH)
+        moment = moment + rng.normal(0, _BAND_SD, (n_epochs, len(_CENTRES)))
         log_level = np.log(_BACKGROUND[self.stage] * body.bands)
         log_level = log_level + np.repeat(moment, SECONDS, axis=0)
         # Nothing in the body jumps.
@@ -267,9 +246,6 @@ class Course:
         alpha = np.where(self.eyes_open, _ALPHA_OPEN[self.stage], _ALPHA_CLOSED[self.stage])
         self.alpha = gaussian_filter1d(alpha * body.alpha_gain, 1.0)
         self.tone = gaussian_filter1d(_TONE[self.stage] * body.tone, 1.0)
-
-
-# --------------------------------------------------------------------------- sources
 
 
 def draw_sources(course, body, clock, rng):

@@ -6,16 +6,13 @@ whole number. The rate has a person's mean, follows the stages, falls over the n
 is modulated slowly, at about 0.1 Hz and by breathing. P, Q, R, S and T are Gaussians
 around each beat, an idea of McSharry et al. (2003, IEEE TBME 50(3):289-294).
 
-Sources of what depends on the stage: Penzel et al. (2016, Front Physiol 7:460, Table 1)
-give heart rate, breathing rate and the strength of respiratory sinus arrhythmia awake, in
-light sleep and in deep sleep as multiples of those in REM sleep; these are used as they
-are. Breathing is most regular in deep sleep (Cabiddu et al. 2012, Front Physiol 3:45);
-slow fluctuations of the heart rate are those of wake and REM sleep and go in deep sleep
-(Bunde et al. 2000, Phys Rev Lett 85:3736-3739); an arousal makes the heart fast, then
-slow (Sforza et al. 2000, Clin Neurophysiol 111:1611-1619). Bands are the Task Force's
-(1996, Circulation 93:1043-1065): very low below 0.04 Hz, low to 0.15 Hz, high to 0.4 Hz.
-Every other number is chosen, and ``benchmarks/simulation_realism.py`` judges them by what
-can be staged from the ECG.
+Heart rate, breathing rate and the strength of respiratory sinus arrhythmia by stage are
+those of Penzel et al. (2016, Front Physiol 7:460, Table 1). Breathing is most regular in
+deep sleep (Cabiddu et al. 2012, Front Physiol 3:45); slow fluctuations of the heart rate
+are those of wake and REM sleep and go in deep sleep (Bunde et al. 2000, Phys Rev Lett
+85:3736-3739); an arousal makes the heart fast, then slow (Sforza et al. 2000, Clin
+Neurophysiol 111:1611-1619). Bands are the Task Force's (1996, Circulation 93:1043-1065).
+Every other number is chosen, and judged by ``benchmarks/simulation_realism.py``.
 """
 
 from collections import namedtuple
@@ -45,8 +42,7 @@ _MOMENT_SD = 0.25
 _MOMENT_MEMORY = 0.85  # from one epoch to the next
 
 #: Ectopic beats a minute, and when they come: after this part of the interval.
-_ECTOPIC = 0.03
-_PREMATURE = 0.65
+_ECTOPIC, _PREMATURE = 0.03, 0.65
 
 #: P, Q, R, S and T: time after the beat and width (standard deviation) in seconds, size
 #: in microvolts, in lead II; and the sizes of an ectopic beat, which is also wider.
@@ -56,16 +52,14 @@ _SIZE = np.array([110.0, -90.0, 1050.0, -190.0, 270.0])
 _ECTOPIC_SIZE = np.array([0.0, 0.0, 1300.0, -300.0, -350.0])
 _ECTOPIC_WIDTH = 2.2
 
-#: What the chest adds: breathing moves the baseline (microvolts) and changes the size of
-#: the waves (a part of it); its muscles are as tense as the chin's, times this.
+#: Breathing moves the baseline (microvolts) and changes the waves' size (a part of it); the
+#: chest's muscles are as tense as the chin's, times this.
 _BASELINE = 60.0
 _BREATHING_GAIN = 0.08
 _MUSCLE = 0.8
 
-#: Waves are drawn on this grid, in hertz, and brought to the sampling rate from there.
-_DRAWN_AT = 100.0
-#: Rates and breathing are known on this grid, in hertz.
-_STEPS = 8.0
+#: The grids of the waves and of rates and breathing, in hertz.
+_DRAWN_AT, _STEPS = 100.0, 8.0
 
 #: Seconds of the beats, which of them are ectopic, and breathing (about -1 to 1) on a clock.
 Beats = namedtuple("Beats", "times ectopic breathing clock")
@@ -136,11 +130,7 @@ def draw_beats(course, heart, moved, rng):
 
 
 def draw_ecg(course, heart, beats, clock, rng):
-    """Draw the electrocardiogram (lead II) in microvolts, (n_times,), on a clock.
-
-    A QRS complex lasts 0.1 s and reaches up to 40 Hz: below about 90 Hz a smooth low-pass
-    filter makes it lower and wider. R waves keep 0.86 of their size at 50 Hz, 0.6 at 32.
-    """
+    """Draw the electrocardiogram (lead II) in microvolts, (n_times,), on a clock."""
     n_drawn = round(clock.n_seconds * _DRAWN_AT)
     drawn = np.zeros(n_drawn)
     times, ectopic = beats.times, beats.ectopic
