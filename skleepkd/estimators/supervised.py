@@ -549,7 +549,7 @@ class SleepStager(NeuralNetClassifier):
     def device(self):
         """The device in use; where "auto" was given, CUDA if there is one, else the CPU."""
         device = vars(self)["device"]
-        if device != "auto":
+        if not isinstance(device, str) or device != "auto":
             return device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
