@@ -97,7 +97,7 @@ def test_a_finished_training_is_read_back(pair, tmp_path):
     assert same(again, expected)
     assert again.history[:, "valid_kappa"] == expected.history[:, "valid_kappa"]
     assert len(pickle.dumps(again)) < 300_000
-    assert not hasattr(again, "checkpoint_")
+    assert again.checkpoint_ is None
 
 
 def test_another_training_has_another_file(pair, tmp_path):

@@ -124,7 +124,7 @@ def test_a_pair_is_not_cut_over_an_interruption(tmp_path):
     np.testing.assert_allclose(X["target"][0], first, rtol=1e-4)
     # The part as source: its annotations count from its own first sample.
     dated = mne.Annotations([215.0, 245.0], 30.0, "Sleep stage 2", orig_time=DATE)
-    with pytest.raises(ValueError, match=r"215 s before the first.*a\.onset - 215,"):
+    with pytest.raises(ValueError, match=r"-215 s after the first.*a\.onset -215,"):
         PairedEpochs.from_raws(part, part, dated)
 
 

@@ -101,7 +101,7 @@ def test_what_is_wrapped_is_exported(wrapped, tmp_path):
     _, estimators = wrapped
     report = export_onnx(estimators["a search"], tmp_path / "search.onnx")
     assert report.steps_before == []
-    with pytest.warns(UserWarning, match="scale, rest__epochscaler of this pipeline"):
+    with pytest.warns(UserWarning, match="what scale, rest__epochscaler make"):
         report = export_onnx(estimators["all of it"], tmp_path / "nested.onnx")
     assert report.steps_before == ["scale", "rest__epochscaler"]
 
@@ -114,10 +114,10 @@ def test_a_search_over_stagers_checks_recordings(wrapped):
     raw = mne.io.RawArray(noise, info, verbose=False)
     for name in NAMES:
         whole = RecordingStager(estimators[name], ch_names=["E1", "E2"])
-        with pytest.raises(ValueError, match="fitted to 2 Hz; the recording is at 4 Hz"):
+        with pytest.raises(ValueError, match="fitted to .* at 2 Hz; given .* at 4 Hz"):
             whole.stage(raw)
         whole.set_params(ch_names=["E1"])
-        with pytest.raises(ValueError, match=r"fitted to 2 channel\(s\); given 1"):
+        with pytest.raises(ValueError, match=r"fitted to 2 channel\(s\).*; given 1"):
             whole.stage(raw)
 
 

@@ -329,7 +329,7 @@ class PairedEpochs:
             )
         try:
             return cls(**open_folder(folder))
-        except OSError:
+        except (FileNotFoundError, PermissionError, MemoryError):
             raise
         except Exception as error:  # JSON, zipfile and NumPy raise many kinds
             message = f"The pair in {folder} is damaged ({error}). Write it anew."
