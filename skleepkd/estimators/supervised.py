@@ -127,8 +127,7 @@ class SleepStager(NeuralNetClassifier):
     ((40, 2), ['N2', 'W'])
     """
 
-    #: The file of a training that is being kept.
-    checkpoint_ = None
+    checkpoint_ = None  # a training that is being kept has one
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
