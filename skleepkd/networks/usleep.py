@@ -74,3 +74,7 @@ class USleep(models.USleep):
             logits = self(x)
         # braindecode drops the time axis of a single step.
         return logits[..., None] if logits.ndim == 2 else logits
+
+
+# braindecode appends a section on a hub, with references to its own documentation.
+USleep.__doc__ = USleep.__doc__.partition("\n\n    .. rubric:: Hugging Face")[0]
