@@ -81,8 +81,13 @@ def export_onnx(stager, path):
     ``n_times``, ``ch_names``, ``sequence_length`` and ``steps_before``. The file computes in
     single precision: with ``autocast=True`` ``predict_proba`` differs by 6e-4 or so.
     """
-    import onnx
-    import onnxruntime  # noqa: F401
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "export_onnx needs onnx and onnxruntime: pip install 'skleepkd[onnx]'."
+        ) from error
 
     steps, last = split_pipeline(stager)
     if final_stager(last) is None:
