@@ -46,6 +46,8 @@ from skleepkd.networks import SeqSleepNet
 from skleepkd.preprocessing import EpochScaler, LogSpectrogram, PairedTransformer
 from skleepkd.recipes import anandakumar2022, joshi2021, phan2019
 
+#: The version of torch that the numbers were written with.
+TORCH = "2.14"
 GOLDEN = Path(__file__).with_name("golden.json")
 N_ROWS = 6  # of the probabilities, in the JSON
 
@@ -639,6 +641,10 @@ def golden():
 
 @pytest.mark.parametrize("name", [*CASES, *STEPS])
 def test_no_number_has_moved(golden, name):
+    if not torch.__version__.startswith(f"{TORCH}."):
+        pytest.skip(
+            f"the numbers are those of torch {TORCH}; other versions train otherwise"
+        )
     found, expected = numbers(name), golden[name]
     atol = 1e-2 if name == "autocast" else 1e-4  # processors differ in bfloat16
     assert found.keys() == expected.keys()
