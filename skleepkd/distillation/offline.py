@@ -42,49 +42,50 @@ class Offline(Strategy):
 
 def columns_of_teacher(student, pair, y, *, features):
     """Compute a fitted teacher's output, where it has a weight, and features, if wanted."""
-    source, teacher = pair.source_epochs, student.teacher_
+    teacher, stager = student.teacher_, final_stager(student.teacher_)
+    source = pair.source_epochs
+    if stager is not None:
+        source = transformed(teacher, source)
     # Features belong to windows, the output of all of them to an epoch; else both are
     # computed at once.
-    at_once = features and student.alpha and student.sequence_length_ == 1
+    windows = student.windows_of(pair, y) if student.sequence_length_ > 1 else None
+    at_once = features and student.alpha and windows is None
     columns, arrays = {}, []
     if at_once:
-        stager = final_stager(teacher)
         nonlinearity = stager._get_predict_nonlinearity()
-        *arrays, probabilities = _features(student, source, y, [OUTPUT], [nonlinearity])
+        *arrays, probabilities = _features(student, source, None, OUTPUT, nonlinearity)
         output = log_probabilities(probabilities, teacher.classes_, student.classes_)
         columns[TEACHER_OUTPUT] = output
     elif student.alpha:
         columns[TEACHER_OUTPUT] = teacher_output(teacher, source, student.classes_)
     if features and not at_once:
-        arrays = _features(student, source, y)
+        arrays = _features(student, source, windows)
     if features:
-        _learn_statistics(student, pair, y, arrays)
+        _learn_statistics(student, pair, windows, arrays)
     for number, array in enumerate(arrays):
-        column = PerWindow(array) if student.sequence_length_ > 1 else array
+        column = array if windows is None else PerWindow(array)
         columns[TEACHER_FEATURE.format(number)] = column
     return columns
 
 
-def _features(student, source, y, more_layers=(), more_summaries=()):
-    """Features of the matched layers (and of more), summarised by their losses."""
-    stager = final_stager(student.teacher_)
-    matched = student.matched_layers
-    dataset = stager.make_dataset(transformed(student.teacher_, source))
-    if student.sequence_length_ > 1:
-        dataset = stager.make_dataset(dataset.pair, windows=student.windows_of(source, y))
-    return teacher_features(
-        stager,
-        dataset,
-        [*(layer.teacher_layer for layer in matched), *more_layers],
-        [*(layer.loss.summarise for layer in matched), *more_summaries],
-    )
+def _features(student, source, windows, *more):
+    """Features of the matched layers, and of one more with its summary."""
+    stager, matched = final_stager(student.teacher_), student.matched_layers
+    layers = [layer.teacher_layer for layer in matched]
+    summaries = [layer.loss.summarise for layer in matched]
+    if more:
+        layer, summary = more
+        layers.append(layer)
+        summaries.append(summary)
+    dataset = stager.make_dataset(source, windows=windows)
+    return teacher_features(stager, dataset, layers, summaries)
 
 
-def _learn_statistics(student, pair, y, features):
+def _learn_statistics(student, pair, windows, features):
     """Show each loss the teacher's features of (some of) the training rows."""
     validates = student.validates(pair)
-    if student.sequence_length_ > 1:
-        validates = validates[student.windows_of(pair, y)[:, 0]]
+    if windows is not None:
+        validates = validates[windows[:, 0]]
     rows = np.flatnonzero(~validates)
     some = rows[:: max(1, len(rows) // ROWS_FOR_STATISTICS)]
     for layer, array in zip(student.matched_layers, features, strict=True):

@@ -152,12 +152,12 @@ def transformed(teacher, source):
 
 
 def teacher_output(teacher, source, classes):
-    """Logarithms of a fitted teacher's probabilities for a checked source."""
+    """Logarithms of a fitted teacher's probabilities for what its stager sees of a source."""
     stager = final_stager(teacher)
     if stager is None:
         probabilities = teacher.predict_proba(teacher_input(teacher, source))
     else:
-        probabilities = stager.predict_pair(transformed(teacher, source))
+        probabilities = stager.predict_pair(source)
     return log_probabilities(probabilities, teacher.classes_, classes)
 
 
