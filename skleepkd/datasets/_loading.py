@@ -98,9 +98,11 @@ def load_nights(
         tables = [(n.recording, n.subject, n.onset, n.first) for n in nights]
         options = (_CACHE_FORMAT, ch_names, float(sfreq), l_freq, h_freq, key, tables)
         entry = Path(cache).expanduser() / f"{name}-{joblib.hash(options)[:16]}"
-        if _open_entry(entry, nights, shapes) is None:
+        found = _open_entry(entry, nights, shapes)
+        if found is None:
             _write_entry(entry, nights, shapes, fill)
-        arrays, n_covered = _open_entry(entry, nights, shapes)
+            found = _open_entry(entry, nights, shapes)
+        arrays, n_covered = found
     X = PairedEpochs(
         **arrays,
         subject=np.repeat([night.subject for night in nights], sizes),
@@ -251,7 +253,7 @@ def warn_of_unknown(texts, where):
         )
 
 
-def check_labels(recording, labels, wanted):
+def require_channels(recording, labels, wanted):
     """Refuse a recording that lacks channels, before hours of reading others."""
     missing = [label for label in wanted if label not in labels]
     if missing:

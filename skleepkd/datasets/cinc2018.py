@@ -112,7 +112,7 @@ def load_cinc2018(
     root = Path(root).expanduser()
     ch_names = _loading.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    _loading.check_labels("The data set", _LABELS, wanted)
+    _loading.require_channels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
     present = sorted(
         path.name for path in folder.glob("tr[0-9][0-9]-[0-9]*") if path.is_dir()
@@ -216,7 +216,7 @@ def _read_night(folder, labels, unscored):
         header = wfdb.rdheader(str(folder / number))
         units = dict(zip(header.sig_name, header.units, strict=True))
         duration = header.sig_len / header.fs
-    _loading.check_labels(f"cinc2018-{number}", list(units), labels)
+    _loading.require_channels(f"cinc2018-{number}", list(units), labels)
     for name in labels:
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")

@@ -159,7 +159,9 @@ def load_mass(
         labels = read_header(night.files[0]).names
         names = chain(*ch_names.values())
         named = {name: _weights(name, labels, int(number[4])) for name in names}
-        _loading.check_labels(night.recording, labels, sorted(set().union(*named.values())))
+        _loading.require_channels(
+            night.recording, labels, sorted(set().union(*named.values()))
+        )
         derivations[night.recording] = named
     read = partial(_open_derivations, derivations=derivations)
     options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}

@@ -146,7 +146,7 @@ def load_sleep_edf(
         for number in numbers:
             nights.append(night := read_sleep_edf_night(folder, number, crop=crop))
             labels = read_header(night.files[0]).names
-            _loading.check_labels(night.recording, labels, wanted)
+            _loading.require_channels(night.recording, labels, wanted)
     if not nights:
         raise FileNotFoundError(
             f"{folder} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
