@@ -45,6 +45,7 @@ from skleepkd.model_selection import cross_validate
 from skleepkd.networks import SeqSleepNet
 from skleepkd.preprocessing import EpochScaler, LogSpectrogram, PairedTransformer
 from skleepkd.recipes import anandakumar2022, joshi2021, phan2019
+from tests.tiny import TinyNetwork, TinySequenceNetwork
 
 #: The version of torch that the numbers were written with.
 TORCH = "2.14"
@@ -54,54 +55,11 @@ N_ROWS = 6  # of the probabilities, in the JSON
 # ---------------------------------------------------------------- networks and data
 
 
-class Golden(nn.Module):
-    """Log power of a few filters."""
+class Golden(TinyNetwork):
+    """The tiny network, with dropout."""
 
-    feature_layers = ("features",)
-    parameter_groups = {"filters": ("filters", "norm"), "head": ("head",)}  # noqa: RUF012
-
-    def __init__(self, n_chans, n_times, n_outputs, sfreq=None, n_filters=4, dropout=0.1):
-        super().__init__()
-        self.filters = nn.Conv1d(n_chans, n_filters, 5, padding=2)
-        self.norm = nn.BatchNorm1d(n_filters)
-        self.features = nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(n_filters, n_outputs)
-
-    def forward(self, x):
-        power = self.norm(self.filters(x).square().mean(dim=2).add(1e-3).log())
-        return self.head(self.dropout(self.features(power)))
-
-
-class GoldenSequence(nn.Module):
-    """Encodes epochs one by one, then looks along the sequence."""
-
-    feature_layers = ("sequence_encoder",)
-    parameter_groups = {  # noqa: RUF012
-        "epoch_encoder": ("filters", "norm"),
-        "sequence_encoder": ("sequence_encoder",),
-        "head": ("head",),
-    }
-
-    def __init__(self, n_chans, n_times, n_outputs, n_filters=4):
-        super().__init__()
-        self.filters = nn.Conv1d(n_chans, n_filters, 5, padding=2)
-        self.norm = nn.LayerNorm(n_filters)
-        self.sequence_encoder = nn.GRU(n_filters, 3, batch_first=True, bidirectional=True)
-        self.head = nn.Linear(6, n_outputs)
-
-    def encode_epochs(self, x):
-        return self.norm(self.filters(x).square().mean(dim=2).add(1e-3).log())
-
-    def classify_sequence(self, features):
-        seen, _ = self.sequence_encoder(features)
-        return self.head(seen).transpose(1, 2)  # (batch, n_outputs, sequence)
-
-    def forward(self, x):
-        if x.ndim == 3:
-            return self.forward(x[:, None])[..., 0]
-        features = self.encode_epochs(x.flatten(0, 1))
-        return self.classify_sequence(features.unflatten(0, x.shape[:2]))
+    def __init__(self, n_chans, n_times, n_outputs, n_filters=4, dropout=0.1):
+        super().__init__(n_chans, n_times, n_outputs, n_filters=n_filters, dropout=dropout)
 
 
 def pair_of(n_subjects=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=False):
@@ -208,7 +166,7 @@ def tuned(pretrained=TEACHER, **params):
     return FineTunedSleepStager(pretrained, **{**AS_PRETRAINED, **params})
 
 
-def sequence(module=GoldenSequence, **params):
+def sequence(module=TinySequenceNetwork, **params):
     return SleepStager(module, **{**SEQUENCES, "random_state": None, **params})
 
 
@@ -393,7 +351,7 @@ CASES = {
     ),
     "sequences, offline, answers of single epochs": (
         DistilledSleepStager(
-            TEACHER, GoldenSequence, feature_loss=None, alpha=0.5, **SEQUENCES
+            TEACHER, TinySequenceNetwork, feature_loss=None, alpha=0.5, **SEQUENCES
         ),
         "pair",
     ),
@@ -524,7 +482,7 @@ def kept(stager):
     X, y = pair_of()
     with tempfile.TemporaryDirectory() as folder:
         save(clone(stager).fit(X, y), Path(folder) / "stager.safetensors")
-        module = GoldenSequence if stager.sequence_length > 1 else Golden
+        module = TinySequenceNetwork if stager.sequence_length > 1 else Golden
         again = load(Path(folder) / "stager.safetensors", module=module)
     return {"probabilities": again.predict_proba(X)}
 
