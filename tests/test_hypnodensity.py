@@ -257,7 +257,7 @@ def test_joining_needs_to_know_what_follows_what(utime):
         utime.hypnodensity(twice, 20.0)
 
 
-@pytest.mark.parametrize("resolution", [0, -1, 0.3, 30.1, np.nan, np.inf])
+@pytest.mark.parametrize("resolution", [0, -1, 0.3, 30.1, np.nan, np.inf, "1s", None])
 def test_unusable_resolutions(utime, resolution):
     with pytest.raises(ValueError, match="whole number of samples; given .* at 2 Hz"):
         utime.hypnodensity(night(2), resolution)

@@ -128,8 +128,9 @@ def test_nights_too_short_to_train_on():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"sequence_length": 0}, "are 1 at least"),
-        ({"neighbouring_windows": 0}, "are 1 at least"),
+        ({"sequence_length": 0}, "sequence_length is a whole number, 1 at least; given 0"),
+        ({"sequence_length": 2.5}, "given 2.5"),
+        ({"neighbouring_windows": 0}, "neighbouring_windows is a whole number"),
         ({"fusion": "median"}, "given 'median'"),
     ],
 )

@@ -6,16 +6,29 @@ import warnings
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from skleepkd.distillation.strategy import PerWindow
 from skleepkd.epochs import PairedEpochs
-from skleepkd.sequences import find_runs, make_windows
+from skleepkd.sequences import Fusion, find_runs, make_windows
 from skleepkd.stages import UNSCORED
 
 #: Epochs, or windows, of a night that a network of sequences takes at a time, so that they
 #: stay in the processor's cache.
 TOGETHER = 192
+
+
+def check_sequences(stager):
+    """Refuse parameters of sequences that mean nothing, or do not go together."""
+    for name in ("sequence_length_", "neighbouring_windows"):
+        value = getattr(stager, name)
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"{name.rstrip('_')} is a whole number, 1 at least; given {value!r}."
+            )
+    Fusion(0, 0, stager.fusion)  # refuses an unknown name
+    if stager.sequence_length_ > 1 and stager.train_split is not None:
+        raise ValueError("train_split parts rows; windows overlap: give validation=.")
 
 
 def check_windows(stager, pair, scored):
@@ -86,6 +99,10 @@ class EpochDataset(Dataset):
     def __len__(self):
         return len(self.pair)
 
+    def __getitem__(self, number):
+        x, y = self.__getitems__([number])
+        return {name: tensor[0] for name, tensor in x.items()}, y[0]
+
     def __getitems__(self, rows):
         """Read a whole batch, as a torch loader does where this method exists."""
         rows = np.asarray(rows)
@@ -99,8 +116,10 @@ class EpochDataset(Dataset):
         return tuple(Subset(self, np.flatnonzero(rows)) for rows in (train, valid))
 
     def n_bytes(self):
-        """Bytes of the epochs and the extras, in single precision."""
-        return 4 * sum(math.prod(p.shape) for p in [self.pair, *self.extras.values()])
+        """Bytes of what is held: pairs in single precision, arrays in their own."""
+        parts = [self.pair, *self.extras.values()]
+        sizes = [4 if isinstance(p, PairedEpochs) else p.dtype.itemsize for p in parts]
+        return sum(n * math.prod(p.shape) for n, p in zip(sizes, parts, strict=True))
 
     def hold(self, device):
         """Hold the epochs on a device, so that a batch is an indexed read there."""
@@ -211,11 +230,14 @@ def make_loader(stager, dataset, *, training):
     prefix = "iterator_train" if training else "iterator_valid"
     on_gpu = torch.device(stager.device).type == "cuda"
     options = {"batch_size": stager.batch_size, "shuffle": training, "pin_memory": on_gpu}
-    options |= {"collate_fn": as_is, **stager.get_params_for(prefix)}
+    options |= stager.get_params_for(prefix)
     iterator = getattr(stager, prefix)
     if options["batch_size"] == -1:
         options["batch_size"] = len(dataset)
     base = getattr(dataset, "dataset", dataset)
+    if not isinstance(base, EpochDataset):  # the user's own
+        return iterator(dataset, **options)
+    options.setdefault("collate_fn", as_is)
     may_hold = training and base.signal is base.pair and not options.get("num_workers")
     if may_hold and base.n_bytes() <= room_on(stager.device):
         base.hold(stager.device)
@@ -230,7 +252,7 @@ def make_loader(stager, dataset, *, training):
             batches = batches_in_order(dataset, batch_size)
         return iterator(dataset, batch_sampler=batches, **options)
     # Batch normalisation cannot learn from a last batch of a single epoch.
-    if training and len(dataset) > options["batch_size"]:
+    if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
         options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
     return iterator(dataset, **options)
 

@@ -105,9 +105,8 @@ def class_weights(class_weight, codes, classes):
             if label not in labels:
                 raise ValueError(f"class_weight names {label!r}; the classes are {labels}.")
             weights[labels.index(label)] = weight
-    elif (
-        class_weight == "balanced"
-    ):  # as in scikit-learn; 1 for a class that does not occur
+    elif class_weight == "balanced":
+        # As in scikit-learn; 1 for a class that does not occur.
         counts = np.bincount(codes[codes >= 0], minlength=len(classes))
         seen = counts > 0
         weights[seen] = counts.sum() / (seen.sum() * counts[seen])

@@ -1,6 +1,7 @@
 """What a fitted stager puts out: fused probabilities, features and the hypnodensity."""
 
 import math
+import numbers
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ def _predict_windows(stager, dataset):
     """Yield the rows of batches of windows, without filling, and their logits."""
     loader = stager.get_iterator(dataset, training=False)
     # The loader's own batches tell which windows they hold.
-    for numbers, batch in zip(loader.batch_sampler, loader, strict=True):
-        rows = dataset.windows[numbers]
+    for which, batch in zip(loader.batch_sampler, loader, strict=True):
+        rows = dataset.windows[which]
         yield rows[:, rows[0] >= 0], stager.evaluation_step(batch)
 
 
@@ -154,7 +155,8 @@ def hypnodensity(stager, X, resolution=30.0, return_onset=False):
     pair, n_times = as_pair(X), stager.signal_["n_times"]
     spectrograms = len(stager.epoch_shape_) > 2
     sfreq = n_times / EPOCH_SECONDS if spectrograms else stager.signal_["sfreq"]
-    samples = resolution * sfreq
+    number = isinstance(resolution, numbers.Real)
+    samples = resolution * sfreq if number else math.nan
     step = round(samples) if math.isfinite(samples) else 0
     whole = step > 0 and math.isclose(samples, step, rel_tol=1e-9)
     if not whole or (spectrograms and step != n_times):

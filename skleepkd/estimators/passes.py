@@ -187,6 +187,8 @@ def _parameters(net):
 
 def _state_of_object(thing):
     """Collect what a callback or strategy has learned: what has a state, or is plain."""
+    if hasattr(thing, "state_dict"):
+        return thing.state_dict()
     state = {}
     for name, value in vars(thing).items():
         if name.endswith("_") and not isinstance(value, type):
@@ -198,6 +200,9 @@ def _state_of_object(thing):
 
 
 def _put_back_object(thing, state):
+    if hasattr(thing, "load_state_dict"):
+        thing.load_state_dict(state)
+        return
     for name, value in state.items():
         inner = getattr(thing, name, None)
         if hasattr(inner, "load_state_dict"):

@@ -19,7 +19,6 @@ from skleepkd.epochs.checks import check_labels, predicted_input, training_input
 from skleepkd.estimators import batches, labels, outputs, passes
 from skleepkd.estimators.callbacks import BestWeights
 from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
-from skleepkd.sequences import Fusion
 from skleepkd.stages import is_unscored, left_unscored
 
 
@@ -106,7 +105,8 @@ class SleepStager(NeuralNetClassifier):
     With ``checkpoint`` and a seed (``random_state``, an error without), a training that was
     stopped and resumed ends at the weights of one that was never stopped. Of a callback its
     attributes that end in an underscore are kept, if they are numbers, text, tensors, lists
-    or dicts of those, or have a ``state_dict``. Each training has a file of its own, read
+    or dicts of those, or have a ``state_dict``; or what its own ``state_dict`` says. Each
+    training has a file of its own, read
     without running code; a damaged one leads to a warning and a new training. That of a
     finished training is read in its place: delete the folder when it is no longer needed.
 
@@ -312,14 +312,7 @@ class SleepStager(NeuralNetClassifier):
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
-        if min(self.sequence_length_, self.neighbouring_windows) < 1:
-            raise ValueError(
-                "sequence_length and neighbouring_windows are 1 at least; given "
-                f"{self.sequence_length_} and {self.neighbouring_windows}."
-            )
-        Fusion(0, 0, self.fusion)  # refuses an unknown name
-        if self.sequence_length_ > 1 and self.train_split is not None:
-            raise ValueError("train_split parts rows; windows overlap: give validation=.")
+        batches.check_sequences(self)
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError("A training is found again by its seed: give random_state=.")
         # A student and its teacher must not begin at the same weights by accident.
@@ -540,7 +533,14 @@ class SleepStager(NeuralNetClassifier):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Loop over batches as skorch does, and wait for the losses when the pass ends."""
         if iterator is not None:
+            super()._set_training(training)
             passes.run_batches(self, iterator, training, prefix, step_fn, **fit_params)
+
+    def _set_training(self, training=True):
+        """Set the mode of networks that are in the other one; skorch sets it each batch."""
+        parts = [getattr(self, f"{name}_") for name in self._modules + self._criteria]
+        if any(getattr(part, "training", training) != training for part in parts):
+            super()._set_training(training)
 
     # ------------------------------------------------------------ parameters, pickles
 
