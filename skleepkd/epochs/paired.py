@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from skleepkd.epochs import builders as _builders
-from skleepkd.epochs.rows import Signal, as_signal, join, open_folder, row_key, write_folder
+from skleepkd.epochs.rows import (
+    Signal,
+    as_signal,
+    join,
+    open_folder,
+    row_digests,
+    row_key,
+    write_folder,
+)
 from skleepkd.stages import EPOCH_SECONDS
 
 _MODALITIES = ("target", "source")
@@ -268,6 +276,10 @@ class PairedEpochs:
     def fingerprint(self, modality):
         """Digest (str) of one modality's values in the order of these rows."""
         return self._signal(modality).fingerprint()
+
+    def row_digests(self):
+        """Numbers that tell epochs apart, (n_epochs,): by recording and onset, or samples."""
+        return row_digests(self._signals["target"], self.recording, self.onset)
 
     @classmethod
     def concatenate(cls, pairs, *, folder=None):
