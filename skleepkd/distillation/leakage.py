@@ -20,7 +20,11 @@ def warn_of_leakage(pair, stager):
         return
     known = False
     for name in ("subject", "recording"):
-        here, own, seen = getattr(pair, name), stager.fitted_on_[name], seen_by(stager, name)
+        here, own, seen = (
+            getattr(pair, name),
+            stager.fitted_on_[name],
+            seen_by(stager, name),
+        )
         if here is None or seen is None:
             continue
         if known:  # nights of several people may have one name
@@ -37,11 +41,16 @@ def warn_of_leakage(pair, stager):
 
 
 def _warn(stager, name, leaked, frozen):
-    message, advice = "This stager was fitted on other epochs of", "Split by subject: GroupKFold"
+    message, advice = (
+        "This stager was fitted on other epochs of",
+        "Split by subject: GroupKFold",
+    )
     if len(frozen):
         role, leaked = _frozen_part(stager)[0], frozen
         message = f"The frozen {role} was fitted on"
-        advice = f"Give the {role} unfitted (it is fitted in each fold), or fitted on others"
+        advice = (
+            f"Give the {role} unfitted (it is fitted in each fold), or fitted on others"
+        )
     warnings.warn(
         f"{message} the {name} {', '.join(map(str, leaked[:5]))}, on which this stager is judged "
         f"now: the score is optimistic. {advice}. Where it is meant: warnings.filterwarnings("
@@ -50,6 +59,14 @@ def _warn(stager, name, leaked, frozen):
         stacklevel=6,
     )
     _warned.add(stager.module_)
+
+
+def seen_epochs(pair, before=None):
+    """Numbers of the epochs of a fit, and of those before, where their people are known."""
+    if pair.subject is None and pair.recording is None:
+        return before
+    seen = pair.row_digests()
+    return np.unique(seen) if before is None else np.union1d(seen, before)
 
 
 def seen_by(stager, name):

@@ -51,24 +51,24 @@ def check_given(estimator, name):
     """Refuse what is no estimator, or half frozen; warn of one that is fitted and not frozen."""
     given, line = type(estimator).__name__, 'SleepStager("USleep")'
     wrong = not hasattr(estimator, "fit") or isinstance(estimator, type)
-    if isinstance(estimator, type):
-        given = f"the class {estimator.__name__}"
-        network = issubclass(estimator, torch.nn.Module)
-        line = f"SleepStager({estimator.__name__})" if network else f"{estimator.__name__}(...)"
+    if isinstance(estimator, str):
+        given = repr(estimator)
+    elif isinstance(estimator, type):
+        given, network = estimator.__name__, issubclass(estimator, torch.nn.Module)
+        line = f"SleepStager({given})" if network else f"{given}(...)"
     elif isinstance(estimator, torch.nn.Module):
-        line = (
-            f"FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names="
-            f"...)) if it is trained, else SleepStager({given})"
-        )
-    elif isinstance(estimator, list | tuple):
-        line = 'a mean of several, VotingClassifier([("one", ...), ("two", ...)], voting="soft")'
+        line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
+    elif isinstance(estimator, list | tuple) and name == "teacher":
+        line = 'VotingClassifier([("one", one), ...], voting="soft"), feature_loss=None, alpha=0.5'
     elif hasattr(estimator, "shape"):
-        line = "what computed it, FrozenEstimator(stager), since each fold asks for rows of its own"
-    if wrong:
-        raise ValueError(
-            f"{name} is an estimator of the source; given {given}"
-            f"{f' {estimator!r}' if isinstance(estimator, str) else ''}. Write {name}={line}."
+        line = (
+            "FrozenEstimator(what computed it): each fold asks for the rows that it needs"
         )
+    elif not wrong and name == "teacher" and not hasattr(estimator, "predict_proba"):
+        wrong, line = True, f"CalibratedClassifierCV({given}(...)), which has predict_proba"
+    if wrong:
+        what = "an estimator of the source (a stager or another classifier)"
+        raise ValueError(f"{name} is {what}; given {given}. Write {name}={line}.")
     last = _end_of(estimator)
     # Nothing would warn of its subjects, and the steps before it would be fitted anew.
     if last is not estimator and is_frozen(last) and final_stager(last) is not None:

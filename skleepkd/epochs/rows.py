@@ -78,7 +78,7 @@ class Signal:
         return digest.hexdigest()
 
     def some_samples(self):
-        """A few samples of each row's first and last channel, (n_rows, 8) float32."""
+        """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
         rows, base = self.rows, self.base
         if isinstance(rows, slice):
             rows = np.arange(rows.start, rows.stop)
@@ -114,16 +114,25 @@ class Signal:
 
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
+    first = values[0] if isinstance(values, list | tuple) and len(values) else None
     if issparse(values):
         raise TypeError(f"The {name} is a sparse matrix; epochs are dense: X.toarray().")
     wrong = (
         f"The {name} must be an array of numbers of shape (n_epochs, n_channels, n_times); "
         f"given {type(values).__name__}"
     )
-    if hasattr(values, "first_samp"):  # an mne.io.Raw
+    if any(
+        hasattr(given, "first_samp") or isinstance(given, str | os.PathLike)
+        for given in (values, first)
+    ):
         raise ValueError(
-            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, "
-            "PairedEpochs.from_raws cuts it."
+            f"{wrong}, a recording: RecordingStager(stager).stage(recording) stages it, "
+            "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
+        )
+    if getattr(first, "ndim", 0) >= 3:
+        raise ValueError(
+            f"{wrong} of arrays of epochs. Two signals: PairedEpochs(target, source=source). "
+            "Nights: np.concatenate(X), of pairs PairedEpochs.concatenate(X)."
         )
     try:
         array = np.asanyarray(values)
@@ -164,7 +173,9 @@ def row_digests(signal, recording=None, onset=None):
         columns = signal.some_samples().view(np.uint32).T
     else:
         names, inverse = np.unique(recording, return_inverse=True)
-        codes = np.array([zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64)
+        codes = np.array(
+            [zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64
+        )
         columns = codes[inverse], np.round(1000 * onset).astype(np.int64)
     digests = np.zeros(len(signal), dtype=np.uint64)
     for column in columns:  # multiples of the golden ratio spread over all bits

@@ -280,6 +280,13 @@ class DistilledSleepStager(SleepStager):
                 f"The teacher's classes are {stager.classes!r}, the student's "
                 f"{self.classes!r}: their codes mean other stages. Give both the same scheme."
             )
+        if isinstance(stager.module, nn.Module) and not (
+            self.module or self.start_from_teacher
+        ):
+            raise ValueError(
+                "The teacher's network is an instance, and the student would begin at its weights: "
+                "give module=, the network's class, or start_from_teacher=True."
+            )
         window_by_window = self.uses_features or not self.strategy_.fits_teacher_first
         if window_by_window and stager.sequence_length_ != self.sequence_length_:
             raise ValueError(

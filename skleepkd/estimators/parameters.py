@@ -39,7 +39,7 @@ def refuse_unknown_parameters(stager, given, error=TypeError):
 
 
 def _get_device(stager):
-    """The device in use; where "auto" was given, CUDA if there is one, else the CPU."""
+    """Return the device in use; where "auto" was given, CUDA if there is one, else the CPU."""
     device = vars(stager)["device"]
     if not isinstance(device, str) or device != "auto":
         return device

@@ -11,19 +11,14 @@ from skorch import NeuralNetClassifier
 from skorch.utils import is_dataset
 from torch import nn
 
-from skleepkd.distillation.leakage import warn_of_leakage
+from skleepkd.distillation.leakage import seen_epochs, warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
 from skleepkd.estimators import batches, foreign, labels, outputs, parameters, passes
-from skleepkd.estimators.callbacks import BestWeights
-from skleepkd.networks.build import (
-    build_network,
-    check_output,
-    input_spec,
-    refuse_probabilities,
-    uncompiled,
-)
+from skleepkd.estimators.callbacks import BestWeights, check_monitors
+from skleepkd.networks import build
+from skleepkd.networks.build import uncompiled
 from skleepkd.stages import is_unscored, left_unscored
 
 #: How skorch learns from a network that puts out probabilities.
@@ -136,7 +131,9 @@ class SleepStager(NeuralNetClassifier):
     """
 
     checkpoint_ = None  # a training that is being kept has one
-    seen_epochs_ = None  # numbers of the epochs that ``fit`` was given, where people are known
+    seen_epochs_ = (
+        None  # numbers of the epochs that ``fit`` was given, where people are known
+    )
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
@@ -335,10 +332,7 @@ class SleepStager(NeuralNetClassifier):
             subjects = subjects[~left_unscored(y, self.classes)]
         self.held_out_ = labels.draw_held_out(self.validation, subjects, seed)
         self.best_epoch_ = None
-        seen = [] if not go_on or self.seen_epochs_ is None else [self.seen_epochs_]
-        if pair.subject is not None or pair.recording is not None:
-            seen.append(pair.row_digests())
-        self.seen_epochs_ = np.unique(np.concatenate(seen)) if seen else None
+        self.seen_epochs_ = seen_epochs(pair, self.seen_epochs_ if go_on else None)
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
@@ -351,13 +345,17 @@ class SleepStager(NeuralNetClassifier):
         if not go_on:
             with random:
                 self.initialize()
+        check_monitors(self)
         # With a loss of the user's own, what a network of single epochs puts out is theirs too.
-        of_stages = isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss)
-        module, length = uncompiled(self.module_), self.sequence_length_
-        if length > 1 or of_stages:
-            output = check_output(module, self.epoch_shape_, len(classes), length)
-            if of_stages:
-                refuse_probabilities(output, module, _AS_IN_SKORCH)
+        criterion, module = uncompiled(self.criterion_), uncompiled(self.module_)
+        of_stages = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)
+        if self.sequence_length_ > 1 or of_stages:
+            shape, length = self.epoch_shape_, self.sequence_length_
+            output = build.check_output(module, shape, len(classes), length)
+            if self.predict_nonlinearity is softmax or isinstance(
+                criterion, nn.CrossEntropyLoss
+            ):
+                build.refuse_probabilities(output, module, _AS_IN_SKORCH)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):
@@ -384,7 +382,7 @@ class SleepStager(NeuralNetClassifier):
         training = ~self.validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        signal = input_spec(pair, len(classes))
+        signal = build.input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
             raise ValueError(
                 "A training goes on with the classes and the signal that it began with, "
@@ -488,7 +486,7 @@ class SleepStager(NeuralNetClassifier):
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
         module, options = network_spec(self)
-        self.module_ = build_network(module, self.signal_, options)
+        self.module_ = build.build_network(module, self.signal_, options)
         return self
 
     def initialize_criterion(self):

@@ -40,9 +40,29 @@ def build_network(module, signal, options):
 
 #: What a stager gives to a network, under names that others have for it.
 _OTHER_NAMES = {
-    "n_chans": ("n_channels", "in_channels", "in_chans", "channels", "num_channels", "chans"),
-    "n_times": ("n_samples", "input_size", "input_window_samples", "num_samples", "samples"),
-    "n_outputs": ("n_classes", "num_classes", "out_channels", "n_class", "classes", "nb_classes"),
+    "n_chans": (
+        "n_channels",
+        "in_channels",
+        "in_chans",
+        "channels",
+        "num_channels",
+        "chans",
+    ),
+    "n_times": (
+        "n_samples",
+        "input_size",
+        "input_window_samples",
+        "num_samples",
+        "samples",
+    ),
+    "n_outputs": (
+        "n_classes",
+        "num_classes",
+        "out_channels",
+        "n_class",
+        "classes",
+        "nb_classes",
+    ),
     "sfreq": ("fs", "sampling_rate", "sample_rate", "sf", "srate"),
 }
 
@@ -53,7 +73,11 @@ def _check_arguments(module, names, options, takes_all, signal):
     for given in () if takes_all else options:
         if given not in names:
             close = close_name(given, names)
-            hint = f"did you mean module__{close}=?" if close else f"it takes {', '.join(names)}."
+            hint = (
+                f"did you mean module__{close}=?"
+                if close
+                else f"it takes {', '.join(names)}."
+            )
             raise ValueError(f"{name} has no argument {given} (module__{given}=); {hint}")
     missing = [
         p.name
