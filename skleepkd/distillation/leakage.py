@@ -15,45 +15,37 @@ class LeakageWarning(UserWarning):
 
 
 def warn_of_leakage(pair, stager):
-    """Warn, once a fit, of other epochs than the very same of people whom a stager has seen."""
-    if stager.module_ in _warned:
-        return
+    """Warn, once a fit, of people whom a stager has seen, but for the very same epochs."""
     known = False
     for name in ("subject", "recording"):
-        here, own, seen = (
-            getattr(pair, name),
-            stager.fitted_on_[name],
-            seen_by(stager, name),
-        )
-        if here is None or seen is None:
+        here, own = getattr(pair, name), stager.fitted_on_[name]
+        seen = seen_by(stager, name)
+        if here is None or seen is None or stager.module_ in _warned:
             continue
         if known:  # nights of several people may have one name
             seen = np.setdiff1d(seen, own)
         known = own is not None
         rows = np.flatnonzero(np.isin(here, seen))
         if len(rows) and stager.seen_epochs_ is not None:
-            rows = rows[~np.isin(pair[rows].row_digests(), stager.seen_epochs_)]
+            same = np.isin(pair[rows].row_digests(), stager.seen_epochs_).any(axis=1)
+            rows = rows[~same]
         if len(rows):
             leaked = np.unique(here[rows])
-            frozen = np.setdiff1d(leaked, own) if known else leaked
-            _warn(stager, name, leaked, frozen)
-            return
+            _warn(stager, name, leaked, np.setdiff1d(leaked, own) if known else leaked)
 
 
-def _warn(stager, name, leaked, frozen):
-    message, advice = (
+def _warn(stager, name, leaked, of_others):
+    message, cure = (
         "This stager was fitted on other epochs of",
         "Split by subject: GroupKFold",
     )
-    if len(frozen):
-        role, leaked = _frozen_part(stager)[0], frozen
+    if len(of_others):
+        role, leaked = _frozen_part(stager)[0], of_others
         message = f"The frozen {role} was fitted on"
-        advice = (
-            f"Give the {role} unfitted (it is fitted in each fold), or fitted on others"
-        )
+        cure = f"Give the {role} unfitted (each fold fits it), or fitted on others"
     warnings.warn(
         f"{message} the {name} {', '.join(map(str, leaked[:5]))}, on which this stager is judged "
-        f"now: the score is optimistic. {advice}. Where it is meant: warnings.filterwarnings("
+        f"now: the score is optimistic. {cure}. Where it is meant: warnings.filterwarnings("
         '"ignore", category=skleepkd.distillation.LeakageWarning).',
         LeakageWarning,
         stacklevel=6,

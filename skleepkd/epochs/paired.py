@@ -278,7 +278,7 @@ class PairedEpochs:
         return self._signal(modality).fingerprint()
 
     def row_digests(self):
-        """Numbers that tell epochs apart, (n_epochs,): by recording and onset, or samples."""
+        """Tell epochs apart by numbers, (n_epochs, 1 or 2), of which equal ones share one."""
         return row_digests(self._signals["target"], self.recording, self.onset)
 
     @classmethod

@@ -168,19 +168,18 @@ def as_signal(values, name):
 
 
 def row_digests(signal, recording=None, onset=None):
-    """Numbers that tell rows apart, (n_rows,): by recording and onset, else by some samples."""
-    if recording is None or onset is None:
-        columns = signal.some_samples().view(np.uint32).T
-    else:
+    """Tell rows apart by numbers, (n_rows, 1 or 2): of some samples, and of recording and onset."""
+    told_by = [signal.some_samples().view(np.uint32)]
+    if recording is not None and onset is not None:
         names, inverse = np.unique(recording, return_inverse=True)
-        codes = np.array(
-            [zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64
-        )
-        columns = codes[inverse], np.round(1000 * onset).astype(np.int64)
-    digests = np.zeros(len(signal), dtype=np.uint64)
-    for column in columns:  # multiples of the golden ratio spread over all bits
-        digests = (digests + column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        digests ^= digests >> np.uint64(32)
+        codes = np.array([zlib.crc32(str(name).encode()) for name in names], dtype=np.int64)
+        told_by.append(np.stack([codes[inverse], np.round(1000 * onset)], axis=1))
+    digests = np.zeros((len(signal), len(told_by)), dtype=np.uint64)
+    for number, values in enumerate(told_by):
+        for column in values.astype(np.int64).astype(np.uint64).T:
+            # Multiples of the golden ratio spread over all bits.
+            mixed = (digests[:, number] + column) * np.uint64(0x9E3779B97F4A7C15)
+            digests[:, number] = mixed ^ (mixed >> np.uint64(32))
     return digests.astype(np.uint32)
 
 

@@ -79,9 +79,11 @@ def from_module(cls, network, *, classes, sfreq, ch_names=None, n_chans=None, **
     stager.held_out_, stager.best_epoch_ = np.array([]), None
     stager._remember_input(silence, np.arange(len(found)), found, go_on=False)
     stager.initialize()
-    output = check_output(stager.module_, shape, len(found), stager.sequence_length_)
+    length = stager.sequence_length_
+    check_output(stager.module_, shape, len(found), length)
     if stager.predict_nonlinearity is not None:
-        refuse_probabilities(output, network, "predict_nonlinearity=None")
+        line = "predict_nonlinearity=None"
+        refuse_probabilities(stager.module_, shape, length, line)
     return stager
 
 

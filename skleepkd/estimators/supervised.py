@@ -351,11 +351,11 @@ class SleepStager(NeuralNetClassifier):
         of_stages = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)
         if self.sequence_length_ > 1 or of_stages:
             shape, length = self.epoch_shape_, self.sequence_length_
-            output = build.check_output(module, shape, len(classes), length)
+            build.check_output(module, shape, len(classes), length)
             if self.predict_nonlinearity is softmax or isinstance(
                 criterion, nn.CrossEntropyLoss
             ):
-                build.refuse_probabilities(output, module, _AS_IN_SKORCH)
+                build.refuse_probabilities(module, shape, length, _AS_IN_SKORCH)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):

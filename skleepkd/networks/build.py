@@ -146,7 +146,7 @@ def network_name(module):
 
 
 def check_output(network, epoch_shape, n_outputs, sequence_length=1):
-    """Return a network's output for a ramp, which has the shape of logits of its input."""
+    """Refuse a network whose output for zeros has another shape than logits of its input."""
     name = type(network).__name__
     device = next((p.device for p in network.parameters()), "cpu")
     shape, wanted = (2, *epoch_shape), (2, n_outputs)
@@ -156,8 +156,7 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
     cause = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            epochs = torch.linspace(-50, 50, math.prod(shape), device=device).reshape(shape)
-            output = network(epochs)
+            output = network(torch.zeros(shape, device=device))
             found = (
                 tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
             )
@@ -166,7 +165,7 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
                 raise
             found, cause = f"an error: {error}", error
     if found == wanted:
-        return output
+        return
     if sequence_length == 1:
         raise ValueError(
             f"The output of {name} for 2 epochs is {found}, and not {wanted}, "
@@ -179,14 +178,20 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
     ) from cause
 
 
-def refuse_probabilities(output, network, line):
-    """Refuse an output that is probabilities already, where logits are expected."""
-    sums = output.sum(dim=1)
-    if (output >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        raise ValueError(
-            f"{type(network).__name__} puts out probabilities, as it ends in softmax; logits are "
-            f"expected. Leave the softmax out, or give {line}."
-        )
+def refuse_probabilities(network, epoch_shape, sequence_length, line):
+    """Refuse a network that puts out probabilities, of zeros and of another signal."""
+    shape = (1, *([sequence_length] if sequence_length > 1 else []), *epoch_shape)
+    device = next((p.device for p in network.parameters()), "cpu")
+    for number in (0, 50):
+        epochs = torch.linspace(-number, number, math.prod(shape), device=device)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = network(epochs.reshape(shape))
+        if (output < 0).any() or not torch.allclose(output.sum(dim=1), output.new_ones(())):
+            return
+    raise ValueError(
+        f"{type(network).__name__} puts out probabilities, as it ends in softmax; logits are "
+        f"expected. Leave the softmax out, or give {line}."
+    )
 
 
 def uncompiled(module):
