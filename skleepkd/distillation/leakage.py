@@ -57,8 +57,8 @@ def seen_epochs(pair, before=None):
     """Numbers of the epochs of a fit, and of those before, where their people are known."""
     if pair.subject is None and pair.recording is None:
         return before
-    seen = pair.row_digests()
-    return np.unique(seen) if before is None else np.union1d(seen, before)
+    seen = pair.row_digests().ravel()
+    return seen if before is None else np.union1d(seen, before)
 
 
 def seen_by(stager, name):

@@ -79,13 +79,12 @@ class Signal:
 
     def some_samples(self):
         """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
-        rows, base = self.rows, self.base
-        if isinstance(rows, slice):
-            rows = np.arange(rows.start, rows.stop)
-        samples = np.linspace(0, base.shape[-1] - 1, 6)[1:-1].round().astype(int)
-        between = (0,) * (base.ndim - 3)
-        values = base[rows[:, None, None], np.array([[0], [-1]]), *between, samples]
-        return np.ascontiguousarray(values.reshape(len(rows), 8), dtype=np.float32)
+        middle, between = self.shape[-1] // 2, (0,) * (len(self.shape) - 3)
+        parts = [
+            self.base[self.rows, channel, *between, middle : middle + 4]
+            for channel in (0, -1)
+        ]
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def __sizeof__(self):
         """Bytes to send; Dask sends what is large to a worker once, not with each task."""
@@ -169,18 +168,18 @@ def as_signal(values, name):
 
 def row_digests(signal, recording=None, onset=None):
     """Tell rows apart by numbers, (n_rows, 1 or 2): of some samples, and of recording and onset."""
-    told_by = [signal.some_samples().view(np.uint32)]
+    told_by = [signal.some_samples().view(np.uint64).T]
     if recording is not None and onset is not None:
         names, inverse = np.unique(recording, return_inverse=True)
-        codes = np.array([zlib.crc32(str(name).encode()) for name in names], dtype=np.int64)
-        told_by.append(np.stack([codes[inverse], np.round(1000 * onset)], axis=1))
-    digests = np.zeros((len(signal), len(told_by)), dtype=np.uint64)
-    for number, values in enumerate(told_by):
-        for column in values.astype(np.int64).astype(np.uint64).T:
-            # Multiples of the golden ratio spread over all bits.
-            mixed = (digests[:, number] + column) * np.uint64(0x9E3779B97F4A7C15)
-            digests[:, number] = mixed ^ (mixed >> np.uint64(32))
-    return digests.astype(np.uint32)
+        codes = np.array([zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64)
+        told_by.append((codes[inverse], np.round(1000 * onset).astype(np.int64)))
+    digests = np.zeros((len(told_by), len(signal)), dtype=np.uint64)
+    for mixed, columns in zip(digests, told_by, strict=True):
+        for column in columns:  # multiples of the golden ratio spread over all bits
+            mixed += column.astype(np.uint64)
+            mixed *= np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(32)
+    return digests.astype(np.uint32).T
 
 
 def row_key(numbers):
