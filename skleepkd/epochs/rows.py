@@ -125,7 +125,7 @@ def numbers_of(values, name):
         for given in (values, first)
     ):
         raise ValueError(
-            f"{wrong}, a recording: RecordingStager(stager).stage(recording) stages it, "
+            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, or a file; "
             "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
         )
     if getattr(first, "ndim", 0) >= 3:
@@ -171,7 +171,9 @@ def row_digests(signal, recording=None, onset=None):
     told_by = [signal.some_samples().view(np.uint64).T]
     if recording is not None and onset is not None:
         names, inverse = np.unique(recording, return_inverse=True)
-        codes = np.array([zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64)
+        codes = np.array(
+            [zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64
+        )
         told_by.append((codes[inverse], np.round(1000 * onset).astype(np.int64)))
     digests = np.zeros((len(told_by), len(signal)), dtype=np.uint64)
     for mixed, columns in zip(digests, told_by, strict=True):
