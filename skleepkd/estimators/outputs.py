@@ -5,16 +5,33 @@ import numbers
 
 import numpy as np
 import torch
+from torch import nn
 
 from skleepkd.distillation.features import capture_of
 from skleepkd.epochs.checks import as_pair
 from skleepkd.estimators.batches import EpochDataset, predicted_windows
-from skleepkd.networks.build import feature_layers, segment
+from skleepkd.networks.build import check_output, feature_layers, segment, uncompiled
 from skleepkd.sequences import ONSET_TOLERANCE, Fusion, find_runs
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Joined epochs that the network reads at a time: the window of the original U-Time.
 JOINED_EPOCHS = 35
+
+
+def check_network(stager):
+    """Refuse a network that puts out no logits of stages, where the criterion takes them."""
+    criterion, own = (
+        uncompiled(stager.criterion_),
+        stager.predict_nonlinearity in (None, "auto"),
+    )
+    of_logits = isinstance(criterion, nn.CrossEntropyLoss)
+    of_stages = of_logits or isinstance(criterion, nn.NLLLoss)
+    # With a loss of the user's own, what a network of single epochs puts out is theirs too.
+    if stager.sequence_length_ > 1 or of_stages:
+        as_in_skorch = "criterion=torch.nn.NLLLoss, predict_nonlinearity=None"
+        line = as_in_skorch if of_logits or (of_stages and not own) else None
+        shape, length = stager.epoch_shape_, stager.sequence_length_
+        check_output(uncompiled(stager.module_), shape, len(stager.classes_), length, line)
 
 
 def fused_probabilities(stager, pair):

@@ -9,7 +9,6 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
 from skorch.utils import is_dataset
-from torch import nn
 
 from skleepkd.distillation.leakage import seen_epochs, warn_of_leakage
 from skleepkd.distillation.strategy import Step
@@ -17,12 +16,8 @@ from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
 from skleepkd.estimators import batches, foreign, labels, outputs, parameters, passes
 from skleepkd.estimators.callbacks import BestWeights, check_monitors
-from skleepkd.networks import build
-from skleepkd.networks.build import uncompiled
+from skleepkd.networks.build import build_network, input_spec
 from skleepkd.stages import is_unscored, left_unscored
-
-#: How skorch learns from a network that puts out probabilities.
-_AS_IN_SKORCH = "criterion=torch.nn.NLLLoss, predict_nonlinearity=None"
 
 
 def softmax(logits):
@@ -347,15 +342,7 @@ class SleepStager(NeuralNetClassifier):
             with random:
                 self.initialize()
         check_monitors(self)
-        # With a loss of the user's own, what a network of single epochs puts out is theirs too.
-        criterion, module = uncompiled(self.criterion_), uncompiled(self.module_)
-        of_logits = isinstance(criterion, nn.CrossEntropyLoss)
-        of_stages = of_logits or isinstance(criterion, nn.NLLLoss)
-        if self.sequence_length_ > 1 or of_stages:
-            shape, length = self.epoch_shape_, self.sequence_length_
-            refused = of_stages and (of_logits or self.predict_nonlinearity is softmax)
-            line = _AS_IN_SKORCH if refused else None
-            build.check_output(module, shape, len(classes), length, line)
+        outputs.check_network(self)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):
@@ -382,7 +369,7 @@ class SleepStager(NeuralNetClassifier):
         training = ~self.validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        signal = build.input_spec(pair, len(classes))
+        signal = input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
             raise ValueError(
                 "A training goes on with the classes and the signal that it began with, "
@@ -486,7 +473,7 @@ class SleepStager(NeuralNetClassifier):
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
         module, options = network_spec(self)
-        self.module_ = build.build_network(module, self.signal_, options)
+        self.module_ = build_network(module, self.signal_, options)
         return self
 
     def initialize_criterion(self):
