@@ -197,12 +197,13 @@ class Hypnogram:
         """
         from skleepkd.plotting import HypnogramDisplay
 
+        order = np.argsort(self.classes)  # as the columns of predict_proba
         return HypnogramDisplay.from_predictions(
             None,
             self.stages,
             onset=self.onset,
-            probabilities=self.probabilities,
-            classes=self.classes.tolist(),
+            probabilities=self.probabilities[:, order],
+            classes=self.classes[order].tolist(),
             ax=ax,
         )
 

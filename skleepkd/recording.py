@@ -14,7 +14,7 @@ from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.pipelines import class_names, split_pipeline, transform
 from skleepkd.preprocessing import SourceSelector
-from skleepkd.stages import EPOCH_SECONDS
+from skleepkd.stages import EPOCH_SECONDS, sleep_order
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
 _CHANNELWISE = ("crop", "filter", "notch_filter", "resample", "savgol_filter")
@@ -144,10 +144,11 @@ class RecordingStager(BaseEstimator):
                 f"{', '.join(names)}, in this order. If that is right, name them in ch_names=.",
                 stacklevel=2,
             )
-        began = raw.info["meas_date"]
+        began, classes = raw.info["meas_date"], class_names(network)
+        order = sleep_order(classes)
         return Hypnogram(
-            self.stager.predict_proba(X),
-            class_names(network),
+            self.stager.predict_proba(X)[:, order],
+            classes[order],
             onset=onset,
             meas_date=began and began + timedelta(seconds=began_late),
             ch_names=names,

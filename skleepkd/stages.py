@@ -7,6 +7,7 @@ import numpy as np
 
 UNSCORED = -1  # an epoch that nobody has scored
 UNSCORED_NAME = "?"
+_UNSCORED_TEXTS = (UNSCORED_NAME, "-1")
 EPOCH_SECONDS = 30.0
 
 #: The names of each scheme, in the order of their codes.
@@ -68,7 +69,7 @@ def is_unscored(y):
     y = np.asarray(y)
     if y.dtype.kind == "S":
         y = y.astype(str)
-    return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
+    return np.asarray(np.isin(y, _UNSCORED_TEXTS) | (y == UNSCORED), dtype=bool)
 
 
 def left_unscored(y, classes=None):
@@ -87,10 +88,44 @@ def stage_labels(classes):
     return list(scheme_names(classes) if isinstance(classes, str) else classes)
 
 
+def column_labels(classes, y):
+    """Labels of the columns of ``predict_proba`` where ``y`` is what a stager was fitted to."""
+    labels = stage_labels(classes)
+    if isinstance(labels[0], str) and np.asarray(y).dtype.kind not in "SUO":
+        return labels  # of codes, which are in order
+    if isinstance(classes, str):
+        return sorted(labels)
+    if labels != sorted(labels):
+        raise ValueError(
+            f"Columns of predict_proba are in sorted order; given classes={labels}. Put both "
+            "columns and labels in the order of stager.classes_."
+        )
+    return labels
+
+
+def sleep_order(labels):
+    """Places of the labels of a scheme in the order of its codes; of others, as they are."""
+    labels = np.asarray(labels).tolist()
+    for stages in SCHEMES.values():
+        if set(labels) <= set(stages):
+            return np.argsort([stages.index(label) for label in labels])
+    return np.arange(len(labels))
+
+
+def warn_of_shift(codes, n_stages, argument="y"):
+    """Warn where the codes of a scheme begin at 1, as they do where wake is 1."""
+    if np.array_equal(codes, range(1, n_stages)):
+        warnings.warn(
+            f"{argument} holds every code but 0, which is wake. If 1 is wake there, give "
+            f"{argument} - 1, with -1 where unscored.",
+            stacklevel=3,
+        )
+
+
 def stage_codes(y, labels, argument):
-    """Places of scored stages among the labels; of names, their codes serve too."""
+    """Places of scored stages among the labels; of the names of a scheme, codes serve too."""
     place = {label: code for code, label in enumerate(labels)}
-    if all(isinstance(label, str) for label in labels):
+    if tuple(labels) in SCHEMES.values():
         place |= {code: code for code in range(len(labels))}
     given, inverse = np.unique(y, return_inverse=True)
     unknown = [label for label in given.tolist() if label not in place]

@@ -16,8 +16,7 @@ from skleepkd.distillation.leakage import warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs.checks import check_labels, predicted_input, training_input
-from skleepkd.estimators import batches, labels, outputs, passes
-from skleepkd.estimators.callbacks import BestWeights
+from skleepkd.estimators import batches, callbacks, labels, outputs, passes
 from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
 from skleepkd.stages import is_unscored, left_unscored
 
@@ -40,9 +39,9 @@ class SleepStager(NeuralNetClassifier):
         braindecode's ("USleep", ...), a class or a factory. ``n_chans``, ``n_times``,
         ``n_outputs`` and ``sfreq`` (hertz) are taken from the data.
     classes : None, {"aasm", "wldr", "wnr"} or array-like, default=None
-        The columns of ``predict_proba``: None for the labels that ``y`` holds; a
-        scheme or a list fixes them, so that a fold without N1 keeps five columns.
-        Labels are never mapped (``skleepkd.stages.to_scheme`` does).
+        The stages: None for the labels that ``y`` holds; a scheme or a list fixes them,
+        so that a fold without N1 keeps five columns. Labels are never mapped
+        (``skleepkd.stages.to_scheme`` does).
     class_weight : None, "balanced" or dict, default=None
         Weights of the classes in the cross-entropy.
     sequence_length : int, default=1
@@ -88,7 +87,7 @@ class SleepStager(NeuralNetClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, in the order of the columns of ``predict_proba``.
+        Labels in sorted order, that of the columns of ``predict_proba``.
     held_out_ : ndarray
         Subjects that chose the weights.
     fitted_on_ : dict
@@ -498,7 +497,13 @@ class SleepStager(NeuralNetClassifier):
     @property
     def _default_callbacks(self):
         *others, print_log = (c for c in super()._default_callbacks if c[0] != "valid_acc")
-        return [*others, ("best_weights", BestWeights()), print_log]
+        return [*others, ("best_weights", callbacks.BestWeights()), print_log]
+
+    def initialize_callbacks(self):
+        """Initialise the callbacks; skorch's scores are to compare labels."""
+        super().initialize_callbacks()
+        callbacks.score_by_labels(self.callbacks_)
+        return self
 
     def trained_nets(self):
         """Nets that are trained together."""
