@@ -123,9 +123,10 @@ def warn_of_shift(codes, n_stages, argument="y"):
 
 
 def stage_codes(y, labels, argument):
-    """Places of scored stages among the labels; of the names of a scheme, codes serve too."""
+    """Places of scored stages among the labels; of names in their scheme's order, codes too."""
     place = {label: code for code, label in enumerate(labels)}
-    if tuple(labels) in SCHEMES.values():
+    names = all(isinstance(label, str) for label in labels)
+    if names and (sleep_order(labels) == np.arange(len(labels))).all():
         place |= {code: code for code in range(len(labels))}
     given, inverse = np.unique(y, return_inverse=True)
     unknown = [label for label in given.tolist() if label not in place]

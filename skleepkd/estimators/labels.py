@@ -11,6 +11,7 @@ from torch import nn
 from skleepkd.stages import (
     SCHEMES,
     UNSCORED,
+    UNSCORED_NAME,
     left_unscored,
     scheme_names,
     stage_of_text,
@@ -80,19 +81,15 @@ def _check_names(y, names):
     """Refuse words for stages that are not their scheme's names; warn of strangers beside."""
     scheme = max(SCHEMES, key=lambda scheme: np.isin(names, SCHEMES[scheme]).sum())
     known = np.isin(names, SCHEMES[scheme])
-    stages = {name.casefold() for name in SCHEMES[scheme]}
+    spelt = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
     others = names[~known].tolist()
-    words = [
-        repr(name)
-        for name in others
-        if stage_of_text(name) is not None
-        or (known.any() and name.strip().casefold() in stages)
-    ]
-    if words:
+    meant = {name: spelt.get(name.strip().casefold(), _name_of(name)) for name in others}
+    slips = [f"{name!r} instead of {stage!r}" for name, stage in meant.items() if stage]
+    if slips:
+        line = "y.astype(int)" if "0" in others else _CONVERT
         raise ValueError(
-            f"y holds {', '.join(words)}, not the names of a scheme "
-            f"({', '.join(SCHEMES[scheme])}; '?' where unscored). Convert all to codes: {_CONVERT}"
-            "; if these are classes of their own, list all labels: classes=[...]."
+            f"y holds {', '.join(slips)}. Convert all to codes, {line}, or mend the spelling; if "
+            "these are classes of their own, list all labels: classes=[...]."
         )
     # One name alone may be shared by chance: "W" and "S" are wake and sleep.
     if others and known.sum() > 1:
@@ -103,6 +100,14 @@ def _check_names(y, names):
             "them; if not, list all labels: classes=[...].",
             stacklevel=7,
         )
+
+
+def _name_of(text):
+    """The stage, or "?", that a text names in annotations; None where it names nothing."""
+    code = stage_of_text(text)
+    if code is None:
+        return None
+    return UNSCORED_NAME if code == UNSCORED else SCHEMES["aasm"][code]
 
 
 def encode(y, classes):
