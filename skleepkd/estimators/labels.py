@@ -85,11 +85,13 @@ def _check_names(y, names):
     others = names[~known].tolist()
     meant = {name: spelt.get(name.strip().casefold(), _name_of(name)) for name in others}
     slips = [f"{name!r} instead of {stage!r}" for name, stage in meant.items() if stage]
+    if "0" in others and slips:
+        slips = ["codes as text"]
     if slips:
-        line = "y.astype(int)" if "0" in others else _CONVERT
         raise ValueError(
-            f"y holds {', '.join(slips)}. Convert all to codes, {line}, or mend the spelling; if "
-            "these are classes of their own, list all labels: classes=[...]."
+            f"y holds {', '.join(slips)}. Mend the spelling, or convert all to codes: "
+            f"y.astype(int) of digits, {_CONVERT} of words. If these are classes of their own, "
+            "list all labels: classes=[...]."
         )
     # One name alone may be shared by chance: "W" and "S" are wake and sleep.
     if others and known.sum() > 1:

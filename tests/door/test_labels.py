@@ -193,12 +193,12 @@ def test_skorchs_scores_leave_unscored_epochs_out(sequence_length, night):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["Wake", "S2"], "'S2', 'Wake'"),
+        (["Wake", "S2"], "'S2' instead of 'N2', 'Wake' instead of 'W'"),
         (["W", "S1", "S2", "S3", "S4", "R"], "'S1'"),
         (["W", "N1", "N2", "N3", "R"], "'R'"),
         (["Sleep stage W", "Sleep stage 2"], "'Sleep stage 2'"),
-        (["0", "1", "2", "3", "4"], "'1'"),
-        (["w", "n2"], "'n2', 'w'"),
+        (["0", "1", "2", "3", "4"], r"codes as text.*y.astype\(int\)"),
+        (["w", "n2"], "'n2' instead of 'N2', 'w' instead of 'W'"),
         (["W", "N2", "rem"], "'rem'"),
         (["W", "N2", "Movement time"], "'Movement time'"),
         (["W", "Light", "light ", "L", "l"], "'l'"),
