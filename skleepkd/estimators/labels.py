@@ -105,7 +105,7 @@ def _check_names(y, names):
 
 
 def _name_of(text):
-    """The stage, or "?", that a text names in annotations; None where it names nothing."""
+    """Name the stage, or "?", that a text of annotations means; None where it means none."""
     code = stage_of_text(text)
     if code is None:
         return None
