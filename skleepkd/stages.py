@@ -37,6 +37,9 @@ _TEXTS = {
 }
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
+#: What missing values look like as text, n/a in BIDS.
+_MISSING = ["nan", "NaN", "None", "NaT", "<NA>", "n/a"]
+
 
 def scheme_names(scheme):
     """Names of a scheme's stages in the order of their codes.
@@ -71,6 +74,20 @@ def is_unscored(y):
     if y.dtype.kind == "S":
         y = y.astype(str)
     return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
+
+
+def check_present(values, name):
+    """Take a column, such as one of people, as an array; refuse what misses values."""
+    column = np.asarray(values)
+    if column.dtype.kind in "iub":
+        missing = False
+    elif column.dtype.kind == "f":
+        missing = np.isnan(column).any()
+    else:
+        missing = np.isin(np.asarray(column, dtype=str), _MISSING).any()
+    if missing or np.ma.is_masked(values):
+        raise ValueError(f"{name} has missing values: leave such rows out, or name them.")
+    return column
 
 
 def left_unscored(y, classes=None):
@@ -191,7 +208,7 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
 
 
 def scored_pieces(annotations, where="The annotations"):
-    """Starts, stops and codes of annotated stages in order; none overlaps a different one."""
+    """List starts, stops and codes of stages in order; none overlaps a different one."""
     columns = (annotations.onset, annotations.duration, annotations.description)
     stages = [
         (float(start), float(start + duration), stage_of_text(text), str(text))

@@ -5,7 +5,7 @@ from sklearn.metrics import confusion_matrix, make_scorer
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
-from skleepkd.stages import is_unscored, stage_codes, stage_labels
+from skleepkd.stages import check_present, is_unscored, stage_codes, stage_labels
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
 
@@ -188,7 +188,7 @@ def _scored(y_true, predicted, groups=None):
     scored = ~is_unscored(y_true)
     if not scored.any():
         raise ValueError(f"None of the {len(scored)} epochs is scored: leave this set out.")
-    groups = None if groups is None else np.asarray(groups)[scored]
+    groups = None if groups is None else check_present(groups, "groups")[scored]
     return y_true[scored], predicted[scored], groups
 
 
