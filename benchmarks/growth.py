@@ -129,7 +129,7 @@ def rows_alone(n_epochs):
     imports = private_bytes()
     with Peak() as peak:
         epochs = np.broadcast_to(noise(1, 1, 16), (n_epochs, 1, 16))
-        X, y = PairedEpochs(epochs, epochs, **about(n_epochs)), stages(n_epochs)
+        X, y = PairedEpochs(epochs, source=epochs, **about(n_epochs)), stages(n_epochs)
         pair = private_bytes() - imports
         started = time.process_time()
         settings = SETTINGS | {"batch_size": 4096}

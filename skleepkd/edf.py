@@ -177,7 +177,7 @@ def _refuse_joints(raw, margin):
         at = joints[0]
         raise ValueError(
             f"The recording was joined, or paused, after {at:g} s. Take the parts: "
-            f"raw.copy().crop(tmax={at:g}, include_tmax=False), raw.copy().crop(tmin={at:g}). If "
+            f"raw.copy().crop(tmax={at:.10g}, include_tmax=False), raw.copy().crop(tmin={at:.10g}). If "
             "nothing is missing there: mne.io.RawArray(raw.get_data(), raw.info)."
         )
 
@@ -191,8 +191,7 @@ def open_edf(path, labels):
     units = {name: "uV" for name, unit in named if name in labels and not unit}
     with errors_naming(path):
         raw = mne.io.read_raw_edf(path, include=labels, units=units, verbose="ERROR")
-        # By numbers: to MNE "ecg" may be a type.
-        raw.pick([raw.ch_names.index(label) for label in labels])
+        raw.reorder_channels(labels)  # "ecg" is a name to it, to pick a type
     seconds_left_out(raw)
     return raw
 

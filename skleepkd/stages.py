@@ -236,7 +236,7 @@ def scored_pieces(annotations, where="The annotations"):
 def is_finer(pieces, epoch=EPOCH_SECONDS):
     """Whether most stages do not last whole epochs, as where each 5 or 20 s is scored."""
     rest = [(stop - start + epoch / 2) % epoch - epoch / 2 for start, stop, _ in pieces]
-    return bool(rest) and np.median(np.abs(rest)) > BORDER
+    return 2 * sum(abs(seconds) > BORDER for seconds in rest) > len(rest)
 
 
 def scored_onsets(pieces, epoch=EPOCH_SECONDS):

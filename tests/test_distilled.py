@@ -518,7 +518,7 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair):
         with pytest.raises(ValueError, match="temperature|class_weight|Unknown|Nothing"):
             student(SleepStager(SpyNetwork, **FAST), **options).fit(X, y)
         assert not SpyNetwork.rows
-    volts = PairedEpochs(X["target"] * 1e-6, X["source"])
+    volts = PairedEpochs(X["target"] * 1e-6, source=X["source"])
     with pytest.raises(ValueError, match="target looks like volts"):
         student(SleepStager(SpyNetwork, **FAST)).fit(volts, y)
     assert not SpyNetwork.rows

@@ -221,7 +221,9 @@ def test_texts_that_are_not_read_are_named():
     texts = (r"'Apnoea' \(epochs: 4\)", r"'5' \(epochs: 2\)", r"'Stage two' \(epochs: 1\)")
     listed = f"longer: {', '.join(texts)}\\."
     with pytest.warns(UserWarning, match=listed) as caught:
-        X = PairedEpochs.from_raws(*raws, scored)
+        X = PairedEpochs.from_raws(
+            source_raw=raws[0], target_raw=raws[1], annotations=scored
+        )
     assert X.onset.tolist() == [0, 60]
     with pytest.warns(UserWarning, match=listed) as again:
         assert stages_at(scored, X.onset).tolist() == [0, 2]
