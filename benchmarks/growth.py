@@ -190,7 +190,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         n = max(options.sizes)
         X = PairedEpochs(
-            noise(n, 3, 1920), noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
+            noise(n, 3, 1920), source=noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
         )
         X.to_memmap(folder)
         del X

@@ -251,7 +251,11 @@ def test_scikit_learn_classifier_as_teacher(pair):
 def test_teacher_pipeline_transforms_the_source_alone(pair, strategy):
     X, y = pair
     tenfold = PairedEpochs(
-        X["target"], X["source"] * 10, subject=X.subject, recording=X.recording, sfreq=2.0
+        X["target"],
+        source=X["source"] * 10,
+        subject=X.subject,
+        recording=X.recording,
+        sfreq=2.0,
     )
     tenth = FunctionTransformer(divide_by_ten)
     by_pipeline = student(make_pipeline(tenth, teacher()), strategy=strategy).fit(
