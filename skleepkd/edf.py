@@ -102,7 +102,7 @@ def first_onset(path):
     return (header and next(iter(_record_onsets(path, header, 1)), None)) or 0.0
 
 
-def seconds_late(raw):
+def seconds_late(raw, stacklevel=3):
     """Seconds that a Raw's file begins after its date; warns where these are whole ones."""
     path, date = next(iter(raw.filenames), None), raw.info["meas_date"]
     late = first_onset(Path(path)) if path and date is not None else 0.0
@@ -113,7 +113,7 @@ def seconds_late(raw):
             f"{path}: its first record begins {late:g} s after the time in its header, which "
             "MNE passes over. Correct the date, by which other files are read: raw.set_meas_"
             f'date(raw.info["meas_date"] + datetime.timedelta(seconds={late:g})).',
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     return late
 

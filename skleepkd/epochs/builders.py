@@ -264,7 +264,7 @@ def from_raws(
     lead = {
         modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
     }
-    late = {modality: seconds_late(raw) for modality, raw in raws.items()}
+    late = {"target": seconds_late(target_raw, 4), "source": seconds_late(source_raw, 4)}
     dates = [raw.info["meas_date"] for raw in raws.values()]
     if None not in dates:
         began = {name: lead[name] + late[name] for name in raws}
