@@ -176,8 +176,8 @@ def _refuse_joints(raw, margin):
     if joints:
         at = joints[0]
         raise ValueError(
-            f"The recording was joined, or paused, after {at:g} s. Take the parts: "
-            f"raw.copy().crop(tmax={at:.10g}, include_tmax=False), raw.copy().crop(tmin={at:.10g}). If "
+            f"The recording was joined, or paused, after {at:.10g} s. Take the parts: raw.copy()"
+            f".crop(tmax={at:.10g}, include_tmax=False), raw.copy().crop(tmin={at:.10g}). If "
             "nothing is missing there: mne.io.RawArray(raw.get_data(), raw.info)."
         )
 

@@ -90,6 +90,27 @@ def check_present(values, name):
     return column
 
 
+def as_seconds(onset):
+    """Take onsets as numbers, also of durations of NumPy or pandas, and refuse dates."""
+    column = np.asarray(onset)
+    if column.dtype.kind == "m":
+        return column / np.timedelta64(1, "s")
+    if column.dtype == object:
+        given = [
+            v.total_seconds() if hasattr(v, "total_seconds") else v for v in column.flat
+        ]
+        column = np.array(given).reshape(column.shape)
+    try:
+        if column.dtype.kind != "M":
+            return column.astype(float)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"onset counts seconds from the recording's start; given {column.flat[0]!r}. Of dates: "
+        "(pandas.to_datetime(dates) - start).total_seconds()."
+    )
+
+
 def left_unscored(y, classes=None):
     """Mark the unscored labels of a training set, where -1 may be one of two classes."""
     # Where -1 and 1 are all the labels, these are two classes in scikit-learn's old codes,
@@ -288,7 +309,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     """
     check_texts(annotations, epoch=epoch)
     pieces = scored_pieces(annotations)
-    onset = np.asarray(onset, dtype=float)
+    onset = as_seconds(onset)
     y = np.full(len(onset), UNSCORED, dtype=np.int64)
     seconds = np.zeros((6, len(onset)))  # of each code in each epoch; the last is UNSCORED
     start = reach = -np.inf

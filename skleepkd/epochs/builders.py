@@ -87,8 +87,7 @@ def from_mne(
     if len({(*p.ch_names, p.info["sfreq"], len(p.times)) for p in parts}) > 1:
         raise ValueError("The mne.Epochs differ in channels, sampling rates or lengths.")
     check_unit(unit, first.ch_names)
-    picks = {"target": target} if source is None else {"target": target, "source": source}
-    ch_names = pick_channels(first, **picks)
+    ch_names = pick_channels(first, target, source)
     signals = {}
     for modality, names in ch_names.items():
         shape = (sum(map(len, parts)), len(names), len(first.times))
@@ -137,8 +136,8 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
     Raises
     ------
     ValueError
-        If there are no windows, their lengths or sampling rates differ, or a channel or
-        the unit is unknown.
+        If there are no windows, their lengths or sampling rates differ, a recording was
+        interrupted, paused or joined, or as :meth:`from_mne` does.
     """
     if not (len(dataset) and all(hasattr(part, "crop_inds") for part in dataset.datasets)):
         raise ValueError(
@@ -157,11 +156,10 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
             present = [
                 name for name, kind in zip(present, kinds, strict=True) if kind != "misc"
             ]
+        if hasattr(windows, "raw"):
+            seconds_left_out(mne_object)  # windows are not to reach over a gap
         check_unit(unit, mne_object.ch_names)
-        picks = (
-            {"target": target} if source is None else {"target": target, "source": source}
-        )
-        ch_names = pick_channels(mne_object, present=present, **picks)
+        ch_names = pick_channels(mne_object, target, source, present=present)
         if sfreq is None:
             sfreq, n_times = mne_object.info["sfreq"], windows[0][0].shape[-1]
             signals = {
@@ -307,7 +305,7 @@ def from_raws(
     check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])
     signals, ch_names = {}, {}
     for (modality, raw), wanted in zip(raws.items(), (target, source), strict=True):
-        names = pick_channels(raw, stacklevel=4, **{modality: wanted})[modality]
+        names = pick_channels(raw, wanted, stacklevel=4)["target"]
         numbers = [raw.ch_names.index(name) for name in names]
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
@@ -346,20 +344,20 @@ def _check_clock(annotations, raw, lead):
     if None not in (annotations.orig_time, raw.info["meas_date"]):
         # MNE's annotations of a cropped recording count from before the crop.
         ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds() - lead
-    else:  # which of the two the recording's own annotations tell, where it has them
+    else:  # as the recording's own annotations tell, which count from before a crop too
         own, given = (
-            {(round(float(at), 3), str(text)) for at, text in zip(*columns, strict=True)}
-            for columns in (
-                (raw.annotations.onset, raw.annotations.description),
-                (annotations.onset, annotations.description),
-            )
+            {
+                (round(float(at), 3), text)
+                for at, text in zip(a.onset, a.description, strict=True)
+            }
+            for a in (raw.annotations, annotations)
         )
         shifted = {(round(at + lead, 3), text) for at, text in given}
         ahead = -lead if len(own & given) > len(own & shifted) else 0.0
         if lead and not own & (given | shifted):
             warnings.warn(
-                f"source_raw begins {lead:g} s into its recording; the annotations, without a "
-                "date, are taken to count from there. If not: mne.Annotations("
+                f"source_raw begins {lead:g} s into its recording; annotations without a date "
+                "are taken to count from there. If they do not: mne.Annotations("
                 f"a.onset - {lead:.10g}, a.duration, a.description), a being the annotations.",
                 stacklevel=4,
             )

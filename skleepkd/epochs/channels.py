@@ -24,13 +24,16 @@ _NO_SIGNAL = re.compile(
 )
 
 
-def pick_channels(mne_object, *, present=None, stacklevel=3, **wanted):
-    """Names of the wanted channels by modality: those given, or for None all signals."""
+def pick_channels(mne_object, target, source=None, *, present=None, stacklevel=3):
+    """Names of the wanted channels by modality; a target of None is all signals."""
     ch_names = mne_object.ch_names if present is None else present
-    picks = {}
-    for modality, names in wanted.items():
-        names = signals_of(mne_object, ch_names, stacklevel + 1) if names is None else names
-        picks[modality] = [names] if isinstance(names, str) else list(names)
+    if target is None:
+        target = signals_of(mne_object, ch_names, stacklevel + 1)
+    picks = {
+        modality: [names] if isinstance(names, str) else list(names)
+        for modality, names in {"target": target, "source": source}.items()
+        if names is not None
+    }
     chosen = {name for names in picks.values() for name in names}
     missing = sorted(chosen - set(ch_names))
     if missing:
@@ -108,9 +111,9 @@ def find_units(mne_object, names, spread, unit, *, strict=True):
             units.append("uV")
         else:
             raise ValueError(
-                f"{name} spreads over {typical:.2g} in an epoch: neither volts nor microvolts. "
-                f"Say what it is, unit={{{name!r}: 'V'}}, 'uV' or None (no voltage); a slow "
-                "drift is to be filtered."
+                f"{name} spreads over {typical:.2g} in an epoch, neither volts nor microvolts: "
+                f"filter a drift, or say unit={{{name!r}: 'V'}}, 'uV' or None (no voltage) to "
+                "PairedEpochs.from_mne and the like."
             )
     return units
 

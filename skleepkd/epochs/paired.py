@@ -16,7 +16,7 @@ from skleepkd.epochs.rows import (
     row_key,
     write_folder,
 )
-from skleepkd.stages import EPOCH_SECONDS, check_present
+from skleepkd.stages import EPOCH_SECONDS, as_seconds, check_present
 
 _MODALITIES = ("target", "source")
 
@@ -360,7 +360,7 @@ def _as_signal(values, name):
 def _as_column(values, name, n_epochs):
     column = check_present(values, name)
     if name == "onset":
-        column = _as_seconds(column)
+        column = as_seconds(column)
     elif column.dtype.kind in "OT":  # text as pandas keeps it
         column = column.astype(str)
     if column.ndim == 0:
@@ -371,26 +371,6 @@ def _as_column(values, name, n_epochs):
             f"{n_epochs} epochs, is expected."
         )
     return column
-
-
-def _as_seconds(column):
-    """Take durations, of NumPy or of pandas, as seconds, and refuse dates."""
-    if column.dtype.kind == "m":
-        return column / np.timedelta64(1, "s")
-    if column.dtype == object:
-        given = [
-            v.total_seconds() if hasattr(v, "total_seconds") else v for v in column.flat
-        ]
-        column = np.array(given).reshape(column.shape)
-    try:
-        if column.dtype.kind != "M":
-            return column.astype(float)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(
-        f"onset counts seconds from the recording's start; given {column.flat[0]!r}. Of dates: "
-        "(pandas.to_datetime(dates) - start).total_seconds()."
-    )
 
 
 def _by_modality(value, name, kind):

@@ -11,7 +11,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict, cross_val_sco
 
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.epochs.checks import as_pair
+from skleepkd.hypnogram import Hypnogram
 from skleepkd.metrics import gap_closed, paired_test, staging_report
+from skleepkd.stages import stages_at
 from tests.tiny import TinyNetwork
 
 OPTIONS = {"max_epochs": 2, "random_state": 0, "validation": None}
@@ -239,3 +241,16 @@ def test_what_was_right_stays_silent():
     with warnings.catch_warnings(action="error"):
         PairedEpochs(TWO[0], source=TWO[1], subject=[1, 1, 2, 2], onset=SECONDS)
         staging_report([0, 1, 0, 1], [0, 1, 1, 1], groups=["a", "a", "b", "b"])
+
+
+def test_onsets_are_read_alike_wherever_they_are_given():
+    night = mne.Annotations([0, 30, 60.5], 30.0, ["W", "N2", "R"])
+    durations = pd.to_timedelta(SECONDS, unit="s")
+    assert stages_at(night, durations).tolist() == [0, 2, 4, -1]
+    assert Hypnogram(np.eye(4), list("abcd"), onset=durations).onset.tolist() == SECONDS
+    for use in (
+        lambda: stages_at(night, DATES),
+        lambda: Hypnogram(np.eye(4), SECONDS, onset=DATES),
+    ):
+        with raises("onset counts seconds"):
+            use()

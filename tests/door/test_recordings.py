@@ -270,3 +270,19 @@ def test_two_files_of_mass_that_begin_at_different_times(
         [1, 2, 3],
         [30 - psg, 60 - psg, 90 - psg],
     )
+
+
+def test_windows_of_a_joined_recording():
+    from braindecode.datasets import BaseConcatDataset, RawDataset
+    from braindecode.preprocessing import create_fixed_length_windows
+
+    raw = joined(recording(seconds=100), recording(seconds=140))
+    windows = create_fixed_length_windows(
+        BaseConcatDataset([RawDataset(raw, {"subject": "a"})]),
+        window_size_samples=300,
+        window_stride_samples=300,
+        on_last_window="drop",
+        drop_last_window=None,
+    )
+    with pytest.raises(ValueError, match="joined, or paused, after 100 s"):
+        PairedEpochs.from_windows(windows, target=["C3"])
