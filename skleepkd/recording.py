@@ -181,17 +181,17 @@ class RecordingStager(BaseEstimator):
 
     def _scale(self, prepared, epochs, names, onset):
         """Take epochs to microvolts, in place; refuse those that no amplifier records."""
-        spread = np.array([epoch.std(axis=1, dtype=float) for epoch in epochs])
+        channels.check_unit(self.unit, prepared.ch_names)
+        strict = not self.preprocessors  # they may have scaled it, as before training
+        units, spread = channels.to_microvolts(
+            epochs, prepared, names, self.unit, strict=strict
+        )
         if not np.isfinite(spread).all():
             row, channel = np.argwhere(~np.isfinite(spread))[0]
             raise ValueError(
                 f"Channel {names[channel]} holds NaN or infinite values after preprocessing, "
                 f"first in the epoch at {onset[row]:g} s. Crop or repair the recording."
             )
-        channels.check_unit(self.unit, prepared.ch_names)
-        strict = not self.preprocessors  # they may have scaled it, as before training
-        units = channels.find_units(prepared, names, spread, self.unit, strict=strict)
-        channels.to_microvolts(epochs, units)
         limit = {"V": channels.FLAT_VOLTS, "uV": 1e6 * channels.FLAT_VOLTS, None: -1.0}
         flat = spread < [limit[unit] for unit in units]
         names, silent = np.array(names), flat.all(axis=0)

@@ -6,13 +6,7 @@ from functools import wraps
 import numpy as np
 
 from skleepkd.edf import seconds_late, seconds_left_out
-from skleepkd.epochs.channels import (
-    check_unit,
-    find_units,
-    pick_channels,
-    spread_of,
-    to_microvolts,
-)
+from skleepkd.epochs.channels import check_unit, pick_channels, to_microvolts
 from skleepkd.epochs.rows import Signal
 from skleepkd.stages import (
     EPOCH_SECONDS,
@@ -99,7 +93,7 @@ def from_mne(
                 block = part.get_data(numbers, item=item, copy=False, verbose="error")
                 signal[row : row + len(block)] = block
                 row += len(block)
-        to_microvolts(signal, find_units(first, names, spread_of(signal), unit))
+        to_microvolts(signal, first, names, unit)
     columns = {"subject": subject, "recording": recording}
     for name, given in columns.items():
         tables = [part.metadata for part in parts]
@@ -178,8 +172,7 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
             onset.append(where[1] / sfreq)  # where[1] is the window's first sample
             row += 1
         for modality, names in ch_names.items():
-            part = signals[modality][begin:row]
-            to_microvolts(part, find_units(mne_object, names, spread_of(part), unit))
+            to_microvolts(signals[modality][begin:row], mne_object, names, unit)
         about = {} if windows.description is None else dict(windows.description)
         keys = ("subject", "session", "recording", "run")
         name = "-".join(str(about[key]) for key in keys if key in about)
@@ -310,9 +303,9 @@ def from_raws(
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
             signal[row] = raw.get_data(numbers, start, start + length[modality])
-        units = find_units(raw, names, spread_of(signal), unit)
+        to_microvolts(signal, raw, names, unit)
         # As a signal: its length is what the user has chosen, and is not checked.
-        signals[modality], ch_names[modality] = Signal(to_microvolts(signal, units)), names
+        signals[modality], ch_names[modality] = Signal(signal), names
     return cls(
         **signals,
         subject=subject,

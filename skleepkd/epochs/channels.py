@@ -19,7 +19,7 @@ _VOLTAGES = ("eeg", "eog", "emg", "ecg", "ecog", "seeg", "dbs", "bio")
 #: Names of channels that say what was scored or triggered.
 _NO_SIGNAL = re.compile(
     r"hypno(gram|density)?|(sleep[ _-]?)?(stag(e|es|ing)|scor(e|es|ing))|status|sti[ _]?\d*|stim"
-    r"|((edf|bdf)\+?[ _])?annotations?|(event|marker|trigger)s?([ _-]?(marker|channel)s?)?",
+    r"|((edf|bdf)\+?[ _])?annotations?|(event|marker|trigger)s?([ _-]?(marker|channel|\d+)s?)?",
     re.IGNORECASE,
 )
 
@@ -87,45 +87,41 @@ def check_unit(unit, ch_names):
         )
 
 
-def find_units(mne_object, names, spread, unit, *, strict=True):
-    """Tell "V", "uV" or None by type, stated unit and spread (n_epochs, n_channels)."""
+def to_microvolts(epochs, mne_object, names, unit, *, strict=True):
+    """Scale what is in volts, in place; return units ("V", "uV", None) and spreads before."""
+    # Epoch by epoch: the deviation of a whole cohort would need its memory once more.
+    spread = np.array([epoch.std(axis=1, dtype=float) for epoch in epochs])
+    spread = spread.reshape(len(epochs), len(names))
     kinds = dict(zip(mne_object.ch_names, mne_object.get_channel_types(), strict=True))
     stated = getattr(mne_object, "_orig_units", {})
     given = unit if isinstance(unit, dict) else dict.fromkeys(names, unit)
-    units = []
-    for name, values in zip(names, np.asarray(spread).T, strict=True):
-        if given.get(name, "auto") != "auto":
-            units.append(given.get(name))
-            continue
-        # MNE has "n/a" where a file states none, or one that it does not know, such as %.
-        is_voltage, known = kinds[name] in _VOLTAGES, stated.get(name, "V").endswith("V")
-        values = values[values > FLAT_VOLTS]
-        typical = np.median(values) if len(values) else 0.0
-        if not is_voltage and not (known and name in stated):
-            units.append(None)
-        elif not known or kinds[name] == "bio":
-            units.append("V" if typical < _SURELY_VOLTS_BELOW else None)
-        elif typical < VOLTS_BELOW:
-            units.append("V")
-        elif typical >= _MICROVOLTS_FROM or not strict:
-            units.append("uV")
-        else:
-            raise ValueError(
-                f"{name} spreads over {typical:.2g} in an epoch, neither volts nor microvolts: "
-                f"filter a drift, or say unit={{{name!r}: 'V'}}, 'uV' or None (no voltage) to "
-                "PairedEpochs.from_mne and the like."
-            )
-    return units
-
-
-def to_microvolts(epochs, units):
-    """Scale the channels of epochs that are in volts, in place."""
-    for k, unit in enumerate(units):
-        if unit == "V":
+    units = [
+        _unit_of(name, kinds[name], stated.get(name), values[values > FLAT_VOLTS], strict)
+        if given.get(name, "auto") == "auto"
+        else given[name]
+        for name, values in zip(names, spread.T, strict=True)
+    ]
+    for k, found in enumerate(units):
+        if found == "V":
             epochs[:, k] *= 1e6
-    return epochs
+    return units, spread
 
 
-def spread_of(epochs):
-    """Deviations in each epoch, (n_epochs, n_channels), one by one to need no memory."""
-    return np.array([epoch.std(axis=1) for epoch in epochs]).reshape(len(epochs), -1)
+def _unit_of(name, kind, stated, spread, strict):
+    """Tell the unit of a channel by its type, what its file states, and its spread."""
+    typical = np.median(spread) if len(spread) else 0.0
+    # MNE has "n/a" where a file states none, or one that it does not know, such as %.
+    states_volts = stated is not None and stated.endswith("V")
+    if kind not in _VOLTAGES and not states_volts:
+        return None
+    if stated == "n/a" or kind == "bio":
+        return "V" if typical < _SURELY_VOLTS_BELOW else None
+    if typical < VOLTS_BELOW:
+        return "V"
+    if _MICROVOLTS_FROM <= typical < 1e6 * VOLTS_BELOW or not strict:
+        return "uV"
+    raise ValueError(
+        f"{name} spreads over {typical:.2g} in an epoch, neither volts nor microvolts: filter "
+        f"a drift, or say unit={{{name!r}: 'V'}}, 'uV' or None (no voltage) to "
+        "PairedEpochs.from_mne and the like."
+    )

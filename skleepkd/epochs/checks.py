@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 from sklearn.utils import column_or_1d
+from skorch.utils import is_dataset
 
 from skleepkd.epochs.channels import FLAT_VOLTS, VOLTS_BELOW
 from skleepkd.epochs.paired import PairedEpochs
@@ -112,16 +113,16 @@ def _one(X, name):
     first = X[0] if isinstance(X, list | tuple) and len(X) else X
     if hasattr(first, "get_data") and hasattr(first, "events"):
         return PairedEpochs.from_mne(X)
-    if is_windows(X):
+    if hasattr(X, "get_metadata") and hasattr(X, "datasets"):  # of braindecode
         return PairedEpochs.from_windows(X)
     X = numbers_of(X, name)
     # (n_epochs, n_times) -> (n_epochs, 1, n_times)
     return PairedEpochs(X[:, None] if X.ndim == 2 else X)
 
 
-def is_windows(X):
-    """Whether X is a BaseConcatDataset of braindecode."""
-    return hasattr(X, "get_metadata") and hasattr(X, "datasets")
+def is_ready(X):
+    """Whether X is a data set of batches, which is not checked; braindecode's has a reading."""
+    return is_dataset(X) and not hasattr(X, "get_metadata")
 
 
 def _with_subjects(pair, subjects, name):

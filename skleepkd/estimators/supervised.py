@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
-from skorch.utils import is_dataset
 from torch import nn
 
 from skleepkd.distillation.leakage import warn_of_leakage
@@ -93,6 +92,8 @@ class SleepStager(NeuralNetClassifier):
         Subjects that chose the weights.
     fitted_on_ : dict
         "subject" and "recording": what ``fit`` was given, None where not known.
+    spread_ : list of float or None
+        How far each channel spreads in an epoch, in microvolts; None of spectrograms.
     best_epoch_ : int or None
         The pass whose weights were kept; None for the last.
     module_ : torch.nn.Module
@@ -244,7 +245,7 @@ class SleepStager(NeuralNetClassifier):
         """
         self.check_is_fitted()
         warn_of_leakage(X, self)
-        if is_dataset(X) and not checks.is_windows(X):
+        if checks.is_ready(X):
             return super().predict_proba(X)
         return self.predict_pair(self.check_predicted(X))
 
@@ -452,8 +453,7 @@ class SleepStager(NeuralNetClassifier):
 
     def get_dataset(self, X, y=None):
         """Make the data set of what skorch was given."""
-        is_ready = is_dataset(X) and not checks.is_windows(X)
-        return X if is_ready else self.make_dataset(self.check_predicted(X), y)
+        return X if checks.is_ready(X) else self.make_dataset(self.check_predicted(X), y)
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """Split by subject where subjects are held out, else as ``train_split`` says."""

@@ -85,10 +85,11 @@ def test_units_that_are_said_by_channel():
         next(pairs_of(raw, unit={"Fpz": "V"}))
 
 
-def test_what_is_neither_volts_nor_microvolts_is_refused():
-    """Millivolts, or a drift that nobody filtered."""
-    raw = recording(C3=EEG, C4=("eeg", 0.02))
-    message = r"C4 spreads over 0\.02 .*unit=\{'C4': 'V'\}"
+@pytest.mark.parametrize(("spread", "told"), [(0.02, r"0\.02"), (2e4, r"2e\+04")])
+def test_what_is_neither_volts_nor_microvolts_is_refused(spread, told):
+    """Millivolts, a drift that nobody filtered, an amplifier's steps."""
+    raw = recording(C3=EEG, C4=("eeg", spread))
+    message = rf"C4 spreads over {told} .*unit=\{{'C4': 'V'\}}"
     for use in (
         lambda: list(pairs_of(raw)),
         lambda: RecordingStager(stager_of("C3", "C4")).stage(raw),
