@@ -106,16 +106,6 @@ class Signal:
 
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
-    first = values[0] if isinstance(values, list | tuple) and len(values) else None
-    if isinstance(first, np.ma.MaskedArray):
-        values = np.ma.stack(values)
-    if isinstance(values, np.ma.MaskedArray):
-        if np.ma.is_masked(values):
-            raise ValueError(
-                f"The {name} has masked values. Leave such epochs out: "
-                "keep = ~np.ma.getmaskarray(X).any(axis=(1, 2)); X.data[keep], y[keep]."
-            )
-        values = values.data
     if issparse(values):
         raise TypeError(f"The {name} is a sparse matrix; epochs are dense: X.toarray().")
     wrong = (
@@ -129,10 +119,22 @@ def numbers_of(values, name):
         )
     if isinstance(values, dict):
         raise ValueError(f"{wrong}. Of a target and a source make PairedEpochs(**X).")
+    # Of lists, and of data sets of torch, NumPy would make arrays of one axis more.
+    is_list = hasattr(values, "__getitem__") and not hasattr(values, "__array__")
+    first = values[0] if is_list and not isinstance(values, str) and len(values) else None
+    if isinstance(first, np.ma.MaskedArray):
+        values = np.ma.stack(values)
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"The {name} has masked values. Leave such epochs out: "
+                "keep = ~np.ma.getmaskarray(X).any(axis=(1, 2)); X.data[keep], y[keep]."
+            )
+        values = values.data
     if isinstance(first, tuple) and hasattr(first[0], "shape"):
         raise ValueError(
-            f"{wrong} of tuples. Of windows of braindecode make a pair before they are sliced: "
-            "PairedEpochs.from_windows(dataset); of two signals PairedEpochs(target, source=...)."
+            f"{wrong} of tuples. Make a pair of braindecode's windows before they are sliced, "
+            "PairedEpochs.from_windows(dataset), or of arrays, PairedEpochs(target, source=...)."
         )
     if getattr(first, "ndim", 0) >= 3:
         raise ValueError(

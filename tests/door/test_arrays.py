@@ -7,7 +7,9 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.model_selection import GroupKFold, cross_val_predict, cross_val_score
+from torch.utils.data import TensorDataset
 
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.epochs.checks import as_pair
@@ -98,10 +100,11 @@ TWO = (noise(4, 1, 300), noise(4, 2, 300))
         ([TWO[0], TWO[0]], r"np\.concatenate\(X\)"),
         ([PairedEpochs(TWO[0]), PairedEpochs(TWO[0])], r"PairedEpochs\.concatenate\(X\)"),
         ([(TWO[0][0], TWO[1][0])], "tuples"),
+        (TensorDataset(*map(torch.from_numpy, TWO)), "given TensorDataset of tuples"),
         ((x for x in TWO), "array of numbers"),
         ({1, 2}, "array of numbers"),
     ],
-    ids=["dict", "tuple", "list", "nights", "pairs", "rows", "generator", "set"],
+    ids=["dict", "tuple", "list", "nights", "pairs", "rows", "torch", "generator", "set"],
 )
 def test_containers_are_refused_with_the_line_to_write(given, line):
     with raises(line):
