@@ -12,7 +12,7 @@ from skleepkd.epochs.rows import numbers_of
 from skleepkd.stages import UNSCORED, check_present, is_unscored
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
-SAMPLED_EPOCHS = 512
+SAMPLED_EPOCHS = 256
 #: How many times more or less a channel may spread than where a stager was fitted.
 _SPREAD_AGREES = 5
 

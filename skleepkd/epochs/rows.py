@@ -131,7 +131,7 @@ def numbers_of(values, name):
                 "keep = ~np.ma.getmaskarray(X).any(axis=(1, 2)); X.data[keep], y[keep]."
             )
         values = values.data
-    if isinstance(first, tuple) and hasattr(first[0], "shape"):
+    if isinstance(first, tuple) and first and hasattr(first[0], "shape"):
         raise ValueError(
             f"{wrong} of tuples. Make a pair of braindecode's windows before they are sliced, "
             "PairedEpochs.from_windows(dataset), or of arrays, PairedEpochs(target, source=...)."
