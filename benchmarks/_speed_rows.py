@@ -112,7 +112,7 @@ def signals(fast, n_batches):
     """Make simultaneous epochs of three channels, at 64 Hz unless small."""
     n = BATCH_SIZE * (1 if fast else n_batches)
     target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
-    return PairedEpochs(target, source), stages(n)
+    return PairedEpochs(target, source=source), stages(n)
 
 
 class Built(Exception):

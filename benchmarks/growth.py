@@ -129,7 +129,7 @@ def rows_alone(n_epochs):
     imports = private_bytes()
     with Peak() as peak:
         epochs = np.broadcast_to(noise(1, 1, 16), (n_epochs, 1, 16))
-        X, y = PairedEpochs(epochs, epochs, **about(n_epochs)), stages(n_epochs)
+        X, y = PairedEpochs(epochs, source=epochs, **about(n_epochs)), stages(n_epochs)
         pair = private_bytes() - imports
         started = time.process_time()
         settings = SETTINGS | {"batch_size": 4096}
@@ -190,7 +190,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         n = max(options.sizes)
         X = PairedEpochs(
-            noise(n, 3, 1920), noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
+            noise(n, 3, 1920), source=noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
         )
         X.to_memmap(folder)
         del X

@@ -156,7 +156,7 @@ def test_real_nights_leave_the_papers_subject_5_out(monkeypatch, tmp_path):
     pair, y = make_pair(n_subjects=9, n_epochs=4)
     X = PairedEpochs(
         pair["target"],
-        pair["source"],
+        source=pair["source"],
         subject=np.repeat([f"eesm17-{folder}" for folder in folders], 4),
         sfreq=200.0,
     )

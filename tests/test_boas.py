@@ -297,7 +297,7 @@ def test_night_without_a_channel(tree):
     # The table promises a channel that the file has not.
     write_tables(tree, "sub-2", STAGES["sub-2"])
     write_edf(path_of(tree, "sub-2", "psg", "eeg.edf"), PSG[:5], 177, [])
-    with pytest.raises(ValueError, match=r"sub-2.*psg_eeg\.edf .*PSG_O2.* not present"):
+    with pytest.raises(ValueError, match=r"sub-2.*psg_eeg\.edf .*PSG_O2.* not in list"):
         load_boas(tree, on_missing="skip")
 
 

@@ -109,7 +109,7 @@ def test_each_modality_is_judged_by_itself():
 def test_from_mne_refuses():
     with raises("No channel named O1, X9; the recording has C3, L, C4, R"):
         PairedEpochs.from_mne(mne_epochs(), target=["X9", "L"], source=["O1"])
-    with raises("unit is 'auto', 'V' or 'uV'; given 'mV'"):
+    with raises("unit is 'auto', 'V' or 'uV'.*; given 'mV'"):
         PairedEpochs.from_mne(mne_epochs(), target=["L"], unit="mV")
 
 
@@ -331,9 +331,9 @@ def test_from_raws_two_clocks(offset, drift, kept):
     source = device(100.0, clock["source"], 320, events)
     target = device(64.0, clock["target"], 340, events, "ear")
     X = PairedEpochs.from_raws(
-        source,
-        target,
-        NIGHT,
+        source_raw=source,
+        target_raw=target,
+        annotations=NIGHT,
         offset=offset,
         drift=drift,
         source=["C3"],
@@ -364,25 +364,39 @@ def test_from_raws_two_clocks(offset, drift, kept):
 
 def test_epochs_at_the_edges_are_dropped():
     source, target = device(10, float, 285), device(10, float, 1000)
-    assert PairedEpochs.from_raws(source, target, NIGHT).onset.tolist() == ONSET[:-1]
+    assert (
+        PairedEpochs.from_raws(
+            source_raw=source, target_raw=target, annotations=NIGHT
+        ).onset.tolist()
+        == ONSET[:-1]
+    )
     source, target = device(10, float, 1000), device(10, float, 209.9)
-    X = PairedEpochs.from_raws(source, target, NIGHT)
+    X = PairedEpochs.from_raws(source_raw=source, target_raw=target, annotations=NIGHT)
     assert X.onset.tolist() == ONSET[:5]
     assert X.ch_names == {"target": ["C3", "other"], "source": ["C3", "other"]}
     longer = device(10, float, 210)
-    assert len(PairedEpochs.from_raws(source, longer, NIGHT)) == 6
-    late = PairedEpochs.from_raws(source, device(10, float, 1000), NIGHT, offset=0.1)
+    assert (
+        len(PairedEpochs.from_raws(source_raw=source, target_raw=longer, annotations=NIGHT))
+        == 6
+    )
+    late = PairedEpochs.from_raws(
+        source_raw=source, target_raw=device(10, float, 1000), annotations=NIGHT, offset=0.1
+    )
     assert late.onset.tolist() == ONSET[1:]
 
 
 def test_rows_come_in_order_and_once():
     backwards = scored((60, 30, "N2"), (0, 60, "W"), (30, 30, "W"))
     raw = device(10, float, 200)
-    X = PairedEpochs.from_raws(raw, raw, backwards, unit="V")
+    X = PairedEpochs.from_raws(
+        source_raw=raw, target_raw=raw, annotations=backwards, unit="V"
+    )
     assert X.onset.tolist() == [0, 30, 60]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        halves = PairedEpochs.from_raws(raw, raw, backwards, unit="V", epoch=15)
+        halves = PairedEpochs.from_raws(
+            source_raw=raw, target_raw=raw, annotations=backwards, unit="V", epoch=15
+        )
     assert halves.onset.tolist() == [0, 15, 30, 45, 60, 75]
     assert halves.shape == (6, 2, 150)
 
@@ -392,7 +406,7 @@ def test_from_raws_units():
     info = mne.create_info(1, 10.0, "eeg")
     volts = mne.io.RawArray(2e-5 * rng.standard_normal((1, 3000)), info, verbose=False)
     microvolts = mne.io.RawArray(1e6 * volts.get_data(), info, verbose=False)
-    X = PairedEpochs.from_raws(volts, microvolts, NIGHT)
+    X = PairedEpochs.from_raws(source_raw=volts, target_raw=microvolts, annotations=NIGHT)
     np.testing.assert_allclose(X["source"], X["target"], rtol=1e-5)
     np.testing.assert_allclose(
         X["source"][1, 0], microvolts.get_data()[0, 300:600], rtol=1e-5
@@ -414,7 +428,7 @@ def test_from_raws_units():
 def test_no_scored_epoch(annotations, found):
     raw = device(10, float, 300)
     with raises(rf"no sleep stage of at least one epoch \(30 s\): .*{found}"):
-        PairedEpochs.from_raws(raw, raw, annotations)
+        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=annotations)
 
 
 START = datetime(2020, 1, 1, 22, tzinfo=UTC)
@@ -430,13 +444,19 @@ def test_an_offset_that_the_dates_deny(given, told):
     target = device(10, float, 400).set_meas_date(START - timedelta(seconds=95))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        PairedEpochs.from_raws(source, target, NIGHT, offset=given)
+        PairedEpochs.from_raws(
+            source_raw=source, target_raw=target, annotations=NIGHT, offset=given
+        )
         denied = [str(one.message) for one in said]
         # Dates that are not known, and those of a cropped recording.
         target.crop(20.0)
-        PairedEpochs.from_raws(source, target, NIGHT, offset=-75.0)
+        PairedEpochs.from_raws(
+            source_raw=source, target_raw=target, annotations=NIGHT, offset=-75.0
+        )
         target.set_meas_date(None)
-        PairedEpochs.from_raws(source, target, NIGHT, offset=1.0)
+        PairedEpochs.from_raws(
+            source_raw=source, target_raw=target, annotations=NIGHT, offset=1.0
+        )
     assert len(said) == len(denied) == told
     if told:
         assert "-95 s after the source; given" in denied[0]
@@ -447,18 +467,29 @@ def test_what_is_no_recording_and_no_annotations():
     raw = device(10, float, 400)
     refused = partial(pytest.raises, TypeError)
     with refused(match=r"target_raw is an mne.io.Raw; given str.*mne\.io\.read_raw"):
-        PairedEpochs.from_raws(raw, "ear.edf", NIGHT)
+        PairedEpochs.from_raws(source_raw=raw, target_raw="ear.edf", annotations=NIGHT)
     with refused(match="annotations are mne.Annotations; given ndarray"):
-        PairedEpochs.from_raws(raw, raw, np.arange(5))
-    assert len(PairedEpochs.from_raws(raw, raw, NIGHT, offset=np.float32(0.0))) == 8
+        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=np.arange(5))
+    assert (
+        len(
+            PairedEpochs.from_raws(
+                source_raw=raw, target_raw=raw, annotations=NIGHT, offset=np.float32(0.0)
+            )
+        )
+        == 8
+    )
 
 
 def test_no_epoch_that_both_cover():
     raw = device(10, float, 300)
     with raises("None of the 8 scored epochs .from 0 to 300 s.*offset -400 s"):
-        PairedEpochs.from_raws(raw, raw, NIGHT, offset=-400)
+        PairedEpochs.from_raws(
+            source_raw=raw, target_raw=raw, annotations=NIGHT, offset=-400
+        )
     with raises("No channel named Fpz"):
-        PairedEpochs.from_raws(raw, raw, NIGHT, source=["Fpz"])
+        PairedEpochs.from_raws(
+            source_raw=raw, target_raw=raw, annotations=NIGHT, source=["Fpz"]
+        )
 
 
 def test_annotations_on_another_clock():
@@ -466,22 +497,36 @@ def test_annotations_on_another_clock():
     raw = device(10, float, 400).set_meas_date(start)
     stages = [(30.0 * k, 30.0, "Sleep stage 2") for k in range(10)]
     same_clock = scored(*stages, orig_time=start)
-    assert len(PairedEpochs.from_raws(raw, raw, same_clock)) == 10
+    assert (
+        len(PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=same_clock))
+        == 10
+    )
     with raises("count from 2020-01-01 21:59:00.* -60 s after the first sample"):
         PairedEpochs.from_raws(
-            raw, raw, scored(*stages, orig_time=start - timedelta(minutes=1))
+            source_raw=raw,
+            target_raw=raw,
+            annotations=scored(*stages, orig_time=start - timedelta(minutes=1)),
         )
     # MNE leaves the annotations of a cropped recording on the clock of the whole.
     raw.set_annotations(same_clock)
     cropped = raw.copy().crop(60)
     a = cropped.annotations
     with raises(" -60 s after the first sample of source_raw") as refused:
-        PairedEpochs.from_raws(cropped, cropped, a)
+        PairedEpochs.from_raws(source_raw=cropped, target_raw=cropped, annotations=a)
     cure = re.search(r"mne\.Annotations\(.*\)", str(refused.value))[0]
-    cured = PairedEpochs.from_raws(cropped, cropped, eval(cure, {"mne": mne, "a": a}))
+    cured = PairedEpochs.from_raws(
+        source_raw=cropped, target_raw=cropped, annotations=eval(cure, {"mne": mne, "a": a})
+    )
     assert cured.onset.tolist() == [30.0 * k for k in range(8)]
     from_its_start = scored(*stages[:8])
-    assert len(PairedEpochs.from_raws(cropped, cropped, from_its_start)) == 8
+    assert (
+        len(
+            PairedEpochs.from_raws(
+                source_raw=cropped, target_raw=cropped, annotations=from_its_start
+            )
+        )
+        == 8
+    )
 
 
 def test_epochs_that_were_not_loaded_leave_bad_ones_out(tmp_path):

@@ -168,7 +168,7 @@ def test_all_ways_of_handing_the_pair_over_give_equal_scores(pair, stager):
     )
     np.testing.assert_array_equal(scores(X=X, groups=groups, n_jobs=2), expected)
     doubles = PairedEpochs(
-        target.astype(float), source.astype(float), subject=groups, sfreq=2.0
+        target.astype(float), source=source.astype(float), subject=groups, sfreq=2.0
     )
     np.testing.assert_array_equal(scores(X=doubles, groups=groups), expected)
 
@@ -232,7 +232,7 @@ def test_in_a_pipeline(pair, stager, routing):
     )
     by_hand = PairedEpochs(
         X["target"] * 2,
-        X["source"] / 2,
+        source=X["source"] / 2,
         subject=X.subject,
         recording=X.recording,
         sfreq=2.0,

@@ -251,7 +251,11 @@ def test_scikit_learn_classifier_as_teacher(pair):
 def test_teacher_pipeline_transforms_the_source_alone(pair, strategy):
     X, y = pair
     tenfold = PairedEpochs(
-        X["target"], X["source"] * 10, subject=X.subject, recording=X.recording, sfreq=2.0
+        X["target"],
+        source=X["source"] * 10,
+        subject=X.subject,
+        recording=X.recording,
+        sfreq=2.0,
     )
     tenth = FunctionTransformer(divide_by_ten)
     by_pipeline = student(make_pipeline(tenth, teacher()), strategy=strategy).fit(
@@ -518,7 +522,7 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair):
         with pytest.raises(ValueError, match="temperature|class_weight|Unknown|Nothing"):
             student(SleepStager(SpyNetwork, **FAST), **options).fit(X, y)
         assert not SpyNetwork.rows
-    volts = PairedEpochs(X["target"] * 1e-6, X["source"])
+    volts = PairedEpochs(X["target"] * 1e-6, source=X["source"])
     with pytest.raises(ValueError, match="target looks like volts"):
         student(SleepStager(SpyNetwork, **FAST)).fit(volts, y)
     assert not SpyNetwork.rows

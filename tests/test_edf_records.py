@@ -115,17 +115,21 @@ def test_a_pair_is_not_cut_over_an_interruption(tmp_path):
     scored = mne.Annotations(30.0 * np.arange(15), 30.0, "Sleep stage 2")
     for raws in ((whole, interrupted), (interrupted, whole)):
         with pytest.raises(ValueError, match="ear.edf was interrupted 2 time"):
-            PairedEpochs.from_raws(*raws, scored)
+            PairedEpochs.from_raws(
+                source_raw=raws[0], target_raw=raws[1], annotations=scored
+            )
     # What the error proposes: the second part begins at 150 + 65 s of the first clock.
     part = interrupted.copy().crop(150, 250, include_tmax=False)
-    X = PairedEpochs.from_raws(whole, part, scored, offset=215.0)
+    X = PairedEpochs.from_raws(
+        source_raw=whole, target_raw=part, annotations=scored, offset=215.0
+    )
     assert X.onset.tolist() == [240.0, 270.0]
     first = 1e6 * interrupted.get_data(start=1750, stop=2050)
     np.testing.assert_allclose(X["target"][0], first, rtol=1e-4)
     # The part as source: its annotations count from its own first sample.
     dated = mne.Annotations([215.0, 245.0], 30.0, "Sleep stage 2", orig_time=DATE)
     with pytest.raises(ValueError, match=r"-215 s after the first.*a\.onset -215,"):
-        PairedEpochs.from_raws(part, part, dated)
+        PairedEpochs.from_raws(source_raw=part, target_raw=part, annotations=dated)
 
 
 DATE = datetime(2000, 1, 1, 22, tzinfo=UTC)

@@ -158,7 +158,7 @@ def test_any_sequence_of_keys_equals_an_array(data):
     if not isinstance(key, int):
         np.testing.assert_array_equal(X.read("source", key)[:, 0, 0], 1000 + rows[key])
     if len(rows):
-        copied = PairedEpochs(X["target"].copy(), X["source"].copy())
+        copied = PairedEpochs(X["target"].copy(), source=X["source"].copy())
         for modality in ("target", "source"):
             assert X.fingerprint(modality) == copied.fingerprint(modality)
 
@@ -321,12 +321,12 @@ def test_epochs_that_do_not_last_30_s(tmp_path):
     )  # MNE has the last sample too
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PairedEpochs(ear, scalp, sfreq={"target": 64, "source": 100})
+        PairedEpochs(ear, source=scalp, sfreq={"target": 64, "source": 100})
         PairedEpochs(ear)
         PairedEpochs(np.zeros((4, 1, 29, 129)), sfreq=100)  # a spectrogram
     told = r"source has epochs of 3001 samples: 46\.89 s at sfreq=64 .* 100 Hz"
     with pytest.warns(UserWarning, match=told) as said:
-        X = PairedEpochs(ear, scalp, sfreq=64)
+        X = PairedEpochs(ear, source=scalp, sfreq=64)
     assert [one.filename for one in said] == [__file__]
     with pytest.warns(UserWarning, match=r"target .* 1920 samples: 19\.2 s .* 64 Hz"):
         PairedEpochs(ear, sfreq=100)
@@ -407,7 +407,7 @@ def test_nothing_to_join():
 
 
 def test_a_signal_with_other_samples_has_no_known_rate():
-    X = PairedEpochs(np.zeros((3, 1, 60)), np.zeros((3, 1, 60)), sfreq=2.0)
+    X = PairedEpochs(np.zeros((3, 1, 60)), source=np.zeros((3, 1, 60)), sfreq=2.0)
     assert X.replace(target=np.zeros((3, 1, 30))).sfreq == {"target": None, "source": 2.0}
     assert X.replace(target=np.zeros((3, 2, 60))).sfreq == {"target": 2.0, "source": 2.0}
     assert X.replace(source=np.zeros((3, 1, 9, 9))).sfreq == {"target": 2.0, "source": 2.0}

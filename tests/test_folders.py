@@ -33,7 +33,7 @@ def X(pair):
 def test_to_memmap(X, tmp_path):
     X = PairedEpochs(
         X["target"],
-        X["source"],
+        source=X["source"],
         subject=X.subject,
         recording=X.recording,
         onset=X.onset,

@@ -79,7 +79,7 @@ def pair_of(n_subjects=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=Fal
     subject = np.repeat([f"s{k:02}" for k in range(n_subjects)], n_epochs)
     X = PairedEpochs(
         target.astype(np.float32),
-        source.astype(np.float32),
+        source=source.astype(np.float32),
         subject=subject,
         recording=np.char.add("night-", subject),
         onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),

@@ -18,7 +18,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux
 def test_signals_are_counted_by_their_bytes(tmp_path):
     n = 40
     epochs = growth.noise(n, 3, 1920)
-    PairedEpochs(epochs, epochs, **growth.about(n)).to_memmap(tmp_path)
+    PairedEpochs(epochs, source=epochs, **growth.about(n)).to_memmap(tmp_path)
     found = growth.with_signals(tmp_path, 20, "small")
     # Half of the epochs: two sides of three channels, and 96 features in 16 bit.
     assert found["map_mb"] == pytest.approx(20 * 2 * 3 * 1920 * 4 / 1e6)

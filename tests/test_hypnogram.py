@@ -85,7 +85,9 @@ def test_annotations_find_their_place_in_a_recording_cropped_since():
 def test_the_pair_is_cut_and_labelled_by_the_annotations():
     """Our own builder reads back what was written, as it reads a scorer's."""
     raw = silent_raw()
-    pair = PairedEpochs.from_raws(raw, raw, night_of(NIGHT).to_annotations())
+    pair = PairedEpochs.from_raws(
+        source_raw=raw, target_raw=raw, annotations=night_of(NIGHT).to_annotations()
+    )
     y = stages_at(night_of(NIGHT).to_annotations(), pair.onset)
     assert y.tolist() == [AASM.index(stage) for stage in NIGHT]
 

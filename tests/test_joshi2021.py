@@ -285,7 +285,9 @@ def stand_in(names, n_epochs=2):
     rng = np.random.default_rng(0)
     subject = np.repeat(names, n_epochs)
     signals = rng.standard_normal((2, len(subject), 1, 60)).astype(np.float32)
-    X = PairedEpochs(*signals, subject=subject, recording=subject, sfreq=2.0)
+    X = PairedEpochs(
+        signals[0], source=signals[1], subject=subject, recording=subject, sfreq=2.0
+    )
     return Bunch(X=X, y=rng.integers(0, 5, len(X)), groups=subject)
 
 

@@ -477,7 +477,7 @@ def test_missing_channel(tree):
 @pytest.mark.parametrize(
     ("onsets", "durations", "message"),
     [
-        ([0, 30, 50], [30, 30, 30], r"epochs of 30 s overlap at 30\.000 and 50\.000 s"),
+        ([0, 30, 50], [30, 30, 30], r"Base\.edf: stages overlap at 50 s"),
         ([0, 15, 30], [15, 15, 15], r"20 or 30 s are expected; the median of 3 is 15 s"),
         ([0, 10, 20], [None] * 3, r"20 or 30 s are expected; the median of 2 is 10 s"),
         (
@@ -489,7 +489,10 @@ def test_missing_channel(tree):
 )
 def test_scoring_that_cannot_be(tree, onsets, durations, message):
     write_base(
-        path_of(tree, "01-01-0003", "Base"), onsets, durations, ["Sleep stage 2"] * 3
+        path_of(tree, "01-01-0003", "Base"),
+        onsets,
+        durations,
+        ["Sleep stage 2"] * 2 + ["Sleep stage 3"],
     )
     with pytest.raises(ValueError, match=message):
         load(tree)

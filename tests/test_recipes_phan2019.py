@@ -236,7 +236,8 @@ def test_signals_become_spectra_in_a_pipeline(method):
     signals = rng.normal(0, 20, (2, len(y), 1, 640)).astype(np.float32)
     subject = np.repeat(["a", "b", "c"], n_epochs)
     X = PairedEpochs(
-        *signals,
+        signals[0],
+        source=signals[1],
         subject=subject,
         recording=subject,
         onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),

@@ -144,9 +144,9 @@ def test_a_file_that_is_gone(tmp_path, when):
 
 def test_a_folder_that_was_written_anew(tmp_path):
     values = np.ones((20, 2, 500), dtype=np.float32)
-    X = PairedEpochs(values, values).to_memmap(tmp_path)
+    X = PairedEpochs(values, source=values).to_memmap(tmp_path)
     text = pickle.dumps(X[2:5])
-    other = PairedEpochs(-values, -values).to_memmap(tmp_path)
+    other = PairedEpochs(-values, source=-values).to_memmap(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"from_memmap"):
         pickle.loads(text).read("source")
     assert pickled(other[2:5])[0]["source"].max() == -1
@@ -167,24 +167,28 @@ def test_a_file_of_another_size(tmp_path, n_epochs):
 def test_masks_and_rows_travel_as_numbers(tmp_path):
     base, values = written(tmp_path, n_epochs=400)
     mask = np.arange(400) % 3 > 0
-    again, n_bytes = pickled(PairedEpochs(base, base)[mask][::2])
+    again, n_bytes = pickled(PairedEpochs(base, source=base)[mask][::2])
     assert n_bytes < 8 * 2 * 200 + 2000 < values.nbytes / 200
     check_same(again, values[mask][::2], values[mask][::2])
 
 
 def test_size_tells_what_is_in_memory(tmp_path):
     base, values = written(tmp_path)  # 160,000 bytes
-    assert sys.getsizeof(PairedEpochs(values, values)) > 320_000
+    assert sys.getsizeof(PairedEpochs(values, source=values)) > 320_000
     assert 40_000 < sys.getsizeof(PairedEpochs(values)[10:20]) < 41_000
-    assert sys.getsizeof(PairedEpochs(base[:, :1], values)) > 240_000  # no piece of a file
-    mapped = PairedEpochs(base, base)
+    assert (
+        sys.getsizeof(PairedEpochs(base[:, :1], source=values)) > 240_000
+    )  # no piece of a file
+    mapped = PairedEpochs(base, source=base)
     for pair in (mapped, mapped[5:], pickle.loads(pickle.dumps(mapped))):
         assert sys.getsizeof(pair) < 1000
 
 
 def test_a_view_of_few_rows_leaves_its_base_behind():
     values = np.random.default_rng(0).normal(size=(200, 2, 500)).astype(np.float32)
-    X = PairedEpochs(values, values[:, :1], subject=np.arange(200), onset=np.arange(200))
+    X = PairedEpochs(
+        values, source=values[:, :1], subject=np.arange(200), onset=np.arange(200)
+    )
     assert pickled(X)[1] > 200 * 6000
     for rows in (slice(20, 30), np.arange(0, 200, 20), slice(0, 0)):
         again, n_bytes = pickled(X[rows])
@@ -226,7 +230,9 @@ def look(X):
 def test_workers_share_one_map_of_what_is_in_memory():
     values = np.random.default_rng(0).normal(size=(50, 2, 500)).astype(np.float32)
     # Most of the rows of a base, as a cohort without its unscored epochs is.
-    X = PairedEpochs(values, values + 1, subject=np.arange(50))[np.arange(50) % 9 > 0]
+    X = PairedEpochs(values, source=values + 1, subject=np.arange(50))[
+        np.arange(50) % 9 > 0
+    ]
     kept = values[np.arange(50) % 9 > 0]
     results = Parallel(n_jobs=2, max_nbytes=10_000)(delayed(look)(X) for _ in range(4))
     for result in results:
@@ -242,7 +248,7 @@ def test_workers_share_one_map_of_what_is_in_memory():
 
 def test_workers_open_the_files_of_maps(tmp_path):
     base, values = written(tmp_path)
-    X = PairedEpochs(base, base[:])[3:]
+    X = PairedEpochs(base, source=base[:])[3:]
     with Parallel(n_jobs=2, max_nbytes=10_000) as parallel:
         results = parallel(delayed(look)(X[k:]) for k in range(2))
     for k, result in enumerate(results):

@@ -465,7 +465,8 @@ def test_annotations_beyond_the_end(tmp_path):
 def test_annotations_off_the_grid_gaps_and_unknown_stages(tmp_path):
     # Only epochs wholly inside a stage are scored; nothing is said of 180 to 240 s.
     rows = [(0, 140, "Sleep stage W"), (140, 40, "Sleep stage 1"), (150, 5, "Snoring")]
-    rows += [(240, 90, "Sleep stage R"), (330, 30, "Sleep stage X"), (360, 90, "Lights on")]
+    rows += [(start, 30, "Sleep stage R") for start in (240, 270, 300)]
+    rows += [(330, 30, "Sleep stage X"), (360, 90, "Lights on")]
     with pytest.warns(
         UserWarning, match=r"Hypnogram\.edf: 'Sleep stage X' is no known"
     ) as seen:

@@ -130,7 +130,7 @@ def test_a_stage_counts_for_the_epochs_wholly_inside():
     onset = np.arange(-30, 210, 30)
     #        -30  0  30  60  90 (ends at 105)  120  150  180
     assert stages_at(scored, onset).tolist() == [-1, 0, 0, 2, -1, -1, 4, -1]
-    assert stages_at(scored, [15, 45, 74.9, 75.1]).tolist() == [0, -1, 2, -1]
+    assert stages_at(scored, [15, 45, 74.9, 75.2]).tolist() == [0, -1, 2, -1]
     assert stages_at(scored, []).shape == (0,)
 
 
@@ -221,7 +221,9 @@ def test_texts_that_are_not_read_are_named():
     texts = (r"'Apnoea' \(epochs: 4\)", r"'5' \(epochs: 2\)", r"'Stage two' \(epochs: 1\)")
     listed = f"longer: {', '.join(texts)}\\."
     with pytest.warns(UserWarning, match=listed) as caught:
-        X = PairedEpochs.from_raws(*raws, scored)
+        X = PairedEpochs.from_raws(
+            source_raw=raws[0], target_raw=raws[1], annotations=scored
+        )
     assert X.onset.tolist() == [0, 60]
     with pytest.warns(UserWarning, match=listed) as again:
         assert stages_at(scored, X.onset).tolist() == [0, 2]

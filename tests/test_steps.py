@@ -44,7 +44,7 @@ def nights():
     rng = np.random.default_rng(0)
     X = PairedEpochs(
         30 * rng.standard_normal((18, 1, 300), dtype=np.float32),
-        50 * rng.standard_normal((18, 2, 300), dtype=np.float32),
+        source=50 * rng.standard_normal((18, 2, 300), dtype=np.float32),
         subject=np.repeat(["a", "b"], 9),
         recording=np.repeat(["night-a", "night-b"], 9),
         onset=np.tile(30.0 * np.arange(9), 2),

@@ -516,7 +516,9 @@ def test_another_rate_or_trailing_shape_in_predict(pair):
 def test_a_teacher_given_the_wearable_warns(pair):
     X, y = pair
     named = PairedEpochs(
-        X["target"], X["source"], ch_names={"target": ["L", "R"], "source": ["C3", "C4"]}
+        X["target"],
+        source=X["source"],
+        ch_names={"target": ["L", "R"], "source": ["C3", "C4"]},
     )
     fitted = stager().fit(named.source_epochs, y)
     fitted.predict(named.source_epochs)

@@ -36,7 +36,7 @@ def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=
     subject = np.repeat([f"s{k}" for k in range(n_subjects)], n_epochs)
     X = PairedEpochs(
         target.astype(np.float32),
-        source.astype(np.float32),
+        source=source.astype(np.float32),
         subject=subject,
         recording=np.char.add("night-", subject),
         onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
@@ -91,7 +91,7 @@ def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
     subject = np.repeat([f"{cohort}-{k}" for k in range(n_subjects)], n_epochs)
     X = PairedEpochs(
         target,
-        source,
+        source=source,
         subject=subject,
         recording=np.char.add("night-", subject),
         onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),

@@ -9,13 +9,12 @@ import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
-from skorch.utils import is_dataset
 from torch import nn
 
 from skleepkd.distillation.leakage import warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
-from skleepkd.epochs.checks import check_labels, predicted_input, training_input
+from skleepkd.epochs import checks
 from skleepkd.estimators import batches, callbacks, labels, outputs, passes
 from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
 from skleepkd.stages import is_unscored, left_unscored
@@ -92,6 +91,8 @@ class SleepStager(NeuralNetClassifier):
         Subjects that chose the weights.
     fitted_on_ : dict
         "subject" and "recording": what ``fit`` was given, None where not known.
+    spread_ : list of float or None
+        How far each channel spreads in an epoch, in microvolts; None of spectrograms.
     best_epoch_ : int or None
         The pass whose weights were kept; None for the last.
     module_ : torch.nn.Module
@@ -243,7 +244,7 @@ class SleepStager(NeuralNetClassifier):
         """
         self.check_is_fitted()
         warn_of_leakage(X, self)
-        if is_dataset(X):
+        if checks.is_ready(X):
             return super().predict_proba(X)
         return self.predict_pair(self.check_predicted(X))
 
@@ -276,7 +277,7 @@ class SleepStager(NeuralNetClassifier):
         float
         """
         predicted = self.predict(X)
-        y = check_labels(y, len(predicted))
+        y = checks.check_labels(y, len(predicted))
         scored = ~is_unscored(y) | np.isin(y, self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
@@ -303,7 +304,7 @@ class SleepStager(NeuralNetClassifier):
     def _fit(self, X, y, X_source=None, groups=None, go_on=False):
         go_on = (go_on or self.warm_start) and self.initialized_
         source_for = self._check_parameters(go_on)
-        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
+        pair, y = checks.training_input(X, y, X_source, groups, source_for=source_for)
         return self.end_fit(self.begin_fit(pair, y, go_on))
 
     def _check_parameters(self, go_on):
@@ -382,6 +383,7 @@ class SleepStager(NeuralNetClassifier):
         self.class_weight_ = labels.class_weights(weight, codes[training], classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
+        self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
 
@@ -395,9 +397,7 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        return predicted_input(
-            X, self.epoch_shape_, self.ch_names_, self.signal_.get("sfreq")
-        )
+        return checks.predicted_input(X, self)
 
     def predict_pair(self, pair):
         """Predict the probabilities of a checked pair."""
@@ -452,7 +452,7 @@ class SleepStager(NeuralNetClassifier):
 
     def get_dataset(self, X, y=None):
         """Make the data set of what skorch was given."""
-        return X if is_dataset(X) else self.make_dataset(self.check_predicted(X), y)
+        return X if checks.is_ready(X) else self.make_dataset(self.check_predicted(X), y)
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """Split by subject where subjects are held out, else as ``train_split`` says."""

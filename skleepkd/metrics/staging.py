@@ -6,6 +6,7 @@ from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
 from skleepkd.stages import (
+    check_present,
     column_labels,
     is_unscored,
     stage_codes,
@@ -197,7 +198,7 @@ def _scored(y_true, predicted, groups=None):
     scored = ~is_unscored(y_true)
     if not scored.any():
         raise ValueError(f"None of the {len(scored)} epochs is scored: leave this set out.")
-    groups = None if groups is None else np.asarray(groups)[scored]
+    groups = None if groups is None else check_present(groups, "groups")[scored]
     return y_true[scored], predicted[scored], groups
 
 

@@ -237,7 +237,7 @@ def pairs(folder):
     def write(root):
         values = np.random.default_rng(0).normal(size=(6, 1, 30)).astype(np.float32)
         onset, names = 30.0 * np.arange(6), np.repeat("night", 6)
-        PairedEpochs(values, values, recording=names, onset=onset).to_memmap(root)
+        PairedEpochs(values, source=values, recording=names, onset=onset).to_memmap(root)
         about = root / "pair.json"
         for path in root.glob("*.np?"):  # names that are no accident
             name = path.name.partition("-")[0] + path.suffix
