@@ -1,9 +1,12 @@
-"""Every kind of file that a test reads, written byte by byte, and a server of files."""
+"""Every kind of file that a test reads; a server of files; a disk that is full."""
 
 import csv
 import functools
 import json
+import os
+import resource
 import threading
+import traceback
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -582,6 +585,32 @@ def serve(folder):
 
 
 def dead_url():
-    """Give an address where nobody listens."""
+    """Address at which nobody listens."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         return f"http://127.0.0.1:{server.server_port}"
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def in_a_fork(do, most=None):
+    """Run in a process whose files cannot grow beyond so many bytes; the result is JSON."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if most:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            result = do()
+        except BaseException:
+            result = traceback.format_exc()
+        os.write(writes, json.dumps(result).encode())
+        os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        result = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    result = json.loads(result)
+    assert not isinstance(result, str), result
+    return result
