@@ -1,8 +1,6 @@
 """What holds for any input: of labels, of stages, of scores, of files."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from skleepkd import PairedEpochs
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
 from skleepkd.persistence import _from_json, _to_json
@@ -202,25 +199,3 @@ def test_arrays_come_back_from_json(array):
     assume(array.dtype.kind != "f" or np.isfinite(array).all())
     assume(array.dtype.kind != "U" or not any("\0" in text for text in array.ravel()))
     assert same(json.loads(json.dumps(_to_json(array)), object_hook=_from_json), array)
-
-
-@given(st.data(), st.integers(0, 9), st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
-def test_pairs_come_back_from_their_folder(data, n_epochs, n_channels, n_times):
-    values = st.floats(-1e6, 1e6, width=32)
-    target = data.draw(
-        npst.arrays(np.float32, (n_epochs, n_channels, n_times), elements=values)
-    )
-    text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
-    recording = np.array([data.draw(text) for _ in range(n_epochs)], dtype=str)
-    onset = data.draw(npst.arrays(float, n_epochs, elements=st.floats(0, 1e6)))
-    X = PairedEpochs(target, recording=recording, onset=onset)
-    keep = data.draw(npst.arrays(bool, n_epochs))
-    X = X[keep]
-    with tempfile.TemporaryDirectory() as folder:
-        again = X.to_memmap(Path(folder))
-        for pair in (again, PairedEpochs.from_memmap(folder)):
-            np.testing.assert_array_equal(pair["target"], target[keep])
-            np.testing.assert_array_equal(pair.recording, recording[keep])
-            np.testing.assert_array_equal(pair.onset, onset[keep])
-        del pair, again

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from skleepkd import PairedEpochs
-from skleepkd.epochs import rows as _signals
+from skleepkd.epochs import rows as rows_module
 from skleepkd.epochs.checks import as_pair, check_signal
-
-from .test_epochs import numbered
+from tests.tiny import numbered
 
 
 def noise(*shape, spread=20.0, dtype=np.float32):
@@ -90,7 +89,7 @@ def test_a_source_beside_the_target():
 
 def test_a_source_is_not_read_when_it_joins(monkeypatch):
     X = numbered()[::-1]
-    monkeypatch.setattr(_signals.Signal, "read", None)
+    monkeypatch.setattr(rows_module.Signal, "read", None)
     assert as_pair(X.target_epochs, X_source=X.source_epochs).has_source
 
 
@@ -177,7 +176,7 @@ def check(array, modality="target", **options):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(bad, monkeypatch):
-    monkeypatch.setattr(_signals, "BLOCK_BYTES", 3 * 2 * 50 * 4)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 3 * 2 * 50 * 4)
     signal = noise(10, 2, 50)
     check(signal)
     signal[[7, 8], 1, 49] = bad
