@@ -1,4 +1,4 @@
-"""What holds for any input: of labels, of stages, of scores, of files."""
+"""What holds for any input: of labels, of scores, of files."""
 
 import json
 
@@ -13,44 +13,7 @@ from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
 from skleepkd.persistence import _from_json, _to_json
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
-from skleepkd.stages import SCHEMES, UNSCORED, stage_codes, stage_of_text, to_scheme
-
-SCHEME = st.sampled_from(sorted(SCHEMES))
-CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
-
-
-# ---------------------------------------------------------------- stages
-
-
-@given(CODES, SCHEME)
-def test_coarser_schemes_merge_and_never_split(codes, scheme):
-    merged = to_scheme(codes, scheme)
-    assert merged.dtype == np.int64
-    np.testing.assert_array_equal(merged == UNSCORED, codes == UNSCORED)
-    scored = codes >= 0
-    assert np.all(merged[scored] < len(SCHEMES[scheme]))
-    # Equal stages stay equal, and a later stage never gets an earlier place.
-    order = np.argsort(codes, kind="stable")
-    assert np.all(np.diff(merged[order]) >= 0)
-    np.testing.assert_array_equal(to_scheme(to_scheme(codes, "aasm"), scheme), merged)
-
-
-@given(SCHEME, st.data())
-def test_names_and_codes_of_a_scheme_are_one(scheme, data):
-    names = SCHEMES[scheme]
-    codes = data.draw(st.lists(st.integers(0, len(names) - 1), min_size=1))
-    given_names = np.array([names[code] for code in codes])
-    for y in (given_names, np.array(codes)):
-        np.testing.assert_array_equal(stage_codes(y, list(names), "y"), codes)
-
-
-@given(
-    st.integers(0, 4), st.sampled_from(["{}", " {} ", "Sleep stage {}", "SLEEP STAGE {}"])
-)
-def test_texts_of_stages_are_read_however_they_are_written(code, written):
-    assert stage_of_text(written.format(SCHEMES["aasm"][code])) == code
-    assert stage_of_text(written.format(SCHEMES["aasm"][code]).lower()) == code
-
+from skleepkd.stages import SCHEMES, UNSCORED
 
 # ---------------------------------------------------------------- labels
 

@@ -26,7 +26,7 @@ from skleepkd.preprocessing import (
     derive,
 )
 from skleepkd.stages import SCHEMES
-from tests.edf import write_edf
+from tests.files import write_edf
 from tests.tiny import TinyNetwork, TinySequenceNetwork
 
 SFREQ = 40.0
@@ -429,13 +429,10 @@ def test_an_unfitted_stager():
 # ---------------------------------------------------------------- files
 
 
-def write(path, unit="uV"):
+def write(path, **options):
     """Write three channels in records of a second, in steps of 0.1 microvolts."""
-    digital = np.round(1e7 * signals()).astype("<i2")
-    # (channels, records * samples) -> (records, channels, samples)
-    payload = digital.reshape(3, -1, 40).swapaxes(0, 1).tobytes()
-    write_edf(path, ["C3", "EOG", "C4"], payload, 1, [40] * 3, [unit] * 3)
-    return path
+    channels = dict(zip(["C3", "EOG", "C4"], 1e6 * signals(), strict=True))
+    return write_edf(path, channels, 240, **options)
 
 
 def test_an_edf_file(tmp_path):
@@ -470,12 +467,10 @@ def test_an_edf_file_that_was_cut_short(tmp_path):
         stager.stage(path)
 
 
-@pytest.mark.parametrize("seconds", [b"-inf", b"inf"])
+@pytest.mark.parametrize("seconds", ["-inf", "inf"])
 @pytest.mark.filterwarnings("ignore")  # whatever MNE thinks of it
 def test_an_edf_file_without_a_sampling_rate(tmp_path, seconds):
-    path = write(tmp_path / "night.edf")
-    data = path.read_bytes()
-    path.write_bytes(data[:244] + seconds.ljust(8) + data[252:])
+    path = write(tmp_path / "night.edf", record=seconds)
     with pytest.raises(ValueError, match="night.edf cannot be read as a recording"):
         RecordingStager(stager_of(ch_names=["C3"])).stage(path)
 
@@ -494,15 +489,8 @@ def test_an_edf_file_that_was_cut_short_without_a_warning(tmp_path, monkeypatch)
 def test_a_recording_that_was_interrupted(tmp_path):
     """After two minutes, for one and a half, as its EDF+D says."""
     stager = RecordingStager(stager_of(ch_names=["C3"]))
-    path = tmp_path / "night.edf"
     starts = np.arange(240) + 90 * (np.arange(240) >= 120)
-    digital = np.round(1e7 * signals()).astype("<i2").reshape(3, 240, 40).swapaxes(0, 1)
-    payload = b"".join(
-        record.tobytes() + f"+{start}\x14\x14".encode().ljust(16, b"\0")
-        for record, start in zip(digital, starts, strict=True)
-    )
-    names, units = ["C3", "EOG", "C4", "EDF Annotations"], ["uV", "uV", "uV", ""]
-    write_edf(path, names, payload, 1, [40, 40, 40, 8], units, reserved="EDF+D")
+    path = write(tmp_path / "night.edf", starts=starts, reserved="EDF+D")
     raw = mne.io.read_raw(path, verbose=False)
     for given in (path, raw):
         with pytest.raises(ValueError, match=r"night.edf .*after 120 s .*, for 90 s"):

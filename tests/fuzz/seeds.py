@@ -49,7 +49,13 @@ def edfs(folder):
         "recording": ("night.edf", stager.stage),
         "EDF+ annotations": ("scored.edf", read_annotations),
     }
-    words = ["night.edf", "plus.edf", "scored.edf", "The recording", "the recording"]
+    words = [
+        "night.edf",
+        "plus.edf",
+        "scored.edf",
+        "The recording",
+        "The stager was fitted",
+    ]
     return [
         Seed(kind, "edf", file, "edf", partial(_read_file, read, file), words)
         for kind, (file, read) in readers.items()
