@@ -17,9 +17,9 @@ from skleepkd.datasets.simulated import DERIVATIONS, body
 from skleepkd.stages import stage_of_text
 
 SHARED = Path(
-    os.environ.get("SKLEEPKD_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+    os.environ.get("SKLEEPKD_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")
 )
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "simulation_realism.py"
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "simulation_realism.py"
 SFREQ = 64.0
 W, N1, N2, N3, REM = range(5)
 
