@@ -17,10 +17,8 @@ W, N1, N2, N3, REM = range(5)
 
 @pytest.fixture(scope="module")
 def nights():
-    return [
-        simulate_night(300, sfreq=SFREQ, subject=k, derivations=["ECG"], random_state=3)
-        for k in range(8)
-    ]
+    about = {"sfreq": SFREQ, "derivations": ["ECG"], "random_state": 3}
+    return [simulate_night(150, subject=k, **about) for k in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +79,13 @@ def test_peaks_of_the_ecg_are_the_beats(nights):
 
 def test_mne_finds_the_beats(nights):
     info = mne.create_info(["ECG"], SFREQ, "ecg")
-    raw = mne.io.RawArray(1e-6 * nights[0].signals, info, verbose="error")
+    signals, beats = nights[0].signals[:, :300_000], nights[0].beats
+    raw = mne.io.RawArray(1e-6 * signals, info, verbose="error")
     events, _, _ = mne.preprocessing.find_ecg_events(raw, verbose="error")
     peaks = events[:, 0] / SFREQ
     # Its filter and its search for extrema in either direction add some tolerance.
-    assert share_within(nights[0].beats, peaks, 0.03) > 0.95
-    assert share_within(peaks, nights[0].beats, 0.03) > 0.95
+    assert share_within(beats[beats < 3000], peaks, 0.03) > 0.95
+    assert share_within(peaks, beats, 0.03) > 0.95
 
 
 def test_waves_have_their_places_and_sizes(nights):
