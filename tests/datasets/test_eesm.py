@@ -223,19 +223,16 @@ def test_missing_files(tree):
         load_eesm(tree)
 
 
-def test_truncated_signals(tree):
-    fdt = eesm_path(tree, "sub-001", "eeg.fdt")
-    os.truncate(fdt, fdt.stat().st_size - 4 * len(EESM_CHANNELS))
-    with pytest.raises(ValueError, match=r"eeg\.fdt has \d+ bytes; 22 channels of 68300"):
-        load_eesm(tree, subjects=["sub-001"])
-
-
-@pytest.mark.parametrize("form", ["struct", "fields"])
-def test_truncated_signals_inside_the_set(tmp_path, form):
+@pytest.mark.parametrize("form", ["fdt", "struct", "fields"])
+def test_truncated_signals(tmp_path, form):
     tree = write_eesm_tree(tmp_path / "eesm17", ("fdt", form))
-    inside = eesm_path(tree, "sub-002", "eeg.set")
-    os.truncate(inside, inside.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"sub-002.*eeg\.set is damaged"):
+    inside = form != "fdt"
+    path = eesm_path(tree, "sub-002", "eeg.set" if inside else "eeg.fdt")
+    os.truncate(path, path.stat().st_size // 2 if inside else 4 * 22 * 68299)
+    message = (
+        r"eeg\.set is damaged" if inside else r"fdt has \d+ bytes; 22 channels of 68300"
+    )
+    with pytest.raises(ValueError, match=f"sub-002.*{message}"):
         load_eesm(tree, subjects=["sub-002"])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from skleepkd.datasets import load_boas, load_cinc2018, load_eesm, load_mass, load_sleep_edf
-from skleepkd.datasets._loading import check_channels
+from skleepkd.datasets._loading import Night, check_channels, load_nights
 from tests import files
 
 PLAIN = {"l_freq": None, "h_freq": None, "rejection": False}
@@ -205,3 +205,40 @@ def test_names_that_are_refused(data_set, tmp_path):
 def test_channels_are_a_list_or_lists_by_modality(wrong):
     with pytest.raises(ValueError, match="channels is a list, such as .*'ECG'"):
         check_channels(wrong, {"target": ["ECG"]})
+
+
+@pytest.mark.parametrize("name", ["cinc2018", "mass", "sleep_edf"])
+def test_filter_and_rate_are_passed_on(name, tmp_path):
+    write, load, *_ = DATA_SETS[name]
+    root, given = write(tmp_path), {"sfreq": 50, "l_freq": 0.3, "h_freq": 20}
+    cohort, plain = load(root, **given), load(root, sfreq=50)
+    assert cohort.X.shape[2] == plain.X.shape[2] == 1500
+    assert "50 Hz, band-pass: 0.3 to 20 Hz." in cohort.DESCR
+    # Constant levels are above the noise of the filter's edges in the plain nights alone.
+    levels = [np.abs(X["source"][1:-1].mean(axis=2)).mean() for X in (cohort.X, plain.X)]
+    assert levels[0] < 0.2 * levels[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "frequencies", "expected"),
+    [
+        ({}, [0, 10, 60], [200, 100, 50]),
+        ({"sfreq": 100.0}, [0, 10, 40], [200, 100, 0]),  # 60 Hz would come back as 40 Hz
+        ({"l_freq": 0.3, "h_freq": 40}, [0, 10, 60], [0, 100, 0]),
+        ({"h_freq": 40}, [0, 10, 60], [200, 100, 0]),
+    ],
+)
+def test_filter_and_resampling(options, frequencies, expected):
+    t = np.arange(300 * 200) / 200
+    signal = 200 + 100 * np.sin(2 * np.pi * 10 * t) + 50 * np.sin(2 * np.pi * 60 * t)
+
+    def read(night):
+        info = mne.create_info(["A"], 200.0, "eeg")
+        return mne.io.RawArray(1e-6 * signal[None], info, verbose="error")
+
+    night = Night("n", "p", 30.0 * np.arange(10), np.arange(10) % 5, files=[])
+    options = {"sfreq": 200.0, **options}
+    X = load_nights([night], read, "cohort", "", {"target": ["A"]}, **options).X
+    spectrum = 2 * np.abs(np.fft.rfft(X["target"][5, 0])) / X.shape[2]
+    found = [spectrum[30 * f] / (1 if f else 2) for f in frequencies]
+    np.testing.assert_allclose(found, expected, atol=1)
