@@ -1,19 +1,21 @@
 """What holds for any input: of labels, of scores, of files."""
 
-import json
-
 import numpy as np
 import pytest
+from braindecode.preprocessing import exponential_moving_standardize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import cohen_kappa_score, f1_score
+from sklearn.pipeline import make_pipeline
 
+from skleepkd import SleepStager, load, save
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
-from skleepkd.persistence import _from_json, _to_json
+from skleepkd.preprocessing import EpochwiseTransformer
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 from skleepkd.stages import SCHEMES, UNSCORED
+from tests.tiny import TinyNetwork, make_pair
 
 # ---------------------------------------------------------------- labels
 
@@ -111,18 +113,24 @@ def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, see
 
 # ---------------------------------------------------------------- files
 
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=True)
-    | st.text(max_size=8),
+ARRAYS = npst.arrays(
+    st.sampled_from(["<i8", "<f4", "<f8", "|b1", "<U4"]),
+    npst.array_shapes(min_dims=1, max_dims=2, max_side=4),
+).filter(
+    lambda array: (
+        np.isfinite(array).all()
+        if array.dtype.kind == "f"
+        else array.dtype.kind != "U" or not any("\0" in text for text in array.ravel())
+    )
+)
+NUMBERS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
+KEYS = st.text(max_size=5) | st.integers() | st.booleans()
+VALUES = st.recursive(
+    NUMBERS | st.text(max_size=8) | ARRAYS,
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(
-            st.text(max_size=5) | st.integers() | st.booleans(), inner, max_size=4
-        )
+        | st.dictionaries(KEYS, inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -137,28 +145,21 @@ def same(one, two):
     if isinstance(one, dict):
         return same(list(one.items()), list(two.items()))
     if isinstance(one, np.ndarray):
-        return (
-            one.dtype == two.dtype
-            and one.shape == two.shape
-            and one.tolist() == two.tolist()
-        )
+        alike = one.dtype == two.dtype and one.shape == two.shape
+        return alike and one.tolist() == two.tolist()
     return one == two or (one != one and two != two)
 
 
-@given(PLAIN)
-def test_values_come_back_from_json(value):
-    text = json.dumps(_to_json(value), allow_nan=False)
-    assert same(json.loads(text, object_hook=_from_json), value)
+@pytest.fixture(scope="module")
+def stager():
+    X, y = make_pair()
+    return SleepStager(TinyNetwork, max_epochs=1, device="cpu").fit(X, y)
 
 
-@given(
-    npst.arrays(
-        st.sampled_from(["<i8", "<f4", "<f8", "|b1", "<U4"]),
-        npst.array_shapes(min_dims=1, max_dims=2, max_side=4),
-        elements=None,
-    )
-)
-def test_arrays_come_back_from_json(array):
-    assume(array.dtype.kind != "f" or np.isfinite(array).all())
-    assume(array.dtype.kind != "U" or not any("\0" in text for text in array.ravel()))
-    assert same(json.loads(json.dumps(_to_json(array)), object_hook=_from_json), array)
+@given(VALUES)
+@settings(deadline=None)
+def test_parameters_come_back_from_a_file(tmp_path_factory, stager, value):
+    step = EpochwiseTransformer(exponential_moving_standardize, {"value": value})
+    path = tmp_path_factory.getbasetemp() / "stager.safetensors"
+    save(make_pipeline(step, stager), path)
+    assert same(load(path, TinyNetwork)[0].kw_args["value"], value)
