@@ -184,36 +184,34 @@ def test_folds_that_cannot_be_kept_are_scored_all_the_same(tmp_path, pair):
 # ---------------------------------------------------------------- a read-only folder
 
 
-def check_refusals(folder, pair):
-    """Everything that writes raises an error with the path."""
+@pytest.mark.parametrize(
+    "is_file",
+    [
+        True,  # which root cannot write into either
+        pytest.param(
+            False,
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="permissions bind no root"),
+        ),
+    ],
+)
+def test_what_writes_names_a_folder_that_cannot_be_written(tmp_path, pair, is_file):
     X, y = pair
-    stager = tiny().fit(X, y)
-    with pytest.raises(OSError, match=folder.name):
-        save(stager, folder / "stager.safetensors")
-    with pytest.raises(OSError, match=folder.name):
-        X.to_memmap(folder / "pair")
-    with pytest.raises(OSError, match=folder.name):
-        tiny(checkpoint=folder / "kept").fit(X, y)
-    with pytest.raises(OSError, match=folder.name):
-        cohort(folder / "cache", 0)
-    with pytest.raises(OSError, match=folder.name):
-        cross_validate(tiny(), X, y, memory=folder / "memory", groups=X.subject, cv=2)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_read_only_folder(tmp_path, pair):
-    folder = tmp_path / "read-only"
-    folder.mkdir(mode=0o555)
-    check_refusals(folder, pair)
-    assert content(tmp_path) == {}
-
-
-def test_a_folder_that_is_a_file(tmp_path, pair):
-    """What cannot be written by root either."""
-    folder = tmp_path / "no-folder"
-    folder.write_text("a file")
-    check_refusals(folder, pair)
-    assert content(tmp_path) == {"no-folder": b"a file"}
+    folder, stager = tmp_path / "no-folder", tiny().fit(X, y)
+    if is_file:
+        folder.write_text("a file")
+    else:
+        folder.mkdir(mode=0o555)
+    before = content(tmp_path)
+    for write in (
+        lambda: save(stager, folder / "stager.safetensors"),
+        lambda: X.to_memmap(folder / "pair"),
+        lambda: tiny(checkpoint=folder / "kept").fit(X, y),
+        lambda: cohort(folder / "cache", 0),
+        lambda: cross_validate(stager, X, y, memory=folder, groups=X.subject, cv=2),
+    ):
+        with pytest.raises(OSError, match=folder.name):
+            write()
+    assert content(tmp_path) == before
 
 
 # ---------------------------------------------------------------- a folder that vanishes

@@ -42,9 +42,6 @@ def test_stages_are_the_likeliest_ones():
     assert len(night) == 3
     assert repr(night) == "<Hypnogram: 3 epochs of 30 s from 5 s, W 1, N2 2>"
     assert night_of(NIGHT).onset.tolist() == [30.0 * k for k in range(10)]
-
-
-def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"shape \(1, 2\) .* the 5 classes"):
         Hypnogram([[0.5, 0.5]], AASM)
     with pytest.raises(ValueError, match=r"shape \(1, 2\) for 2 onsets"):
@@ -135,15 +132,9 @@ def test_events_are_a_table_with_its_description(tmp_path):
     assert about["onset"]["Units"] == "s"
     assert list(about["trial_type"]["Levels"]) == list(AASM)
     assert about["trial_type"]["Levels"]["N2"] == "stage N2"
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "sub-01_task-sleep_events.json",
-        "sub-01_task-sleep_events.tsv",
-    ]
-
-
-def test_events_replace_those_of_before(tmp_path):
-    path = tmp_path / "night_events.tsv"
-    night_of(NIGHT).to_events(path)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == [f"sub-01_task-sleep_events.{end}" for end in ("json", "tsv")]
+    # Others take their place.
     night_of(["W", "R"], ("W", "N", "R")).to_events(path)
     assert pd.read_csv(path, sep="\t")["trial_type"].tolist() == ["W", "R"]
     levels = json.loads(path.with_suffix(".json").read_text())["trial_type"]["Levels"]

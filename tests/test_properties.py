@@ -44,7 +44,7 @@ def test_labels_come_back_from_their_codes(y, data):
 
 
 @given(st.data(), st.integers(2, 60))
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
     codes = npst.arrays(np.int64, n_epochs, elements=st.integers(0, 4))
     y_true, y_pred = data.draw(codes), data.draw(codes)
@@ -157,7 +157,7 @@ def stager():
 
 
 @given(VALUES)
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_parameters_come_back_from_a_file(tmp_path_factory, stager, value):
     step = EpochwiseTransformer(exponential_moving_standardize, {"value": value})
     path = tmp_path_factory.getbasetemp() / "stager.safetensors"

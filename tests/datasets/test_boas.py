@@ -235,21 +235,17 @@ def test_devices_that_do_not_belong_together(tree):
         load_boas(tree)
 
 
-def test_unknown_stage_code(tree):
-    write_boas_tables(tree, "sub-1", [0, 1, -2, 3, 8, 4])
-    with pytest.raises(ValueError, match=r"unknown stage codes \[-2\.0\]; known are \[0,"):
-        load_boas(tree)
-
-
-def test_version_without_the_consensus(tree):
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (b"\t2\t3\r", b"\t-2\t3\r", r"unknown stage codes \[-2\.0\]; known are \[0,"),
+        # A version without the consensus, and epochs of another length.
+        (b"stage_hum", b"majority", r"psg_events\.tsv .*stage_hum"),
+        (b"\t7680\t", b"\t5120\t", "epochs of 7680 samples"),
+    ],
+)
+def test_tables_that_cannot_be(tree, good, bad, message):
     path = boas_path(tree, "sub-1", "psg", "events.tsv")
-    path.write_bytes(path.read_bytes().replace(b"stage_hum", b"majority"))
-    with pytest.raises(ValueError, match=r"psg_events\.tsv .*stage_hum"):
-        load_boas(tree)
-
-
-def test_epochs_of_another_length(tree):
-    path = boas_path(tree, "sub-1", "psg", "events.tsv")
-    path.write_bytes(path.read_bytes().replace(b"\t7680\t", b"\t5120\t"))
-    with pytest.raises(ValueError, match="epochs of 7680 samples"):
+    path.write_bytes(path.read_bytes().replace(good, bad))
+    with pytest.raises(ValueError, match=message):
         load_boas(tree)

@@ -103,13 +103,11 @@ def test_a_memory_map_travels_as_its_files_name(tmp_path, rows):
 
 
 def test_a_raw_file_with_an_offset(tmp_path):
-    values = np.arange(60, dtype=">i2")
-    (tmp_path / "night.dat").write_bytes(b"head" + values.tobytes())
-    base = np.memmap(
-        tmp_path / "night.dat", dtype=">i2", mode="r", offset=4, shape=(10, 2, 3)
-    )
+    path, values = tmp_path / "night.dat", np.arange(60, dtype=">i2").reshape(10, 2, 3)
+    path.write_bytes(b"head" + values.tobytes())
+    base = np.memmap(path, dtype=">i2", mode="r", offset=4, shape=(10, 2, 3))
     again, _ = pickled(PairedEpochs(base[3:]).replace(source=base[2:9]))
-    check_same(again, values.reshape(10, 2, 3)[3:], values.reshape(10, 2, 3)[2:9])
+    check_same(again, values[3:], values[2:9])
 
 
 def test_maps_that_no_file_name_can_stand_for(tmp_path):
@@ -379,10 +377,15 @@ def test_leftovers_of_a_killed_process_are_swept_away(X, tmp_path):
 # ---------------------------------------------------------------- damage
 
 
-def test_no_pair_there(tmp_path):
+def test_no_pair_there(X, tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FileNotFoundError, match=r"pair\.json is missing.*to_memmap"):
             PairedEpochs.from_memmap(folder)
+    X.to_memmap(tmp_path)
+    (path,) = tmp_path.glob("source*")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="source-"):
+        PairedEpochs.from_memmap(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -400,14 +403,6 @@ def test_a_damaged_file(X, tmp_path, kind, damage):
     (path,) = tmp_path.glob(f"{kind}*")
     path.write_bytes(path.read_bytes()[:damage] if isinstance(damage, int) else damage)
     with pytest.raises(ValueError, match="damaged"):
-        PairedEpochs.from_memmap(tmp_path)
-
-
-def test_a_file_that_is_missing(X, tmp_path):
-    X.to_memmap(tmp_path)
-    (path,) = tmp_path.glob("source*")
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="source-"):
         PairedEpochs.from_memmap(tmp_path)
 
 

@@ -205,15 +205,12 @@ def test_arousals_make_the_heart_fast_then_slow():
     assert np.mean(strangers) < 4
 
 
-def test_subjects_differ():
+def test_subjects_and_their_nights_differ(nights):
     rng = np.random.default_rng(0)
     hearts = [heart_module.Heart(rng) for _ in range(400)]
     assert np.std([heart.rate for heart in hearts]) == pytest.approx(8, abs=1)
     rsa = np.log([heart.modulation[0] for heart in hearts])
     assert np.std(rsa) == pytest.approx(0.5, abs=0.06)
-
-
-def test_subjects_s_nights_differ(nights):
     rates = [60 / np.diff(night.beats).mean() for night in nights]
     assert 3 < np.std(rates) < 14
     variability = [rmssd(np.diff(night.beats)) for night in nights]
