@@ -157,7 +157,7 @@ def test_slow_variation_is_that_of_wake_and_rem(hearts):
 def test_breathing_modulates_the_heart_in_n3():
     """The baseline of the ECG and the intervals know the same breathing."""
     compared = 0
-    for subject in range(6):
+    for subject in range(4):
         night = simulate_night(
             300, sfreq=50.0, subject=subject, noise=0, derivations=["ECG"], random_state=3
         )
@@ -180,7 +180,7 @@ def test_breathing_modulates_the_heart_in_n3():
 def test_arousals_make_the_heart_fast_then_slow():
     """In N2 the chin's tone of one second tells the heart rate of the next ones."""
     responses, strangers, previous = [], [], None
-    for subject in range(6):
+    for subject in range(4):
         night = simulate_night(
             300, subject=subject, derivations=["ECG", "chin"], random_state=9
         )
