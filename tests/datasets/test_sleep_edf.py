@@ -186,9 +186,7 @@ def test_channels(tree):
     np.testing.assert_array_equal(both.X["target"][:, :1], eog.X["target"])
     # The person's own number of the epoch is in the second channel.
     assert set(np.diff(both.X["target"][38:60, 1, 0]).round(3)) == {2, 6}
-    with pytest.raises(
-        ValueError, match=r"SC4001 has no channel EEG C4-A1; it has EEG Fpz-"
-    ):
+    with pytest.raises(ValueError, match="no channel EEG C4-A1; it has EEG Fpz-"):
         load_sleep_edf(tree, channels=["EEG C4-A1"])
 
 
@@ -251,17 +249,14 @@ def test_missing_cut_and_doubled_files(tree, kind):
         ):
             load_sleep_edf(tree)
         path.write_bytes(content)
+    expected = rf"One SC4002.*-{kind}\.edf .* there are"
     other = path.with_name(f"SC4002EX-{kind}.edf")
     other.write_bytes(content)
-    with pytest.raises(
-        FileNotFoundError, match=rf"One SC4002.*-{kind}\.edf .* there are 2"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"{expected} 2"):
         load_sleep_edf(tree)
     other.unlink()
     path.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"One SC4002.*-{kind}\.edf .* there are 0"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"{expected} 0"):
         load_sleep_edf(tree)
     assert len(load_sleep_edf(tree, subjects=[13]).X) == 38
 
@@ -323,9 +318,7 @@ def test_scoring_that_cannot_be(tmp_path, rows, message):
 
 def test_night_that_ends_before_lights_off(tmp_path):
     write_sleep_edf(tmp_path, "SC4011", "W2" * 10, before=60)
-    with pytest.raises(
-        ValueError, match=r"nothing is left .* crop='in-bed' \(from epoch 60"
-    ):
+    with pytest.raises(ValueError, match=r"nothing is left .* crop='in-bed' \(from.* 60"):
         load_sleep_edf(tmp_path)
     assert len(load_sleep_edf(tmp_path, crop=0).X) == 19
 
@@ -413,9 +406,7 @@ def test_half_a_file_is_never_taken_for_whole(server, home):
     psg.parent.mkdir()
     whole = (server.folder / psg.name).read_bytes()
     psg.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        ValueError, match=r"SC4131E0-PSG.edf .*cut short. Download it again"
-    ):
+    with pytest.raises(ValueError, match=r"SC4131E0-PSG.edf .*short. Download it again"):
         fetch_sleep_edf(home, subjects=[13])
     psg.unlink()
     fetch_sleep_edf(home, subjects=[13])
@@ -477,9 +468,7 @@ def test_folds_of_other_persons():
     folds = SleepEdfFolds()
     with pytest.raises(ValueError, match=r"missing are \[\], strangers are \[\]"):
         folds(PERSONS)
-    with pytest.raises(
-        ValueError, match=r"missing are \['sleep-edf-SC400', 'sleep-edf-SC4"
-    ):
+    with pytest.raises(ValueError, match=r"missing are \['sleep-edf-SC400', 'sleep-"):
         folds(PERSONS[2:])
     with pytest.raises(ValueError, match=r"strangers are \['mass-01-01-0001'\]"):
         folds([*PERSONS[1:], "mass-01-01-0001"])
