@@ -49,13 +49,8 @@ def edfs(folder):
         "recording": ("night.edf", stager.stage),
         "EDF+ annotations": ("scored.edf", read_annotations),
     }
-    words = [
-        "night.edf",
-        "plus.edf",
-        "scored.edf",
-        "The recording",
-        "The stager was fitted",
-    ]
+    # A stager names the recording's channel, where a damaged header has another.
+    words = [".edf", "recording", "Fpz-Cz"]
     return [
         Seed(kind, "edf", file, "edf", partial(_read_file, read, file), words)
         for kind, (file, read) in readers.items()
