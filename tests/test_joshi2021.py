@@ -15,7 +15,7 @@ from skleepkd.datasets import make_cohort
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.metrics import staging_report
 from skleepkd.stages import to_scheme
-from tests.test_mass import tree as mass_tree  # noqa: F401 (a fixture)
+from tests.files import write_mass_tree
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import _joshi2021_page as pages
@@ -262,8 +262,9 @@ def test_page_of_real_nights_does_not_call_them_simulated():
 # ---------------------------------------------------------------- real nights
 
 
-def test_mass_tree_is_read_and_scaled(mass_tree, tmp_path, monkeypatch):  # noqa: F811
+def test_mass_tree_is_read_and_scaled(tmp_path, monkeypatch):
     """The tree that the loader's tests write: three nights of two subsets."""
+    mass_tree = write_mass_tree(tmp_path / "mass")
     monkeypatch.setattr(joshi2021, "load_mass", _of_subsets(joshi2021.load_mass))
     options = joshi2021.parse(["--data", str(mass_tree), "--cache", str(tmp_path)])
     X, y = joshi2021.load_cohort(options)

@@ -14,13 +14,11 @@ from skleepkd import SleepStager, load
 from skleepkd.datasets import make_cohort
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.recipes import phan2019 as recipe
-from tests.test_sleep_edf import (
+from tests.files import (
     codes_of,
-    real_rows,
-    record_of,
-    what_the_signals_say,
-    write_hypnogram,
-    write_psg,
+    real_sleep_edf,
+    sleep_edf_signals,
+    write_sleep_edf_files,
 )
 from tests.tiny import TinyNetwork, make_pair, make_spectra
 
@@ -379,15 +377,12 @@ def test_the_source_is_the_papers_channel(monkeypatch):
 def real_nights(shared_data, tmp_path_factory):
     """Whole recordings of three subjects with the real annotations."""
     root = tmp_path_factory.mktemp("sleep-edf")
-    rows, about = real_rows(shared_data)
-    nights = {}
+    real, nights = real_sleep_edf(shared_data), {}
     for number in ("SC4001", "SC4091", "SC4131"):
-        start, duration = about[number]
-        nights[number] = codes_of(rows[number], duration)
-        psg = root / record_of(number, "PSG")["fname"]
-        write_psg(psg, what_the_signals_say(nights[number]), start)
-        hypnogram = root / record_of(number, "Hypnogram")["fname"]
-        write_hypnogram(hypnogram, rows[number], start)
+        rows, start, duration, _ = real[number]
+        codes = nights[number] = codes_of(rows, duration)
+        signals = sleep_edf_signals(codes)
+        write_sleep_edf_files(root, number, rows, len(codes), start, signals)
     return root, nights
 
 

@@ -98,3 +98,18 @@ def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
         sfreq=100.0,
     )
     return X, y
+
+
+def numbered(n_epochs=12, **changes):
+    """Build a pair whose every value and column tells its row."""
+    row = np.arange(n_epochs)
+    given = {
+        "target": np.tile(row[:, None, None], (1, 2, 5)).astype(np.float32),
+        "source": 1000 + np.tile(row[:, None, None], (1, 3, 7)).astype(np.float32),
+        "subject": [f"s{k // 4}" for k in row],
+        "recording": [f"night{k // 3}" for k in row],
+        "onset": 30.0 * row,
+        "sfreq": {"target": 5, "source": 7},
+        "ch_names": {"target": ["L", "R"], "source": ["C3", "C4", "O1"]},
+    }
+    return PairedEpochs(**{**given, **changes})

@@ -2,14 +2,15 @@
 
 import warnings
 
+import mne
 import numpy as np
+import pandas as pd
 import pytest
 
 from skleepkd import PairedEpochs
-from skleepkd.epochs import rows as _signals
+from skleepkd.epochs import rows as rows_module
 from skleepkd.epochs.checks import as_pair, check_signal
-
-from .test_epochs import numbered
+from tests.tiny import numbered
 
 
 def noise(*shape, spread=20.0, dtype=np.float32):
@@ -21,12 +22,6 @@ def raises(match):
 
 
 # ---------------------------------------------------------------- as_pair
-
-
-def test_a_pair_is_taken_as_it_is():
-    X = numbered()
-    assert as_pair(X) is X
-    assert as_pair(X, groups=X.subject) is X
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
@@ -50,16 +45,10 @@ def test_an_array_of_two_axes_is_one_channel(tmp_path):
 
 
 def test_mne_epochs():
-    import mne
-    import pandas as pd
-
     signal = noise(4, 2, 300, dtype=np.float64)
-    epochs = mne.EpochsArray(
-        1e-6 * signal,
-        mne.create_info(["L-R", "LE"], 10.0, "eeg"),
-        metadata=pd.DataFrame({"subject": ["a", "a", "b", "b"]}),
-        verbose=False,
-    )
+    info = mne.create_info(["L-R", "LE"], 10.0, "eeg")
+    table = pd.DataFrame({"subject": ["a", "a", "b", "b"]})
+    epochs = mne.EpochsArray(1e-6 * signal, info, metadata=table, verbose=False)
     X = as_pair(epochs)
     assert X.dtype == np.float32
     np.testing.assert_allclose(X["target"], signal, rtol=1e-5)
@@ -90,20 +79,16 @@ def test_a_source_beside_the_target():
 
 def test_a_source_is_not_read_when_it_joins(monkeypatch):
     X = numbered()[::-1]
-    monkeypatch.setattr(_signals.Signal, "read", None)
+    monkeypatch.setattr(rows_module.Signal, "read", None)
     assert as_pair(X.target_epochs, X_source=X.source_epochs).has_source
 
 
-def test_a_source_given_twice():
+def test_a_source_that_does_not_fit():
     X = numbered()
     with raises("given twice: X is a pair"):
         as_pair(X, X_source=X["source"])
     with raises("given twice: X_source is a pair"):
         as_pair(X["target"], X_source=X)
-
-
-def test_a_source_that_does_not_fit():
-    X = numbered()
     with raises("12 target epochs and 11 source epochs"):
         as_pair(X["target"], X_source=X["source"][:-1])
     with raises("X_source and the pair's own subjects disagree"):
@@ -127,8 +112,6 @@ def test_what_are_no_epochs(X, message):
 
 
 def test_a_whole_recording_is_no_epochs():
-    import mne
-
     raw = mne.io.RawArray(np.zeros((1, 100)), mne.create_info(1, 10.0), verbose=False)
     with raises("target must be an array of numbers .* given RawArray"):
         as_pair(raw)
@@ -144,6 +127,7 @@ def test_groups_may_use_other_names_for_the_same_subjects():
     renamed = np.array([10, 20, 30])[np.repeat([2, 0, 1], 4)]
     assert as_pair(X, groups=renamed).subject.tolist() == X.subject.tolist()
     assert as_pair(X[[11, 0]], groups=["z", "y"]).subject.tolist() == ["s2", "s0"]
+    assert as_pair(X) is as_pair(X, groups=X.subject) is X
     view = numbered(subject=None)[[11, 0]]
     assert as_pair(view, groups=[5, 6]).subject.tolist() == [5, 6]
     assert view.subject is None
@@ -177,7 +161,7 @@ def check(array, modality="target", **options):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(bad, monkeypatch):
-    monkeypatch.setattr(_signals, "BLOCK_BYTES", 3 * 2 * 50 * 4)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 3 * 2 * 50 * 4)
     signal = noise(10, 2, 50)
     check(signal)
     signal[[7, 8], 1, 49] = bad
@@ -191,9 +175,8 @@ def test_values_that_are_not_finite(bad, monkeypatch):
         check_signal(PairedEpochs(signal)[[3, 8]], "target")
 
 
-@pytest.mark.parametrize(
-    "microvolts", [1.0, 20.0, 100.0, 1000.0], ids=["quiet", "EEG", "slow waves", "ECG"]
-)
+# As quiet as EEG may be, EEG, slow waves, and an ECG.
+@pytest.mark.parametrize("microvolts", [1.0, 20.0, 100.0, 1000.0])
 def test_volts_are_refused(microvolts):
     signal = noise(10, 2, 50, spread=microvolts, dtype=np.float64)
     check(signal)

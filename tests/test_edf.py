@@ -8,7 +8,7 @@ import pytest
 
 from skleepkd import PairedEpochs
 from skleepkd.edf import interruptions, is_whole, open_edf, seconds_left_out
-from tests.edf import write_edf
+from tests.files import write_edf
 
 #: Records of 10 s: 400 s of signal, 65 s missing after 150 s, 5 s more after 250 s.
 STARTS = 10.0 * np.arange(40)
@@ -17,18 +17,14 @@ STARTS[25:] += 5
 GAPS = [(150.0, 65.0), (250.0, 5.0)]
 
 
-def write(
-    path, starts, *, reserved="EDF+D", tal="{:+g}\x14\x14\0", sfreq=10, names=("C3", "C4")
-):
-    """Write two channels of noise, in microvolts, whose records begin at ``starts``."""
-    values = np.random.default_rng(0).normal(0, 200, (len(starts), 2, 10 * sfreq))
-    payload = b"".join(
-        record.tobytes() + tal.format(start).encode().ljust(40, b"\0")
-        for record, start in zip(values.astype("<i2"), starts, strict=True)
+def write(path, starts, **options):
+    """Write two channels of noise of 10 Hz, whose records begin at ``starts``."""
+    noise = np.random.default_rng(0).normal(0, 20, (2, 100 * len(starts)))
+    signals, options = (
+        dict(zip(["C3", "C4"], noise, strict=True)),
+        {"reserved": "EDF+D"} | options,
     )
-    names, sizes = [*names, "EDF Annotations"], [10 * sfreq, 10 * sfreq, 20]
-    write_edf(path, names, payload, 10, sizes, ["uV", "uV", ""], reserved)
-    return path
+    return write_edf(path, signals, len(starts), 10, starts=starts, **options)
 
 
 def read(path):
@@ -41,7 +37,7 @@ def test_interruptions_are_found(tmp_path):
     assert interruptions(write(path, STARTS + 0.25)) == GAPS  # EDF+ begins within a second
     # A later annotation of a record is no time of the record.
     later = "{:+g}\x14\x14\0+1000\x14\x14\0+2\x15" + "1\x14apnoea\x14\0"
-    assert interruptions(write(path, STARTS, tal=later)) == GAPS
+    assert interruptions(write(path, STARTS, time=later)) == GAPS
     assert interruptions(write(path, STARTS[::-1]))  # nor may they go back
 
 
@@ -51,30 +47,21 @@ def test_files_without_an_interruption(tmp_path):
     assert interruptions(write(path, 10.0 * np.arange(40))) == []
     # Devices round: each record is right to a few milliseconds.
     starts = np.round(10.0004 * np.arange(40), 2)
-    assert interruptions(write(path, starts, tal="{:+.2f}\x14\x14\0")) == []
+    assert interruptions(write(path, starts, time="{:+.2f}\x14\x14\0")) == []
     assert interruptions(tmp_path / "gone.edf") == []
     path.write_text("no recording")
     assert interruptions(path) == []
     with pytest.warns(UserWarning, match="night.edf may be interrupted"):
-        assert interruptions(write(path, STARTS, tal="\0")) == []
+        assert interruptions(write(path, STARTS, time="\0")) == []
 
 
 def test_bdf_has_samples_of_three_bytes(tmp_path):
-    path = tmp_path / "night.bdf"
-    step = 3 * (100 + 20)  # a record of 100 samples and 20 of annotations
-    payload = b"".join(
-        b"\1" * 300 + f"{start:+g}\x14\x14\0".encode().ljust(60, b"\0") for start in STARTS
-    )
-    names = ["C3", "BDF Annotations"]
-    write_edf(path, names, payload, 10, [100, 20], ["uV", ""], "BDF+D")
-    whole = bytearray(path.read_bytes())
-    whole[:8] = b"\xffBIOSEMI"
-    whole[236:244] = b"40".ljust(8)
-    assert len(whole) == 256 * 3 + 40 * step
-    path.write_bytes(whole)
+    path = write(tmp_path / "night.bdf", STARTS, reserved="BDF+D", bdf=True)
+    whole = path.read_bytes()
+    assert len(whole) == 256 * 4 + 40 * 3 * (200 + 3)
     assert is_whole(path)
     assert interruptions(path) == GAPS
-    path.write_bytes(whole[:-step])
+    path.write_bytes(whole[:-1])
     assert not is_whole(path)
 
 

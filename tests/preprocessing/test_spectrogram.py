@@ -63,15 +63,14 @@ def test_an_impulse_shows_window_frames_and_floor():
     np.testing.assert_allclose(decibels(X)[0, 0], expected, rtol=1e-5)
 
 
-def test_a_tone_is_found_at_its_bin_and_level():
+@pytest.mark.parametrize("peak", [20, 64, 100])
+def test_a_tone_is_found_at_its_bin_and_level(peak):
     """A sine of amplitude a at a bin: half of it, times the window's sum."""
-    times = np.arange(3000) / 100
-    for peak in (20, 64, 100):
-        tone = 50 * np.sin(2 * np.pi * (peak * 100 / 256) * times)
-        spectrum = decibels(tone[None, None])[0, 0]
-        assert (spectrum.argmax(axis=1) == peak).all()
-        level = 20 * np.log10(50 / 2 * HAMMING.sum())
-        np.testing.assert_allclose(spectrum[:, peak], level, atol=0.02)
+    tone = 50 * np.sin(2 * np.pi * (peak * 100 / 256) * np.arange(3000) / 100)
+    spectrum = decibels(tone[None, None])[0, 0]
+    assert (spectrum.argmax(axis=1) == peak).all()
+    level = 20 * np.log10(50 / 2 * HAMMING.sum())
+    np.testing.assert_allclose(spectrum[:, peak], level, atol=0.02)
 
 
 @pytest.mark.parametrize(("floor", "level"), [(1e-3, -60.0), (1.0, 0.0)])
@@ -81,9 +80,7 @@ def test_a_flat_signal_is_at_the_floor(floor, level):
     assert decibels(noise(), floor=floor).min() >= level - 1e-4
 
 
-@pytest.mark.parametrize(
-    ("sfreq", "n_bins"), [(64, 65), (128, 129), (200, 257), (256, 257)]
-)
+@pytest.mark.parametrize(("sfreq", "n_bins"), [(64, 65), (128, 129), (200, 257)])
 def test_other_rates(sfreq, n_bins):
     """Windows of 2 s, one a second, and 10 Hz where 10 Hz is."""
     tone = np.sin(2 * np.pi * 10 * np.arange(30 * sfreq) / sfreq)[None, None]
@@ -146,6 +143,9 @@ def test_a_pair_keeps_what_it_carries_and_each_modality_has_its_statistics():
     X = pair()[[1, 4, 7, 9, 2]]
     Z = LogSpectrogram().fit_transform(X)
     assert Z.shape == (5, 1, 29, 129)
+    # Epochs of unknown rate last 30 s.
+    rates = LogSpectrogram().fit_transform(pair(sfreq=None)).sfreq
+    assert rates == {"target": 100.0, "source": 200.0}
     assert Z["source"].shape == (5, 2, 29, 257)
     for name in ("subject", "recording", "onset"):
         np.testing.assert_array_equal(getattr(Z, name), getattr(X, name))
@@ -171,26 +171,16 @@ def test_one_modality_of_a_pair():
     np.testing.assert_array_equal(Z["target"], both.transform(X["target"]))
 
 
-def test_a_pair_of_unknown_rate_has_epochs_of_30_s():
-    Z = LogSpectrogram().fit_transform(pair(sfreq=None))
-    assert Z.sfreq == {"target": 100.0, "source": 200.0}
-
-
 def stager():
-    network = {"n_filters": 8, "hidden_size": 4, "attention_size": 4}
-    return SleepStager(
-        "SeqSleepNet",
-        max_epochs=1,
-        random_state=0,
-        **{f"module__{name}": value for name, value in network.items()},
-    )
+    small = {"module__n_filters": 8, "module__hidden_size": 4, "module__attention_size": 4}
+    return SleepStager("SeqSleepNet", max_epochs=1, random_state=0, **small)
 
 
 def test_before_a_stager_in_a_grid_search():
     X, y = pair(), np.tile(["W", "N2"], 6)
     pipeline = make_pipeline(LogSpectrogram(), stager())
     grid = {"logspectrogram__standardize": [True, False]}
-    search = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise")
+    search = GridSearchCV(pipeline, grid, cv=GroupKFold(2), error_score="raise")
     search.fit(X, y, groups=X.subject)
     assert search.best_estimator_[-1].signal_["sfreq"] == 100.0
     np.testing.assert_array_equal(search.predict(X), search.predict(X["target"]))

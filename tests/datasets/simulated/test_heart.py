@@ -17,10 +17,8 @@ W, N1, N2, N3, REM = range(5)
 
 @pytest.fixture(scope="module")
 def nights():
-    return [
-        simulate_night(300, sfreq=SFREQ, subject=k, derivations=["ECG"], random_state=3)
-        for k in range(8)
-    ]
+    about = {"sfreq": SFREQ, "derivations": ["ECG"], "random_state": 3}
+    return [simulate_night(150, subject=k, **about) for k in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +79,13 @@ def test_peaks_of_the_ecg_are_the_beats(nights):
 
 def test_mne_finds_the_beats(nights):
     info = mne.create_info(["ECG"], SFREQ, "ecg")
-    raw = mne.io.RawArray(1e-6 * nights[0].signals, info, verbose="error")
+    signals, beats = nights[0].signals[:, :300_000], nights[0].beats
+    raw = mne.io.RawArray(1e-6 * signals, info, verbose="error")
     events, _, _ = mne.preprocessing.find_ecg_events(raw, verbose="error")
     peaks = events[:, 0] / SFREQ
     # Its filter and its search for extrema in either direction add some tolerance.
-    assert share_within(nights[0].beats, peaks, 0.03) > 0.95
-    assert share_within(peaks, nights[0].beats, 0.03) > 0.95
+    assert share_within(beats[beats < 3000], peaks, 0.03) > 0.95
+    assert share_within(peaks, beats, 0.03) > 0.95
 
 
 def test_waves_have_their_places_and_sizes(nights):
@@ -158,7 +157,7 @@ def test_slow_variation_is_that_of_wake_and_rem(hearts):
 def test_breathing_modulates_the_heart_in_n3():
     """The baseline of the ECG and the intervals know the same breathing."""
     compared = 0
-    for subject in range(6):
+    for subject in range(4):
         night = simulate_night(
             300, sfreq=50.0, subject=subject, noise=0, derivations=["ECG"], random_state=3
         )
@@ -181,7 +180,7 @@ def test_breathing_modulates_the_heart_in_n3():
 def test_arousals_make_the_heart_fast_then_slow():
     """In N2 the chin's tone of one second tells the heart rate of the next ones."""
     responses, strangers, previous = [], [], None
-    for subject in range(6):
+    for subject in range(4):
         night = simulate_night(
             300, subject=subject, derivations=["ECG", "chin"], random_state=9
         )
@@ -206,15 +205,12 @@ def test_arousals_make_the_heart_fast_then_slow():
     assert np.mean(strangers) < 4
 
 
-def test_subjects_differ():
+def test_subjects_and_their_nights_differ(nights):
     rng = np.random.default_rng(0)
     hearts = [heart_module.Heart(rng) for _ in range(400)]
     assert np.std([heart.rate for heart in hearts]) == pytest.approx(8, abs=1)
     rsa = np.log([heart.modulation[0] for heart in hearts])
     assert np.std(rsa) == pytest.approx(0.5, abs=0.06)
-
-
-def test_subjects_s_nights_differ(nights):
     rates = [60 / np.diff(night.beats).mean() for night in nights]
     assert 3 < np.std(rates) < 14
     variability = [rmssd(np.diff(night.beats)) for night in nights]

@@ -62,18 +62,12 @@ class SpreadClassifier(ClassifierMixin, BaseEstimator):
 
 
 def test_each_modality_goes_through_its_own_transformer():
-    X = pair()
-    step = PairedTransformer(source=standardize(factor_new=0.1), target=standardize())
-    Z = step.fit_transform(X)
-    for row in range(len(X)):
-        np.testing.assert_allclose(
-            Z["source"][row],
-            exponential_moving_standardize(X["source"][row], factor_new=0.1),
-            rtol=1e-5,
-        )
-        np.testing.assert_allclose(
-            Z["target"][row], exponential_moving_standardize(X["target"][row]), rtol=1e-5
-        )
+    X, options = pair(), {"source": {"factor_new": 0.1}, "target": {}}
+    steps = {modality: standardize(**kwargs) for modality, kwargs in options.items()}
+    Z = PairedTransformer(**steps).fit_transform(X)
+    for modality, kwargs in options.items():
+        expected = [exponential_moving_standardize(x, **kwargs) for x in X[modality]]
+        np.testing.assert_allclose(Z[modality], expected, rtol=1e-5)
 
 
 def test_fitted_statistics_are_those_of_the_own_modality():
@@ -144,8 +138,11 @@ def test_one_transformer_for_both_is_fitted_twice():
 def test_parameters_clone_and_pickle():
     step = PairedTransformer(source=standardize(), target=standardize(factor_new=0.5))
     assert clone(step).get_params()["target__kw_args"] == {"factor_new": 0.5}
+    assert clone(step).get_params()["target__function"] is exponential_moving_standardize
     step.set_params(target__kw_args={"factor_new": 0.2}, source=None)
     X = pair()
+    with pytest.raises(sklearn.exceptions.NotFittedError):
+        step.transform(X)
     step.fit(X)
     expected = exponential_moving_standardize(X["target"][3], factor_new=0.2)
     again = pickle.loads(pickle.dumps(step))
@@ -154,11 +151,6 @@ def test_parameters_clone_and_pickle():
     assert again.target.function is exponential_moving_standardize
     assert "PairedTransformer" in repr(step)
     assert step._repr_html_()
-
-
-def test_unfitted_is_an_error():
-    with pytest.raises(sklearn.exceptions.NotFittedError):
-        PairedTransformer().transform(pair())
 
 
 @pytest.mark.parametrize("routing", [False, True])
@@ -170,17 +162,10 @@ def test_cross_validation_of_a_pipeline(routing):
         PairedTransformer(source=standardize(), target=FunctionTransformer(np.arcsinh)),
         SpreadClassifier(),
     )
-    groups = {"params": {"groups": X.subject}} if routing else {"groups": X.subject}
+    given = {"cv": GroupKFold(3), "error_score": "raise", "return_estimator": True}
+    given |= {"params": {"groups": X.subject}} if routing else {"groups": X.subject}
     with sklearn.config_context(enable_metadata_routing=routing):
-        scores = cross_validate(
-            pipeline,
-            X,
-            y,
-            cv=GroupKFold(3),
-            error_score="raise",
-            return_estimator=True,
-            **groups,
-        )
+        scores = cross_validate(pipeline, X, y, **given)
     assert (scores["test_score"] > 0.4).all()
     for fitted in scores["estimator"]:
         # Standardised by its own transformer before the classifier saw it.
@@ -227,36 +212,16 @@ def test_epochwise_takes_one_channel_and_gives_features():
     np.testing.assert_allclose(features, pair()["target"].std(axis=2), rtol=1e-6)
 
 
-def test_epochwise_parameters_clone_and_pickle():
-    step = clone(standardize(factor_new=0.3))
-    assert step.get_params() == {
-        "function": exponential_moving_standardize,
-        "kw_args": {"factor_new": 0.3},
-    }
+@pytest.mark.parametrize("n_bytes", [1, 2**24])  # an epoch at a time, or all
+@pytest.mark.parametrize("n_times", [1, 8])
+def test_epochs_of_unequal_shape_are_refused(monkeypatch, n_times, n_bytes):
+    """Shapes that could be broadcast are unequal too."""
+    monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", n_bytes)
     X = pair()["target"]
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(step)).fit_transform(X), step.fit_transform(X)
-    )
-
-
-def test_epochwise_errors_say_what_is_wrong():
-    X = pair()["target"]
-    X[3] += 1000
     with pytest.raises(ValueError, match="no epochs"):
         EpochwiseTransformer(np.abs).transform(X[:0])
-    shortened = EpochwiseTransformer(
-        lambda epoch: epoch[:, : 9 if epoch.max() > 500 else 8]
-    )
-    with pytest.raises(ValueError, match="must have the same shape"):
-        shortened.transform(X)
-
-
-@pytest.mark.parametrize("n_times", [1, 8])
-def test_epochs_of_unequal_shape_are_refused_across_blocks(monkeypatch, n_times):
-    """Shapes that could be broadcast are unequal too."""
-    monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", 1)  # an epoch at a time
-    X = pair()["target"]
     X[3] += 1000
     cut = EpochwiseTransformer(lambda x: x[:, : n_times if x.max() > 500 else 9])
-    with pytest.raises(ValueError, match=r"same shape.*\(2, 9\), others \(2, \d\)"):
+    listed = r".*\(2, 9\), others \(2, \d\)" if n_bytes == 1 else ""
+    with pytest.raises(ValueError, match=f"must have the same shape{listed}"):
         cut.transform(X)
