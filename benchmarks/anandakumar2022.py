@@ -12,19 +12,9 @@ paper's values, with what a fit costs. On simulated nights, or on the paper's ow
 from pathlib import Path
 
 import numpy as np
+import tables
 from skorch.callbacks import LRScheduler
 from study import Setting, Study, Watch, parse, parser_of, timed_fit
-from tables import (
-    markdown_table,
-    mean,
-    number,
-    report_of,
-    rounded,
-    share_of_gap,
-    table_of_costs,
-    table_of_stages,
-    values_of,
-)
 
 from skleepkd.datasets import load_eesm, make_cohort
 from skleepkd.distillation.teacher import final_stager
@@ -81,12 +71,16 @@ SETTINGS = {
     "epochs": Setting("epochs of each", 300, 24),
     "sfreq": Setting("hertz of simulated nights", 64.0, 32.0),
     "noise": Setting("factor of the ear's noise", 1.0),
-    "passes": Setting("over the training epochs", 100, 1),
-    "schedule": Setting("learning rate", "constant", choices=("constant", "cosine")),
+    "passes": Setting("passes over the training epochs", 100, 1, paper=100),
+    "schedule": Setting(
+        "schedule", "constant", paper="constant", choices=("constant", "cosine")
+    ),
     "folds": Setting("test the first subjects only"),
-    "depth": Setting("levels of U-Sleep", 12, 3),
-    "validation": Setting("training subjects who choose the pass"),
-    "seed": Setting("of simulation and training", 0),
+    "depth": Setting("levels of U-Sleep", 12, 3, paper=12),
+    "validation": Setting(
+        "training subjects who choose the pass", paper="the test subject"
+    ),
+    "seed": Setting("seed of simulation and training", 0),
 }
 #: Those that a fit depends on, beside the nights.
 OF_FIT = ("network", "passes", "schedule", "depth", "validation", "seed")
@@ -163,7 +157,7 @@ def table_1(rejected):
         counts = [f"{len(found)} ({len(EAR_ELECTRODES) - len(found)})" for found in both]
         rows.append([number, folder, *names, *counts])
     header = ["Subject", "Folder", "Rejected here", "By the paper", "Number here", "Paper"]
-    return markdown_table(header, rows)
+    return tables.markdown_table(header, rows)
 
 
 def table_2(last, best, paper):
@@ -179,22 +173,22 @@ def table_2(last, best, paper):
         rows.append(
             [
                 LABELS[method],
-                number(accuracy, 2),
-                mean(of, "accuracy", 1, 100),
-                number(100 * last[method].pooled["accuracy"]),
-                number(kappa, 3),
-                mean(of, "kappa"),
-                number(last[method].pooled["kappa"], 3),
+                tables.number(accuracy, 2),
+                tables.mean(of, "accuracy", 1, 100),
+                tables.number(100 * last[method].pooled["accuracy"]),
+                tables.number(kappa, 3),
+                tables.mean(of, "kappa"),
+                tables.number(last[method].pooled["kappa"], 3),
                 "-"
                 if method in ("scalp", "ear")
-                else share_of_gap(scores["scalp"], scores["ear"], of),
-                number(100 * values_of(optimistic, "accuracy").mean()),
-                number(values_of(optimistic, "kappa").mean(), 3),
+                else tables.share_of_gap(scores["scalp"], scores["ear"], of),
+                tables.number(100 * tables.values_of(optimistic, "accuracy").mean()),
+                tables.number(tables.values_of(optimistic, "kappa").mean(), 3),
             ]
         )
     header = ["Method", "Accuracy, paper", "mean", "pooled", "Kappa, paper", "mean"]
     header += ["pooled", "Gap closed", "*Optimistic:* accuracy", "*Optimistic:* kappa"]
-    return markdown_table(header, rows)
+    return tables.markdown_table(header, rows)
 
 
 def parts_of(results, last, best, paper, rejected):
@@ -220,10 +214,12 @@ def parts_of(results, last, best, paper, rejected):
     )
     yield about_online_teacher(results["online"])
     yield f"## Table 3: F1 of each stage (%){note}"
-    yield table_of_stages(last, LABELS, {name: row[2:] for name, row in paper.items()})
+    yield tables.table_of_stages(
+        last, LABELS, {name: row[2:] for name, row in paper.items()}
+    )
     yield "## Costs"
     costs = {method: list(folds.values()) for method, folds in results.items()}
-    yield table_of_costs(costs, LABELS, dict.fromkeys(NEED_SCALP, "scalp"))
+    yield tables.table_of_costs(costs, LABELS, dict.fromkeys(NEED_SCALP, "scalp"))
     yield (
         "Mean seconds over folds, without the look at the test subject after each pass; then "
         "with the scalp network, which is fitted once a fold and serves four rows."
@@ -249,14 +245,14 @@ def rows_of_csv(results, last, best, about):
     wanted = ["accuracy", "kappa", "f1_macro", *(f"f1_{s}" for s in scheme_names("aasm"))]
     for method, folds in results.items():
         for subject, fold in folds.items():
-            optimistic = rounded(best[method].per_subject[subject], wanted[:2])
+            optimistic = tables.rounded(best[method].per_subject[subject], wanted[:2])
             yield {
                 **about,
                 "method": method,
                 "subject": subject,
                 "n_epochs": len(fold["predicted"]),
                 "held_out": " ".join(fold["held_out"]),
-                **rounded(last[method].per_subject[subject], wanted),
+                **tables.rounded(last[method].per_subject[subject], wanted),
                 **{f"optimistic_{name}": value for name, value in optimistic.items()},
                 "optimistic_pass": int(np.argmax(fold["kappa_by_pass"])) + 1,
                 **{name: round(fold[name], 1) for name in ("seconds", "cpu_seconds")},
@@ -290,29 +286,26 @@ def main(argv=None):
         fits |= study.run(fit_fold, tasks, **shared)
     results = {m: {s: fits[m, s] for s in subjects} for m in METHODS}
     last, best = (
-        {m: report_of({s: f[of] for s, f in fs.items()}, X, y) for m, fs in results.items()}
+        {
+            m: tables.report_of({s: f[of] for s, f in fs.items()}, X, y)
+            for m, fs in results.items()
+        }
         for of in ("predicted", "best_predicted")
     )
 
     simulated = rejected is None
     data = f"simulated, noise x{options.noise:g}" if simulated else "EESM17"
-    shown = {
-        "data": data,
-        "subjects": len(np.unique(X.subject)),
-        "test subjects (folds)": len(subjects),
-        "epochs of all subjects": len(X),
-        "sampling rate, Hz": X.sfreq["target"],
-        "passes": options.passes,
-        "learning rate": f"0.001, {options.schedule}",
-        "subjects who choose the weights": options.validation or "none, the last are kept",
-        "levels of U-Sleep": options.depth if options.network == "USleep" else "-",
-        "seed": options.seed,
+    about = {
+        "data": (data, "EESM17"),
+        "subjects": (len(np.unique(X.subject)), 8),
+        "test subjects (folds)": (len(subjects), 8),
+        "epochs of all subjects": (len(X), 6919),
+        "sampling rate, Hz": (X.sfreq["target"], 200),
     }
-    paper = ["EESM17", 8, 8, 6919, 200, 100, "0.001, constant", "the test subject", 12, "-"]
     cohort = "simulated cohort" if simulated else "EESM17"
     title = f"Anandakumar et al. (2022), {options.network}, {cohort}"
-    parts = study.head(title, shown, paper) + [
-        "Every method: Adam, weight decay 0, batches of 32, the same passes (but for the "
+    parts = study.head(title, about, OF_FIT) + [
+        "Every method: Adam, learning rate 0.001, weight decay 0, batches of 32, the same passes (but for the "
         "last row), and the same seed.",
         *parts_of(results, last, best, PAPER[options.network], rejected),
     ]

@@ -16,18 +16,9 @@ The default settings were chosen on the seed 100.
 from pathlib import Path
 
 import numpy as np
+import tables
 from matplotlib.figure import Figure
 from study import Setting, Study, Watch, parse, parser_of, timed_fit
-from tables import (
-    gain_of,
-    markdown_table,
-    mean,
-    number,
-    report_of,
-    rounded,
-    signed,
-    verdict,
-)
 
 from skleepkd import load, save
 from skleepkd.datasets import (
@@ -61,12 +52,7 @@ ROWS = {
         TOGETHER,
         1,
     ),
-    "scratch-neighbours": (
-        "*ours:* scratch, neighbouring windows",
-        "scratch",
-        TOGETHER,
-        1,
-    ),
+    "scratch-neighbours": ("*ours:* scratch, neighbouring windows", "scratch", TOGETHER, 1),
 }
 LABELS = {row: label for row, (label, *_) in ROWS.items()}
 
@@ -87,21 +73,22 @@ SETTINGS = {
     "source-subjects": Setting("simulated subjects to pretrain on", 20, 2),
     "epochs": Setting("epochs of each", 200, 24),
     "folds": Setting("of the simulated subjects; of the real ones, the first", 4, 2),
-    "hidden": Setting("width of the recurrent networks", 64, 4),
-    "sequence-length": Setting("epochs", 20, 4),
-    "passes": Setting("over the target's training sequences", 4, 1, 10),
-    "source-passes": Setting("over the source's", 3, 1, 10),
+    "hidden": Setting("width of the recurrent networks", 64, 4, 64),
+    "sequence-length": Setting("epochs of a sequence", 20, 4, 20),
+    "passes": Setting("passes over the target's sequences", 4, 1, 10),
+    "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
-    "every": Setting("steps between evaluations (and looks at the test)", 10, 2),
+    "every": Setting("steps between evaluations (and looks at the test)", 10, 2, 10),
     "patience": Setting("evaluations without improvement before the end", 10, 2, 50),
     "min-steps": Setting("steps before which there is no end", 100, 0, 1000),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
-    "seed": Setting("of simulation and training", 0),
+    "seed": Setting("seed of simulation and training", 0),
 }
 #: Those that the pretraining and the other fits depend on, beside the nights.
 OF_PRETRAINING = ("source_passes", "lr", "sequence_length", "hidden", "seed")
 OF_FIT = ("passes", "lr", "sequence_length", "hidden", "seed")
 OF_FIT += ("every", "patience", "min_steps")
+SHOWN = (*dict.fromkeys(OF_PRETRAINING + OF_FIT), "validation")
 
 #: Tables I and II of the paper: accuracy (%), kappa, macro F1, sensitivity, specificity (%).
 PAPER = {
@@ -154,26 +141,6 @@ CLAIMS = (
     ("Neighbouring windows are better, fine-tuning all", "all-neighbours", "all"),
     ("Neighbouring windows are better, from scratch", "scratch-neighbours", "scratch"),
 )
-
-#: What the paper (or its published code, for the evaluations) states, beside ours.
-PAPER_SETTINGS = {
-    "data": "MASS to Sleep-EDF",
-    "subjects pretrained on": 200,
-    "subjects of the target": 20,
-    "folds": 20,
-    "subjects who validate in a fold": 4,
-    "epochs of the target": "38,150",
-    "epochs of a sequence": 20,
-    "width of the recurrent networks": 64,
-    "passes, pretraining": 10,
-    "passes, target": 10,
-    "learning rate": 0.0001,
-    "steps between evaluations": 10,
-    "evaluations without improvement before the end": 50,
-    "steps before which there is no end": 1000,
-    "seed": "-",
-}
-
 
 # ---------------------------------------------------------------- the fits
 
@@ -304,18 +271,18 @@ def table(scenario, rows):
         line = [LABELS[row], "no" if row.startswith("scratch") else "yes"]
         paper = PAPER[scenario].get(row, [np.nan] * len(SCORES))
         for (_, score, factor, digits), value in zip(SCORES, paper, strict=True):
-            ours = number(factor * report.pooled[score], digits)
-            line += [number(value, digits), f"**{ours}**"]
+            ours = tables.number(factor * report.pooled[score], digits)
+            line += [tables.number(value, digits), f"**{ours}**"]
         lines.append(line)
     for system, values in OTHERS.items() if scenario == "eeg" else ():
         line = [system, "no"]
         for (*_, digits), value in zip(SCORES, values, strict=True):
-            line += [number(value, digits), ""]
+            line += [tables.number(value, digits), ""]
         lines.append(line)
     header = ["System", "Transfer"]
     for name, *_ in SCORES:
         header += [f"{name}, paper", "here"]
-    return markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def papers_gain(scenario, row, baseline):
@@ -329,19 +296,21 @@ def table_of_gains(scenario, rows):
     """Gains in accuracy (points) and kappa over direct transfer and over scratch."""
     scores, lines = {row: report.per_subject for row, (_, report) in rows.items()}, []
     for row, of in scores.items():
-        line = [LABELS[row], mean(of, "accuracy", 1, 100)]
+        line = [LABELS[row], tables.mean(of, "accuracy", 1, 100)]
         for baseline in ("direct", "scratch"):
             if row == baseline:
                 line += ["", "", ""]
                 continue
             line.append(papers_gain(scenario, row, baseline))
-            line.append(signed(gain_of(of, scores[baseline], "accuracy"), 1, 100))
-            line.append(signed(gain_of(of, scores[baseline])))
+            line.append(
+                tables.signed(tables.gain_of(of, scores[baseline], "accuracy"), 1, 100)
+            )
+            line.append(tables.signed(tables.gain_of(of, scores[baseline])))
         lines.append(line)
     header = ["System", "Accuracy, mean over subjects"]
     for baseline in ("direct transfer", "scratch"):
         header += [f"Over {baseline}: accuracy, paper", "accuracy, here", "kappa, here"]
-    return markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def table_of_claims(found):
@@ -351,14 +320,14 @@ def table_of_claims(found):
         line = [claim]
         for scenario in SCENARIOS:
             own, other = (found[scenario][row][1].per_subject for row in (better, worse))
-            gain = gain_of(own, other, "accuracy")
+            gain = tables.gain_of(own, other, "accuracy")
             line.append(papers_gain(scenario, better, worse))
-            line.append(f"{signed(gain, 1, 100)}, {verdict(gain)}")
+            line.append(f"{tables.signed(gain, 1, 100)}, {tables.verdict(gain)}")
         lines.append(line)
     header = ["Claim"]
     for name in SCENARIOS.values():
         header += [f"{name.split(': ')[1]}, paper", "here"]
-    return markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def folds_of(found, row):
@@ -383,10 +352,10 @@ def table_of_costs(found):
         chosen = [fold["best_step"] for fold in folds if fold["best_step"] is not None]
         line = [label, f"{np.mean([fold['steps'] for fold in folds]):.0f}"]
         line.append(f"{np.mean(chosen):.0f}" if chosen else "the last")
-        line.append(number(np.mean([fold["cpu_seconds"] for fold in folds])))
-        lines.append([*line, number(cost_of_step(found, row), 0)])
+        line.append(tables.number(np.mean([fold["cpu_seconds"] for fold in folds])))
+        lines.append([*line, tables.number(cost_of_step(found, row), 0)])
     header = ["System", "Steps", "Step whose weights were kept", "CPU time of a fit, s"]
-    return markdown_table([*header, "CPU time of a step, ms"], lines)
+    return tables.markdown_table([*header, "CPU time of a step, ms"], lines)
 
 
 def about_pretraining(found, pretrained):
@@ -417,13 +386,13 @@ def about_neighbours(found):
     return f"That makes a step {' and '.join(times)} cheaper."
 
 
-def page_of(study, shown, found, pretrained):
+def page_of(study, about, found, pretrained):
     """Write the page."""
-    data = shown["data"]
+    data = about["data"][0]
     simulated = data == "simulated"
     note = ", simulated" * simulated
     parts = [
-        *study.head(f"Phan et al. (2019), {data} nights", shown, PAPER_SETTINGS.values()),
+        *study.head(f"Phan et al. (2019), {data} nights", about, SHOWN),
         "Every row of a fold has the same test subjects, the same subjects who choose the "
         "step, optimiser, budget and seed. Spectra are standardised by the fold's training "
         "subjects (without those who choose), for direct transfer too."
@@ -488,7 +457,7 @@ def rows_of_csv(found, data):
                         "fold": k,
                         "subject": subject,
                         "n_epochs": len(predicted),
-                        **rounded(report.per_subject[subject], scores),
+                        **tables.rounded(report.per_subject[subject], scores),
                         "held_out": " ".join(fold["held_out"]),
                         "steps": fold["steps"],
                         "best_step": fold["best_step"],
@@ -586,28 +555,17 @@ def main(argv=None):
         found[scenario] = {}
         for row, fits in rows.items():
             predicted = {s: p for fit in fits for s, p in fit["predicted"].items()}
-            found[scenario][row] = fits, report_of(predicted, X, y)
+            found[scenario][row] = fits, tables.report_of(predicted, X, y)
 
     data = "Sleep-EDF" if options.data else "simulated"
-    values = [
-        data,
-        n_source,
-        len(np.unique(X.subject)),
-        len(folds),
-        options.validation,
-        f"{len(X):,}",
-        options.sequence_length,
-        options.hidden,
-        options.source_passes if pretrained else "-",
-        options.passes,
-        f"{options.lr:g}",
-        options.every,
-        options.patience,
-        options.min_steps,
-        options.seed,
-    ]
-    shown = dict(zip(PAPER_SETTINGS, values, strict=True))
-    parts = page_of(study, shown, found, pretrained)
+    about = {
+        "data": (data, "MASS to Sleep-EDF"),
+        "subjects pretrained on": (n_source, 200),
+        "subjects of the target": (len(np.unique(X.subject)), 20),
+        "folds": (len(folds), 20),
+        "epochs of the target": (f"{len(X):,}", "38,150"),
+    }
+    parts = page_of(study, about, found, pretrained)
     rows = list(rows_of_csv(found, data))
     study.write(name_of(data), parts, rows, draw_curves(found, data))
 

@@ -37,29 +37,20 @@ class Setting(NamedTuple):
     default: object = None
     fast: object = None  # with --fast
     real: object = None  # with --data
+    paper: object = None  # where it is not that with --data
     choices: tuple | None = None
 
 
 def parse(parser, settings, argv=None):
     """Read the command line: the settings, and how to run.
 
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        With what is no setting, such as ``--data``.
-    settings : dict of str to Setting
-        By name. What is given on the command line counts more than ``--fast``.
-    argv : list of str, optional
-        Those of the program by default.
-
-    Returns
-    -------
-    argparse.Namespace
-        With "settings", a dict of the settings alone, and "argv".
+    ``parser`` has what is no setting, such as ``--data``. What is given on the command line
+    counts more than ``--fast``. The result has "settings", a dict of the settings alone,
+    "shown", the same in words and beside the paper's, and "argv".
     """
     argv = sys.argv[1:] if argv is None else argv
     here = Path(__file__).parent
-    for name, (text, *values, choices) in settings.items():
+    for name, (text, *values, _, choices) in settings.items():
         known = next((value for value in values if value is not None), 0)
         several = {"nargs": "+"} if isinstance(known, list) else {}
         kind = type(known[0] if several else known)
@@ -73,7 +64,7 @@ def parse(parser, settings, argv=None):
     add("--output", type=Path, default=here / "results", help="folder of the page")
     add("--cache", type=Path, default=here / "cache", help="folder of finished fits")
     options = parser.parse_args(argv)
-    options.argv, options.settings = argv, {}
+    options.argv, options.settings, options.shown = argv, {}, {}
     for name, setting in settings.items():
         name = name.replace("-", "_")
         of_run = setting.real if getattr(options, "data", None) else None
@@ -81,7 +72,16 @@ def parse(parser, settings, argv=None):
         value = next((value for value in given if value is not None), setting.default)
         options.settings[name] = value
         setattr(options, name, value)
+        paper = setting.real if setting.paper is None else setting.paper
+        options.shown[name] = setting.text, in_words(value), in_words(paper)
     return options
+
+
+def in_words(value):
+    """Write a setting's value as text."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else f"{value}"
 
 
 def parser_of(doc):
@@ -93,18 +93,9 @@ def parser_of(doc):
 class Study:
     """Fits that are kept, and the page of what they gave.
 
-    Parameters
-    ----------
-    name : str
-        Of the benchmark's file.
-    options : argparse.Namespace
-        Of :func:`parse`.
-
-    Attributes
-    ----------
-    memory : joblib.Memory
-        Where fits are kept, and where stagers may keep their teachers. What another
-        version of the package has kept is not read.
+    ``name`` is that of the benchmark's file, ``options`` those of :func:`parse`. In
+    ``memory`` fits are kept, and stagers may keep their teachers. What another version of
+    the package has kept is not read.
     """
 
     def __init__(self, name, options):
@@ -115,63 +106,50 @@ class Study:
         self.cpu_seconds = 0.0
         self.began = time.perf_counter()
 
-    def run(self, function, tasks, **shared):
-        """Call a function for each task, unless its result is kept.
+    def run(self, function, tasks, /, **shared):
+        """Call a function for each task, unless its result is kept; return dicts by task.
 
-        Parameters
-        ----------
-        function : callable
-            Returns a dict; one of a module, so that processes can import it.
-        tasks : dict of str to dict
-            Arguments by the task's name.
-        **shared : object
-            Arguments of all tasks. "memory" is no part of what a result depends on.
-
-        Returns
-        -------
-        dict of str to dict
-            By the task's name. A task's error is raised; what is finished stays.
+        ``tasks`` are arguments by the task's name, ``shared`` those of all tasks. Where
+        things lie, "memory" and "folder", is no part of what a result depends on. A task's
+        error is raised; what is finished stays.
         """
-        depends = {name: value for name, value in shared.items() if name != "memory"}
+        places = ("memory", "folder")
+        depends = {name: value for name, value in shared.items() if name not in places}
         key = key_of(function, depends)
         call = self.memory.cache(_call, ignore=["function", "arguments"])
         calls = [(key_of(key, task), function, shared | task) for task in tasks.values()]
         self.n_fits += len(calls)
         self.n_new += sum(not call.check_call_in_cache(*one) for one in calls)
-        fits = Parallel(self.options.n_jobs, verbose=1)(delayed(call)(*one) for one in calls)
+        fits = Parallel(self.options.n_jobs, verbose=1)(
+            delayed(call)(*one) for one in calls
+        )
         self.cpu_seconds += sum(fit.get("cpu_seconds", 0.0) for fit in fits)
         return dict(zip(tasks, fits, strict=True))
 
-    def head(self, title, values, paper=None):
-        """Begin a page: title, command, this run, and the settings.
+    def head(self, title, about=None, names=None):
+        """Begin a page: title, command, this run, and settings beside the paper's.
 
-        Parameters
-        ----------
-        title : str
-            It names the data.
-        values : dict of str to object
-            Settings by name.
-        paper : sequence, optional
-            The paper's.
-
-        Returns
-        -------
-        list of str
-            Paragraphs.
+        ``about`` is a dict of further lines, each "here" and "paper"; ``names`` those of
+        the settings that are shown, all by default.
         """
         command = shlex.join(["python", f"benchmarks/{self.name}.py", *self.options.argv])
         minutes = (time.perf_counter() - self.began) / 60
         versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        shown = self.options.shown
+        rows = [[name, here, paper] for name, (here, paper) in (about or {}).items()]
+        rows += [shown[name] for name in names or shown]
+        has_paper = any(row[2] != "-" for row in rows)
+        rows = [["Setting", "Here", "Paper"], *rows]
+        header, *rows = (row if has_paper else row[:2] for row in rows)
         parts = [f"# {title}"]
         if "simulated" in title:
             parts.append(
                 "**Simulated nights.** Every number here is of simulated nights; none says "
                 "how a method does on people."
-                + " The paper's values are of other nights, real ones." * bool(paper)
+                + " The paper's values are of other nights, real ones."
+                * has_paper
             )
-        columns = [values, values.values(), *([paper] if paper else [])]
-        header = ["Setting", "Here", "Paper"][: len(columns)]
         return [
             *parts,
             f"```\n{command}\n```",
@@ -180,7 +158,7 @@ class Study:
             f"earlier run. All fits together take {self.cpu_seconds / 60:.1f} minutes of "
             f"processor time. {device}, one thread a fit; Python "
             f"{platform.python_version()}, {versions}.",
-            markdown_table(header, zip(*columns, strict=True)),
+            markdown_table(header, rows),
         ]
 
     def write(self, name, parts, rows, figure=None):
@@ -240,24 +218,14 @@ class Watch(Callback):
     a training show them. The network predicts in evaluation mode, the state of the random
     numbers is restored, and no weights are kept.
 
-    Parameters
-    ----------
-    X : PairedEpochs
-        The test subjects' epochs, as the stager takes them.
-    y : ndarray of shape (n_epochs,)
-        Their stages.
-    every : int, optional
-        Steps between looks, the first before any step; else one after each pass.
+    ``X`` and ``y`` are the test subjects' epochs, as the stager takes them, and their
+    stages. With ``every`` there is a look after so many steps, the first before any step;
+    else one after each pass.
 
-    Attributes
-    ----------
-    looks_ : list of dict
-        "step", "test_accuracy", "kappa" and, but for the first, "train_loss": the mean over
-        the steps since the look before.
-    best_predicted_ : list of int
-        The stages predicted at the (first) look with the highest kappa.
-    steps_ : int
-        Steps of the training.
+    ``looks_`` is a list of dicts: "step", "test_accuracy", "kappa" and, but for the first,
+    "train_loss", the mean over the steps since the look before. ``best_predicted_`` are the
+    stages predicted at the (first) look with the highest kappa, ``steps_`` is the number of
+    steps.
     """
 
     #: Time of all looks in this process; no part of a fit.

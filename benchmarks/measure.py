@@ -1,9 +1,75 @@
-"""Two functions that do the same thing, timed side by side."""
+"""What ``speed.py`` and ``growth.py`` share: signals, time and memory."""
 
+import re
+import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch._dynamo  # noqa: F401 (the first optimiser imports it: 250 MB, here for all)
+
+from skleepkd import DistilledSleepStager
+from skleepkd.epochs.checks import as_pair
+
+N_CLASSES = 5
+BATCH_SIZE = 32
+#: Parameters of all stagers here.
+COMMON = {
+    "batch_size": BATCH_SIZE,
+    "classes": "aasm",
+    "max_epochs": 1,
+    "random_state": 0,
+    "device": "cpu",
+}
+
+
+def noise(*shape, seed=0):
+    """Make noise of 30 microvolts."""
+    return 30 * np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def stages(n_epochs):
+    """Make random stages."""
+    return np.random.default_rng(1).integers(0, N_CLASSES, n_epochs)
+
+
+def training_pass(stager, X, y):
+    """Fit a stager for one pass; return a function that trains it for another.
+
+    What a fit does once (checks, the teacher's output) is done before.
+    """
+    y, columns = np.asarray(y), {}
+    stager.fit(X, y)
+    if isinstance(stager, DistilledSleepStager):
+        columns = stager.strategy_.prepare(stager, X, y)
+    dataset = stager.make_dataset(as_pair(X), y, columns)
+    return lambda: stager.fit_loop(dataset, epochs=1)
+
+
+def private_bytes():
+    """Resident private memory (RssAnon) of this process; Linux alone."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024
+
+
+class Peak:
+    """Highest private memory inside a ``with`` block, sampled every 20 ms."""
+
+    def __enter__(self):
+        self.bytes, self.stop = private_bytes(), threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        """Sample until the block ends."""
+        while not self.stop.wait(0.02):
+            self.bytes = max(self.bytes, private_bytes())
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
 
 
 def interleave(ours, reference, *, seconds, least=6, clock=time.process_time):
@@ -11,25 +77,15 @@ def interleave(ours, reference, *, seconds, least=6, clock=time.process_time):
 
     Each is called once to warm up, then both of a pair follow one another directly, and
     every second pair begins with the reference. What slows the machine down for longer
-    than a pair does so to both.
-
-    Parameters
-    ----------
-    ours, reference : callable
-        Without arguments; a call is a block.
-    seconds : float
-        Pairs are added until so much time has passed.
-    least : int, default=6
-        Pairs at least.
-    clock : callable, default=time.process_time
-        ``time.process_time``, the processor's time for this process, is hardly affected by
-        what else runs on the machine. Where other processes do a part of the work it must
-        be ``time.perf_counter``, which counts everything.
+    than a pair does so to both. ``time.process_time`` is hardly affected by what else runs
+    on the machine; where other processes do a part of the work the clock must be
+    ``time.perf_counter``.
 
     Returns
     -------
     ndarray of shape (n_pairs, 2)
-        Seconds of ``ours`` and of ``reference``; an even number of pairs.
+        Seconds of each; an even number of pairs, ``least`` at least, and as many as begin
+        within ``seconds``.
     """
     functions = (ours, reference)
     for function in functions:
@@ -45,30 +101,11 @@ def interleave(ours, reference, *, seconds, least=6, clock=time.process_time):
     return np.array(times)
 
 
-def median_interval(values, *, confidence=0.95, n_resamples=10_000, random_state=0):
-    """Percentile bootstrap interval of a median.
-
-    Parameters
-    ----------
-    values : array-like of shape (n_values,)
-        One a pair; pairs are drawn with replacement.
-    confidence : float, default=0.95
-        Coverage of the interval.
-    n_resamples : int, default=10000
-        How many times they are drawn.
-    random_state : int, default=0
-        Seed of the draws.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end.
-    """
-    values = np.asarray(values)
-    rng = np.random.default_rng(random_state)
-    draws = values[rng.integers(len(values), size=(n_resamples, len(values)))]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.median(draws, axis=1), [tail, 1 - tail])
+def median_interval(values):
+    """95 % percentile bootstrap interval of a median; pairs are drawn with replacement."""
+    values, rng = np.asarray(values), np.random.default_rng(0)
+    draws = values[rng.integers(len(values), size=(10_000, len(values)))]
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -78,9 +115,9 @@ class Line:
 
     Parameters
     ----------
-    row, title, reference : str
-        The row of the benchmark, what was timed, and beside what.
-    times : ndarray of shape (n_pairs, 2)
+    title, reference : str
+        What is timed, and beside what.
+    ours, theirs : callable
         Of :func:`interleave`.
     at_most : float, optional
         Bound of the time in units of the reference's; the interval's upper end counts.
@@ -91,16 +128,27 @@ class Line:
         A second bound beside ``at_most``, of the median itself.
     note : str, default=""
         Further remarks.
+    least, clock
+        Of :func:`interleave`.
     """
 
-    row: str
     title: str
     reference: str
-    times: np.ndarray
+    ours: callable = None
+    theirs: callable = None
     at_most: float | None = None
     at_least: float | None = None
     median_at_most: float | None = None
     note: str = ""
+    least: int = 6
+    clock: callable = time.process_time
+    times: np.ndarray = None
+
+    def measure(self, fast, seconds):
+        """Time both functions."""
+        how = {"least": 2, "seconds": 0.0} if fast else {"least": self.least}
+        how = {"seconds": seconds, "clock": self.clock, **how}
+        self.times = interleave(self.ours, self.theirs, **how)
 
     @property
     def ratios(self):
@@ -158,24 +206,12 @@ class Line:
         ]
 
     def __str__(self):
-        low, high = self.interval
+        title, reference, median, interval, bound, verdict, *_ = self.cells()
         unit = " times faster" if self.at_least is not None else ""
-        verdict = f": {self.verdict}" if self.verdict else ""
+        verdict = f": {verdict}" if verdict else ""
         note = f" ({self.note})" if self.note else ""
-        return (
-            f"{self.title} | {self.reference} | {self.median:#.3g} [{low:#.3g}, {high:#.3g}]"
-            f"{unit} | {self.bound}{verdict}{note}"
-        )
+        return f"{title} | {reference} | {median} {interval}{unit} | {bound}{verdict}{note}"
 
 
-HEADER = [
-    "What",
-    "Beside",
-    "Ratio (median)",
-    "95 % interval",
-    "Bound",
-    "Verdict",
-    "Pairs",
-    "Seconds a block",
-    "",
-]
+HEADER = ["What", "Beside", "Ratio (median)", "95 % interval", "Bound", "Verdict", "Pairs"]
+HEADER += ["Seconds a block", ""]
