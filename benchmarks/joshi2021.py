@@ -67,7 +67,10 @@ SETTINGS = {
     "epochs": Setting("epochs of a simulated night", 80, 24),
     "sfreq": Setting("hertz", 50.0, 4.0, 200.0),
     "filters": Setting(
-        "of U-Time's levels", [4, 8, 16, 32, 64, 128], [2] * 6, [16, 32, 64, 128, 256, 512]
+        "filters of U-Time's levels",
+        [4, 8, 16, 32, 64, 128],
+        [2] * 6,
+        [16, 32, 64, 128, 256, 512],
     ),
     "passes": Setting("passes over the training epochs, in each of two steps", 8, 1, 150),
     "batch-size": Setting("epochs in a batch", 32, None, 256),
@@ -77,7 +80,7 @@ SETTINGS = {
     ),
     "alphas": Setting("grid of alpha", [0.1, 0.5, 0.9], [0.5, 0.9], paper=0.5),
     "sequence-length": Setting("epochs of a sequence, in rows with them", 5, 3),
-    "seed": Setting("seed of simulation and training", 0, paper=42),
+    "seed": Setting("seed", 0, paper=42),
 }
 #: Those that a fit depends on, beside the nights.
 OF_FIT = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length", "seed")

@@ -90,7 +90,7 @@ STUDENT_SETTINGS = {
     "folds": Setting("folds of subjects", 3, 2),
     "passes": Setting("passes, over which the learning rate falls as a cosine", 8, 1),
     **TERMS,
-    "seed": Setting("seed of simulation and training", 0),
+    "seed": Setting("seed", 0),
 }
 
 

@@ -82,7 +82,7 @@ SETTINGS = {
     "patience": Setting("evaluations without improvement before the end", 10, 2, 50),
     "min-steps": Setting("steps before which there is no end", 100, 0, 1000),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
-    "seed": Setting("seed of simulation and training", 0),
+    "seed": Setting("seed", 0),
 }
 #: Those that the pretraining and the other fits depend on, beside the nights.
 OF_PRETRAINING = ("source_passes", "lr", "sequence_length", "hidden", "seed")

@@ -50,20 +50,18 @@ def stage_with_yasa(night, eeg, eog=None):
     return np.array([_CODES[stage] for stage in prediction.hypno])
 
 
-def judge(options):
-    """Stage the first nights of a cohort with YASA; return stages, and YASA's by montage."""
-    nights = [simulate(options, subject) for subject in range(options.nights)]
+def judge(seed, n_nights, n_epochs, montages=MONTAGES, noise=1.0):
+    """Stage the first nights of a cohort with YASA.
+
+    Returns the simulated scorer's stages, and YASA's by montage.
+    """
+    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
+    nights = [simulate_night(n_epochs, subject=k, **how) for k in range(n_nights)]
     predicted = {
         name: np.concatenate([stage_with_yasa(night, *of) for night in nights])
-        for name, of in MONTAGES.items()
+        for name, of in montages.items()
     }
     return np.concatenate([night.y for night in nights]), predicted
-
-
-def simulate(options, subject, **which):
-    """Simulate a night at 100 Hz."""
-    how = {"sfreq": 100.0, "noise": options.noise, "random_state": options.seed}
-    return simulate_night(round(120 * options.hours), subject=subject, **how, **which)
 
 
 def heart_features(ecg, sfreq, context=0):
@@ -102,15 +100,16 @@ def band_powers(signal, sfreq):
     return np.log(np.add.reduceat(density, edges, axis=1)[:, :-1])
 
 
-def judge_features(options):
+def judge_features(seed, n_nights, n_epochs, noise=1.0):
     """Stage the first nights by a random forest on features, one subject left out.
 
     Returns the stages, in four classes, and the forest's by signal.
     """
     derivations = ("ECG", "EOG", "C4-A1", "Fpz-Cz")
+    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
     y, features = [], {}
-    for subject in range(options.nights):
-        night = simulate(options, subject, derivations=derivations)
+    for subject in range(n_nights):
+        night = simulate_night(n_epochs, subject=subject, derivations=derivations, **how)
         y.append(to_scheme(night.y, "wldr"))
         ecg, *others = night.signals
         epoch = heart_features(ecg, 100.0)
@@ -124,7 +123,7 @@ def judge_features(options):
             by_signal[f"{name}, one epoch"] = band_powers(signal, 100.0)
         for name, values in by_signal.items():
             features.setdefault(name, []).append(values)
-    groups, y = np.repeat(np.arange(len(y)), list(map(len, y))), np.concatenate(y)
+    y, groups = np.concatenate(y), np.repeat(np.arange(n_nights), n_epochs)
     forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
     folds = {"groups": groups, "cv": LeaveOneGroupOut()}
     return y, {
@@ -155,7 +154,9 @@ def main(argv=None):
     options.hours = options.hours or (0.5 if options.fast else 2.5)
     logging.getLogger("yasa").setLevel(logging.ERROR)
 
-    y, predicted = judge(options)
+    cohort = options.seed, options.nights, round(120 * options.hours)
+
+    y, predicted = judge(*cohort, noise=options.noise)
     rows = {"share of epochs": [np.nan, *np.bincount(y, minlength=5) / len(y)]}
     for name, codes in predicted.items():
         f1 = f1_score(y, codes, labels=range(5), average=None, zero_division=0.0)
@@ -166,7 +167,8 @@ def main(argv=None):
         ["kappa", *scheme_names("aasm")],
         rows,
     )
-    (y, predicted), rows = judge_features(options), {}
+    y, predicted = judge_features(*cohort, noise=options.noise)
+    rows = {}
     nrem = np.array([0, 1, 1, 2])  # light and deep sleep become one
     for name, codes in predicted.items():
         rows[name] = []

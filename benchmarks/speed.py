@@ -189,7 +189,7 @@ def beside_a_bare_loop(stager, X, y):
 
 def signals(fast, n_batches):
     """Make simultaneous epochs of three channels, at 64 Hz unless small."""
-    n = BATCH_SIZE * (1 if fast else n_batches)
+    n = 8 if fast else BATCH_SIZE * n_batches
     target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
     return PairedEpochs(target, source), stages(n)
 
@@ -335,8 +335,8 @@ def attend_all(block, tokens):
 
 def transformer(fast):
     """Train the epoch cross-modal transformer."""
-    n_times = 500 if fast else 6000
-    X, y = noise(BATCH_SIZE, 3, n_times) / 30, stages(BATCH_SIZE)
+    n, n_times = (4, 500) if fast else (BATCH_SIZE, 6000)
+    X, y = noise(n, 3, n_times) / 30, stages(n)
     first, every = EpochCrossModalTransformer(3, n_times), AllTokens(3, n_times)
     every.load_state_dict(first.state_dict())
     with torch.no_grad():

@@ -116,13 +116,14 @@ class Study:
         places = ("memory", "folder")
         depends = {name: value for name, value in shared.items() if name not in places}
         key = key_of(function, depends)
-        call = self.memory.cache(_call, ignore=["function", "arguments"])
-        calls = [(key_of(key, task), function, shared | task) for task in tasks.values()]
+        call = self.memory.cache(_call, ignore=["name", "function", "arguments"])
+        calls = [
+            (key_of(key, task), name, function, shared | task)
+            for name, task in tasks.items()
+        ]
         self.n_fits += len(calls)
         self.n_new += sum(not call.check_call_in_cache(*one) for one in calls)
-        fits = Parallel(self.options.n_jobs, verbose=1)(
-            delayed(call)(*one) for one in calls
-        )
+        fits = Parallel(self.options.n_jobs)(delayed(call)(*one) for one in calls)
         self.cpu_seconds += sum(fit.get("cpu_seconds", 0.0) for fit in fits)
         return dict(zip(tasks, fits, strict=True))
 
@@ -170,8 +171,9 @@ class Study:
         print(page)
 
 
-def _call(key, function, arguments):
+def _call(key, name, function, arguments):
     """Do a task; ``key`` stands for all that its result depends on."""
+    print(name, file=sys.stderr, flush=True)  # how far it is
     torch.set_num_threads(1)
     return function(**arguments)
 
@@ -198,7 +200,7 @@ def in_new_process(function, **arguments):
     """Call a function in a process of its own, whose memory holds nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_call, None, function, arguments).result()
+        return pool.submit(function, **arguments).result()
 
 
 def timed_fit(stager, X, y):
