@@ -184,7 +184,7 @@ def test_looking_between_steps_changes_nothing(method):
     watch = dict(watched.callbacks_)["watch"]
     steps = [look["step"] for look in watch.looks_]
     assert steps == list(range(0, watch.steps_ + 1, 2))
-    losses = sum(watched.history_[:, "batches", :, "train_loss"], [])
+    losses = np.concatenate(watched.history_[:, "batches", :, "train_loss"])
     assert "train_loss" not in watch.looks_[0]
     assert watch.looks_[1]["train_loss"] == pytest.approx(np.mean(losses[:2]))
 
