@@ -97,13 +97,11 @@ STUDENT_SETTINGS = {
 def training(settings):
     """Return what all trainings have in common."""
     return {
-        "classes": "aasm",
         "batch_size": BATCH_SIZE,
         "max_epochs": settings["passes"],
         "lr": settings["lr"],
         "callbacks": [LRScheduler("CosineAnnealingLR", T_max=settings["passes"])],
         "validation": None,
-        "device": "cpu",
     }
 
 
@@ -141,19 +139,19 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
 
     own = budget(n_labelled)
     # Without a random_state of its own the teacher takes the student's: one serves all.
-    scalp = SleepStager("LogPowerNet", **own)
-    of_labels = {name: value for name, value in own.items() if name != "classes"}
+    scalp = SleepStager("LogPowerNet", classes="aasm", **own)
     shared = {"memory": memory, "random_state": seed}
     stagers = {
-        EAR: SleepStager("LogPowerNet", random_state=seed, **own),
-        "transfer": FineTunedSleepStager(scalp, **shared, **of_labels),
+        EAR: SleepStager("LogPowerNet", classes="aasm", random_state=seed, **own),
+        "transfer": FineTunedSleepStager(scalp, **shared, **own),
     }
     features, softmax = terms(settings)
     softmax["feature_loss"] = None
+    shared |= {"classes": "aasm", "start_from_teacher": True}
     for name, term in (("features", features), ("softmax", softmax)):
         for suffix, n_epochs in (("", n_labelled), (UNSCORED, n_paired)):
             stagers[name + suffix] = DistilledSleepStager(
-                scalp, start_from_teacher=True, **shared, **term, **budget(n_epochs)
+                scalp, **shared, **term, **budget(n_epochs)
             )
     return stagers
 
@@ -274,7 +272,7 @@ def label_budget(study):
 
 def make_students(settings, memory):
     """Make an unfitted stager for each method but the scalp's, which is their teacher."""
-    own, seed = training(settings), settings["seed"]
+    own = training(settings) | {"classes": "aasm", "device": "cpu"}
 
     def supervised(filters, **parameters):
         network = {"module__filters": filters, "module__pools": POOLS}
@@ -285,7 +283,8 @@ def make_students(settings, memory):
     ways = {SOFTMAX: softmax | {"feature_loss": None}, FEATURES: features}
     ways[BOTH] = softmax | features
     # Without a random_state of its own the teacher takes the student's: one serves all.
-    teacher, shared = supervised(LARGE), {"memory": memory, "random_state": seed, **own}
+    seed, teacher = settings["seed"], supervised(LARGE)
+    shared = {"memory": memory, "random_state": seed, **own}
     return {
         AS_LARGE: supervised(LARGE, random_state=seed),
         ALONE: supervised(SMALL, random_state=seed),

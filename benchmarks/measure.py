@@ -113,23 +113,9 @@ def median_interval(values):
 class Line:
     """One line of the table: a ratio, its interval, its bound and whether it holds.
 
-    Parameters
-    ----------
-    title, reference : str
-        What is timed, and beside what.
-    ours, theirs : callable
-        Of :func:`interleave`.
-    at_most : float, optional
-        Bound of the time in units of the reference's; the interval's upper end counts.
-    at_least : float, optional
-        Bound of how many times faster it is than the reference, the ratio being the
-        other way round; the interval's lower end counts.
-    median_at_most : float, optional
-        A second bound beside ``at_most``, of the median itself.
-    note : str, default=""
-        Further remarks.
-    least, clock
-        Of :func:`interleave`.
+    ``at_most`` bounds the time in units of the reference's, and ``median_at_most`` its
+    median beside; the interval's upper end counts. ``at_least`` bounds how many times
+    faster it is, the ratio being the other way round; the lower end counts.
     """
 
     title: str

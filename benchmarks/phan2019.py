@@ -36,7 +36,7 @@ from skleepkd.stages import scheme_names
 
 #: Windows that stay together in a batch, in the rows with neighbouring windows.
 NEIGHBOURS = 8
-TOGETHER = {"neighbouring_windows": NEIGHBOURS}
+WINDOWS = {"neighbouring_windows": NEIGHBOURS}
 #: What each row of the tables is: a name, a recipe, what is set on it, its budget in passes.
 ROWS = {
     "all": ("FT entire network", "all", {}, 1),
@@ -49,10 +49,10 @@ ROWS = {
     "all-neighbours": (
         "*ours:* FT entire network, neighbouring windows",
         "all",
-        TOGETHER,
+        WINDOWS,
         1,
     ),
-    "scratch-neighbours": ("*ours:* scratch, neighbouring windows", "scratch", TOGETHER, 1),
+    "scratch-neighbours": ("*ours:* scratch, neighbouring windows", "scratch", WINDOWS, 1),
 }
 LABELS = {row: label for row, (label, *_) in ROWS.items()}
 

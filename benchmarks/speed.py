@@ -20,6 +20,8 @@ import copy
 import os
 import platform
 import re
+import shlex
+import sys
 import tempfile
 import time
 import warnings
@@ -559,12 +561,9 @@ def main(arguments=None):
     minutes = (time.perf_counter() - began) / 60
     print(f"{len(lines)} lines in {minutes:.1f} minutes")
     if options.output:
-        words = ["python", "benchmarks/speed.py"]
-        if options.rows != list(ROWS):
-            words += ["--rows", *options.rows]
-        if options.seconds != parser.get_default("seconds"):
-            words += ["--seconds", f"{options.seconds:g}"]
-        command = " ".join(words + ["--fast"] * options.fast)
+        command = shlex.join(
+            ["python", "benchmarks/speed.py", *(arguments or sys.argv[1:])]
+        )
         page = page_of([line for _, line in lines], command, minutes, load, options.note)
         write_page(options.output, "speed", page, list(blocks_of(lines)))
 
