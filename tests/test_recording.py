@@ -261,7 +261,7 @@ def test_calibrated_and_frozen_stagers():
         ([0, 1, 2, 3] * 2 + [0, 1], "wldr", ["W", "L", "D", "R"]),
         ([0, 1, 2, 3] * 2 + [0, 1], None, [0, 1, 2, 3]),
         ([0, 1, 2, 3, 4] * 2, None, ["W", "N1", "N2", "N3", "REM"]),
-        (["W", "REM"] * 5, None, ["REM", "W"]),
+        (["W", "REM"] * 5, None, ["W", "REM"]),
         (["W", "N2"] * 5, "aasm", ["W", "N1", "N2", "N3", "REM"]),
     ],
 )

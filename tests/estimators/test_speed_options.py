@@ -9,39 +9,26 @@ import torch
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
 
-FAST = {"max_epochs": 2, "device": "cpu", "random_state": 0, "classes": "aasm"}
+COMMON = {"max_epochs": 1, "device": "cpu", "random_state": 0}
+FAST = {**COMMON, "classes": "aasm"}
 COMPILED = {"compile": True, "compile__backend": "eager"}
 
 
 def stagers(**options):
     plain = SleepStager(TinyNetwork, **FAST, **options)
+
+    def student(**terms):
+        return DistilledSleepStager(plain, **terms, **FAST, **options)
+
+    sequences = {"sequence_length": 3, "neighbouring_windows": 4, **FAST, **options}
     return {
         "supervised": plain,
-        "offline": DistilledSleepStager(plain, alpha=0.5, **FAST, **options),
-        "online": DistilledSleepStager(
-            plain, strategy="online", alpha=0.5, **FAST, **options
-        ),
-        "two-step": DistilledSleepStager(
-            plain, strategy="two-step", alpha=0.5, **FAST, **options
-        ),
-        "from the teacher's weights": DistilledSleepStager(
-            plain, feature_loss=None, start_from_teacher=True, **FAST, **options
-        ),
-        "transfer": FineTunedSleepStager(
-            plain,
-            trainable=("head",),
-            max_epochs=2,
-            device="cpu",
-            random_state=0,
-            **options,
-        ),
-        "sequences": SleepStager(
-            TinySequenceNetwork,
-            sequence_length=3,
-            neighbouring_windows=4,
-            **FAST,
-            **options,
-        ),
+        "offline": student(alpha=0.5),
+        "online": student(strategy="online", alpha=0.5),
+        "two-step": student(strategy="two-step", alpha=0.5),
+        "from the teacher's weights": student(feature_loss=None, start_from_teacher=True),
+        "transfer": FineTunedSleepStager(plain, trainable=("head",), **COMMON, **options),
+        "sequences": SleepStager(TinySequenceNetwork, **sequences),
     }
 
 
@@ -88,5 +75,5 @@ def test_losses_under_autocast_are_computed_in_single_precision():
             seen.append((student.dtype, teacher.dtype))
             return super().forward(student, teacher)
 
-    net.set_params(feature_loss=Watch(), max_epochs=1).fit(X, y)
+    net.set_params(feature_loss=Watch()).fit(X, y)
     assert set(seen) == {(torch.float32, torch.float32)}

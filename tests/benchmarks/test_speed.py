@@ -8,18 +8,16 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import measure
 import numpy as np
 import pytest
+import speed
+from measure import Line, interleave, median_interval
 from scipy.stats import binom
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import _speed_rows
-import _speed_signals
-import speed
-from _timing import Line, interleave, median_interval
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's counts")
 
 
 def ticking():
@@ -62,7 +60,7 @@ def test_interval_of_a_median_follows_the_binomial():
 
 
 def line(ours, reference, **bounds):
-    return Line("", "new", "old", np.column_stack([ours, reference]), **bounds)
+    return Line("new", "old", times=np.column_stack([ours, reference]), **bounds)
 
 
 def test_ratios_are_of_pairs():
@@ -105,9 +103,18 @@ def test_worse_end_of_the_interval_decides(bounds, ratios, bound, verdict):
     assert verdict in str(found)
 
 
+@linux
+def test_the_peak_is_the_most_private_memory_inside():
+    with measure.Peak() as peak:
+        before, held = peak.bytes, np.ones(10**8, np.uint8)
+        del held
+        now = measure.private_bytes()
+    assert (peak.bytes - before) / 1e6 >= 80 or (now - before) / 1e6 >= 80
+
+
 def test_every_row_runs_at_a_small_size(tmp_path, capsys):
     # But for that of two processes, which begin for longer than all others take.
-    rows = [row for row in _speed_rows.ROWS if row != "folds"]
+    rows = [row for row in speed.ROWS if row != "folds"]
     small = ["--fast", "--note", "A tiny run.", "--rows", *rows]
     speed.main([*small, "--output", str(tmp_path)])
     printed = capsys.readouterr().out
@@ -142,13 +149,13 @@ def test_what_is_dropped_from_the_cache_is_read_from_the_disk_again(tmp_path):
         os.fsync(file.fileno())
 
     def read():
-        before = _speed_signals.bytes_read()
+        before = speed.bytes_read()
         np.load(tmp_path / "file.npy", mmap_mode="r").sum()
-        return _speed_signals.bytes_read() - before
+        return speed.bytes_read() - before
 
     read()
     assert read() == 0
-    _speed_signals.drop_from_cache(tmp_path)
+    speed.drop_from_cache(tmp_path)
     assert read() >= n_bytes
 
 
