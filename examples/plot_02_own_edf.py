@@ -5,7 +5,7 @@ From your own EDF files to an exported student
 A laboratory's files go in: for each subject an EDF file of the polysomnography, with the
 stages, and one of the wearable that was worn beside it. A student comes out that stages a
 new EDF file of the wearable alone, writes what other programs read, and is kept as a file,
-and as another one for programs without Python.
+and as another one for programs without Python (``pip install "skleepkd[onnx]" yasa``).
 
 The files are written here, of **simulated** nights, so that the page runs. Put your own
 paths in their place; the rest stays.
@@ -157,17 +157,14 @@ print("Channels:", X.ch_names)
 # drift the two are most alike at a lag of zero, at the end of the night too. A lag that
 # grows over the night is a drift: on the right it is ignored.
 
-raws = {
-    "target_raw": read(folder / "ann-ear.edf"),
-    "source_raw": read(folder / "ann-psg.edf"),
-}
-annotations = raws["source_raw"].annotations
-ignored = PairedEpochs.from_raws(**raws, annotations=annotations, offset=OFFSET)
+psg, ear = read(folder / "ann-psg.edf"), read(folder / "ann-ear.edf")
+ignored = PairedEpochs.from_raws(
+    target_raw=ear, source_raw=psg, annotations=psg.annotations, offset=OFFSET
+)
 lags = np.arange(-32, 33)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
-for ax, (title, pair) in zip(
-    axes, {"Drift known": pairs["ann"], "Drift ignored": ignored}.items(), strict=True
-):
+shown = {"Drift known": pairs["ann"], "Drift ignored": ignored}
+for ax, (title, pair) in zip(axes, shown.items(), strict=True):
     for name, part in {"first 40 epochs": pair[:40], "last 40 epochs": pair[-40:]}.items():
         c3 = part["source"][:, 0, 32:-32].ravel()
         left = [np.roll(part["target"][:, 1], -lag, axis=1)[:, 32:-32] for lag in lags]

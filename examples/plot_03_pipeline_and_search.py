@@ -166,10 +166,8 @@ predicted = search.predict(X[~searched])
 report = staging_report(y[~searched], predicted, groups=groups[~searched])
 low, high = report.interval["kappa"]
 print("Simulated nights; kappa of the winner")
-print(f"  in the search, which chose it:  {search.best_score_:.3f}")
-print(
-    f"  on four subjects held out:      {report.mean['kappa']:.3f} [{low:.3f}, {high:.3f}]"
-)
+print(f"  in the search, which chose it: {search.best_score_:.3f}")
+print(f"  on four others: {report.mean['kappa']:.3f} [{low:.3f}, {high:.3f}]")
 
 # %%
 # Whether a teacher helps at all is another question. It needs a rival without a teacher
