@@ -23,7 +23,6 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
-from small_network import SmallNetwork
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
@@ -35,15 +34,9 @@ cohort = make_cohort(n_subjects=8, n_epochs=150, random_state=11)
 X, y, groups = cohort.X, cohort.y, cohort.groups
 
 training = {"classes": "aasm", "max_epochs": 8, "lr": 3e-3}
-teacher = SleepStager(SmallNetwork, random_state=0, **training)
-student = DistilledSleepStager(
-    teacher,
-    module=SmallNetwork,
-    feature_loss=None,
-    alpha=0.9,
-    random_state=0,
-    **training,
-)
+teacher = SleepStager("LogPowerNet", random_state=0, **training)
+outputs = {"module": "LogPowerNet", "feature_loss": None, "alpha": 0.9}
+student = DistilledSleepStager(teacher, random_state=0, **outputs, **training)
 
 # %%
 # Three studies
@@ -116,8 +109,8 @@ for name, (stager, cv) in studies.items():
 # leak does not have a small error, but asks another question: how well are subjects
 # staged who were in the training?
 
-figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 columns = np.array(list(scores.values()))
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 ax.plot(columns, "o-", color="0.75")
 ax.plot(columns.mean(axis=1), "ko-", linewidth=2)
 ax.set_xticks(range(3), list(scores))
