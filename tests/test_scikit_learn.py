@@ -112,6 +112,7 @@ def test_what_is_declared_to_fail_fails(stager):
             getattr(estimator_checks, name)(type(stager).__name__, stager)
 
 
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 def test_minus_one_means_unscored_unless_it_is_a_class():
     X, y = make_pair(classes=2)
     stager = SleepStager(TinyNetwork, max_epochs=3, random_state=0)

@@ -47,6 +47,7 @@ def test_labels_seen_are_the_classes(pair):
     assert fitted.predict_proba(X).shape == (len(X), 2)
 
 
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 def test_a_fold_without_a_stage_keeps_five_columns(pair):
     X, y = pair
     rows = y != 1
@@ -56,6 +57,7 @@ def test_a_fold_without_a_stage_keeps_five_columns(pair):
     assert stager().fit(X[rows], y[rows]).classes_.tolist() == [0, 2, 3, 4]
 
 
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 @pytest.mark.parametrize("unscored", [-1, "?"])
 def test_unscored_rows_are_skipped(pair, unscored):
     X, y = pair

@@ -1,51 +1,79 @@
-"""Leakage through a frozen teacher: who went into its weights, and a warning."""
+"""Leakage: who went into a stager's weights, and a warning where they are predicted."""
 
 import warnings
+import weakref
 
 import numpy as np
 
 from skleepkd.distillation.teacher import final_stager, is_frozen
-from skleepkd.epochs import PairedEpochs
+
+_warned = weakref.WeakSet()  # networks of the stagers that have warned
 
 
 class LeakageWarning(UserWarning):
-    """A stager is judged on subjects or nights that its frozen teacher was fitted on."""
+    """A stager is judged on people whom it, or a frozen part of it, was fitted on."""
 
 
-def warn_of_leakage(X, stager):
-    """Warn where X holds subjects or nights that only a frozen part of a stager was fitted on."""
-    if not isinstance(X, PairedEpochs):
-        return
-    for attribute, role in (("teacher_", "teacher"), ("pretrained_", "pretrained stager")):
-        frozen = getattr(stager, attribute, None)
-        if frozen is not None and is_frozen(frozen) and final_stager(frozen) is not None:
-            _warn(X, final_stager(frozen), stager, role)
-
-
-def _warn(X, frozen, stager, role):
+def warn_of_leakage(pair, stager):
+    """Warn, once a fit, of people whom a stager has seen, but for the very same epochs."""
+    known = False
     for name in ("subject", "recording"):
-        seen, own, here = seen_by(frozen, name), stager.fitted_on_[name], getattr(X, name)
-        if seen is None or here is None:
+        here, own = getattr(pair, name), stager.fitted_on_[name]
+        seen = seen_by(stager, name)
+        if here is None or seen is None or stager.module_ in _warned:
             continue
-        leaked = np.setdiff1d(np.intersect1d(here, seen), [] if own is None else own)
-        if len(leaked):
-            warnings.warn(
-                f"The frozen {role} was fitted on the {name} "
-                f"{', '.join(map(str, leaked[:5]))}, on which this stager is judged now: the "
-                f"score is optimistic. Give the {role} unfitted (it is then fitted in each "
-                "fold), or one that was fitted on other subjects.",
-                LeakageWarning,
-                stacklevel=5,
-            )
-            return
+        if known:  # nights of several people may have one name
+            seen = np.setdiff1d(seen, own)
+        known = own is not None
+        rows = np.flatnonzero(np.isin(here, seen))
+        if len(rows) and stager.seen_epochs_ is not None:
+            same = np.isin(pair[rows].row_digests(), stager.seen_epochs_).any(axis=1)
+            rows = rows[~same]
+        if len(rows):
+            leaked = np.unique(here[rows])
+            _warn(stager, name, leaked, np.setdiff1d(leaked, own) if known else leaked)
+
+
+def _warn(stager, name, leaked, of_others):
+    message, cure = (
+        "This stager was fitted on other epochs of",
+        "Split by subject: GroupKFold",
+    )
+    if len(of_others):
+        role, leaked = _frozen_part(stager)[0], of_others
+        message = f"The frozen {role} was fitted on"
+        cure = f"Give the {role} unfitted (each fold fits it), or fitted on others"
+    warnings.warn(
+        f"{message} the {name} {', '.join(map(str, leaked[:5]))}, on which this stager is judged "
+        f"now: the score is optimistic. {cure}. Where it is meant: warnings.filterwarnings("
+        '"ignore", category=skleepkd.distillation.LeakageWarning).',
+        LeakageWarning,
+        stacklevel=6,
+    )
+    _warned.add(stager.module_)
+
+
+def seen_epochs(pair, before=None):
+    """Numbers of the epochs of a fit, and of those before, where their people are known."""
+    if pair.subject is None and pair.recording is None:
+        return before
+    seen = pair.row_digests().ravel()
+    return seen if before is None else np.union1d(seen, before)
 
 
 def seen_by(stager, name):
     """Subjects or nights that went into a stager's weights, through frozen ones too."""
-    seen = stager.fitted_on_[name]
-    inner = getattr(stager, "pretrained_", None) or getattr(stager, "teacher_", None)
-    if inner is not None and is_frozen(inner) and final_stager(inner) is not None:
-        before = seen_by(final_stager(inner), name)
-        if before is not None:
-            seen = before if seen is None else np.union1d(seen, before)
-    return seen
+    seen, (_, frozen) = stager.fitted_on_[name], _frozen_part(stager)
+    before = None if frozen is None else seen_by(frozen, name)
+    if seen is None or before is None:
+        return before if seen is None else seen
+    return np.union1d(seen, before)
+
+
+def _frozen_part(stager):
+    """Return the role of the frozen stager that a stager learned from, and itself, or None."""
+    for attribute, role in (("pretrained_", "pretrained stager"), ("teacher_", "teacher")):
+        frozen = getattr(stager, attribute, None)
+        if frozen is not None and is_frozen(frozen):
+            return role, final_stager(frozen)
+    return "", None

@@ -1,6 +1,7 @@
 """Teachers: fitted in the fold or frozen, and what they compute for a student, once."""
 
 import tempfile
+import warnings
 
 import numpy as np
 import torch
@@ -46,14 +47,41 @@ def _end_of(estimator):
     return estimator
 
 
-def refuse_half_frozen(estimator, name):
-    """Refuse a ``Pipeline`` with a frozen stager at its end that is not frozen itself."""
-    # Nothing would warn of its subjects, and the steps before it would be fitted anew.
+def check_given(estimator, name):
+    """Refuse what is no estimator, or half frozen; warn of one that is fitted and not frozen."""
+    given, line = type(estimator).__name__, 'SleepStager("USleep")'
+    wrong = not hasattr(estimator, "fit") or isinstance(estimator, type)
+    if isinstance(estimator, str):
+        given = repr(estimator)
+    elif isinstance(estimator, type):
+        given, network = estimator.__name__, issubclass(estimator, torch.nn.Module)
+        line = f"SleepStager({given})" if network else f"{given}(...)"
+    elif isinstance(estimator, torch.nn.Module):
+        line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
+    elif isinstance(estimator, list | tuple) and name == "teacher":
+        line = 'VotingClassifier([("one", one), ...], voting="soft"), feature_loss=None, alpha=0.5'
+    elif hasattr(estimator, "shape"):
+        line = (
+            "FrozenEstimator(what computed it): each fold asks for the rows that it needs"
+        )
+    elif not wrong and name == "teacher" and not hasattr(estimator, "predict_proba"):
+        wrong, line = True, f"CalibratedClassifierCV({given}(...)), which has predict_proba"
+    if wrong:
+        what = "an estimator of the source (a stager or another classifier)"
+        raise ValueError(f"{name} is {what}; given {given}. Write {name}={line}.")
     last = _end_of(estimator)
+    # Nothing would warn of its subjects, and the steps before it would be fitted anew.
     if last is not estimator and is_frozen(last) and final_stager(last) is not None:
         raise ValueError(
             f"{name} is a Pipeline whose last step alone is a FrozenEstimator. Freeze all of "
             "it, once fitted, FrozenEstimator(pipeline), or nothing."
+        )
+    fitted = hasattr(estimator, "classes_") and getattr(last, "initialized_", True)
+    if fitted and not is_frozen(estimator):
+        warnings.warn(
+            f"{name} is fitted already, and a clone of it is fitted anew to the rows of this fit. "
+            f"To use it as it is, give {name}=FrozenEstimator(...) (sklearn.frozen).",
+            stacklevel=5,
         )
 
 
@@ -82,6 +110,11 @@ class TeacherInFold:
         if stager is None:
             return
         stager.set_params(**params)
+        if stager._check_parameters(go_on=False) is not None:
+            raise ValueError(
+                f"A {type(stager).__name__} as teacher would need a source of its own, beside its "
+                "target, which is the source here. Fit it first, and give FrozenEstimator(it)."
+            )
         steps, _ = split_pipeline(self.estimator)
         if steps:
             # By number: a Pipeline refuses the names of inner pipelines' steps.

@@ -19,6 +19,11 @@ _SPREAD_AGREES = 5
 
 def training_input(X, y, X_source=None, groups=None, *, source_for=None):
     """Take what ``fit`` is given as a checked pair and its labels; ``source_for`` needs one."""
+    if getattr(y, "ndim", 1) > 2 or hasattr(y, "get_data"):
+        raise ValueError(
+            f"y is one stage for each epoch; given {type(y).__name__}, signals. Of two signals: "
+            "fit(X, y, X_source=source), or fit(PairedEpochs(target, source=source), y)."
+        )
     pair = as_pair(X, X_source, groups)
     if source_for is not None and not pair.has_source:
         raise ValueError(

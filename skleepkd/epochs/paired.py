@@ -13,6 +13,7 @@ from skleepkd.epochs.rows import (
     as_signal,
     join,
     open_folder,
+    row_digests,
     row_key,
     write_folder,
 )
@@ -279,6 +280,10 @@ class PairedEpochs:
     def fingerprint(self, modality):
         """Digest (str) of one modality's values in the order of these rows."""
         return self._signal(modality).fingerprint()
+
+    def row_digests(self):
+        """Tell epochs apart by numbers, (n_epochs, 1 or 2), of which equal ones share one."""
+        return row_digests(self._signals["target"], self.recording, self.onset)
 
     @classmethod
     def concatenate(cls, pairs, *, folder=None):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import uuid
+import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,15 @@ class Signal:
             digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()
 
+    def some_samples(self):
+        """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
+        middle, between = self.shape[-1] // 2, (0,) * (len(self.shape) - 3)
+        parts = [
+            self.base[self.rows, channel, *between, middle : middle + 4]
+            for channel in (0, -1)
+        ]
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+
     def __sizeof__(self):
         """Bytes to send; Dask sends what is large to a worker once, not with each task."""
         n_bytes = object.__sizeof__(self) + getattr(self.rows, "nbytes", 0)
@@ -106,16 +116,25 @@ class Signal:
 
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
+    first = values[0] if isinstance(values, list | tuple) and len(values) else None
     if issparse(values):
         raise TypeError(f"The {name} is a sparse matrix; epochs are dense: X.toarray().")
     wrong = (
         f"The {name} must be an array of numbers of shape (n_epochs, n_channels, n_times); "
         f"given {type(values).__name__}"
     )
-    if hasattr(values, "first_samp"):  # an mne.io.Raw
+    if any(
+        hasattr(given, "first_samp") or isinstance(given, str | os.PathLike)
+        for given in (values, first)
+    ):
         raise ValueError(
-            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, "
-            "PairedEpochs.from_raws cuts it."
+            f"{wrong}, a recording: RecordingStager(stager).stage(recording) stages it, "
+            "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
+        )
+    if getattr(first, "ndim", 0) >= 3:
+        raise ValueError(
+            f"{wrong} of arrays of epochs. Two signals: PairedEpochs(target, source=source). "
+            "Nights: np.concatenate(X), of pairs PairedEpochs.concatenate(X)."
         )
     if isinstance(values, dict):
         raise ValueError(f"{wrong}. Of a target and a source make PairedEpochs(**X).")
@@ -177,6 +196,24 @@ def as_signal(values, name):
             "which would be more channels than samples. Exchange them: X.swapaxes(1, 2)."
         )
     return Signal(array)
+
+
+def row_digests(signal, recording=None, onset=None):
+    """Tell rows apart by numbers, (n_rows, 1 or 2): of some samples, and of recording and onset."""
+    told_by = [signal.some_samples().view(np.uint64).T]
+    if recording is not None and onset is not None:
+        names, inverse = np.unique(recording, return_inverse=True)
+        codes = np.array(
+            [zlib.crc32(str(name).encode()) for name in names], dtype=np.uint64
+        )
+        told_by.append((codes[inverse], np.round(1000 * onset).astype(np.int64)))
+    digests = np.zeros((len(told_by), len(signal)), dtype=np.uint64)
+    for mixed, columns in zip(digests, told_by, strict=True):
+        for column in columns:  # multiples of the golden ratio spread over all bits
+            mixed += column.astype(np.uint64)
+            mixed *= np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(32)
+    return digests.astype(np.uint32).T
 
 
 def row_key(numbers):

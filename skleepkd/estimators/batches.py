@@ -3,10 +3,11 @@
 import copy
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from skleepkd.distillation.strategy import PerWindow
 from skleepkd.epochs import PairedEpochs
@@ -29,6 +30,12 @@ def check_sequences(stager):
     Fusion(0, 0, stager.fusion)  # refuses an unknown name
     if stager.sequence_length_ > 1 and stager.train_split is not None:
         raise ValueError("train_split parts rows; windows overlap: give validation=.")
+    valid = getattr(stager.train_split, "keywords", {}).get("valid_ds")  # predefined_split
+    if valid is not None and not isinstance(valid, EpochDataset):
+        raise ValueError(
+            f"train_split validates with a {type(valid).__name__} of its own. Join its epochs to X, "
+            "with their subjects, and hold these out by name: validation=('s8', 's9')."
+        )
 
 
 def check_windows(stager, pair, scored):
@@ -237,7 +244,6 @@ def make_loader(stager, dataset, *, training):
     base = getattr(dataset, "dataset", dataset)
     if not isinstance(base, EpochDataset):  # the user's own
         return iterator(dataset, **options)
-    options.setdefault("collate_fn", as_is)
     may_hold = training and base.signal is base.pair and not options.get("num_workers")
     if may_hold and base.n_bytes() <= room_on(stager.device):
         base.hold(stager.device)
@@ -250,11 +256,44 @@ def make_loader(stager, dataset, *, training):
             batches = WindowBatches(dataset, batch_size, together)
         else:
             batches = batches_in_order(dataset, batch_size)
-        return iterator(dataset, batch_sampler=batches, **options)
+        return _whole_batches(iterator(dataset, batch_sampler=batches, **options), options)
     # Batch normalisation cannot learn from a last batch of a single epoch.
-    if training and iterator is DataLoader and len(dataset) > options["batch_size"]:
+    of_torch = isinstance(iterator, type) and issubclass(iterator, DataLoader)
+    if training and of_torch and len(dataset) > options["batch_size"]:
         options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-    return iterator(dataset, **options)
+    return _whole_batches(iterator(dataset, **options), options)
+
+
+def _whole_batches(loader, options):
+    """Let a loader take batches that are made already, or collate the rows of their target."""
+    own = getattr(loader, "collate_fn", None)
+    if own is not None and "collate_fn" not in options:
+        loader.collate_fn = as_is if own is default_collate else partial(_collate, own)
+    return loader
+
+
+def _collate(collate, batch):
+    """Give the epochs of a batch to a loader's own collate, which may change or repeat them."""
+    x, y = batch
+    target = x["target"]
+    target = target.apart() if isinstance(target, SharedEpochs) else target
+    # Of windows, (batch, length, n_channels, n_times) -> (batch * length, n_channels, n_times)
+    epochs, labels = collate(
+        list(zip(target.flatten(0, y.ndim - 1), y.flatten(), strict=True))
+    )
+    times = len(epochs) // y.numel()
+    repeated = torch.cat([y] * times)
+    if not torch.is_tensor(labels) or not torch.equal(
+        labels.cpu(), repeated.flatten().cpu()
+    ):
+        raise ValueError(
+            "The loader mixes or changes labels, which is not possible here: give augmentations "
+            "that change the signals alone."
+        )
+    x = {
+        name: torch.cat([values] * times) for name, values in x.items() if name != "target"
+    }
+    return {"target": epochs.unflatten(0, repeated.shape), **x}, repeated
 
 
 class WindowBatches(Sampler):

@@ -55,6 +55,25 @@ class BestWeights(Callback):
         _put_back(self, net)
 
 
+def check_monitors(net):
+    """Refuse callbacks that watch a score which nobody computes."""
+    for _, callback in net.callbacks_:
+        watched = getattr(callback, "monitor", None)
+        if not isinstance(watched, str) or not watched.startswith("valid_"):
+            continue
+        name, given = type(callback).__name__, dict(net.callbacks_)
+        if not len(net.held_out_) and net.train_split is None:
+            raise ValueError(
+                f"{name} watches {watched!r}, and nobody is held out: give validation=2, so many "
+                'subjects (from groups=, or subject= of a PairedEpochs), or monitor="train_loss".'
+            )
+        if watched.startswith("valid_acc") and "valid_acc" not in given:
+            raise ValueError(
+                f"{name} watches {watched!r}, which is not computed. Of the subjects who are held "
+                'out the kappa is: monitor="valid_kappa", lower_is_better=False.'
+            )
+
+
 class TrainingStopped(Exception):
     """Raised by a callback to end the training within a pass, with the data sets of the pass."""
 

@@ -23,14 +23,15 @@ from skleepkd.distillation.strategy import (
 )
 from skleepkd.distillation.teacher import (
     TeacherInFold,
+    check_given,
     final_stager,
     is_frozen,
-    refuse_half_frozen,
     refuse_other_classes,
     set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
 from skleepkd.estimators.batches import training_windows
+from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import uncompiled
 
@@ -180,7 +181,7 @@ class DistilledSleepStager(SleepStager):
 
     # ------------------------------------------------------------ the contract
 
-    def fit(self, X, y, X_source=None, groups=None):
+    def fit(self, X, y, X_source=None, groups=None, **unknown):
         """Fit the teacher (unless it is frozen) and the student.
 
         Parameters
@@ -203,6 +204,7 @@ class DistilledSleepStager(SleepStager):
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
+        refuse_unknown(unknown, ("X_source", "groups"), "DistilledSleepStager.fit")
         return self._fit(X, y, X_source, groups)
 
     @available_if(_goes_on)
@@ -256,12 +258,8 @@ class DistilledSleepStager(SleepStager):
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
             raise ValueError("adapter projects features for a feature_loss, which is None.")
-        if isinstance(self.teacher, str) or (self.teacher is None and not own):
-            raise ValueError(
-                "teacher is an estimator of the source, such as "
-                f'teacher=SleepStager("USleep"); given {self.teacher!r}.'
-            )
-        refuse_half_frozen(self.teacher, "teacher")
+        if self.teacher is not None or not own:
+            check_given(self.teacher, "teacher")
         needs = {
             "a feature_loss": self.uses_features,
             "start_from_teacher": self.start_from_teacher,
@@ -283,6 +281,13 @@ class DistilledSleepStager(SleepStager):
             raise ValueError(
                 f"The teacher's classes are {stager.classes!r}, the student's "
                 f"{self.classes!r}: their codes mean other stages. Give both the same scheme."
+            )
+        if isinstance(stager.module, nn.Module) and not (
+            self.module or self.start_from_teacher
+        ):
+            raise ValueError(
+                "The teacher's network is an instance, and the student would begin at its weights: "
+                "give module=, the network's class, or start_from_teacher=True."
             )
         window_by_window = self.uses_features or not self.strategy_.fits_teacher_first
         if window_by_window and stager.sequence_length_ != self.sequence_length_:

@@ -8,12 +8,13 @@ from torch import nn
 
 from skleepkd.distillation.teacher import (
     TeacherInFold,
+    check_given,
     final_stager,
     is_frozen,
-    refuse_half_frozen,
     set_inner_params,
 )
 from skleepkd.estimators.labels import find_classes
+from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import input_spec, parameter_groups, uncompiled
 
@@ -64,7 +65,7 @@ class FineTunedSleepStager(SleepStager):
         self.memory = memory
         super().__init__(None, sequence_length=sequence_length, **kwargs)
 
-    def fit(self, X, y, X_source=None, groups=None):
+    def fit(self, X, y, X_source=None, groups=None, **unknown):
         """Fit on the source (unless pretrained is frozen), then on the target.
 
         Parameters
@@ -81,6 +82,7 @@ class FineTunedSleepStager(SleepStager):
         ValueError
             If the pair, y or a parameter is not what is expected.
         """
+        refuse_unknown(unknown, ("X_source", "groups"), "FineTunedSleepStager.fit")
         return self._fit(X, y, X_source, groups)
 
     def set_params(self, **params):
@@ -92,7 +94,7 @@ class FineTunedSleepStager(SleepStager):
         return [name for name in super()._get_param_names() if name != "module"]
 
     def _check_parameters(self, go_on):
-        refuse_half_frozen(self.pretrained, "pretrained")
+        check_given(self.pretrained, "pretrained")
         if final_stager(self.pretrained) is None:
             raise ValueError(
                 "pretrained must be a SleepStager or a Pipeline that ends in one, frozen or "

@@ -1,6 +1,5 @@
 """A sleep stager: skorch's classifier that knows nights, subjects and unscored epochs."""
 
-import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,13 +10,25 @@ from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from skleepkd.distillation.leakage import warn_of_leakage
+from skleepkd.distillation.leakage import seen_epochs, warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs import checks
-from skleepkd.estimators import batches, callbacks, labels, outputs, passes
-from skleepkd.networks.build import build_network, check_output, input_spec, uncompiled
+from skleepkd.estimators import (
+    batches,
+    callbacks,
+    foreign,
+    labels,
+    outputs,
+    parameters,
+    passes,
+)
+from skleepkd.networks import build
+from skleepkd.networks.build import uncompiled
 from skleepkd.stages import is_unscored, left_unscored
+
+#: How skorch learns from a network that puts out probabilities.
+_AS_IN_SKORCH = "criterion=torch.nn.NLLLoss, predict_nonlinearity=None"
 
 
 def softmax(logits):
@@ -128,6 +139,9 @@ class SleepStager(NeuralNetClassifier):
     """
 
     checkpoint_ = None  # a training that is being kept has one
+    seen_epochs_ = (
+        None  # numbers of the epochs that ``fit`` was given, where people are known
+    )
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
@@ -163,6 +177,7 @@ class SleepStager(NeuralNetClassifier):
         self.random_state = random_state
         self.checkpoint = checkpoint
         self.autocast = autocast
+        parameters.refuse_unknown_parameters(self, kwargs)
         super().__init__(
             module,
             classes=classes,
@@ -178,7 +193,7 @@ class SleepStager(NeuralNetClassifier):
             **kwargs,
         )
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X, y, groups=None, **unknown):
         """Train the network.
 
         Parameters
@@ -199,6 +214,8 @@ class SleepStager(NeuralNetClassifier):
         ValueError
             If X or y is not what is expected; the message says what to do.
         """
+        two = "Of two signals: DistilledSleepStager(teacher).fit(X, y, X_source=source)."
+        parameters.refuse_unknown(unknown, ("groups",), "SleepStager.fit", two)
         return self._fit(X, y, groups=groups)
 
     def partial_fit(self, X, y, classes=None, groups=None):
@@ -239,11 +256,10 @@ class SleepStager(NeuralNetClassifier):
         Warns
         -----
         LeakageWarning
-            If a frozen teacher or pretrained stager was fitted on subjects or nights of X,
-            and this one was not.
+            Once, if X holds epochs of people whom the stager, or a frozen part of it, was
+            fitted on, other than the very epochs that ``fit`` was given.
         """
         self.check_is_fitted()
-        warn_of_leakage(X, self)
         if checks.is_ready(X):
             return super().predict_proba(X)
         return self.predict_pair(self.check_predicted(X))
@@ -282,6 +298,7 @@ class SleepStager(NeuralNetClassifier):
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
+    from_module = classmethod(foreign.from_module)
     extract_features = outputs.extract_features
     hypnodensity = outputs.hypnodensity
 
@@ -323,6 +340,7 @@ class SleepStager(NeuralNetClassifier):
             subjects = subjects[~left_unscored(y, self.classes)]
         self.held_out_ = labels.draw_held_out(self.validation, subjects, seed)
         self.best_epoch_ = None
+        self.seen_epochs_ = seen_epochs(pair, self.seen_epochs_ if go_on else None)
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
@@ -335,11 +353,17 @@ class SleepStager(NeuralNetClassifier):
         if not go_on:
             with random:
                 self.initialize()
+        callbacks.check_monitors(self)
         # With a loss of the user's own, what a network of single epochs puts out is theirs too.
-        of_stages = isinstance(uncompiled(self.criterion_), nn.CrossEntropyLoss)
+        criterion, module = uncompiled(self.criterion_), uncompiled(self.module_)
+        of_stages = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)
         if self.sequence_length_ > 1 or of_stages:
             shape, length = self.epoch_shape_, self.sequence_length_
-            check_output(uncompiled(self.module_), shape, len(classes), length)
+            build.check_output(module, shape, len(classes), length)
+            if self.predict_nonlinearity is softmax or isinstance(
+                criterion, nn.CrossEntropyLoss
+            ):
+                build.refuse_probabilities(module, shape, length, _AS_IN_SKORCH)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):
@@ -366,7 +390,7 @@ class SleepStager(NeuralNetClassifier):
         training = ~self.validates(pair)
         if not (codes[training] >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
-        signal = input_spec(pair, len(classes))
+        signal = build.input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
             raise ValueError(
                 "A training goes on with the classes and the signal that it began with, "
@@ -397,7 +421,9 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        return checks.predicted_input(X, self)
+        pair = checks.predicted_input(X, self)
+        warn_of_leakage(pair, self)
+        return pair
 
     def predict_pair(self, pair):
         """Predict the probabilities of a checked pair."""
@@ -467,7 +493,7 @@ class SleepStager(NeuralNetClassifier):
     def initialize_module(self):
         """Build the network for the signal that ``fit`` was given."""
         module, options = network_spec(self)
-        self.module_ = build_network(module, self.signal_, options)
+        self.module_ = build.build_network(module, self.signal_, options)
         return self
 
     def initialize_criterion(self):
@@ -549,17 +575,8 @@ class SleepStager(NeuralNetClassifier):
 
     # ------------------------------------------------------------ parameters, pickles
 
-    @property
-    def device(self):
-        """The device in use; where "auto" was given, CUDA if there is one, else the CPU."""
-        device = vars(self)["device"]
-        if not isinstance(device, str) or device != "auto":
-            return device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @device.setter
-    def device(self, device):
-        vars(self)["device"] = device
+    device = parameters.device
+    __repr__ = parameters.text_of
 
     def get_params(self, deep=True, **kwargs):
         """Return the parameters as they were set."""
@@ -567,6 +584,11 @@ class SleepStager(NeuralNetClassifier):
         params["device"] = self.__dict__["device"]
         # skorch's own note of which names to validate is among them.
         return {name: value for name, value in params.items() if name[0] != "_"}
+
+    def set_params(self, **params):
+        """Set parameters, those of components (``module__*``) too."""
+        parameters.refuse_unknown_parameters(self, params, ValueError)
+        return super().set_params(**params)
 
     def __setattr__(self, name, value):
         # A parameter that is a torch module (a loss) is stored as it is; skorch registers
@@ -576,17 +598,6 @@ class SleepStager(NeuralNetClassifier):
         else:
             object.__setattr__(self, name, value)
 
-    def __repr__(self):
-        # skorch shows the whole network, or all defaults.
-        own = inspect.signature(type(self).__init__).parameters
-        given = [
-            f"{name}={value!r}"
-            for name, value in self.get_params(deep=False).items()
-            if name in self._params_to_validate
-            or (name in own and repr(value) != repr(own[name].default))
-        ]
-        return f"{type(self).__name__}({', '.join(given)})"
-
     def __getstate__(self):
         # skorch pickles networks apart, by the plain pickle, which cannot send a class
         # of a notebook to a worker; off the GPU there is no need to.
@@ -594,12 +605,4 @@ class SleepStager(NeuralNetClassifier):
         return super().__getstate__() if cuda else self.__dict__.copy()
 
     def __setstate__(self, state):
-        wanted = vars(self)["device"] = state["device"]
-        if "__cuda_dependent_attributes__" in state:
-            super().__setstate__({**state, "device": self.device})
-            if wanted == "auto":  # else a device that is not here has become the CPU
-                vars(self)["device"] = wanted
-        else:
-            vars(self).update(state)
-        for name in self._modules + self._criteria:
-            getattr(self, f"{name}_").to(self.device)
+        parameters.restore(self, state, super().__setstate__)

@@ -1,7 +1,9 @@
 """From a name, a class or a factory to a network, and what a network declares of itself."""
 
 import copy
+import difflib
 import inspect
+import math
 from contextlib import suppress
 
 import torch
@@ -31,7 +33,72 @@ def build_network(module, signal, options):
         for key, value in signal.items()
         if (takes_all or key in names) and key not in fixed
     }
-    return module(**{**handed, **options})
+    options = {**handed, **options}
+    _check_arguments(module, names, options, takes_all, signal)
+    return module(**options)
+
+
+#: What a stager gives to a network, under names that others have for it.
+_OTHER_NAMES = {
+    "n_chans": (
+        "n_channels",
+        "in_channels",
+        "in_chans",
+        "channels",
+        "num_channels",
+        "chans",
+    ),
+    "n_times": (
+        "n_samples",
+        "input_size",
+        "input_window_samples",
+        "num_samples",
+        "samples",
+    ),
+    "n_outputs": (
+        "n_classes",
+        "num_classes",
+        "out_channels",
+        "n_class",
+        "classes",
+        "nb_classes",
+    ),
+    "sfreq": ("fs", "sampling_rate", "sample_rate", "sf", "srate"),
+}
+
+
+def _check_arguments(module, names, options, takes_all, signal):
+    """Refuse options that a network does not take, and name those that it waits for."""
+    name = getattr(module, "__name__", type(module).__name__)
+    for given in () if takes_all else options:
+        if given not in names:
+            close = close_name(given, names)
+            hint = (
+                f"did you mean module__{close}=?"
+                if close
+                else f"it takes {', '.join(names)}."
+            )
+            raise ValueError(f"{name} has no argument {given} (module__{given}=); {hint}")
+    missing = [
+        p.name
+        for p in names.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    missing = [n for n in missing if n not in options]
+    if missing:
+        ours = {n: signal.get(our) for our, ns in _OTHER_NAMES.items() for n in ns}
+        line = ", ".join(f"module__{n}={ours.get(n, '...')}" for n in missing)
+        raise ValueError(
+            f"{name} waits for {', '.join(missing)}. A stager gives {', '.join(signal)}, by these "
+            f"names: rename the arguments, or give {line}."
+        )
+
+
+def close_name(name, names):
+    """Return the one of several names that is most like a given one, or None."""
+    folded = {known.casefold(): known for known in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[found[0]] if found else None
 
 
 def input_spec(pair, n_outputs):
@@ -57,8 +124,10 @@ def find_network(name):
     theirs = name.removeprefix("braindecode.")
     found = getattr(models, theirs if theirs in networks.__all__ else name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        close = close_name(name, [*networks.__all__, *models.__all__])
+        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
-            f"No network is called {name!r}. skleepkd has {', '.join(networks.__all__)}; "
+            f"No network is called {name!r}.{hint} skleepkd has {', '.join(networks.__all__)}; "
             "braindecode's are in braindecode.models.__all__; or give a class or a factory."
         )
     return found
@@ -107,6 +176,22 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
         f"output is {found}, and not {wanted}, (batch, n_classes, sequence). SeqSleepNet, UTime "
         "and USleep take them; others need sequence_length=1."
     ) from cause
+
+
+def refuse_probabilities(network, epoch_shape, sequence_length, line):
+    """Refuse a network that puts out probabilities, of zeros and of another signal."""
+    shape = (1, *([sequence_length] if sequence_length > 1 else []), *epoch_shape)
+    device = next((p.device for p in network.parameters()), "cpu")
+    for number in (0, 50):
+        epochs = torch.linspace(-number, number, math.prod(shape), device=device)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = network(epochs.reshape(shape))
+        if (output < 0).any() or not torch.allclose(output.sum(dim=1), output.new_ones(())):
+            return
+    raise ValueError(
+        f"{type(network).__name__} puts out probabilities, as it ends in softmax; logits are "
+        f"expected. Leave the softmax out, or give {line}."
+    )
 
 
 def uncompiled(module):
