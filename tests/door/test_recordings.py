@@ -12,7 +12,7 @@ from skleepkd import PairedEpochs, RecordingStager, SleepStager
 from skleepkd.datasets import load_mass
 from skleepkd.datasets.mass import read_mass_night
 from skleepkd.edf import open_edf
-from tests.edf import write_edf
+from tests.files import write_edf
 from tests.tiny import TinyNetwork
 
 SFREQ = 10.0
@@ -68,7 +68,7 @@ def test_joined_recordings_are_refused_and_their_parts_taken():
 def test_joined_recordings_that_went_through_a_file(tmp_path):
     joined(recording(), recording(seed=1)).save(tmp_path / "night_raw.fif", verbose=False)
     refused(mne.io.read_raw(tmp_path / "night_raw.fif", verbose=False), "after 120 s")
-    edf = [write(tmp_path / f"{k}.edf", [0] * 12) for k in range(2)]
+    edf = [write(tmp_path / f"{k}.edf") for k in range(2)]
     refused(joined(*(mne.io.read_raw(path, verbose=False) for path in edf)), "after 120 s")
 
 
@@ -179,7 +179,7 @@ def test_channels_that_are_called_as_types_are():
 
 
 def test_a_file_whose_channel_is_called_as_a_type_is(tmp_path):
-    path = write(tmp_path / "night.edf", [0] * 12, names=("ecg", "C3", "eeg"))
+    path = write(tmp_path / "night.edf", names=("ecg", "C3", "eeg"))
     for labels in (["ecg"], ["eeg", "ecg"]):
         assert open_edf(path, labels).ch_names == labels
 
@@ -187,22 +187,18 @@ def test_a_file_whose_channel_is_called_as_a_type_is(tmp_path):
 # ---------------------------------------------------------------- times
 
 
-def write(path, starts, names=("C3",), late=0.0, start="22.00.00", gap=0.0):
+def write(path, n_records=12, names=("C3",), late=0.0, start="22.00.00"):
     """Write noise in records of 10 s, the first of which begins ``late`` seconds."""
-    values = np.random.default_rng(0).normal(0, 200, (len(starts), len(names), 100))
-    payload = b"".join(
-        record.tobytes() + f"{late + 10 * k:+g}\x14\x14\0".encode().ljust(40, b"\0")
-        for k, record in enumerate(values.astype("<i2"))
-    )
-    labels, sizes = [*names, "EDF Annotations"], [*[100] * len(names), 20]
-    units = [*["uV"] * len(names), ""]
-    write_edf(path, labels, payload, 10, sizes, units, "EDF+C", start=("01.01.20", start))
+    noise = np.random.default_rng(0).normal(0, 20, (len(names), 100 * n_records))
+    starts, clock = late + 10 * np.arange(n_records), ("01.01.20", start)
+    signals = dict(zip(names, noise, strict=True))
+    write_edf(path, signals, n_records, 10, starts=starts, reserved="EDF+C", clock=clock)
     return path
 
 
 def test_a_first_record_that_begins_later_than_the_header_says(tmp_path):
     stager = RecordingStager(stager_of("C3"))
-    late = write(tmp_path / "late.edf", [0] * 12, late=5.0)
+    late = write(tmp_path / "late.edf", late=5.0)
     with pytest.warns(
         UserWarning, match=r"late.edf: its first record begins 5 s after"
     ) as seen:
@@ -210,7 +206,7 @@ def test_a_first_record_that_begins_later_than_the_header_says(tmp_path):
     assert seen[0].filename == __file__
     assert f"{night.meas_date:%H:%M:%S}" == "22:00:05"
     # By its true date the target begins 5 s after the source.
-    psg = mne.io.read_raw(write(tmp_path / "psg.edf", [0] * 12), verbose=False)
+    psg = mne.io.read_raw(write(tmp_path / "psg.edf"), verbose=False)
     ear = mne.io.read_raw(late, verbose=False)
     raws = {"target_raw": ear, "source_raw": psg, "annotations": NIGHT}
     with pytest.warns(UserWarning, match="5 s after the time in its header") as seen:
@@ -224,31 +220,21 @@ def test_a_first_record_that_begins_later_than_the_header_says(tmp_path):
         PairedEpochs.from_raws(**raws, offset=5.0)
         assert stager.stage(ear).meas_date == night.meas_date
     # A fraction of a second is as EDF+ has it.
-    part = write(tmp_path / "part.edf", [0] * 12, late=0.25)
+    part = write(tmp_path / "part.edf", late=0.25)
     with warnings.catch_warnings(action="error"):
         assert stager.stage(part).meas_date.microsecond == 250_000
 
 
 def write_mass(root, psg=0.0, base=0.0, start="22.00.00"):
     folder = root / "SS1_EDF"
-    write(
-        folder / "01-01-0001 PSG.edf", [0] * 12, names=("ECG ECGI", "EEG C3-LER"), late=psg
+    folder.mkdir(parents=True)
+    write(folder / "01-01-0001 PSG.edf", names=("ECG ECGI", "EEG C3-LER"), late=psg)
+    notes, clock = (
+        [(30 * k, 30, f"Sleep stage {k}") for k in (1, 2, 3)],
+        ("01.01.20", start),
     )
-    stages = b"".join(
-        f"{30 * k:+d}\x1530\x14Sleep stage {k}\x14\0".encode() for k in (1, 2, 3)
-    )
-    payload = f"{base:+g}\x14\x14\0".encode() + stages
-    payload += bytes(len(payload) % 2)
-    write_edf(
-        folder / "01-01-0001 Base.edf",
-        ["EDF Annotations"],
-        payload,
-        0,
-        [len(payload) // 2],
-        [""],
-        "EDF+C",
-        start=("01.01.20", start),
-    )
+    path = folder / "01-01-0001 Base.edf"
+    write_edf(path, {}, 1, 0, notes=notes, starts=[base], reserved="EDF+C", clock=clock)
 
 
 @pytest.mark.parametrize(

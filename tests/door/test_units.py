@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
-from tests.edf import write_edf
+from tests.files import write_edf
 from tests.tiny import TinyNetwork
 
 SFREQ = 10.0
@@ -101,10 +101,8 @@ def test_what_is_neither_volts_nor_microvolts_is_refused(spread, told):
 def write(path, **channels):
     """Write channels as (unit, spread in it)."""
     rng = np.random.default_rng(0)
-    values = [10 * spread * rng.standard_normal(2400) for _, spread in channels.values()]
-    digital = np.round(values).astype("<i2").reshape(len(channels), 24, 100).swapaxes(0, 1)
-    units = [unit for unit, _ in channels.values()]
-    write_edf(path, list(channels), digital.tobytes(), 10, [100] * len(channels), units)
+    signals = {n: spread * rng.standard_normal(2400) for n, (_, spread) in channels.items()}
+    write_edf(path, signals, 24, 10, unit={n: unit for n, (unit, _) in channels.items()})
     return mne.io.read_raw(path, verbose=False)
 
 
