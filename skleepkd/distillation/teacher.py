@@ -49,26 +49,7 @@ def _end_of(estimator):
 
 def check_given(estimator, name):
     """Refuse what is no estimator, or half frozen; warn of one that is fitted and not frozen."""
-    given, line = type(estimator).__name__, 'SleepStager("USleep")'
-    wrong = not hasattr(estimator, "fit") or isinstance(estimator, type)
-    if isinstance(estimator, str):
-        given = repr(estimator)
-    elif isinstance(estimator, type):
-        given, network = estimator.__name__, issubclass(estimator, torch.nn.Module)
-        line = f"SleepStager({given})" if network else f"{given}(...)"
-    elif isinstance(estimator, torch.nn.Module):
-        line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
-    elif isinstance(estimator, list | tuple) and name == "teacher":
-        line = 'VotingClassifier([("one", one), ...], voting="soft"), feature_loss=None, alpha=0.5'
-    elif hasattr(estimator, "shape"):
-        line = (
-            "FrozenEstimator(what computed it): each fold asks for the rows that it needs"
-        )
-    elif not wrong and name == "teacher" and not hasattr(estimator, "predict_proba"):
-        wrong, line = True, f"CalibratedClassifierCV({given}(...)), which has predict_proba"
-    if wrong:
-        what = "an estimator of the source (a stager or another classifier)"
-        raise ValueError(f"{name} is {what}; given {given}. Write {name}={line}.")
+    _refuse_others(estimator.estimator if is_frozen(estimator) else estimator, name)
     last = _end_of(estimator)
     # Nothing would warn of its subjects, and the steps before it would be fitted anew.
     if last is not estimator and is_frozen(last) and final_stager(last) is not None:
@@ -85,12 +66,36 @@ def check_given(estimator, name):
         )
 
 
+def _refuse_others(thing, name):
+    """Refuse what is no classifier, with the line to write instead."""
+    given, line = type(thing).__name__, 'SleepStager("USleep")'
+    wrong = not hasattr(thing, "fit") or isinstance(thing, type)
+    if isinstance(thing, str):
+        given = repr(thing)
+    elif isinstance(thing, type):
+        given, network = thing.__name__, issubclass(thing, torch.nn.Module)
+        line = f"SleepStager({given})" if network else f"{given}(...)"
+    elif isinstance(thing, torch.nn.Module):
+        line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
+    elif isinstance(thing, list | tuple) and name == "teacher":
+        line = 'VotingClassifier([("one", one), ...], voting="soft"), feature_loss=None, alpha=0.5'
+    elif hasattr(thing, "shape"):
+        line = (
+            "FrozenEstimator(what computed it): each fold asks for the rows that it needs"
+        )
+    elif not wrong and name == "teacher" and not hasattr(thing, "predict_proba"):
+        wrong, line = True, f"CalibratedClassifierCV({given}(...)), which has predict_proba"
+    if wrong:
+        what = "an estimator of the source (a stager or another classifier)"
+        raise ValueError(f"{name} is {what}; given {given}. Write {name}={line}.")
+
+
 def network_spec(stager):
     """Return a stager's network, which may be another stager's, and the options given for it."""
     options = stager.get_params_for("module")
-    if stager.module is not None:
+    inner = getattr(stager, "pretrained", None) or getattr(stager, "teacher", None)
+    if stager.module is not None or inner is None:
         return stager.module, options
-    inner = getattr(stager, "pretrained", None) or stager.teacher
     module, inherited = network_spec(final_stager(inner))
     return module, {**inherited, **options}
 

@@ -24,6 +24,11 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
             f"y is one stage for each epoch; given {type(y).__name__}, signals. Of two signals: "
             "fit(X, y, X_source=source), or fit(PairedEpochs(target, source=source), y)."
         )
+    if getattr(X_source, "ndim", 3) == 1:
+        raise ValueError(
+            "X_source is the source's signal; given one value for each epoch. Subjects go by "
+            "name: fit(X, y, groups=subjects)."
+        )
     pair = as_pair(X, X_source, groups)
     if source_for is not None and not pair.has_source:
         raise ValueError(

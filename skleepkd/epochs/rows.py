@@ -128,7 +128,7 @@ def numbers_of(values, name):
         for given in (values, first)
     ):
         raise ValueError(
-            f"{wrong}, a recording: RecordingStager(stager).stage(recording) stages it, "
+            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, or a file; "
             "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
         )
     if getattr(first, "ndim", 0) >= 3:

@@ -7,7 +7,7 @@ import torch
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators.labels import find_classes
-from skleepkd.networks.build import check_output, refuse_probabilities
+from skleepkd.networks.build import check_output
 from skleepkd.stages import EPOCH_SECONDS, scheme_names
 
 
@@ -59,10 +59,12 @@ def from_module(cls, network, *, classes, sfreq, ch_names=None, n_chans=None, **
     >>> stager.classes_.tolist()
     ['NREM', 'REM', 'W']
     """
-    if not isinstance(network, torch.nn.Module) or (ch_names is None and n_chans is None):
+    script = isinstance(network, torch.jit.ScriptModule)  # which cannot be copied
+    is_network = isinstance(network, torch.nn.Module) and not script
+    if not is_network or (ch_names is None and n_chans is None):
         raise ValueError(
-            "from_module takes a trained torch.nn.Module and ch_names=[...] (or n_chans=); given "
-            f"{type(network).__name__}, ch_names={ch_names}, n_chans={n_chans}."
+            "from_module takes a trained torch.nn.Module (no TorchScript) and ch_names=[...] or "
+            f"n_chans=; given {type(network).__name__}, {ch_names=}, {n_chans=}."
         )
     scheme = isinstance(classes, str)
     given = np.arange(len(scheme_names(classes))) if scheme else np.asarray(classes)
@@ -79,11 +81,8 @@ def from_module(cls, network, *, classes, sfreq, ch_names=None, n_chans=None, **
     stager.held_out_, stager.best_epoch_ = np.array([]), None
     stager._remember_input(silence, np.arange(len(found)), found, go_on=False)
     stager.initialize()
-    length = stager.sequence_length_
-    check_output(stager.module_, shape, len(found), length)
-    if stager.predict_nonlinearity is not None:
-        line = "predict_nonlinearity=None"
-        refuse_probabilities(stager.module_, shape, length, line)
+    line = None if stager.predict_nonlinearity is None else "predict_nonlinearity=None"
+    check_output(stager.module_, shape, len(found), stager.sequence_length_, line)
     return stager
 
 

@@ -158,7 +158,7 @@ def draw_held_out(validation, subjects, random_state):
         given = max(1, math.floor(given * len(known) + 0.5))
     if isinstance(given, int | np.integer) and given > 0:
         given = check_random_state(random_state).permutation(known)[:given]
-    elif isinstance(given, str | int | float | np.integer):
+    elif isinstance(given, str | int | float | np.integer) or any(map(np.ndim, given)):
         raise ValueError(
             "validation is 'auto', None, a number of subjects (at least one), a fraction of "
             f"them (below 1), a tuple of subjects or a callable; given {validation!r}."

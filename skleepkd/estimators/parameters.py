@@ -38,6 +38,20 @@ def refuse_unknown_parameters(stager, given, error=TypeError):
     refuse_unknown(given, known, type(stager).__name__, hint, error)
 
 
+def check_kinds(stager):
+    """Refuse names where skorch takes classes, and a callback that is in no list."""
+    lines = {"optimizer": "torch.optim.AdamW", "criterion": "torch.nn.CrossEntropyLoss"}
+    for name, line in {**lines, "callbacks": "[EarlyStopping(...)]"}.items():
+        value = getattr(stager, name)
+        given = isinstance(value, str) or (
+            name == "callbacks" and hasattr(value, "initialize")
+        )
+        if given and value != "disable":
+            raise ValueError(
+                f"{name} is given as {name}={line}, or the like; given {value!r}."
+            )
+
+
 def _get_device(stager):
     """Return the device in use; where "auto" was given, CUDA if there is one, else the CPU."""
     device = vars(stager)["device"]

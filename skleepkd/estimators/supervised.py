@@ -104,6 +104,8 @@ class SleepStager(NeuralNetClassifier):
         "subject" and "recording": what ``fit`` was given, None where not known.
     spread_ : list of float or None
         How far each channel spreads in an epoch, in microvolts; None of spectrograms.
+    seen_epochs_ : ndarray of uint32 or None
+        Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
         The pass whose weights were kept; None for the last.
     module_ : torch.nn.Module
@@ -139,9 +141,7 @@ class SleepStager(NeuralNetClassifier):
     """
 
     checkpoint_ = None  # a training that is being kept has one
-    seen_epochs_ = (
-        None  # numbers of the epochs that ``fit`` was given, where people are known
-    )
+    seen_epochs_ = None  # where no people are known
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
@@ -329,6 +329,7 @@ class SleepStager(NeuralNetClassifier):
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
+        parameters.check_kinds(self)
         batches.check_sequences(self)
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError("A training is found again by its seed: give random_state=.")
@@ -356,14 +357,13 @@ class SleepStager(NeuralNetClassifier):
         callbacks.check_monitors(self)
         # With a loss of the user's own, what a network of single epochs puts out is theirs too.
         criterion, module = uncompiled(self.criterion_), uncompiled(self.module_)
-        of_stages = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)
+        of_logits = isinstance(criterion, nn.CrossEntropyLoss)
+        of_stages = of_logits or isinstance(criterion, nn.NLLLoss)
         if self.sequence_length_ > 1 or of_stages:
             shape, length = self.epoch_shape_, self.sequence_length_
-            build.check_output(module, shape, len(classes), length)
-            if self.predict_nonlinearity is softmax or isinstance(
-                criterion, nn.CrossEntropyLoss
-            ):
-                build.refuse_probabilities(module, shape, length, _AS_IN_SKORCH)
+            refused = of_stages and (of_logits or self.predict_nonlinearity is softmax)
+            line = _AS_IN_SKORCH if refused else None
+            build.check_output(module, shape, len(classes), length, line)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
     def end_fit(self, training):

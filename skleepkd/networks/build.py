@@ -145,8 +145,11 @@ def network_name(module):
     return None
 
 
-def check_output(network, epoch_shape, n_outputs, sequence_length=1):
-    """Refuse a network whose output for zeros has another shape than logits of its input."""
+def check_output(network, epoch_shape, n_outputs, sequence_length=1, of_softmax=None):
+    """Refuse a network whose output for zeros has another shape than logits of its input.
+
+    ``of_softmax`` is the line for one that puts out probabilities, None where they are right.
+    """
     name = type(network).__name__
     device = next((p.device for p in network.parameters()), "cpu")
     shape, wanted = (2, *epoch_shape), (2, n_outputs)
@@ -157,6 +160,11 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             output = network(torch.zeros(shape, device=device))
+            if of_softmax and torch.is_tensor(output) and _are_probabilities(output):
+                ramp = torch.linspace(-50, 50, math.prod(shape), device=device)
+                of_softmax = _are_probabilities(network(ramp.reshape(shape))) and of_softmax
+            else:
+                of_softmax = None
             found = (
                 tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
             )
@@ -164,6 +172,11 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
             if sequence_length == 1:
                 raise
             found, cause = f"an error: {error}", error
+    if found == wanted and of_softmax:
+        raise ValueError(
+            f"{name} puts out probabilities, as it ends in softmax; logits are expected. Leave "
+            f"the softmax out, or give {of_softmax}."
+        )
     if found == wanted:
         return
     if sequence_length == 1:
@@ -178,20 +191,9 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1):
     ) from cause
 
 
-def refuse_probabilities(network, epoch_shape, sequence_length, line):
-    """Refuse a network that puts out probabilities, of zeros and of another signal."""
-    shape = (1, *([sequence_length] if sequence_length > 1 else []), *epoch_shape)
-    device = next((p.device for p in network.parameters()), "cpu")
-    for number in (0, 50):
-        epochs = torch.linspace(-number, number, math.prod(shape), device=device)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = network(epochs.reshape(shape))
-        if (output < 0).any() or not torch.allclose(output.sum(dim=1), output.new_ones(())):
-            return
-    raise ValueError(
-        f"{type(network).__name__} puts out probabilities, as it ends in softmax; logits are "
-        f"expected. Leave the softmax out, or give {line}."
-    )
+def _are_probabilities(output):
+    ones = output.new_ones(())
+    return bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), ones)
 
 
 def uncompiled(module):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
 from skleepkd import DistilledSleepStager, SleepStager
-from skleepkd.networks.build import refuse_probabilities
+from skleepkd.networks.build import check_output
 from tests.tiny import TinyNetwork, TinySequenceNetwork
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
@@ -93,10 +93,10 @@ def test_logits_are_no_probabilities(pair):
     nn.init.zeros_(zeros.head.weight)
     nn.init.zeros_(zeros.head.bias)
     for network in (zeros, nn.Sequential(TinyNetwork(2, 60, 5), nn.LogSoftmax(dim=1))):
-        refuse_probabilities(network, (2, 60), 1, "")
-    network = TinyNetwork(2, 60, 2)
-    network.head.bias.data[:] = torch.tensor([0.3, 0.7])  # shares of stages, as some begin
-    refuse_probabilities(network, (2, 60), 1, "")
+        check_output(network, (2, 60), 5, of_softmax="-")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(120, 2))
+    network[1].bias.data[:] = torch.tensor([0.3, 0.7])  # shares of stages, as some begin
+    check_output(network, (2, 60), 2, of_softmax="-")
 
 
 # ---------------------------------------------------------------- loaders

@@ -46,7 +46,7 @@ def nights(request, pair):
     X, y = pair
     first = np.tile(np.arange(24) < 12, 6)
     if request.param:
-        X = PairedEpochs(X["target"], X["source"], subject=X.subject)
+        X = PairedEpochs(X["target"], source=X["source"], subject=X.subject)
     return X, y, first
 
 

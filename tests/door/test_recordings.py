@@ -227,7 +227,6 @@ def test_a_first_record_that_begins_later_than_the_header_says(tmp_path):
 
 def write_mass(root, psg=0.0, base=0.0, start="22.00.00"):
     folder = root / "SS1_EDF"
-    folder.mkdir(parents=True)
     write(folder / "01-01-0001 PSG.edf", names=("ECG ECGI", "EEG C3-LER"), late=psg)
     notes, clock = (
         [(30 * k, 30, f"Sleep stage {k}") for k in (1, 2, 3)],
