@@ -63,7 +63,7 @@ def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
     """In the middle of every pass, and while a checkpoint is written."""
     child = subprocess.run(
         [sys.executable, "-m", "tests.interrupted", "fits", str(tmp_path)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

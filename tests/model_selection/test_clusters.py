@@ -19,7 +19,7 @@ from tests.tiny import TinyNetwork, make_pair
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 psutil = pytest.importorskip("psutil")
 
-PAGE = Path(__file__).parents[1] / "docs" / "clusters.md"
+PAGE = Path(__file__).parents[2] / "docs" / "clusters.md"
 STUDENT = DistilledSleepStager(
     SleepStager(TinyNetwork, max_epochs=1, device="cpu", verbose=0),
     max_epochs=1,

@@ -224,7 +224,7 @@ def test_errors_say_what_to_do(pair, tmp_path):
 def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
     child = subprocess.run(
         [sys.executable, "-m", "tests.interrupted", "folds", str(tmp_path)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
