@@ -1,9 +1,18 @@
 """Tiny networks and tiny pairs; a module, so that worker processes can import them."""
 
 import numpy as np
+import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from skleepkd import PairedEpochs
+
+FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
+SMALL_SEQSLEEPNET = {
+    f"module__{name}": 4 for name in ("hidden_size", "n_filters", "attention_size")
+}
+NAMES = np.array(["W", "N1", "N2", "N3", "REM"])
 
 
 class TinyNetwork(nn.Module):
@@ -98,3 +107,46 @@ def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
         sfreq=100.0,
     )
     return X, y
+
+
+def noise(*shape, sfreq, source=None, **columns):
+    """Nine epochs of noise of each of two subjects, and their stages."""
+    rng = np.random.default_rng(0)
+    X = PairedEpochs(
+        30 * rng.standard_normal((18, *shape), dtype=np.float32),
+        source and 50 * rng.standard_normal((18, *source), dtype=np.float32),
+        subject=np.repeat(["a", "b"], 9),
+        recording=np.repeat(["night-a", "night-b"], 9),
+        onset=np.tile(30.0 * np.arange(9), 2),
+        sfreq=sfreq,
+        **columns,
+    )
+    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
+
+
+def weights(net):
+    """Copies of a stager's or a network's weights, by name."""
+    state = getattr(net, "module_", net).state_dict()
+    return {name: value.clone() for name, value in state.items()}
+
+
+def same(first, second):
+    """Whether two stagers, networks or sets of weights are equal, bit for bit."""
+    first, second = (x if isinstance(x, dict) else weights(x) for x in (first, second))
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
+
+
+class Stop(Callback):
+    """Counts passes, and stops the program in the batch after so many of them."""
+
+    after = None
+    passes = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training and self.after is not None and len(net.history) > self.after:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, net, **kwargs):
+        Stop.passes += 1

@@ -286,12 +286,7 @@ def test_windows_of_epochs(strategy, recurrent):
     X, y = make_pair(n_subjects=3, n_epochs=10)
     given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
     net = DistilledSleepStager(
-        given,
-        Narrow,
-        strategy=strategy,
-        sequence_length=4,
-        adapter=recurrent,
-        **FAST,
+        given, Narrow, strategy=strategy, sequence_length=4, adapter=recurrent, **FAST
     ).fit(X, y)
     (adapter,) = net.adapters_
     assert adapter.channels.weight.shape == (6, 4, 1)

@@ -128,10 +128,7 @@ def test_pairs_of_layers_and_their_average(pair):
     net = student(layers=[("norm", "features"), "features"]).fit(X, y)
     assert [
         (layer.student_layer, layer.teacher_layer) for layer in net.matched_layers_
-    ] == [
-        ("norm", "features"),
-        ("features", "features"),
-    ]
+    ] == [("norm", "features"), ("features", "features")]
     one = student(layers="features", batch_size=999, max_epochs=1).fit(X, y)
     two = student(layers=["features", "norm"], batch_size=999, max_epochs=1).fit(X, y)
     # norm and features answer alike here, so the average is the one.

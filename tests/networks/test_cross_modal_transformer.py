@@ -172,10 +172,7 @@ def test_exports_with_a_free_batch_size():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_chans": 3, "n_times": 49}, "shorter than one window"),
-    ],
+    ("arguments", "message"), [({"n_chans": 3, "n_times": 49}, "shorter than one window")]
 )
 def test_unusable_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -8,11 +8,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skorch.history import History
 
 from skleepkd import PairedEpochs
-from skleepkd.plotting import (
-    EmbeddingDisplay,
-    HypnogramDisplay,
-    TrainingCurveDisplay,
-)
+from skleepkd.plotting import EmbeddingDisplay, HypnogramDisplay, TrainingCurveDisplay
 
 
 @pytest.fixture(autouse=True)
