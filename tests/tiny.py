@@ -34,6 +34,19 @@ class TinyNetwork(nn.Module):
         return self.head(self.dropout(self.features(power)))
 
 
+class NeverTrained(nn.Module):
+    """Stands for a network whose training takes hours."""
+
+    def forward(self, x):
+        if self.training:
+            raise AssertionError("A network was trained before the mistake was found.")
+        return super().forward(x)
+
+
+class NeverTiny(NeverTrained, TinyNetwork):
+    """A teacher that must not be fitted."""
+
+
 def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=5):
     """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
     rng = np.random.default_rng(seed)

@@ -13,36 +13,23 @@ from torch import nn
 
 from skleepkd import DistilledSleepStager, SleepStager, load, save
 from skleepkd.distillation import FeatureMSE, Projection, capture_features
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
-
-FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
+from tests.tiny import FAST, Stop, TinyNetwork, TinySequenceNetwork, make_pair, same
 
 
-def teacher(**kwargs):
+def teacher(**params):
     """A wide teacher: nine filters."""
-    options = {"module__n_filters": 9, "max_epochs": 2, "device": "cpu", **kwargs}
+    options = {"module__n_filters": 9, "max_epochs": 1, "device": "cpu", **params}
     return SleepStager(TinyNetwork, **options)
 
 
-def frozen(X, y, **kwargs):
-    return FrozenEstimator(teacher(random_state=3, **kwargs).fit(X.source_epochs, y))
+def frozen(X, y):
+    return FrozenEstimator(teacher(random_state=3).fit(X.source_epochs, y))
 
 
-def student(given=None, **kwargs):
+def student(given=None, module=TinyNetwork, **params):
     """A narrow student: three filters."""
-    options = {"module__n_filters": 3, "adapter": "linear", **FAST, **kwargs}
-    given = teacher() if given is None else given
-    return DistilledSleepStager(given, TinyNetwork, **options)
-
-
-def weights(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(
-        torch.equal(value, second[name]) for name, value in first.items()
-    )
+    options = {"module__n_filters": 3, "adapter": "linear", **FAST, **params}
+    return DistilledSleepStager(given or teacher(), module, **options)
 
 
 # ---------------------------------------------------------------- the projection
@@ -57,28 +44,24 @@ def identity(shape):
     return projection
 
 
+def mixed(projection, features):
+    """What the map of channels makes of features (batch, channels, ...)."""
+    weight, bias = projection.channels.weight[..., 0], projection.channels.bias
+    return F.linear(features.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 7), (5, 3, 4)])
 def test_an_identity_changes_nothing(shape):
     features = torch.randn(6, *shape)
     torch.testing.assert_close(identity(shape)(features), features)
 
 
-def test_channels_are_mixed_alike_at_every_moment():
-    projection = Projection((3, 11), (4, 11))
-    features = torch.randn(2, 3, 11)
-    weight, bias = projection.channels.weight[..., 0], projection.channels.bias
-    expected = torch.einsum("oc,bct->bot", weight, features) + bias[:, None]
-    torch.testing.assert_close(projection(features), expected)
+@pytest.mark.parametrize("time", [(), (11,)])
+def test_channels_are_mixed_alike_at_every_moment(time):
+    projection = Projection((3, *time), (4, *time))
+    features = torch.randn(2, 3, *time)
+    torch.testing.assert_close(projection(features), mixed(projection, features))
     assert sum(p.numel() for p in projection.parameters()) == 3 * 4 + 4
-
-
-def test_without_a_time_axis_it_is_a_linear_layer():
-    projection = Projection((3,), (4,))
-    features = torch.randn(2, 3)
-    expected = F.linear(
-        features, projection.channels.weight[..., 0], projection.channels.bias
-    )
-    torch.testing.assert_close(projection(features), expected)
 
 
 def resampling(n_own, n_taught):
@@ -147,32 +130,31 @@ def test_the_first_loss_is_that_of_the_projected_features(pair):
     """One full batch and no step: recompute the loss by hand."""
     X, y = pair
     given = frozen(X, y)
-    net = student(given, batch_size=len(X), max_epochs=1, lr=0.0).fit(X, y)
+    net = student(given, batch_size=len(X), lr=0.0).fit(X, y)
     (adapter,) = net.adapters_
     with torch.no_grad(), capture_features(net.module_.train(), ["features"]) as seen:
         net.module_(torch.from_numpy(X["target"]))
-        projected = F.linear(
-            seen["features"], adapter.channels.weight[..., 0], adapter.channels.bias
-        )
+        projected = mixed(adapter, seen["features"])
     taught = torch.from_numpy(given.estimator.extract_features(X["source"]))
     expected = (projected - taught).square().mean().item()
     assert net.history_[-1]["train_feature_loss"] == pytest.approx(expected, rel=2e-3)
 
 
-def test_an_identity_is_a_training_without(pair):
-    X, y = pair
-    given = frozen(X, y)
-    options = {"module__n_filters": 9, "lr": 0.0}
-    plain = student(given, adapter=None, **options).fit(X, y)
-    net = student(given, adapter=make_identity, **options).fit(X, y)
-    for one, other in zip(net.history_, plain.history_, strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
-    assert same(weights(net.module_), weights(plain.module_))
-
-
 def make_identity(own, taught):
     assert own == taught
     return identity(own)
+
+
+def test_an_identity_is_a_training_without(pair):
+    X, y = pair
+    options = {"module__n_filters": 9, "lr": 0.0}
+    plain, net = (
+        student(frozen(X, y), adapter=adapter, **options).fit(X, y)
+        for adapter in (None, make_identity)
+    )
+    expected = plain.history_[0, "train_loss"]
+    assert net.history_[0, "train_loss"] == pytest.approx(expected, rel=1e-6)
+    assert same(net, plain)
 
 
 class Gradients(Callback):
@@ -186,37 +168,21 @@ class Gradients(Callback):
         }
 
 
-def gradients_in(module):
-    """Gradients that lie in a network; in a teacher those of its own training."""
-    return {name: p.grad.clone() for name, p in module.named_parameters()}
-
-
 @pytest.mark.parametrize("strategy", ["offline", "online", "two-step"])
 def test_gradients_reach_student_and_adapters_and_never_the_teacher(pair, strategy):
     X, y = pair
-    options = {"strategy": strategy, "callbacks": [watch := Gradients()]}
+    options = {"strategy": strategy, "callbacks": [watch := Gradients()], "alpha": 0.5}
     if strategy == "two-step":
-        options |= {"feature_max_epochs": 2, "max_epochs": 0}
-    given = teacher() if strategy == "online" else frozen(X, y)
-    if strategy != "online":
-        before, gradients = (
-            weights(given.estimator.module_),
-            gradients_in(given.estimator.module_),
-        )
-    net = student(given, **options).fit(X, y)
-    assert set(watch.seen["adapters"]) == {"0.channels.weight", "0.channels.bias"}
-    assert all(watch.seen["adapters"].values())
+        options |= {"feature_max_epochs": 1, "max_epochs": 0}
+    net = student(**options).fit(X, y)
+    assert watch.seen["adapters"] == {"0.channels.weight": True, "0.channels.bias": True}
     of_features = {name: not name.startswith("head") for name in watch.seen["student"]}
     if strategy == "two-step":
         assert watch.seen["student"] == of_features
-    if strategy == "online":
-        # An online teacher is that of a student which does not look at its features.
-        apart = student(given, strategy="online", feature_weight=0.0, alpha=0.5)
-        before = weights(apart.fit(X, y).teacher_.module_)
-        assert same(weights(net.teacher_.module_), before)
-    else:
-        assert same(weights(given.estimator.module_), before)
-        assert same(gradients, gradients_in(given.estimator.module_))
+    # The teacher is that of a student which does not look at its features.
+    apart = student(strategy=strategy, feature_weight=0.0, alpha=0.5)
+    if strategy != "two-step":
+        assert same(apart.fit(X, y).teacher_, net.teacher_)
 
 
 @pytest.mark.parametrize("strategy", ["offline", "online", "two-step"])
@@ -224,13 +190,11 @@ def test_adapters_are_trained_and_are_no_part_of_the_student(pair, strategy, tmp
     X, y = pair
     net = student(strategy=strategy, lr=0.01).fit(X, y)
     start = student(strategy=strategy, lr=0.0).fit(X, y)
-    assert not same(weights(net.adapters_), weights(start.adapters_))
+    assert not same(net.adapters_, start.adapters_)
     alone = TinyNetwork(2, 60, 5, n_filters=3)
-    assert weights(net.module_).keys() == weights(alone).keys()
+    assert net.module_.state_dict().keys() == alone.state_dict().keys()
     save(net, tmp_path / "student.safetensors")
-    again = load(tmp_path / "student.safetensors", module=TinyNetwork)
-    assert same(weights(again.module_), weights(net.module_))
-    np.testing.assert_array_equal(again.predict_proba(X), net.predict_proba(X))
+    assert same(load(tmp_path / "student.safetensors", module=TinyNetwork), net)
 
 
 def test_random_numbers_of_the_student_stay_as_they_are(pair):
@@ -239,18 +203,16 @@ def test_random_numbers_of_the_student_stay_as_they_are(pair):
     given = frozen(X, y)
     options = {"module__dropout": 0.3, "feature_weight": 1e-30, "module__n_filters": 9}
     net = student(given, **options).fit(X, y)
-    plain = student(given, adapter=None, **options).fit(X, y)
-    assert same(weights(net.module_), weights(plain.module_))
-    twice = student(given, **options).fit(X, y)
-    assert same(weights(twice.adapters_), weights(net.adapters_))
-    other = student(given, **{**options, "random_state": 1}).fit(X, y)
-    assert not same(weights(other.adapters_), weights(net.adapters_))
+    assert same(student(given, adapter=None, **options).fit(X, y), net)
+    assert same(student(given, **options).fit(X, y).adapters_, net.adapters_)
+    other = student(given, **options).set_params(random_state=1).fit(X, y)
+    assert not same(other.adapters_, net.adapters_)
 
 
 def test_one_adapter_a_layer(pair):
     X, y = pair
     layers = [("filters", "features"), "filters", "features"]  # with time and without
-    net = student(frozen(X, y), layers=layers).fit(X, y)
+    net = student(layers=layers).fit(X, y)
     shapes = [tuple(a.channels.weight.shape[:2]) for a in net.adapters_]
     assert shapes == [(9, 3)] * 3
     assert [a.lengths for a in net.adapters_] == [(), (60,), ()]
@@ -259,8 +221,6 @@ def test_one_adapter_a_layer(pair):
 class Short(TinyNetwork):
     """A student with another time axis: every fifth moment."""
 
-    feature_layers = ("filters",)
-
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.filters.stride = (5,)
@@ -268,38 +228,11 @@ class Short(TinyNetwork):
 
 @pytest.mark.parametrize("feature_loss", ["mse", "attention", FeatureMSE(pool=True)])
 def test_another_time_axis(pair, feature_loss):
-    X, y = pair
-    options = {"module__n_filters": 3, "adapter": "linear", "layers": "filters", **FAST}
-    net = DistilledSleepStager(
-        frozen(X, y), Short, feature_loss=feature_loss, **options
-    ).fit(X, y)
+    options = {"feature_loss": feature_loss, "layers": "filters", "max_epochs": 2}
+    net = student(module=Short, **options).fit(*pair)
     assert net.adapters_[0].lengths == (60,)
     losses = net.history_[:, "train_feature_loss"]
     assert losses[1] < losses[0]
-
-
-@pytest.mark.parametrize("strategy", ["offline", "online"])
-@pytest.mark.parametrize(
-    "recurrent", ["linear", functools.partial(Projection, channel_axis=-1)]
-)
-def test_windows_of_epochs(strategy, recurrent):
-    X, y = make_pair(n_subjects=3, n_epochs=10)
-    given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
-    net = DistilledSleepStager(
-        given, Narrow, strategy=strategy, sequence_length=4, adapter=recurrent, **FAST
-    ).fit(X, y)
-    (adapter,) = net.adapters_
-    assert adapter.channels.weight.shape == (6, 4, 1)
-    assert adapter.lengths == (4,)
-    assert net.predict(X).shape == y.shape
-
-
-def test_a_layer_that_sees_epochs_apart_is_named():
-    X, y = make_pair(n_subjects=3, n_epochs=10)
-    given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
-    net = DistilledSleepStager(given, layers=["norm"], sequence_length=4, **FAST)
-    with pytest.raises(ValueError, match="'norm' has .* outputs for .* windows"):
-        net.fit(X, y)
 
 
 class Narrow(TinySequenceNetwork):
@@ -311,9 +244,25 @@ class Narrow(TinySequenceNetwork):
         self.head = nn.Linear(4, n_outputs)
 
 
+by_channels = functools.partial(Projection, channel_axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "adapter"), [("offline", "linear"), ("online", by_channels)]
+)
+def test_windows_of_epochs(strategy, adapter):
+    X, y = make_pair(n_subjects=3, n_epochs=10)
+    given = SleepStager(TinySequenceNetwork, sequence_length=4, max_epochs=1, device="cpu")
+    options = {"strategy": strategy, "sequence_length": 4, "adapter": adapter, **FAST}
+    net = DistilledSleepStager(given, Narrow, **options).fit(X, y)
+    (adapter,) = net.adapters_
+    assert adapter.channels.weight.shape == (6, 4, 1)
+    assert adapter.lengths == (4,)
+    assert net.predict(X).shape == y.shape
+
+
 def test_half_precision(pair):
-    X, y = pair
-    net = student(autocast=True).fit(X, y)
+    net = student(autocast=True).fit(*pair)
     assert {p.dtype for p in net.adapters_.parameters()} == {torch.float32}
     assert np.isfinite(net.history_[:, "train_feature_loss"]).all()
 
@@ -321,10 +270,9 @@ def test_half_precision(pair):
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
 def test_compiled(pair, strategy):
     X, y = pair
-    given = frozen(X, y)
-    plain = student(given, strategy=strategy).fit(X, y)
+    plain = student(strategy=strategy).fit(X, y)
     options = {"compile": True, "compile__backend": "eager"}
-    net = student(given, strategy=strategy, **options).fit(X, y)
+    net = student(strategy=strategy, **options).fit(X, y)
     np.testing.assert_allclose(net.predict_proba(X), plain.predict_proba(X), atol=1e-5)
     for own, other in zip(
         net.adapters_.parameters(), plain.adapters_.parameters(), strict=True
@@ -342,35 +290,23 @@ def test_the_best_pass_has_its_adapters(pair):
     best = net.best_epoch_
     assert 1 < best < 8, "the test needs a best pass in the middle"
     again = student(frozen(X, y), **{**options, "max_epochs": best}).fit(X, y)
-    assert same(weights(again.adapters_), weights(net.adapters_))
+    assert same(again.adapters_, net.adapters_)
 
 
-class Stop(Callback):
-    """Stops the program in the batch after so many passes."""
-
-    after = None
-
-    def on_batch_end(self, net, training=False, **kwargs):
-        if training and self.after is not None and len(net.history) > self.after:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("strategy", ["offline", "online", "two-step"])
+@pytest.mark.parametrize("strategy", ["offline", "two-step"])
 def test_a_resumed_training_ends_at_the_same_weights(pair, strategy, tmp_path, monkeypatch):
     X, y = pair
     options = {"max_epochs": 3, "strategy": strategy, "validation": 2, "lr": 0.01}
-    whole = student(frozen(X, y) if strategy != "online" else None, **options)
-    given = whole.teacher
-    whole.fit(X, y)
-    kept = student(given, checkpoint=tmp_path, callbacks=[Stop()], **options)
+    whole = student(**options).fit(X, y)
+    kept = student(checkpoint=tmp_path, callbacks=[Stop()], **options)
     monkeypatch.setattr(Stop, "after", 2)
     with pytest.raises(KeyboardInterrupt):
         clone(kept).fit(X, y)
     monkeypatch.setattr(Stop, "after", None)
     for _ in range(2):  # resumed, and read back when it was finished
         net = clone(kept).fit(X, y)
-        assert same(weights(net.module_), weights(whole.module_))
-        assert same(weights(net.adapters_), weights(whole.adapters_))
+        assert same(net, whole)
+        assert same(net.adapters_, whole.adapters_)
 
 
 def test_the_first_of_two_steps_is_remembered_with_its_adapters(pair, tmp_path):
@@ -378,28 +314,27 @@ def test_the_first_of_two_steps_is_remembered_with_its_adapters(pair, tmp_path):
     given = frozen(X, y)
     options = {"strategy": "two-step", "lr": 0.01}
     plain = student(given, **options).fit(X, y)
+    kept = {"memory": str(tmp_path), **options}
     for _ in range(2):
-        net = student(given, memory=str(tmp_path), **options).fit(X, y)
-        assert same(weights(net.adapters_), weights(plain.adapters_))
-        assert same(weights(net.module_), weights(plain.module_))
+        net = student(given, **kept).fit(X, y)
+        assert same(net.adapters_, plain.adapters_)
+        assert same(net, plain)
     assert len(list(tmp_path.rglob("distilled/_learn/*/output.pkl"))) == 1
     # The second step leaves them as they are.
-    short = student(given, **options, feature_max_epochs=2).set_params(max_epochs=0)
-    assert same(weights(short.fit(X, y).adapters_), weights(plain.adapters_))
+    short = student(given, feature_max_epochs=1, **options).set_params(max_epochs=0)
+    assert same(short.fit(X, y).adapters_, plain.adapters_)
     # Another adapter is another first step.
-    unbiased = functools.partial(Projection, channel_axis=-1)
-    student(given, memory=str(tmp_path), **{**options, "adapter": unbiased}).fit(X, y)
+    student(given, **kept).set_params(adapter=by_channels).fit(X, y)
     assert len(list(tmp_path.rglob("distilled/_learn/*/output.pkl"))) == 2
 
 
 def test_training_goes_on_with_the_adapters_that_are_there(pair):
     X, y = pair
-    net = student(frozen(X, y)).fit(X, y)
-    matched = net.matched_layers_
-    before = weights(net.adapters_)
+    net = student().fit(X, y)
+    matched, before = net.matched_layers_, copy.deepcopy(net.adapters_)
     net.partial_fit(X, y)
     assert net.matched_layers_ is matched
-    assert not same(weights(net.adapters_), before)
+    assert not same(net.adapters_, before)
 
 
 def test_parameters_and_pickles(pair):
@@ -408,35 +343,8 @@ def test_parameters_and_pickles(pair):
     assert net.get_params()["adapter"] == clone(net).adapter == "linear"
     net.fit(X, y)
     for again in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
-        assert same(weights(again.adapters_), weights(net.adapters_))
+        assert same(again.adapters_, net.adapters_)
         np.testing.assert_array_equal(again.predict_proba(X), net.predict_proba(X))
     # Without features again: no adapter is left.
     net.set_params(feature_loss=None, adapter=None, alpha=0.5).fit(X, y)
     assert not list(net.adapters_.parameters())
-
-
-# ---------------------------------------------------------------- mistakes
-
-
-def test_unequal_shapes_propose_an_adapter(pair):
-    with pytest.raises(ValueError, match='adapter="linear"'):
-        student(adapter=None).fit(*pair)
-
-
-@pytest.mark.parametrize("given", ["quadratic", 3, nn.Linear(3, 9)])
-def test_what_makes_no_adapters(pair, given):
-    with pytest.raises(ValueError, match="adapter is None, 'linear' or a callable"):
-        student(adapter=given).fit(*pair)
-
-
-def test_an_adapter_needs_a_feature_loss(pair):
-    with pytest.raises(ValueError, match="features for a feature_loss, which is None"):
-        student(feature_loss=None, alpha=0.5).fit(*pair)
-
-
-def test_mistakes_are_found_before_the_teacher_is_fitted(pair):
-    """The student's features have no time, the teacher's have."""
-    net = student(layers=[("features", "filters")])
-    with pytest.raises(ValueError, match="fewer axes"):
-        net.fit(*pair)
-    assert not net.teacher_.history

@@ -14,7 +14,16 @@ from torch import nn
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.distillation import FeatureMSE, SoftmaxDistillation, capture_features
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair, same, weights
+from tests.tiny import (
+    FAST,
+    NeverTiny,
+    NeverTrained,
+    TinyNetwork,
+    TinySequenceNetwork,
+    make_pair,
+    same,
+    weights,
+)
 
 
 def teacher(network=TinyNetwork, **params):
@@ -165,20 +174,14 @@ def test_terms_of_the_loss_are_means_over_the_epochs_they_judge():
 # ---------------------------------------------------------------- attention transfer
 
 
-def attentive(**params):
-    """A student with other filters than its teacher's, over as many moments."""
-    options = {"module__pools": (3, 2), "device": "cpu", "max_epochs": 1, **params}
-    given = SleepStager("UTime", **{**options, "module__filters": (2, 4, 8)})
-    options = {"module__filters": (3, 5, 6), "random_state": 0, **options}
-    return DistilledSleepStager(given, "UTime", feature_loss="attention", **options)
-
-
 def test_attention_of_the_teacher_draws_the_student():
     X, y = make_pair(n_subjects=3)
-    options, distance = {"max_epochs": 15, "lr": 0.02, "batch_size": 16}, {}
-    given = FrozenEstimator(attentive(**options).teacher.fit(X.source_epochs, y))
+    given = teacher(module__n_filters=9, random_state=0).fit(X.source_epochs, y)
+    options = {"feature_loss": "attention", "layers": "filters", "module__n_filters": 3}
+    options |= {"max_epochs": 15, "lr": 0.02, "batch_size": 16}
+    distance = {}
     for weight in (1e-6, 10.0):
-        net = attentive(**options).set_params(teacher=given, feature_weight=weight)
+        net = student(FrozenEstimator(given), TinyNetwork, feature_weight=weight, **options)
         terms = net.fit(X, y).history_[:, "train_feature_loss"]
         assert all(0 < term < np.sqrt(2) for term in terms)
         distance[weight] = terms[-1]
@@ -188,7 +191,11 @@ def test_attention_of_the_teacher_draws_the_student():
 def test_attention_term_is_the_mean_over_layers(pair):
     """One full batch, no learning: recompute it from the features of both networks."""
     X, y = pair
-    net = attentive(batch_size=len(X), lr=0.0).fit(X, y)
+    given = teacher("UTime", module__filters=(2, 4, 8), module__pools=(3, 2))
+    # Other filters than its teacher's, over as many moments.
+    options = {"module__filters": (3, 5, 6), "module__pools": (3, 2), "lr": 0.0}
+    net = student(given, "UTime", feature_loss="attention", batch_size=999, **options)
+    net.fit(X, y)
     taught = net.teacher_.module_.eval()
     layers, loss = taught.feature_layers, net.matched_layers_[0].loss
     with torch.no_grad(), capture_features(net.module_.train(), layers) as own:
@@ -457,24 +464,11 @@ def test_partial_fit_goes_on_with_the_student(pair):
 # ---------------------------------------------------------------- mistakes
 
 
-class NeverTrained(nn.Module):
-    """Stands for a teacher whose training takes hours."""
-
-    def forward(self, x):
-        if self.training:
-            raise AssertionError("The teacher was trained before the mistake was found.")
-        return super().forward(x)
-
-
-class Never(NeverTrained, TinyNetwork):
-    pass
-
-
 class NeverOfSequences(NeverTrained, TinySequenceNetwork):
     pass
 
 
-NEVER = SleepStager(Never, **FAST)
+NEVER = SleepStager(NeverTiny, **FAST)
 OF_SEQUENCES = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
 NEVER_SEQUENCES = SleepStager(NeverOfSequences, sequence_length=4, **FAST)
 SHUFFLED = {"classes": [3, 4, 2, 1, 0]}
