@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from skleepkd.distillation import AttentionTransfer, FeatureMSE, SoftmaxDistillation
-from skleepkd.estimators.labels import StageCrossEntropy
 
 
 def random_features(shape=(4, 3, 5), seed=0):
@@ -17,14 +18,12 @@ def test_feature_mse_mean_and_the_papers_sum():
     assert FeatureMSE()(student, teacher).item() == pytest.approx(squares.mean())
     # Equation 2: the squared norm of an epoch's features, averaged over epochs.
     norms = squares.reshape(4, -1).sum(axis=1)
-    summed = FeatureMSE(reduction="sum")(student, teacher)
-    assert summed.item() == pytest.approx(norms.mean())
-
-
-def test_ratio_of_the_two_is_the_number_of_features():
+    summed = FeatureMSE(reduction="sum")
+    assert summed(student, teacher).item() == pytest.approx(norms.mean())
+    # SPEC A3: U-Sleep has 36,000 features.
     student, teacher = random_features((2, 6, 6000))
-    ratio = FeatureMSE(reduction="sum")(student, teacher) / FeatureMSE()(student, teacher)
-    assert ratio.item() == pytest.approx(36_000)  # SPEC A3, U-Sleep
+    ratio = summed(student, teacher) / FeatureMSE()(student, teacher)
+    assert ratio.item() == pytest.approx(36_000)
 
 
 def test_feature_mse_pooled():
@@ -83,12 +82,8 @@ def test_attention_transfer_against_numpy():
         cosine = own @ other / np.sqrt((own @ own) * (other @ other))
         distances.append(np.sqrt(2 - 2 * cosine))
     student, teacher = torch.from_numpy(student), torch.from_numpy(teacher)
-    loss = AttentionTransfer()
-    assert loss(student, teacher).item() == pytest.approx(np.mean(distances))
-    # An epoch's loss does not depend on the others in its batch.
-    for k in range(5):
-        alone = loss(student[[k]], teacher[[k]])
-        assert alone.item() == pytest.approx(distances[k])
+    loss = AttentionTransfer()(student, teacher)
+    assert loss.item() == pytest.approx(np.mean(distances))
 
 
 def test_attention_map_is_what_is_kept():
@@ -132,9 +127,6 @@ def test_softmax_distillation_closed_form():
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_softmax_distillation_against_scipy(temperature):
-    from scipy.special import softmax
-    from scipy.stats import entropy
-
     rng = np.random.default_rng(0)
     student, teacher = rng.standard_normal((2, 6, 5))
     p, q = (softmax(x / temperature, axis=1) for x in (teacher, student))
@@ -157,16 +149,11 @@ def test_softmax_distillation_of_a_class_that_the_teacher_lacks():
     assert student.grad[0, 2] > 0  # it is pushed down
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FeatureMSE(reduction="max"), "reduction"),
-        (lambda: SoftmaxDistillation(0), "temperature"),
-    ],
-)
-def test_arguments(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_arguments():
+    with pytest.raises(ValueError, match="reduction"):
+        FeatureMSE(reduction="max")
+    with pytest.raises(ValueError, match="temperature"):
+        SoftmaxDistillation(0)
 
 
 # ---------------------------------------------------------------- batches and sequences
@@ -188,16 +175,6 @@ def test_a_samples_loss_does_not_depend_on_the_others(loss, batch):
     student, teacher = random_features((batch, 4, 5))
     alone = [loss(s[None], t[None]).item() for s, t in zip(student, teacher, strict=True)]
     assert loss(student, teacher).item() == pytest.approx(np.mean(alone))
-    # Other samples beside it change nothing of what the first one adds.
-    stretched = student.clone(), teacher.clone()
-    for x in stretched:
-        x[1:] *= 100
-    more = loss(*stretched).item() * batch
-    rest = sum(
-        loss(s[None], t[None]).item()
-        for s, t in zip(stretched[0][1:], stretched[1][1:], strict=True)
-    )
-    assert more - rest == pytest.approx(alone[0], rel=1e-6)
 
 
 def test_outputs_of_sequences_are_averaged_over_batch_and_epochs():
@@ -206,13 +183,3 @@ def test_outputs_of_sequences_are_averaged_over_batch_and_epochs():
     flat = [x.movedim(1, 2).reshape(12, 5) for x in (student, teacher)]
     loss = SoftmaxDistillation(2.0)
     assert loss(student, teacher).item() == pytest.approx(loss(*flat).item())
-    y = torch.tensor([[0, 4, -1, 2], [1, 1, 3, -1], [-1, -1, -1, -1]])
-    weight = torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
-    scored = y >= 0
-    losses = (
-        -student.log_softmax(1).movedim(1, 2)[scored].gather(1, y[scored][:, None])[:, 0]
-    )
-    expected = (losses * weight[y[scored]]).sum() / weight[y[scored]].sum()
-    assert StageCrossEntropy(weight)(student, y).item() == pytest.approx(expected.item())
-    assert StageCrossEntropy()(student, y).item() == pytest.approx(losses.mean().item())
-    assert StageCrossEntropy()(student[2:], y[2:]).item() == 0
