@@ -1,64 +1,66 @@
-"""What every stager does otherwise than skorch, beside skorch's own way."""
+"""Passes: what a stager does otherwise than skorch, and what it keeps of each pass."""
 
-import copy
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import GroupKFold, cross_validate
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.estimators import batches
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import TrainingStopped
-from tests.tiny import TinyNetwork, TinySequenceNetwork
+from tests.tiny import FAST, Stop, TinyNetwork, same
 
-OPTIONS = {"max_epochs": 2, "random_state": 0, "device": "cpu", "validation": 2}
-
-
-def stagers():
-    teacher = SleepStager(TinyNetwork, module__dropout=0.2, **OPTIONS)
-    return {
-        "supervised": teacher,
-        "offline": DistilledSleepStager(teacher, alpha=0.5, **OPTIONS),
-        "online": DistilledSleepStager(teacher, strategy="online", **OPTIONS),
-        "fine-tuned": FineTunedSleepStager(teacher, trainable=("head",), **OPTIONS),
-    }
+OPTIONS = {**FAST, "validation": 2, "max_epochs": 3, "module__dropout": 0.2}
 
 
-@pytest.mark.parametrize("name", stagers())
-def test_pass_is_that_of_skorch(pair, monkeypatch, name):
-    X, y = pair
-    ours = stagers()[name].fit(X, y)
+def stager(checkpoint=None, **params):
+    params = {**OPTIONS, "callbacks": [Stop()], **params}
+    return SleepStager(TinyNetwork, checkpoint=checkpoint, **params)
+
+
+STAGERS = {
+    "supervised": stager(),
+    "offline": DistilledSleepStager(stager(), alpha=0.5, **OPTIONS),
+    "online": DistilledSleepStager(stager(), strategy="online", **OPTIONS),
+    "fine-tuned": FineTunedSleepStager(
+        stager(), trainable=("head",), validation=2, max_epochs=3, random_state=0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAGERS)
+def test_a_pass_is_that_of_skorch(pair, monkeypatch, name):
+    ours = clone(STAGERS[name]).fit(*pair)
     # Without its own loop and mode, a net has skorch's.
     monkeypatch.delattr(SleepStager, "run_single_epoch")
     monkeypatch.delattr(SleepStager, "_set_training")
-    theirs = stagers()[name].fit(X, y)
-    expected = theirs.module_.state_dict()
-    for key, value in ours.module_.state_dict().items():
-        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
+    theirs = clone(STAGERS[name]).fit(*pair)
+    assert same(ours, theirs)
     for own, other in zip(ours.history_, theirs.history_, strict=True):
-        own, other = dict(own), dict(other)
-        del own["dur"], other["dur"]
-        assert own == other
-        assert all(
-            type(batch.get(key, 0.0)) is float
-            for batch in own["batches"]
-            for key in ("train_loss", "valid_loss")
-        )
+        assert {**own, "dur": 0} == {**other, "dur": 0}
+        for batch in own["batches"]:
+            assert type(batch.get("train_loss", 0.0)) is float
+            assert type(batch.get("valid_loss", 0.0)) is float
 
 
 def test_losses_are_numbers_where_a_pass_is_cut_short(pair):
-    class Stop(Callback):
+    class Cut(Callback):
         def on_batch_end(self, net, training=False, **kwargs):
             # Within a pass a loss may still be on its way from the device.
             assert float(net.history[-1, "batches", -1, "train_loss"]) > 0
             raise TrainingStopped({"dataset_train": None, "dataset_valid": None})
 
-    X, y = pair
-    stager = SleepStager(TinyNetwork, callbacks=[Stop()], **OPTIONS).fit(X, y)
-    (batch,) = stager.history_[-1, "batches"]
+    (batch,) = stager(callbacks=[Cut()]).fit(*pair).history_[-1, "batches"]
     assert type(batch["train_loss"]) is float
 
 
@@ -70,41 +72,24 @@ def test_mode_is_set_whatever_happened_in_between(pair):
         def on_grad_computed(self, net, **kwargs):
             self.training_ = [part.training for part in net.module_.modules()]
 
-    X, y = pair
     look = Look()
-    SleepStager(TinyNetwork, callbacks=[("look", look)], **OPTIONS).fit(X, y)
+    stager(callbacks=[("look", look)]).fit(*pair)
     assert all(look.training_)
 
 
 def test_part_of_a_network_that_was_built_in_the_other_mode_is_trained(pair):
-    X, y = pair
-    module = TinyNetwork(X.shape[1], X.shape[2], 5)
+    module = TinyNetwork(2, 60, 5)
     module.norm.eval()
-    stager = SleepStager(copy.deepcopy(module), **OPTIONS).fit(X, y)
-    assert stager.module_.norm.num_batches_tracked > 0
-
-
-def test_night_in_parts_is_the_night(monkeypatch):
-    epochs = np.random.default_rng(0).standard_normal((20, 1, 29, 129), np.float32)
-    recording = np.repeat(["a", "b"], [12, 8])
-    X = PairedEpochs(epochs, recording=recording, sfreq=100.0)
-    stager = SleepStager(
-        "SeqSleepNet", sequence_length=4, module__hidden_size=8, max_epochs=1, device="cpu"
-    ).fit(X, np.arange(20) % 3)
-    whole = stager.predict_proba(X)
-    monkeypatch.setattr(batches, "TOGETHER", 5)
-    np.testing.assert_allclose(stager.predict_proba(X), whole, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(whole[0], whole[1], rtol=1e-5, atol=1e-6)
+    net = SleepStager(module, **FAST).fit(*pair)
+    assert net.module_.norm.num_batches_tracked > 0
 
 
 def test_early_stopping_ends_the_training_and_nothing_else(pair):
     """skorch's EarlyStopping ends a training by an interrupt, which is no Ctrl-C."""
     stop = EarlyStopping(monitor="train_loss", patience=2, threshold=10.0)
-    fitted = SleepStager(
-        TinyNetwork, callbacks=[stop], max_epochs=9, random_state=0, device="cpu"
-    ).fit(*pair)
-    assert len(fitted.history) == 3
-    assert fitted.predict(pair[0]).shape == pair[1].shape
+    net = stager(callbacks=[stop], max_epochs=9).fit(*pair)
+    assert len(net.history) == 3
+    assert net.predict(pair[0]).shape == pair[1].shape
 
 
 class StopsInThePass(Callback):
@@ -123,139 +108,155 @@ class StopsInThePass(Callback):
 def test_a_pass_that_is_cut_short_is_validated_all_the_same(pair):
     """Callbacks that read the validation loss find it."""
     schedule = LRScheduler(ReduceLROnPlateau, monitor="valid_loss")
-    fitted = SleepStager(
-        TinyNetwork, callbacks=[StopsInThePass(), schedule, EarlyStopping()],
-        max_epochs=9, batch_size=32, validation=2, random_state=0, device="cpu",
-    ).fit(*pair)  # fmt: skip
-    assert len(fitted.history) == 2  # 96 rows are 3 steps a pass
-    assert np.isfinite(fitted.history[:, "valid_loss"]).all()
-    assert np.isfinite(fitted.history[:, "valid_kappa"]).all()
-
-
-def test_neighbours_stay_together_only_where_they_share(pair):
-    X, y = pair
-    options = {"sequence_length": 3, "neighbouring_windows": 8, **OPTIONS}
-    shares = SleepStager(TinySequenceNetwork, **options).fit(X, y)
-    apart = SleepStager("UTime", module__filters=(2, 2), module__pools=(2,), **options)
-    apart.fit(X, y)
-    for stager, together in ((shares, 8), (apart, 1)):
-        loader = stager.get_iterator(stager.get_dataset(X, y), training=True)
-        assert loader.batch_sampler.together == together
-
-
-class NeverTrained(TinyNetwork):
-    """Stands for a teacher whose training takes hours."""
-
-    def forward(self, x):
-        if self.training:
-            raise AssertionError("The teacher was trained before the mistake was found.")
-        return super().forward(x)
-
-
-NEVER = SleepStager(NeverTrained, classes="aasm", device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("stager", "message"),
-    [
-        (DistilledSleepStager(NEVER, layers=["featurse"]), "no layer 'featurse'"),
-        (
-            DistilledSleepStager(NEVER, module__n_filters=5, start_from_teacher=True),
-            "cannot begin at the teacher's weights",
-        ),
-        (FineTunedSleepStager(NEVER, trainable=("haed",)), "trainable names 'haed'"),
-        (FineTunedSleepStager(NEVER, class_weight="blanced"), "given 'blanced'"),
-        (FineTunedSleepStager(NEVER, classes=[0, 1]), "Unknown stage 2, 3, 4"),
-    ],
-)
-def test_mistakes_are_found_before_anything_is_trained(pair, stager, message):
-    with pytest.raises(ValueError, match=message):
-        stager.set_params(device="cpu", random_state=0).fit(*pair)
-
-
-def test_other_channels_are_found_before_the_source_is_learned(pair):
-    X, y = pair
-    fewer = X.replace(target=X["target"][:, :1])
-    with pytest.raises(ValueError, match=r"takes 2 channel\(s\); the target has 1"):
-        FineTunedSleepStager(NEVER, device="cpu").fit(fewer, y)
-
-
-def test_fine_tuning_goes_on_without_its_source(pair):
-    X, y = pair
-    tuned = FineTunedSleepStager(
-        SleepStager(TinyNetwork, **OPTIONS), **{**OPTIONS, "validation": None}
-    ).fit(X, y)
-    source = tuned.pretrained_
-    tuned.partial_fit(X.target_epochs, y)
-    assert tuned.pretrained_ is source
-    assert len(tuned.history) == 4
-
-
-@pytest.mark.parametrize("name", [*stagers(), "sequences", "taught sequences"])
-def test_training_sets_held_on_the_device_give_the_same_weights(pair, monkeypatch, name):
-    """On a GPU with room for them they are; here the processor stands for it."""
-    X, y = pair
-    sequences = SleepStager(
-        TinySequenceNetwork, sequence_length=3, neighbouring_windows=4, **OPTIONS
-    )
-    more = {
-        "sequences": sequences,
-        "taught sequences": DistilledSleepStager(
-            sequences, sequence_length=3, alpha=0.5, **OPTIONS
-        ),
-    }
-    stager = {**stagers(), **more}[name]
-    expected = clone(stager).fit(X, y).module_.state_dict()
-    held = []
-    monkeypatch.setattr(batches, "room_on", lambda device: 2**40)
-    hold = batches.WindowDataset.hold if "seq" in name else batches.EpochDataset.hold
-    kind = batches.WindowDataset if "seq" in name else batches.EpochDataset
-    monkeypatch.setattr(kind, "hold", lambda self, d: (held.append(d), hold(self, d)))
-    fitted = clone(stager).fit(X, y)
-    assert held
-    for key, value in fitted.module_.state_dict().items():
-        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
-
-
-def test_bytes_of_a_training_set(pair):
-    X, _ = pair
-    features = np.zeros((len(X), 7), np.float16)
-    dataset = batches.EpochDataset(X, extras={"features": features, "source": X})
-    assert dataset.n_bytes() == 2 * X["target"].nbytes + features.nbytes
-    dataset.hold("cpu")
-    assert dataset.extras["features"].dtype == torch.float16
-    assert batches.room_on("cpu") == 0
+    callbacks = [StopsInThePass(), schedule, EarlyStopping()]
+    net = stager(callbacks=callbacks, max_epochs=9, batch_size=32).fit(*pair)
+    assert len(net.history) == 2  # 96 rows are 3 steps a pass
+    assert np.isfinite(net.history[:, ("valid_loss", "valid_kappa")]).all()
 
 
 def test_a_training_that_diverges_stops_and_says_so(pair):
-    stager = SleepStager(
-        TinyNetwork, optimizer=torch.optim.SGD, lr=1e30, max_epochs=9, device="cpu"
-    )
+    net = stager(optimizer=torch.optim.SGD, lr=1e30, max_epochs=9)
     with pytest.raises(FloatingPointError, match="diverged.*lr is 1e\\+30"):
-        stager.fit(*pair)
-    assert len(stager.history) < 9
+        net.fit(*pair)
+    assert len(net.history) < 9
 
 
-def test_codes_of_other_schemes_are_not_mixed(pair):
-    X, y = pair
-    teacher = SleepStager(TinyNetwork, classes="aasm", device="cpu")
-    student = DistilledSleepStager(
-        teacher, alpha=0.5, feature_loss=None, classes="wldr", device="cpu"
+# ---------------------------------------------------------------- checkpoints
+
+
+def count(estimator, *data):
+    """Fit, and return the fitted stager and the passes that it took."""
+    Stop.passes = 0
+    return clone(estimator).fit(*data), Stop.passes
+
+
+def stopped(monkeypatch, after, estimator, *data):
+    monkeypatch.setattr(Stop, "after", after)
+    with pytest.raises(KeyboardInterrupt):
+        clone(estimator).fit(*data)
+    monkeypatch.setattr(Stop, "after", None)
+
+
+def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
+    """In the middle of every pass, and while a checkpoint is written."""
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.interrupted", "fits", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    with pytest.raises(ValueError, match="'aasm', the student's 'wldr'"):
-        student.fit(X, np.minimum(y, 3))
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert len(found) == 6
+    for name, kind in found.items():
+        whole, (writing, *runs) = kind["whole"], kind["runs"]
+        assert writing["killed"], name
+        assert [run["killed"] for run in runs[-2:]] == [False, False], name
+        assert len(runs) > 3, name
+        # The first run dies before its file is in place: it has left nothing. Of the
+        # others, each begins where the last one had finished a pass.
+        assert [one for run in runs for one in run["passes"]] == whole["passes"], name
+        assert runs[-2]["result"] == runs[-1]["result"] == whole["result"], name
+        assert not runs[-1]["passes"], name
 
 
-def test_nothing_trainable_is_direct_transfer(pair):
-    tuned = FineTunedSleepStager(
-        SleepStager(TinyNetwork, **OPTIONS), trainable=(), device="cpu", random_state=0
-    ).fit(*pair)
-    assert len(tuned.history) == 0
+def test_a_finished_training_is_read_back(pair, tmp_path):
+    expected, n_plain = count(stager(), *pair)
+    first, n_first = count(stager(tmp_path), *pair)
+    again, n_again = count(stager(str(tmp_path)), *pair)
+    assert (n_plain, n_first, n_again) == (3, 3, 0)
+    assert same(first, expected)
+    assert same(again, expected)
+    assert again.history[:, "valid_kappa"] == expected.history[:, "valid_kappa"]
+    assert len(pickle.dumps(again)) < 300_000
+    assert again.checkpoint_ is None
 
 
-def test_missing_labels_as_text_are_no_stage(pair):
+def test_another_training_has_another_file(pair, tmp_path):
     X, y = pair
-    names = np.array(["W", "N1", "N2", "N3", "REM"])[y].astype(object)
-    names[3] = np.nan
-    with pytest.raises(ValueError, match="missing values as text"):
-        SleepStager(TinyNetwork, device="cpu").fit(X, names.astype(str))
+    data = [(X, y), (X[:-1], y[:-1]), (X, np.roll(y, 1))]
+    for number, (rows, labels) in enumerate(data):
+        assert count(stager(tmp_path), rows, labels)[1] == 3
+        assert len(list(tmp_path.iterdir())) == number + 1
+    for changed in ({"lr": 0.1}, {"random_state": 1}, {"max_epochs": 4}):
+        assert count(stager(tmp_path, **changed), X, y)[1] >= 3
+    assert count(stager(tmp_path, verbose=0), X, y)[1] == 0
+
+
+def test_partial_fit_goes_on_from_what_is_there(pair, tmp_path):
+    expected = stager().fit(*pair).partial_fit(*pair)
+    for _ in range(2):
+        assert same(stager(tmp_path).fit(*pair).partial_fit(*pair), expected)
+
+
+def test_a_damaged_file_warns_and_is_written_anew(pair, tmp_path, monkeypatch):
+    expected = stager().fit(*pair)
+    stopped(monkeypatch, 2, stager(tmp_path), *pair)
+    (file,) = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    for damaged in (data, data[:-9], b""):
+        file.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="damaged"):
+            net, n_passes = count(stager(tmp_path), *pair)
+        assert n_passes == 3
+        assert same(net, expected)
+    assert count(stager(tmp_path), *pair)[1] == 0
+
+
+ran = []
+
+
+class Harmful:
+    def __reduce__(self):
+        return ran.append, ("code was run",)
+
+
+def test_reading_runs_no_code(pair, tmp_path):
+    stager(tmp_path).fit(*pair)
+    (file,) = tmp_path.iterdir()
+    torch.save(Harmful(), tmp_path / "harmful")
+    data = (tmp_path / "harmful").read_bytes()
+    file.write_bytes(hashlib.sha256(data).digest() + data)
+    with pytest.raises(pickle.UnpicklingError):
+        stager(tmp_path).fit(*pair)
+    assert not ran
+
+
+def test_a_seed_is_needed(pair, tmp_path):
+    with pytest.raises(ValueError, match="random_state"):
+        stager(tmp_path, random_state=None).fit(*pair)
+
+
+def test_a_teacher_is_kept_in_its_students_folder(pair, tmp_path):
+    student = DistilledSleepStager(stager(random_state=None), **FAST)
+    expected = clone(student).fit(*pair)
+    student.set_params(checkpoint=tmp_path)
+    assert count(student, *pair)[1] == 3  # the student's own are not counted
+    net, n_passes = count(student.set_params(alpha=0.5), *pair)
+    assert n_passes == 0, "another student's teacher was trained again"
+    assert same(net.teacher_, expected.teacher_)
+    assert student.teacher.checkpoint is None
+
+
+def test_cross_validation_by_scikit_learn_resumes(pair, tmp_path):
+    X, y = pair
+    given = {"groups": X.subject, "cv": GroupKFold(3)}
+    expected = cross_validate(stager(), X, y, **given)["test_score"]
+    for n_passes in (9, 0):
+        Stop.passes = 0
+        scores = cross_validate(stager(tmp_path), X, y, **given)["test_score"]
+        np.testing.assert_array_equal(scores, expected)
+        assert Stop.passes == n_passes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(pair, tmp_path, monkeypatch):
+    """Dropout draws from the device's own random numbers."""
+    expected = stager(device="cuda").fit(*pair)
+    stopped(monkeypatch, 2, stager(tmp_path, device="cuda"), *pair)
+    net, n_passes = count(stager(tmp_path, device="cuda"), *pair)
+    assert n_passes < 3
+    torch.testing.assert_close(net.module_.state_dict(), expected.module_.state_dict())
