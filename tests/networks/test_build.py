@@ -9,6 +9,7 @@ from skleepkd.networks.build import (
     find_network,
     network_name,
     parameter_groups,
+    segment,
 )
 from tests.tiny import TinyNetwork
 
@@ -38,3 +39,20 @@ def test_braindecodes_own_u_sleep_is_known():
     assert seen[layer].shape == (1, 6, 6000)  # SPEC A3: the map before the head
     groups = [prefix for prefixes in parameter_groups(net).values() for prefix in prefixes]
     assert all(name.startswith(tuple(groups)) for name, _ in net.named_parameters())
+
+
+def test_segments_of_a_network_of_ones_own_and_of_a_compiled_one():
+    class Segmenting(nn.Module):
+        def segment(self, x, step):
+            return x[..., ::step]
+
+    own, compiled = Segmenting(), nn.Module()
+    compiled._orig_mod = own
+    for module in (own, compiled):
+        assert segment(module, torch.zeros(2, 3, 60), 20).shape == (2, 3, 3)
+
+    class USleep(nn.Module):  # of that name, and not braindecode's
+        pass
+
+    with pytest.raises(ValueError, match="USleep predicts whole epochs alone"):
+        segment(USleep(), torch.zeros(1, 1, 60), 2)
