@@ -1,10 +1,8 @@
-import itertools
 import pickle
 import warnings
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import (
@@ -19,8 +17,6 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from skleepkd.metrics import (
     bootstrap_interval,
     expected_calibration_error,
-    gap_closed,
-    paired_test,
     sleep_scorers,
     staging_report,
 )
@@ -112,41 +108,33 @@ def test_an_absent_stage_leaves_the_other_scores_defined():
 def test_one_stage_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = staging_report([2, 2, 2], [2, 2, 2]).pooled
-        other = staging_report([2, 2, 2], [3, 3, 3]).pooled
+        scores, other = (staging_report([2] * 3, [y] * 3).pooled for y in (2, 3))
     assert scores["kappa"] == 0
     assert scores["accuracy"] == scores["f1_macro"] == scores["f1_weighted"] == 1
     assert np.isnan(scores["specificity_N2"])
     assert other["kappa"] == other["f1_macro"] == 0
 
 
-def test_unscored_epochs_are_skipped():
-    y_true, y_pred = np.array([0, -1, 2, -1, 4]), np.array([0, 1, 2, 3, 3])
-    scores = staging_report(y_true, y_pred).pooled
-    expected = staging_report([0, 2, 4], [0, 2, 3]).pooled
-    assert scores == pytest.approx(expected, nan_ok=True)
-    assert scores["accuracy"] == pytest.approx(2 / 3)
-
-
-def test_names_and_codes_score_alike():
+def test_names_codes_and_unscored_epochs():
     rng = np.random.default_rng(1)
     y_true, y_pred = rng.integers(-1, 5, 80), rng.integers(0, 5, 80)
-    true_names = np.array([*AASM, "?"])[y_true]
-    expected = staging_report(y_true, y_pred).pooled
-    for names in (np.array(AASM)[y_pred], np.array(AASM, dtype=object)[y_pred]):
-        assert staging_report(true_names, names).pooled == expected
-    assert staging_report(true_names, y_pred).pooled == expected
-
-
-def test_classes_as_a_list():
-    scores = staging_report(
-        ["wake", "sleep", "?"], ["wake", "wake", "sleep"], classes=["wake", "sleep"]
-    ).pooled
-    assert scores["sensitivity_wake"] == 1
-    assert scores["specificity_wake"] == 0
-    scores = staging_report([2, 3, -1], [2, 2, 3], classes=[2, 3]).pooled
-    assert scores["sensitivity_2"] == 1
-    assert scores["specificity_2"] == 0
+    scored = y_true >= 0
+    expected = staging_report(y_true[scored], y_pred[scored]).pooled
+    names, predicted = np.array([*AASM, "?"])[y_true], np.array(AASM)[y_pred]
+    for true, found in (
+        (y_true, y_pred),
+        (names, predicted),
+        (names, predicted.astype(object)),
+        (names, y_pred),
+    ):
+        assert staging_report(true, found).pooled == expected
+    for true, found, classes in (
+        (["wake", "sleep", "?"], ["wake", "wake", "sleep"], ["wake", "sleep"]),
+        ([2, 3, -1], [2, 2, 3], [2, 3]),
+    ):
+        scores = staging_report(true, found, classes=classes).pooled
+        assert scores[f"sensitivity_{classes[0]}"] == 1
+        assert scores[f"specificity_{classes[0]}"] == 0
 
 
 def test_report_by_subject():
@@ -197,15 +185,9 @@ def test_scorers_in_cross_validate_predict_once():
     rng = np.random.default_rng(2)
     y, groups = rng.integers(-1, 5, 90), np.repeat([1, 2, 3], 30)
     X = np.where(rng.random(90) < 0.7, y.clip(0), 2)[:, None]
-    results = cross_validate(
-        Parrot(),
-        X,
-        y,
-        groups=groups,
-        cv=LeaveOneGroupOut(),
-        scoring=pickle.loads(pickle.dumps(sleep_scorers())),
-        return_estimator=True,
-    )
+    scoring = pickle.loads(pickle.dumps(sleep_scorers()))
+    given = {"groups": groups, "cv": LeaveOneGroupOut(), "scoring": scoring}
+    results = cross_validate(Parrot(), X, y, return_estimator=True, **given)
     report = staging_report(y, X[:, 0], groups=groups)
     for fold, subject in enumerate([1, 2, 3]):
         scores = {name: results[f"test_{name}"][fold] for name in sleep_scorers()}
@@ -213,134 +195,20 @@ def test_scorers_in_cross_validate_predict_once():
         assert results["estimator"][fold].n_predictions_ == 1
 
 
-def test_bad_labels_are_named():
-    with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
-        staging_report([-1, -1], [0, 1])
-    with pytest.raises(ValueError, match=r"y_pred holds \[7\].*'REM'"):
-        staging_report([0, 1], [0, 7])
-    with pytest.raises(ValueError, match=r"y_true holds \['S2'\]"):
-        staging_report(["W", "S2"], ["W", "N2"])
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "message"),
+    [
+        ([-1, -1], [0, 1], "None of the 2 epochs is scored"),
+        ([0, 1], [0, 7], r"y_pred holds \[7\].*'REM'"),
+        (["W", "S2"], ["W", "N2"], r"y_true holds \['S2'\]"),
+        ([0, 1], [0], "inconsistent numbers of samples"),
+    ],
+)
+def test_bad_labels_are_named(y_true, y_pred, message):
+    with pytest.raises(ValueError, match=message):
+        staging_report(y_true, y_pred)
     with pytest.raises(ValueError, match="Unknown stage scheme"):
         sleep_scorers("sleepy")
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        staging_report([0, 1], [0])
-
-
-def test_bootstrap_interval_agrees_with_scipy():
-    values = np.random.default_rng(3).normal(0.6, 0.1, 12)
-    low, high = bootstrap_interval(values)
-    expected = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=10_000, random_state=0
-    ).confidence_interval
-    assert (low, high) == pytest.approx(expected, abs=0.003)
-    assert bootstrap_interval(values) == (low, high)
-    narrow = bootstrap_interval(values, confidence=0.5)
-    assert low < narrow[0] < values.mean() < narrow[1] < high
-
-
-def test_bootstrap_of_two_subjects_in_closed_form():
-    # Means of two draws from {0, 1}: 0, 0.5 and 1 with probability 1/4, 1/2, 1/4.
-    assert bootstrap_interval([0, 1], confidence=0.6) == (0, 1)
-    assert bootstrap_interval([0, 1], confidence=0.4) == (0.5, 0.5)
-
-
-def test_gap_closed():
-    rng = np.random.default_rng(4)
-    ear = rng.uniform(0.3, 0.6, 10)
-    # Whatever the subjects drawn, a quarter of each one's own gap is a quarter of all.
-    gap = rng.uniform(0.1, 0.3, 10)
-    closed = gap_closed(scalp=ear + gap, ear=ear, method=ear + gap / 4)
-    assert closed.has_gap is True
-    assert closed.gap == pytest.approx(gap.mean())
-    assert closed.gap_interval == pytest.approx(bootstrap_interval(gap))
-    assert closed.share == pytest.approx(0.25)
-    assert closed.share_interval == pytest.approx((0.25, 0.25))
-
-    # Equal gains on unequal gaps: a ratio of means, no mean of ratios.
-    closed = gap_closed(scalp=[0.6, 0.8], ear=[0.5, 0.5], method=[0.6, 0.6])
-    assert closed.share == pytest.approx(0.1 / 0.2)
-    # Two subjects: both gaps 0.1, both 0.3, or one of each.
-    assert closed.share_interval == pytest.approx((1 / 3, 1))
-
-
-def test_no_gap_to_close():
-    for scalp in ([0.6, 0.4, 0.5], [0.3, 0.2, 0.1]):
-        closed = gap_closed(scalp=scalp, ear=[0.5, 0.5, 0.5], method=[0.6, 0.6, 0.6])
-        assert closed.has_gap is False
-        assert np.isnan(closed.share)
-        assert np.isnan(closed.share_interval).all()
-    assert closed.gap == pytest.approx(-0.3)
-
-
-def test_draws_without_a_gap_leave_the_interval_finite():
-    # One subject has no gap: a draw of that subject alone would divide 0.01 by 0.
-    scalp = np.array([0.5, 0.5, 0.5, 0.8])
-    ear = np.array([0.4, 0.4, 0.5, 0.5])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        closed = gap_closed(scalp, ear, ear + 0.01)
-    assert closed.has_gap
-    assert np.isfinite(closed.share_interval).all()
-
-
-def test_subjects_must_match():
-    with pytest.raises(ValueError, match="same two or more subjects"):
-        gap_closed([0.5, 0.6], [0.4, 0.5], [0.5])
-    with pytest.raises(ValueError, match="same two or more subjects"):
-        bootstrap_interval([0.5])
-    with pytest.raises(ValueError, match="nan or infinite"):
-        bootstrap_interval([0.5, np.nan])
-
-
-# ---------------------------------------------------------------- a test between methods
-
-
-def p_value_by_all_flips(difference):
-    """Share of all sign flips whose sum is as far from 0."""
-    flips = np.array(list(itertools.product([-1, 1], repeat=len(difference))))
-    sums = np.abs(flips @ difference)
-    return np.mean(sums >= abs(np.sum(difference)) - 1e-12)
-
-
-def test_paired_test_counts_all_flips():
-    difference = np.random.default_rng(6).normal(0.03, 0.05, 8)
-    baseline = np.linspace(0.4, 0.7, 8)
-    test = paired_test(baseline + difference, baseline)
-    assert test.difference == pytest.approx(difference.mean())
-    assert test.interval == pytest.approx(bootstrap_interval(difference))
-    assert test.n_subjects == 8
-    assert 0.01 < test.pvalue < 1
-    assert test.pvalue == pytest.approx(p_value_by_all_flips(difference))
-    other = paired_test(baseline, baseline + difference)
-    assert other.difference == pytest.approx(-test.difference)
-    assert other.pvalue == pytest.approx(test.pvalue)
-
-
-def test_paired_test_in_closed_form():
-    # All of n subjects gain: of 2**n flips two are as far from 0.
-    for n in (2, 5, 6):
-        gain = np.linspace(0.1, 0.2, n)
-        assert paired_test(gain, np.zeros(n)).pvalue == pytest.approx(2 / 2**n)
-    # Equal gains and one loss: sums of +-1 over four are as large as 2 in 10 of 16 ways.
-    assert paired_test([1, 1, 1, 0], [0, 0, 0, 1]).pvalue == pytest.approx(10 / 16)
-    assert paired_test([0.5, 0.6, 0.7], [0.5, 0.6, 0.7]).pvalue == 1
-
-
-def test_paired_test_of_many_subjects_draws():
-    difference = np.random.default_rng(7).normal(0.02, 0.05, 30)
-    test = paired_test(difference, np.zeros(30), random_state=1)
-    assert test == paired_test(difference, np.zeros(30), random_state=1)
-    # So many subjects: close to Student's test.
-    assert test.pvalue == pytest.approx(stats.ttest_1samp(difference, 0).pvalue, abs=0.02)
-    certain = paired_test(np.ones(30), np.zeros(30), n_resamples=99)
-    assert certain.pvalue == pytest.approx(2 / 100)  # drawn ones are never 0
-
-
-def test_paired_test_needs_the_same_subjects():
-    with pytest.raises(ValueError, match="same two or more subjects"):
-        paired_test([0.5, 0.6], [0.4, 0.5, 0.6])
-    with pytest.raises(ValueError, match="nan or infinite"):
-        paired_test([0.5, np.nan], [0.4, 0.5])
 
 
 # ---------------------------------------------------------------- calibration
@@ -415,37 +283,42 @@ def test_calibration_over_subjects():
 
 def test_calibration_error_as_a_scorer():
     X, y = np.zeros((12, 1)), np.array([0, 2, 2, 2, 3, 4] * 2)
-    scorer = make_scorer(
-        expected_calibration_error,
-        response_method="predict_proba",
-        greater_is_better=False,
-        classes=[0, 2, 3, 4],
-    )
-    scores = cross_validate(DummyClassifier(), X, y, cv=2, scoring=scorer)
+    options = {"response_method": "predict_proba", "greater_is_better": False}
+    scorer = make_scorer(expected_calibration_error, classes=[0, 2, 3, 4], **options)
     # The prior predicts N2 with 0.5, and half are N2.
-    np.testing.assert_allclose(scores["test_score"], 0, atol=1e-12)
-    sure = DummyClassifier(strategy="most_frequent")
-    scores = cross_validate(sure, X, y, cv=2, scoring=scorer)
-    np.testing.assert_allclose(scores["test_score"], -0.5)
+    for strategy, expected in (("prior", 0), ("most_frequent", -0.5)):
+        scores = cross_validate(
+            DummyClassifier(strategy=strategy), X, y, cv=2, scoring=scorer
+        )
+        np.testing.assert_allclose(scores["test_score"], expected, atol=1e-12)
 
 
-def test_bad_probabilities_are_refused():
-    expected = r"shape \(2, 4\); a column for each .*'REM'.*classes='aasm', 'wldr'"
-    with pytest.raises(ValueError, match=expected):
-        expected_calibration_error([0, 1], np.full((2, 4), 0.25))
-    with pytest.raises(ValueError, match=r"shape \(2, 5\); .*'D', 'R'.*classes='aasm'"):
-        expected_calibration_error([0, 1], np.full((2, 5), 0.2), classes="wldr")
-    with pytest.raises(ValueError, match=r"for each of \[.*\] is expected"):
-        expected_calibration_error([0], np.full((1, 6), 1 / 6))
-    with pytest.raises(ValueError, match="inconsistent numbers"):
-        expected_calibration_error([0], np.full((2, 5), 0.2))
-    for value in (np.nan, 2.0, -0.5):
-        proba = np.full((2, 5), 0.2)
-        proba[1, 0] = value
-        with pytest.raises(ValueError, match="must be probabilities"):
-            expected_calibration_error([0, 1], proba)
-        assert expected_calibration_error([0, -1], proba) == pytest.approx(0.8)
-    with pytest.raises(ValueError, match="None of the 2 epochs is scored"):
-        expected_calibration_error([-1, -1], np.full((2, 5), 0.2))
-    with pytest.raises(ValueError, match=r"y_true holds \[7\]"):
-        expected_calibration_error([0, 7], np.full((2, 5), 0.2))
+FIFTH = np.full((2, 5), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "proba", "classes", "message"),
+    [
+        (
+            *([0, 1], np.full((2, 4), 0.25), "aasm"),
+            r"shape \(2, 4\); a column for each .*'REM'.*classes='aasm', 'wldr'",
+        ),
+        ([0, 1], FIFTH, "wldr", r"shape \(2, 5\); .*'D', 'R'.*classes='aasm'"),
+        ([0], np.full((1, 6), 1 / 6), "aasm", r"for each of \[.*\] is expected"),
+        ([0], FIFTH, "aasm", "inconsistent numbers"),
+        ([-1, -1], FIFTH, "aasm", "None of the 2 epochs is scored"),
+        ([0, 7], FIFTH, "aasm", r"y_true holds \[7\]"),
+    ],
+)
+def test_bad_probabilities_are_refused(y_true, proba, classes, message):
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(y_true, proba, classes=classes)
+
+
+@pytest.mark.parametrize("value", [np.nan, 2.0, -0.5])
+def test_numbers_that_are_no_probabilities(value):
+    proba = FIFTH.copy()
+    proba[1, 0] = value
+    with pytest.raises(ValueError, match="must be probabilities"):
+        expected_calibration_error([0, 1], proba)
+    assert expected_calibration_error([0, -1], proba) == pytest.approx(0.8)
