@@ -22,10 +22,7 @@ from skleepkd import (
 from skleepkd.pipelines import class_names, scheme_of, split_pipeline, transform
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.stages import SCHEMES
-from tests.tiny import TinyNetwork, make_pair
-
-FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
-SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
+from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, make_pair
 
 
 def searched(estimator, X, y, **grid):
@@ -43,15 +40,17 @@ def wrapped():
     scaler = EpochScaler("standard")
     scaled = clone(stager).fit(scaler.fit(X).transform(X), y)
     nested = Pipeline([("scale", scaler), ("rest", make_pipeline(EpochScaler(), stager))])
+    in_nested = clone(nested).fit(X, y)
+    search = searched(stager, X, y, lr=[0.1, 0.2])
     return X, {
         "frozen": FrozenEstimator(fitted),
         "frozen at the end": make_pipeline(scaler, FrozenEstimator(scaled)),
-        "nested": clone(nested).fit(X, y),
-        "all of it": FrozenEstimator(clone(nested).fit(X, y)),
-        "a search": searched(stager, X, y, lr=[0.1, 0.2]),
+        "nested": in_nested,
+        "all of it": FrozenEstimator(in_nested),
+        "a search": search,
         "a search over a pipeline": searched(nested, X, y, rest__sleepstager__lr=[0.1]),
-        "a search at the end": make_pipeline(scaler, searched(stager, X, y, lr=[0.1])),
-        "a frozen search": FrozenEstimator(searched(stager, X, y, lr=[0.1])),
+        "a search at the end": make_pipeline(scaler, search),
+        "a frozen search": FrozenEstimator(search),
     }
 
 
@@ -62,34 +61,28 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_wrapped_is_found(wrapped, name):
+def test_what_is_wrapped_is_found_saved_and_described(wrapped, tmp_path, name):
     X, estimators = wrapped
-    steps, stager = split_pipeline(estimators[name])
+    given, path = estimators[name], tmp_path / "stager.safetensors"
+    steps, stager = split_pipeline(given)
     assert type(stager) is SleepStager
-    np.testing.assert_array_equal(
-        stager.predict_proba(transform(estimators[name], X)),
-        estimators[name].predict_proba(X),
-    )
+    expected = given.predict_proba(X)
+    found = stager.predict_proba(transform(given, X))
+    np.testing.assert_array_equal(found, expected)
     if name in ("nested", "all of it"):
         assert [key for key, _ in steps] == ["scale", "rest__epochscaler"]
     if name.startswith("a search over"):
         assert stager.lr == 0.1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_wrapped_is_saved_and_described(wrapped, tmp_path, name):
-    X, estimators = wrapped
-    given, path = estimators[name], tmp_path / "stager.safetensors"
     save(given, path)
     again = load(path)
-    np.testing.assert_array_equal(again.predict_proba(X), given.predict_proba(X))
+    np.testing.assert_array_equal(again.predict_proba(X), expected)
     if "search" not in name:
         assert type(again) is type(given)
         if isinstance(again, Pipeline):
             assert [key for key, _ in again.steps] == [key for key, _ in given.steps]
             assert type(again[-1]) is type(given[-1])
     assert describe(again) == describe(given)
-    assert describe(given).count("Step: ") == len(split_pipeline(given)[0])
+    assert describe(given).count("Step: ") == len(steps)
     whole = RecordingStager(given)
     save(whole, path)
     assert type(load(path).stager) is type(again)
@@ -106,72 +99,30 @@ def test_what_is_wrapped_is_exported(wrapped, tmp_path):
     assert report.steps_before == ["scale", "rest__epochscaler"]
 
 
-def test_a_search_over_stagers_checks_recordings(wrapped):
+@pytest.mark.parametrize("name", NAMES)
+def test_recordings_are_checked_through_what_is_around(wrapped, name):
     mne = pytest.importorskip("mne")
-    _, estimators = wrapped
     info = mne.create_info(["E1", "E2"], 4.0, "eeg")
     noise = 3e-5 * np.random.default_rng(0).standard_normal((2, 400))
     raw = mne.io.RawArray(noise, info, verbose=False)
-    for name in NAMES:
-        whole = RecordingStager(estimators[name], ch_names=["E1", "E2"])
-        with pytest.raises(ValueError, match="fitted to .* at 2 Hz; given .* at 4 Hz"):
-            whole.stage(raw)
-        whole.set_params(ch_names=["E1"])
-        with pytest.raises(ValueError, match=r"fitted to 2 channel\(s\).*; given 1"):
-            whole.stage(raw)
-
-
-# ---------------------------------------------------------------- teachers
-
-
-def divide_by_ten(X):
-    return X["target"] / 10
-
-
-def test_frozen_teachers_of_all_kinds(wrapped):
-    X, estimators = wrapped
-    y = make_pair()[1]
-    for name in ("all of it", "a frozen search"):
-        given = estimators[name]
-        before = given.predict_proba(X.source_epochs)
-        student = DistilledSleepStager(given, **FAST, classes="aasm").fit(X, y)
-        assert student.teacher_ is given
-        assert type(student.module_).__name__ == "UTime"
-        tuned = FineTunedSleepStager(given, **FAST).fit(X, y)
-        assert tuned.pretrained_ is given
-        np.testing.assert_array_equal(given.predict_proba(X.source_epochs), before)
-
-
-def test_a_nested_teacher_is_fitted_in_the_fold(pair):
-    X, y = pair
-    stager = SleepStager(TinyNetwork, **FAST)
-    steps = [FunctionTransformer(divide_by_ten), EpochScaler("standard")]
-    flat = make_pipeline(*steps, stager)
-    nested = make_pipeline(steps[0], make_pipeline(steps[1], stager))
-    first, second = (
-        DistilledSleepStager(teacher, alpha=0.5, **FAST).fit(X, y).predict_proba(X)
-        for teacher in (flat, nested)
-    )
-    np.testing.assert_array_equal(first, second)
-
-
-def test_a_teacher_is_frozen_whole_or_not(pair):
-    X, y = pair
-    stager = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
-    before = {name: value.clone() for name, value in stager.module_.state_dict().items()}
-    for half in (
-        make_pipeline(EpochScaler(), FrozenEstimator(stager)),
-        make_pipeline(EpochScaler(), make_pipeline(EpochScaler(), FrozenEstimator(stager))),
+    for ch_names, message in (
+        (["E1", "E2"], "fitted to .* at 2 Hz; given .* at 4 Hz"),
+        (["E1"], r"fitted to 2 channel\(s\).*; given 1"),
     ):
-        for student in (
-            DistilledSleepStager(half, **FAST),
-            DistilledSleepStager(half, TinyNetwork, feature_loss=None, alpha=1.0, **FAST),
-            FineTunedSleepStager(half, **FAST),
-        ):
-            with pytest.raises(ValueError, match=r"Freeze all of it.*FrozenEstimator\("):
-                student.fit(X, y)
-    for name, value in stager.module_.state_dict().items():
-        assert value.equal(before[name])
+        with pytest.raises(ValueError, match=message):
+            RecordingStager(wrapped[1][name], ch_names=ch_names).stage(raw)
+
+
+@pytest.mark.parametrize("name", ["all of it", "a frozen search"])
+def test_frozen_teachers_of_all_kinds(wrapped, name):
+    X, y = make_pair()
+    given = wrapped[1][name]
+    before = given.predict_proba(X.source_epochs)
+    student = DistilledSleepStager(given, **FAST, classes="aasm").fit(X, y)
+    assert student.teacher_ is given
+    assert type(student.module_).__name__ == "UTime"
+    assert FineTunedSleepStager(given, **FAST).fit(X, y).pretrained_ is given
+    np.testing.assert_array_equal(given.predict_proba(X.source_epochs), before)
 
 
 # ---------------------------------------------------------------- schemes
@@ -180,39 +131,33 @@ def test_a_teacher_is_frozen_whole_or_not(pair):
 def test_schemes_are_those_of_the_teacher(tmp_path):
     X, y = make_pair(classes=4)
     path = tmp_path / "student.safetensors"
-    teacher = SleepStager(TinyNetwork, classes="wldr", **FAST).fit(X.source_epochs, y)
-    piped = make_pipeline(FunctionTransformer(), teacher)
+    stager = SleepStager(TinyNetwork, classes="wldr", **FAST)
+    frozen = FrozenEstimator(clone(stager).fit(X.source_epochs, y))
+    piped = FrozenEstimator(make_pipeline(FunctionTransformer(), frozen.estimator))
     for student in (
-        DistilledSleepStager(FrozenEstimator(teacher), **FAST),
-        DistilledSleepStager(FrozenEstimator(piped), **FAST),
-        DistilledSleepStager(SleepStager(TinyNetwork, classes="wldr", **FAST), **FAST),
-        FineTunedSleepStager(FrozenEstimator(piped), **FAST),
+        *(DistilledSleepStager(given, **FAST) for given in (frozen, piped, stager)),
+        FineTunedSleepStager(piped, **FAST),
     ):
         student.fit(X, y)
         assert student.classes_.tolist() == [0, 1, 2, 3]
         save(student, path)
         again = load(path, TinyNetwork)
         assert again.classes == "wldr"
-        for stager in (student, again):
-            assert scheme_of(stager) == "wldr"
-            assert class_names(stager).tolist() == ["W", "L", "D", "R"]
-            assert "0 (W), 1 (L), 2 (D), 3 (R)" in describe(stager)
-
-
-def test_schemes_that_are_not_known():
-    X, y = make_pair(classes=4)
+        for one in (student, again):
+            assert scheme_of(one) == "wldr"
+            assert class_names(one).tolist() == ["W", "L", "D", "R"]
+            assert "0 (W), 1 (L), 2 (D), 3 (R)" in describe(one)
+    # Three codes may be those of another scheme than the teacher's.
+    student = DistilledSleepStager(frozen, **FAST).fit(X[y < 3], y[y < 3])
+    assert scheme_of(student) is None
     stager = SleepStager(TinyNetwork, **FAST).fit(X, y)
     assert scheme_of(stager) is None
     assert class_names(stager).tolist() == [0, 1, 2, 3]
-    # Three codes may be those of another scheme than the teacher's.
-    teacher = SleepStager(TinyNetwork, classes="wldr", **FAST).fit(X.source_epochs, y)
-    student = DistilledSleepStager(FrozenEstimator(teacher), **FAST)
-    student.fit(X[y < 3], y[y < 3])
-    assert scheme_of(student) is None
+
+
+def test_five_codes_are_of_one_scheme():
     five = LogisticRegression().fit(np.arange(10)[:, None], np.arange(10) % 5)
     assert scheme_of(five) == "aasm"
-    named = LogisticRegression().fit(np.arange(10)[:, None], ["W", "R"] * 5)
-    assert class_names(named).tolist() == ["R", "W"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
