@@ -1,10 +1,9 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from skleepkd.distillation import capture_features
 from skleepkd.networks import EpochCrossModalTransformer
 from skleepkd.networks.cross_modal_transformer import sinusoidal_position
 
@@ -116,24 +115,13 @@ def test_positions_are_sines_and_cosines():
         np.testing.assert_allclose(table[:, 2 * i + 1], np.cos(angle), atol=1e-6)
 
 
-def test_features_and_parameter_groups():
+def test_features_are_what_the_head_reads():
     network = EpochCrossModalTransformer(2, 200, n_outputs=4).eval()
-    seen = []
-    (layer,) = network.feature_layers
-    network.get_submodule(layer).register_forward_hook(
-        lambda module, args, output: seen.append(output)
-    )
-    logits = network(torch.randn(3, 2, 200))
-    assert seen[0].shape == (3, 512)
-    torch.testing.assert_close(network.head(seen[0]), logits)
-
-    for name, _ in network.named_parameters():
-        owners = [
-            group
-            for group, prefixes in network.parameter_groups.items()
-            if any(name == p or name.startswith(p + ".") for p in prefixes)
-        ]
-        assert len(owners) == 1, name
+    with capture_features(network, network.feature_layers) as seen:
+        logits = network(torch.randn(3, 2, 200))
+    (features,) = seen.values()
+    assert features.shape == (3, 512)
+    torch.testing.assert_close(network.head(features), logits)
 
 
 def test_a_single_epoch_trains_and_predicts():
@@ -153,33 +141,3 @@ def test_attention_dropout_matches_torch():
     torch.manual_seed(1)
     expected, _ = nn.MultiheadAttention.forward(attention, tokens[:, :1], tokens, tokens)
     torch.testing.assert_close(output, expected[:, 0], rtol=1e-4, atol=1e-5)
-
-
-def test_pickle_keeps_the_outputs():
-    network = EpochCrossModalTransformer(2, 200).eval()
-    x = torch.randn(3, 2, 200)
-    copy = pickle.loads(pickle.dumps(network))
-    torch.testing.assert_close(copy(x), network(x), rtol=0, atol=0)
-
-
-def test_exports_with_a_free_batch_size():
-    network = EpochCrossModalTransformer(2, 200).eval()
-    x = torch.randn(5, 2, 200)
-    program = torch.export.export(
-        network, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch", max=1024)},)
-    )
-    torch.testing.assert_close(program.module()(x), network(x))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [({"n_chans": 3, "n_times": 49}, "shorter than one window")]
-)
-def test_unusable_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        EpochCrossModalTransformer(**arguments)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 200), (2, 2, 250), (2, 200)])
-def test_unexpected_input(shape):
-    with pytest.raises(ValueError, match=r"built for \(batch, 2, 200\)"):
-        EpochCrossModalTransformer(2, 200)(torch.zeros(shape))

@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +6,7 @@ from torch import nn
 from skleepkd import SleepStager
 from skleepkd.distillation import capture_features
 from skleepkd.networks import UTime
-from tests.tiny import make_pair
+from tests.tiny import FAST, SMALL_UTIME, make_pair
 
 ORIGINAL = {
     "filters": (22, 45, 90, 181, 362),
@@ -182,61 +180,8 @@ def test_initial_weights():
             assert not module.bias.any()
 
 
-def test_every_parameter_learns_and_belongs_to_one_group():
-    torch.manual_seed(0)
-    network = UTime(2, 100, **SMALL)
-    network(torch.randn(6, 2, 100)).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
-        owners = [
-            group
-            for group, prefixes in network.parameter_groups.items()
-            if any(name.startswith(prefix + ".") for prefix in prefixes)
-        ]
-        assert len(owners) == 1, name
-
-
 def test_as_a_stager_by_name():
     X, y = make_pair(n_subjects=2, n_epochs=8)
-    net = SleepStager(
-        "UTime", module__filters=(2, 4, 8), module__pools=(3, 2), max_epochs=1, device="cpu"
-    ).fit(X, y)
+    net = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(X, y)
     assert net.predict_proba(X).shape == (16, 5)
     assert net.extract_features(X).shape == (16, 8, 10)  # the bottleneck
-
-
-def test_pickle_keeps_the_outputs():
-    network = UTime(2, 100, **SMALL).eval()
-    x = torch.randn(3, 2, 100)
-    copy = pickle.loads(pickle.dumps(network))
-    torch.testing.assert_close(copy(x), network(x), rtol=0, atol=0)
-    assert copy.feature_layers == network.feature_layers
-
-
-def test_exports_with_a_free_batch_size():
-    network = UTime(2, 100, **SMALL).eval()
-    x = torch.randn(5, 2, 100)
-    program = torch.export.export(
-        network, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
-    )
-    torch.testing.assert_close(program.module()(x), network(x))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_chans": 1, "n_times": 47}, "shorter than the 48 samples"),
-        ({"n_chans": 1, "n_times": 6000, "pools": (2, 2)}, "6 filters, 2 pools"),
-        ({"n_chans": 1, "n_times": 6000, "up_kernel_sizes": (3,)}, "1 up_kernel_sizes"),
-        ({"n_chans": 1, "n_times": 6000, "pools": (), "filters": (4,)}, "0 pools"),
-    ],
-)
-def test_unusable_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        UTime(**arguments)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 100), (2, 2, 120), (2, 100), (1, 2, 3, 2, 100)])
-def test_unexpected_input(shape):
-    with pytest.raises(ValueError, match=r"built for \(batch, 2, 100\) or \(batch, epochs"):
-        UTime(2, 100, **SMALL)(torch.zeros(shape))
