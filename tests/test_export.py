@@ -194,7 +194,7 @@ def test_the_file_describes_its_input_and_output(path):
         "steps_before": {},
     }.items():
         assert json.loads(written[name]) == expected
-    assert "night-a" not in path.read_bytes().decode("latin1")
+    assert "night-s0" not in path.read_bytes().decode("latin1")
     # A line to print.
     line = str(report)
     assert line == repr(report)

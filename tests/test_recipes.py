@@ -331,7 +331,7 @@ UNFITTED = {**TUNED, **SMALL_SEQSLEEPNET, "sequence_length": 4}
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A network that was trained on another cohort, as a file."""
-    X, y = make_spectra(cohort="source", seed=1)
+    X, y = make_spectra(name="source-{}", seed=1)
     path = tmp_path_factory.mktemp("pretrained") / "c4-a1.safetensors"
     stager = phan2019("scratch", validation=None, **UNFITTED)
     save(stager.fit(X.source_epochs, y), path)

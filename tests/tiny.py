@@ -47,24 +47,57 @@ class NeverTiny(NeverTrained, TinyNetwork):
     """A teacher that must not be fitted."""
 
 
-def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=5):
+def nights_of(target, source, n_subjects, name, **columns):
+    """A pair of equally long nights, one of each subject."""
+    n_epochs = len(target) // n_subjects
+    subject = np.repeat([name.format(k) for k in range(n_subjects)], n_epochs)
+    columns = {"subject": subject, "recording": np.char.add("night-", subject), **columns}
+    onset = np.tile(30.0 * np.arange(n_epochs), n_subjects)
+    target, source = (x if x is None else x.astype(np.float32) for x in (target, source))
+    return PairedEpochs(target, source, onset=onset, **columns)
+
+
+def make_pair(
+    n_subjects=6,
+    n_epochs=24,
+    n_times=60,
+    n_chans=2,
+    seed=0,
+    classes=5,
+    every=False,
+    name="s{}",
+):
     """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
     rng = np.random.default_rng(seed)
     n = n_subjects * n_epochs
     y = rng.integers(0, classes, n)
+    if every:  # stage is there, however short the nights
+        y[:classes] = range(classes)
     scale = 5.0 * 1.8 ** y[:, None, None]
     source = scale * rng.standard_normal((n, n_chans, n_times))
     target = 0.5 * source + 10 * rng.standard_normal((n, n_chans, n_times))
-    subject = np.repeat([f"s{k}" for k in range(n_subjects)], n_epochs)
-    X = PairedEpochs(
-        target.astype(np.float32),
-        source.astype(np.float32),
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
-        sfreq=2.0,
-    )
-    return X, y
+    return nights_of(target, source, n_subjects, name, sfreq=2.0), y
+
+
+def make_spectra(n_subjects=4, n_epochs=16, name="target-{}", seed=0):
+    """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
+    rng = np.random.default_rng(seed)
+    n = n_subjects * n_epochs
+    y = rng.integers(0, 5, n)
+    y[:5] = range(5)
+    target, source = rng.standard_normal((2, n, 1, 6, 17))
+    target[np.arange(n), :, :, 2 + 2 * y] += 1
+    source[np.arange(n), :, :, 2 + 2 * y] += 2
+    return nights_of(target, source, n_subjects, name, sfreq=100.0), y
+
+
+def noise(*shape, sfreq, source=None, **columns):
+    """Nine epochs of noise of each of two subjects, and their stages."""
+    rng = np.random.default_rng(0)
+    target = 30 * rng.standard_normal((18, *shape), dtype=np.float32)
+    source = source and 50 * rng.standard_normal((18, *source), dtype=np.float32)
+    X = nights_of(target, source, 2, "s{}", sfreq=sfreq, **columns)
+    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
 
 
 class TinySequenceNetwork(nn.Module):
@@ -99,42 +132,6 @@ class TinySequenceNetwork(nn.Module):
             return self.forward(x[:, None])[..., 0]
         features = self.encode_epochs(x.flatten(0, 1))  # (batch * sequence, n_filters)
         return self.classify_sequence(features.unflatten(0, x.shape[:2]))
-
-
-def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
-    """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
-    rng = np.random.default_rng(seed)
-    n = n_subjects * n_epochs
-    y = rng.integers(0, 5, n)
-    y[:5] = range(5)
-    target, source = rng.standard_normal((2, n, 1, 6, 17)).astype(np.float32)
-    for epochs, gain in ((target, 1.0), (source, 2.0)):
-        epochs[np.arange(n), :, :, 2 + 2 * y] += gain
-    subject = np.repeat([f"{cohort}-{k}" for k in range(n_subjects)], n_epochs)
-    X = PairedEpochs(
-        target,
-        source,
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
-        sfreq=100.0,
-    )
-    return X, y
-
-
-def noise(*shape, sfreq, source=None, **columns):
-    """Nine epochs of noise of each of two subjects, and their stages."""
-    rng = np.random.default_rng(0)
-    X = PairedEpochs(
-        30 * rng.standard_normal((18, *shape), dtype=np.float32),
-        source and 50 * rng.standard_normal((18, *source), dtype=np.float32),
-        subject=np.repeat(["a", "b"], 9),
-        recording=np.repeat(["night-a", "night-b"], 9),
-        onset=np.tile(30.0 * np.arange(9), 2),
-        sfreq=sfreq,
-        **columns,
-    )
-    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
 
 
 def weights(net):

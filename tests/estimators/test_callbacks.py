@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation, kappa_of_confusion
-from tests.tiny import TinyNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, make_pair
 
 
 class Scripted(StepwiseValidation):
@@ -26,10 +25,9 @@ class Scripted(StepwiseValidation):
 
 def train(callback, passes=100, **params):
     X, y = make_pair(n_subjects=4)  # 3 subjects train: 72 epochs, 9 steps a pass
-    stager = SleepStager(
-        TinyNetwork, max_epochs=passes, batch_size=8, validation=1, random_state=0,
-        device="cpu", callbacks__best_weights=callback, **params,
-    ).fit(X, y)  # fmt: skip
+    options = {**FAST, "max_epochs": passes, "batch_size": 8, "validation": 1, **params}
+    options["callbacks__best_weights"] = callback
+    stager = SleepStager(TinyNetwork, **options).fit(X, y)
     return stager, dict(stager.callbacks_)["best_weights"]
 
 
@@ -53,8 +51,7 @@ def test_patience_counts_evaluations_in_a_row():
 
 
 def test_training_may_end_before():
-    script = [0.5, 0.6, 0.4]
-    stager, chosen = train(Scripted(script, every=9, patience=9), passes=3)
+    stager, chosen = train(Scripted([0.5, 0.6, 0.4], every=9, patience=9), passes=3)
     assert len(stager.history) == 3
     assert chosen.best_step_ == 18
     assert stager.best_epoch_ == 2
@@ -67,27 +64,19 @@ def test_the_score_is_that_of_the_held_out_subjects(score):
     stager, chosen = train(StepwiseValidation(every=9, score=score), passes=2, lr=0.01)
     X, y = make_pair(n_subjects=4)
     rows = np.isin(X.subject, stager.held_out_)
-
-    expected = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}[score]
-    predicted = stager.predict(X[rows])
-    np.testing.assert_allclose(max(chosen.scores_), expected(y[rows], predicted), rtol=1e-6)
+    function = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}[score]
+    expected = function(y[rows], stager.predict(X[rows]))
+    np.testing.assert_allclose(max(chosen.scores_), expected, rtol=1e-6)
     assert stager.history[-1, "batches", 8, f"valid_{score}"] == chosen.scores_[-1]
+    # The same steps are taken, whatever is looked at between them.
+    often, _ = train(StepwiseValidation(every=3), passes=2, lr=0.01)
+    assert often.history[:, "train_loss"] == stager.history[:, "train_loss"]
 
 
-def test_it_changes_nothing_but_the_choice():
-    """The same steps are taken, whatever is looked at between them."""
-    often, _ = train(StepwiseValidation(every=3), passes=3, lr=0.01)
-    rarely, _ = train(StepwiseValidation(every=9), passes=3, lr=0.01)
-    assert often.history[:, "train_loss"] == rarely.history[:, "train_loss"]
-
-
-def test_without_held_out_subjects_it_does_nothing():
-    X, y = make_pair()
-    stager = SleepStager(
-        TinyNetwork, max_epochs=2, random_state=0, device="cpu",
-        callbacks__best_weights=StepwiseValidation(every=1, patience=1, min_steps=1),
-    )  # fmt: skip
-    assert len(clone(stager).fit(X, y).history) == 2
+def test_without_held_out_subjects_it_does_nothing(pair):
+    callback = StepwiseValidation(every=1, patience=1, min_steps=1)
+    stager = SleepStager(TinyNetwork, callbacks__best_weights=callback, **FAST)
+    assert len(stager.set_params(max_epochs=2).fit(*pair).history) == 2
 
 
 def test_unknown_score():
@@ -96,29 +85,24 @@ def test_unknown_score():
 
 
 def test_kappa_by_hand():
-    # 20 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
+    # 21 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
     assert kappa_of_confusion(torch.tensor([12, 3, 6, 9])) == pytest.approx(0.4)
+    assert kappa_of_confusion(torch.tensor([4, 0, 0, 0])) == 0
 
 
 def test_features_alone_are_judged_by_their_loss():
     """In the first of two steps no label, and no untrained head, decides."""
     X, y = make_pair(n_subjects=4)
-    net = DistilledSleepStager(
-        SleepStager(TinyNetwork, max_epochs=1, device="cpu"), strategy="two-step",
-        feature_max_epochs=3, max_epochs=0, batch_size=8, validation=1, random_state=0,
-        device="cpu", lr=1.0, callbacks__best_weights=StepwiseValidation(every=9),
-    ).fit(X, y)  # fmt: skip
-    seen = [
-        batch["valid_feature_loss"]
-        for row in net.history
-        for batch in row["batches"]
-        if "valid_feature_loss" in batch
-    ]
-    np.testing.assert_allclose(seen, [row["valid_feature_loss"] for row in net.history])
+    options = {"feature_max_epochs": 3, "max_epochs": 0, "batch_size": 8, "validation": 1}
+    options["callbacks__best_weights"] = StepwiseValidation(every=9)
+    teacher = SleepStager(TinyNetwork, max_epochs=1, device="cpu")
+    options = {**FAST, "strategy": "two-step", "lr": 1.0, **options}
+    net = DistilledSleepStager(teacher, **options).fit(X, y)
+    name = "valid_feature_loss"
+    seen = [b[name] for row in net.history for b in row["batches"] if name in b]
+    np.testing.assert_allclose(seen, net.history[:, name])
     assert np.argmin(seen) < 2, "the test needs a best evaluation before the last"
     rows = np.isin(X.subject, net.held_out_)
-    own, target = (
-        torch.from_numpy(stager.extract_features(signal[rows]))
-        for stager, signal in ((net, X), (net.teacher_, X.source_epochs))
-    )
-    np.testing.assert_allclose((own - target).square().mean(), min(seen), rtol=1e-2)
+    own = net.extract_features(X[rows])
+    taught = net.teacher_.extract_features(X.source_epochs[rows])
+    np.testing.assert_allclose(np.square(own - taught).mean(), min(seen), rtol=1e-2)

@@ -100,3 +100,12 @@ def test_unexpected_input(network, shape, message):
 def test_unusable_arguments(network, arguments, message):
     with pytest.raises(ValueError, match=message):
         network(1, **arguments)
+
+
+@pytest.mark.parametrize("name", ["UTime", "transformer"])
+def test_exports_with_a_free_batch_size(name):
+    make, shape = NETWORKS[name]
+    network, x = make().eval(), torch.randn(5, *shape)
+    batch = ({0: torch.export.Dim("batch", max=1024)},)
+    program = torch.export.export(network, (x[:2],), dynamic_shapes=batch)
+    torch.testing.assert_close(program.module()(x), network(x))
