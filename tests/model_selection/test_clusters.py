@@ -14,19 +14,13 @@ from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.utils import Bunch
 
 from skleepkd import DistilledSleepStager, SleepStager, datasets
-from tests.tiny import TinyNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, make_pair
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 psutil = pytest.importorskip("psutil")
 
 PAGE = Path(__file__).parents[2] / "docs" / "clusters.md"
-STUDENT = DistilledSleepStager(
-    SleepStager(TinyNetwork, max_epochs=1, device="cpu", verbose=0),
-    max_epochs=1,
-    device="cpu",
-    random_state=0,
-    verbose=0,
-)
+STUDENT = DistilledSleepStager(SleepStager(TinyNetwork, **FAST), **FAST)
 
 
 @contextlib.contextmanager
@@ -45,11 +39,10 @@ def nothing_left_running():
 @pytest.fixture(scope="module")
 def client():
     options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": None}
+    options |= {"processes": True, "dashboard_address": None}
     with (
         nothing_left_running(),
-        distributed.LocalCluster(
-            **options, processes=True, dashboard_address=None
-        ) as cluster,
+        distributed.LocalCluster(**options) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
@@ -125,6 +118,7 @@ def test_the_pages_blocks(client, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "study", raising=False)
     monkeypatch.setattr(datasets, "load_boas", lambda root: Bunch(X=X, y=y))
     page = blocks()
+    compile(page["Slurm"], PAGE.name, "exec")
     exec(page["load_boas"], {})
     small = replaced(
         page["PairedEpochs.from"],
@@ -168,7 +162,3 @@ def test_each_worker_of_the_page_has_a_gpu_of_its_own():
     with nothing_left_running():
         exec(replaced(blocks()["GPU"], ("range(4)", "range(2)")), here)
     assert sorted(here["scores"].values()) == ["0", "1"]
-
-
-def test_the_pages_slurm_block_is_python():
-    compile(blocks()["Slurm"], PAGE.name, "exec")
