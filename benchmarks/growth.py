@@ -339,9 +339,11 @@ def main(argv=None):
     study, sizes = Study("growth", options), options.sizes
     with tempfile.TemporaryDirectory() as folder:
         n = max(sizes)
-        both = noise(n, 3, 1920), noise(n, 3, 1920, seed=1)
-        PairedEpochs(*both, **about(n), sfreq=64.0).to_memmap(folder)
-        del both
+        X = PairedEpochs(
+            noise(n, 3, 1920), source=noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
+        )
+        X.to_memmap(folder)
+        del X
         tasks = {("small", n): {"n_epochs": n, "network": "small"} for n in sizes}
         n = min(sizes)
         tasks["U-Sleep", n] = {"n_epochs": n, "network": "U-Sleep"}

@@ -223,8 +223,8 @@ def stand_in(names, n_epochs=2):
     """As many subjects as a data set has, two epochs each."""
     rng = np.random.default_rng(0)
     subject = np.repeat(names, n_epochs)
-    signals = rng.standard_normal((2, len(subject), 1, 60)).astype(np.float32)
-    X = PairedEpochs(*signals, subject=subject, recording=subject, sfreq=2.0)
+    target, source = rng.standard_normal((2, len(subject), 1, 60)).astype(np.float32)
+    X = PairedEpochs(target, source=source, subject=subject, recording=subject, sfreq=2.0)
     return Bunch(X=X, y=rng.integers(0, 5, len(X)), groups=subject)
 
 
