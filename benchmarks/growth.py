@@ -3,54 +3,62 @@
 Two things are measured, each size in a process of its own, on one thread.
 
 With signals: noise of three channels at 64 Hz on either side, written as a memory map
-(``PairedEpochs.to_memmap``), and the network of ``examples/small_network.py``. Timed by
+(``PairedEpochs.to_memmap``), and ``LogPowerNet``. Timed by
 the processor's clock are what a fit checks first, a training pass, asking the teacher for
 its features, a pass of offline distillation, and prediction. Just written, the map lies in
 the system's page cache; what it costs to read one from the disk is a row of ``speed.py``.
 
 Rows alone: one epoch of 16 samples that stands for all of them, and a network of two
 linear layers, so that the rows of 10,000 nights can be had. What a fold of
-``cross_validate`` holds is then what belongs to rows: names of persons and nights, onsets,
-stages, row numbers, the teacher's features, answers.
+``cross_validate`` holds is then what belongs to rows: names of subjects and nights, onsets,
+stages, row numbers, the teacher's features, predictions.
 
 Memory is the highest resident private memory (RssAnon) above that of the imports; pages
 of a memory map are the system's cache and do not count.
 
 Run it with ``python benchmarks/growth.py`` (on Linux). It writes ``growth.md``, ``.csv``
-and ``.png``; interrupted, it goes on with the sizes that are not in the folder
-``benchmarks/cache`` yet. ``--sizes`` and ``--nights`` make it smaller.
+and ``.png``. ``--sizes`` and ``--nights`` make it smaller.
 """
 
-import argparse
 import os
-import platform
-import shlex
-import sys
 import tempfile
 import time
 import tracemalloc
-from pathlib import Path
 
-import joblib
 import numpy as np
-import torch
-from _growth_page import NIGHT, draw, page_of
-from _runs import progress, resume, source_digest, write, write_csv
-from _speed_setup import BATCH_SIZE, COMMON, noise, stages, training_pass
-from memory import Peak, private_bytes
+from matplotlib.figure import Figure
+from measure import BATCH_SIZE, COMMON, Peak, noise, private_bytes, stages, training_pass
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
 from skorch.history import History
+from study import Setting, Study, in_new_process, parse, parser_of
+from tables import markdown_table
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from small_network import SmallNetwork
-
-NETWORKS = {"small": SmallNetwork, "U-Sleep": "USleep"}
+NETWORKS = {"small": "LogPowerNet", "U-Sleep": "USleep"}
 #: Nobody is held out, whatever the number of subjects.
-SETTINGS = COMMON | {"validation": None}
+OPTIONS = COMMON | {"validation": None}
+#: Epochs in a night of eight hours.
+NIGHT = 960
+#: Passes of a training, as in Anandakumar et al. (2022).
+PASSES = 100
+#: What is timed, in the order of the table, and its colour in the picture.
+COLORS = {
+    "checks": "0.6",
+    "training pass": "black",
+    "teacher asked": "tab:blue",
+    "distillation pass": "tab:orange",
+    "prediction": "tab:green",
+}
+SETTINGS = {
+    "sizes": Setting("epochs with signals", [300, 1000, 3000, 9000], [64, 128]),
+    "nights": Setting(
+        "nights of rows alone; the estimate is for the last", [100, 1000, 10_000], [8, 16]
+    ),
+}
 
 
 class TwoLayers(nn.Module):
@@ -71,7 +79,7 @@ class TwoLayers(nn.Module):
 def about(n_epochs):
     """Return the subject, the night and the onset of each epoch."""
     night = np.arange(n_epochs) // NIGHT
-    names = np.array([f"person-{k:05}" for k in range(night[-1] + 1)])[night]
+    names = np.array([f"subject-{k:05}" for k in range(night[-1] + 1)])[night]
     return {
         "subject": names,
         "recording": names.copy(),
@@ -82,11 +90,7 @@ def about(n_epochs):
 def with_signals(folder, n_epochs, network):
     """Train, distil and predict with the first epochs of a memory map.
 
-    Returns
-    -------
-    dict
-        "seconds" (median of three) by what was done, the "map_mb" and the "features_mb"
-        of these epochs, and the private "memory_mb" at most.
+    Seconds are medians of three; memory is private, the most above the imports.
     """
     seconds, module, imports = {}, NETWORKS[network], private_bytes()
 
@@ -100,11 +104,11 @@ def with_signals(folder, n_epochs, network):
 
     with Peak() as peak:
         X, y = PairedEpochs.from_memmap(folder)[:n_epochs], stages(n_epochs)
-        teacher = SleepStager(module, **SETTINGS)
+        teacher = SleepStager(module, **OPTIONS)
         clock("training pass", training_pass(teacher, X.source_epochs, y))
-        unused = SleepStager(module, **SETTINGS | {"max_epochs": 0})
+        unused = SleepStager(module, **OPTIONS | {"max_epochs": 0})
         clock("checks", lambda: unused.fit(X.source_epochs, y))
-        student = DistilledSleepStager(FrozenEstimator(teacher), **SETTINGS)
+        student = DistilledSleepStager(FrozenEstimator(teacher), **OPTIONS)
         clock("distillation pass", training_pass(student, X, y))
         clock("teacher asked", lambda: student.strategy_.prepare(student, X, y))
         clock("prediction", lambda: student.predict(X.target_epochs))
@@ -120,19 +124,16 @@ def with_signals(folder, n_epochs, network):
 def rows_alone(n_epochs):
     """Cross-validate, one fold of eight, over epochs that are all the same one.
 
-    Returns
-    -------
-    dict
-        Private memory of the pair and its stages, of the fold at most, and of what skorch
-        records of the batches of 32 of a pass; "seconds" of the fold.
+    Private memory is that of the pair and its stages, of the fold at most, and of what
+    skorch records of the batches of 32 of a pass.
     """
     imports = private_bytes()
     with Peak() as peak:
         epochs = np.broadcast_to(noise(1, 1, 16), (n_epochs, 1, 16))
-        X, y = PairedEpochs(epochs, epochs, **about(n_epochs)), stages(n_epochs)
+        X, y = PairedEpochs(epochs, source=epochs, **about(n_epochs)), stages(n_epochs)
         pair = private_bytes() - imports
         started = time.process_time()
-        settings = SETTINGS | {"batch_size": 4096}
+        settings = OPTIONS | {"batch_size": 4096}
         student = DistilledSleepStager(SleepStager(TwoLayers, **settings), **settings)
         fold = next(GroupKFold(8).split(X, y, groups=X.subject))
         cross_validate(student, X, y, cv=[fold])
@@ -153,95 +154,209 @@ def rows_alone(n_epochs):
     }
 
 
-def parse(arguments):
+# ---------------------------------------------------------------- the page
+#
+# ``small`` and ``u_sleep`` hold what was measured with signals, ``rows`` what was of rows
+# alone, by the number of epochs.
+
+
+def seconds_of(found, name):
+    """List the seconds of all sizes."""
+    return [one["seconds"][name] for one in found.values()]
+
+
+def exponent(found, name):
+    """Slope of the logarithm of seconds over the logarithm of epochs."""
+    return np.polyfit(np.log(list(found)), np.log(seconds_of(found, name)), 1)[0]
+
+
+def table_of_sizes(small):
+    """Seconds and memory with signals, and the exponents of their growth."""
+    lines = [
+        [n, f"{found['map_mb']:.0f}"]
+        + [f"{found['seconds'][name]:.3g}" for name in COLORS]
+        + [f"{found['features_mb']:.2g}", f"{found['memory_mb']:.0f}"]
+        for n, found in small.items()
+    ]
+    lines.append(["exponent", "", *(f"{exponent(small, n):.2f}" for n in COLORS), "", ""])
+    header = ["Epochs", "Map (MB)", *(f"{name} (s)" for name in COLORS)]
+    return markdown_table([*header, "features (MB)", "memory (MB)"], lines)
+
+
+def table_of_rows(rows):
+    """Memory and seconds of rows alone."""
+    names = {"pair_mb": "pair (MB)", "memory_mb": "fold (MB)"}
+    names |= {"history_mb": "history of a pass (MB)", "seconds": "fold (s)"}
+    lines = [
+        [n, n // NIGHT, *(f"{found[name]:.3g}" for name in names)]
+        for n, found in rows.items()
+    ]
+    return markdown_table(["Epochs", "Nights", *names.values()], lines)
+
+
+def estimate(small, u_sleep, rows):
+    """Estimate the cost of the largest number of rows, as a table and in words."""
+    n, row = max(rows), rows[max(rows)]
+    # For the one size of U-Sleep the time per epoch; for several sizes the slope of a line,
+    # since what a pass begins with does not grow.
+    columns = [
+        {name: np.polyfit(list(small), seconds_of(small, name), 1)[0] for name in COLORS},
+        {name: seconds_of(u_sleep, name)[0] / min(u_sleep) for name in COLORS},
+    ]
+    hours = {name: [n * column[name] / 3600 for column in columns] for name in COLORS}
+    both, size = (small, u_sleep), max(small)
+    features = [n / max(of) * of[max(of)]["features_mb"] / 1e3 for of in both]
+    most = [max(found["memory_mb"] for found in of.values()) for of in both]
+    # A student keeps its teacher, and so the history of both.
+    history = 2 * PASSES * row["history_mb"]
+    memory = [(row["memory_mb"] + of_network + history) / 1e3 for of_network in most]
+    map_gb = n / size * small[size]["map_mb"] / 1e3
+    rates = [1 / column["training pass"] for column in columns]
+    lines = {
+        "a pass over all epochs, hours on one core": hours["training pass"],
+        f"{PASSES} passes of the teacher, days": np.divide(
+            hours["training pass"], 24 / PASSES
+        ),
+        f"{PASSES} passes of the student, days": np.divide(
+            hours["distillation pass"], 24 / PASSES
+        ),
+        "the teacher asked, once a fit, hours": hours["teacher asked"],
+        "checks of one side, once a fit, hours": hours["checks"],
+        "prediction, hours": hours["prediction"],
+        "disk: the map of both sides, GB": [map_gb] * 2,
+        "disk: the features' temporary map, GB": features,
+        f"private memory, the history of {PASSES} passes of both with it, GB": memory,
+        "epochs that a pass asks the disk for in a second": rates,
+        "MB that it asks for in a second": np.multiply(rates, map_gb / n * 1e3 / 2),
+    }
+    table = markdown_table(
+        ["What", "small network", "U-Sleep"],
+        [[what, *(f"{value:,.4g}" for value in values)] for what, values in lines.items()],
+    )
+    held = (row["memory_mb"] + history) / n * NIGHT
+    return f"""\
+{n:,} epochs. Nothing of this size was trained with signals; rows alone were.
+
+{table}
+
+Assumed is that time goes on growing linearly, as it does above, on the same core, with 64
+Hz, three channels a side and 960 epochs a night in single precision; and that the disk
+keeps up with the last two lines, epochs being read in random order. Cross-validation costs
+as many times this as it has folds; with `n_jobs` processes, so many times the memory, while
+the map is shared. Memory is that of the rows, the most of any size above, and skorch's
+history of each batch of each pass, which teacher and student keep.
+
+It stops being practical by **time** first: one pass over {n // NIGHT:,} nights has as many steps
+as {PASSES} passes over {n // NIGHT // PASSES:,}, so many nights are for a few passes, or for a GPU. By
+**memory**: {history / 1e3:.3g} of the {memory[0]:.3g} GB are the history; about {(16e3 - most[0]) / held:,.0f} nights fit into 16
+GB with it, more with fewer passes and with numbers as names ({row["name_bytes"]} bytes a name here, 8 a
+number). By **disk**: the map, and as features {1e6 * features[1] / n:.0f} kB an epoch of U-Sleep in the
+folder of temporary files (`TMPDIR`); distillation by softmax or online needs none.
+"""
+
+
+def draw(small, rows):
+    """Draw seconds and memory over epochs, both on logarithmic axes."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    sizes, wide = np.array(list(small)), np.array([min(small), max(rows)])
+    for name, color in COLORS.items():
+        left.plot(sizes, seconds_of(small, name), "o-", color=color, label=name)
+    most = seconds_of(small, "training pass")[-1]
+    left.plot(sizes, 1.6 * most * sizes / sizes[-1], ":", color="0.4", label="linear")
+    left.set(ylabel="Seconds on one core", title="Small network, noise in a memory map")
+    map_mb = small[sizes[-1]]["map_mb"] / sizes[-1]
+    right.plot(wide, map_mb * wide, ":", color="0.4", label="size of the map")
+    for found, name, label, color in (
+        (small, "memory_mb", "trainings with signals", "black"),
+        (rows, "memory_mb", "a fold, rows alone", "tab:red"),
+        (rows, "pair_mb", "pair and stages, rows alone", "tab:purple"),
+    ):
+        values = [one[name] for one in found.values()]
+        right.plot(list(found), values, "o-", color=color, label=label)
+    right.set(ylabel="Private memory above the imports (MB)", title="Memory")
+    for ax in (left, right):
+        ax.set(xscale="log", yscale="log", xlabel="Epochs")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def parts_of(small, u_sleep, rows):
+    """Write the paragraphs below the head."""
+    size, sizes = min(u_sleep), list(small)
+    of_size = u_sleep[size]["seconds"].items()
+    return [
+        "**All signals are noise and all stages random**, neither of which changes time or "
+        "memory.",
+        __doc__[__doc__.index("Two things") : __doc__.index("Run it")]
+        .strip()
+        .replace("``", "`"),
+        f"## {sizes[-1] / sizes[0]:.3g} times the epochs",
+        "The small network. An exponent is the slope of the logarithm of the seconds over "
+        "that of the epochs: 1 is linear.",
+        table_of_sizes(small),
+        f"U-Sleep, {size} epochs: "
+        + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in of_size)
+        + ".",
+        "![Time and memory over epochs](growth.png)",
+        "## Rows alone",
+        "The pair and its stages; at most in a fold of eight, trained for a pass of teacher "
+        "and student, in batches of 4,096; what skorch's history notes of a pass in batches "
+        f"of 32; and the seconds of the fold. Up to {OUTPUT_IN_MEMORY / 1e9:.2f} GB a layer's "
+        "features are in memory (16 bit), above that in a temporary memory map.",
+        table_of_rows(rows),
+        f"## An estimate for {max(rows) // NIGHT:,} nights",
+        estimate(small, u_sleep, rows),
+    ]
+
+
+def lines_of(signals):
+    """Everything that was measured, as lines of a table."""
+    for data, by_size in signals.items():
+        for n_epochs, found in by_size.items():
+            seconds, values = found["seconds"], dict(found)
+            if isinstance(seconds, dict):
+                del values["seconds"]
+                values |= {f"seconds: {name}": value for name, value in seconds.items()}
+            for what, value in values.items():
+                about = {"data": data, "epochs": n_epochs, "what": what}
+                yield about | {"value": f"{value:.6g}"}
+
+
+def read_options(argv=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = Path(__file__).parent
-    parser.add_argument(
-        "--sizes",
-        type=int,
-        nargs="+",
-        default=[300, 1000, 3000, 9000],
-        help="epochs with signals (300 1000 3000 9000)",
-    )
-    parser.add_argument(
-        "--nights",
-        type=int,
-        nargs="+",
-        default=[100, 1000, 10_000],
-        help="nights of rows alone; the estimate is for the last (100 1000 10000)",
-    )
-    parser.add_argument("--output", type=Path, default=here / "results", help="folder")
-    parser.add_argument("--cache", type=Path, default=here / "cache", help="folder")
-    options = parser.parse_args(arguments)
+    parser = parser_of(__doc__)
+    options = parse(parser, SETTINGS, argv)
     if len(options.sizes) < 2 or min(options.nights) < 8:
         parser.error("A line needs two sizes, and eight folds eight nights.")
     return options
 
 
-def main(arguments=None):
+def main(argv=None):
     """Measure what is missing, and write the page, the table and the picture."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = parse(arguments)
-    began, load = time.perf_counter(), os.getloadavg()[0]
-    key = joblib.hash((source_digest(), torch.__version__))[:8]
-    cache = options.cache / f"growth_{key}"
-    signals, rows, n_new = {}, {}, 0
+    options = read_options(argv)
+    study, sizes = Study("growth", options), options.sizes
     with tempfile.TemporaryDirectory() as folder:
-        n = max(options.sizes)
+        n = max(sizes)
         X = PairedEpochs(
-            noise(n, 3, 1920), noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
+            noise(n, 3, 1920), source=noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
         )
         X.to_memmap(folder)
         del X
-        tasks = {
-            ("small", n): {"folder": folder, "n_epochs": n, "network": "small"}
-            for n in options.sizes
-        }
-        n = min(options.sizes)
-        tasks["U-Sleep", n] = {"folder": folder, "n_epochs": n, "network": "U-Sleep"}
-        named = {f"{network}_{n}": task for (network, n), task in tasks.items()}
-        done = resume(with_signals, named, cache, preload=["growth"])
-        for name, found, is_new in progress(done, len(named), "Sizes, noise"):
-            network, n = name.split("_")
-            signals[network, int(n)], n_new = found, n_new + is_new
-    named = {f"rows_{n * NIGHT}": {"n_epochs": n * NIGHT} for n in options.nights}
-    done = resume(rows_alone, named, cache, preload=["growth"])
-    for name, found, is_new in progress(done, len(named), "Rows alone"):
-        rows[int(name.removeprefix("rows_"))], n_new = found, n_new + is_new
-
-    head = f"""\
-# Growth
-
-`{shlex.join(["python", "benchmarks/growth.py", *arguments])}`
-
-{time.strftime("%Y-%m-%d")}: {n_new} of {len(signals) + len(rows)} sizes were measured in this run, which took
-{(time.perf_counter() - began) / 60:.1f} minutes, one process at a time, on {os.cpu_count()} processor(s) of a
-{platform.machine()} machine with a load of {load:.1f} before the run; torch {torch.__version__}.
-
-**All signals are noise and all stages random**, neither of which changes time or memory.
-
-{__doc__[__doc__.index("Two things") : __doc__.index("Run it")].replace("``", "`").strip()}
-"""
-    text = head + page_of(signals, rows)
-    options.output.mkdir(parents=True, exist_ok=True)
-    write(options.output / "growth.md", text)
-    write_csv(options.output / "growth.csv", list(lines_of(signals, rows)))
-    draw(signals, rows).savefig(options.output / "growth.png", dpi=100)
-    print(text)
-
-
-def lines_of(signals, rows):
-    """Everything that was measured, as lines of a table."""
-    measured = {**signals, **{("rows alone", n): found for n, found in rows.items()}}
-    for (data, n_epochs), found in measured.items():
-        seconds = found["seconds"]
-        if not isinstance(seconds, dict):
-            seconds = {"fold": seconds}
-        values = {f"seconds: {name}": value for name, value in seconds.items()}
-        values |= {name: value for name, value in found.items() if name != "seconds"}
-        for what, value in values.items():
-            yield {"data": data, "epochs": n_epochs, "what": what, "value": f"{value:.6g}"}
+        tasks = {("small", n): {"n_epochs": n, "network": "small"} for n in sizes}
+        n = min(sizes)
+        tasks["U-Sleep", n] = {"n_epochs": n, "network": "U-Sleep"}
+        found = study.run(in_new_process, tasks, function=with_signals, folder=folder)
+    tasks = {n * NIGHT: {"n_epochs": n * NIGHT} for n in options.nights}
+    rows = study.run(in_new_process, tasks, function=rows_alone)
+    signals = {"small": {n: found["small", n] for n in sizes}}
+    signals["U-Sleep"] = {n: found["U-Sleep", n]}
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processor(s)"
+    parts = study.head("Growth", {"load of the machine": (load, "-")})
+    lines = list(lines_of({**signals, "rows alone": rows}))
+    parts += parts_of(*signals.values(), rows)
+    study.write("growth", parts, lines, draw(signals["small"], rows))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Five methods with four stages (W L D R) and with three (W N R), and stronger baselines:
 Tables I and II beside the paper's values, and the features of its Fig. 2. On simulated
 nights, or with ``--data`` on MASS (the paper's own data) or on the PhysioNet/CinC Challenge
-2018 (open). Results of finished fits are kept, so an interrupted run resumes where it was.
+2018 (open).
 
     python benchmarks/joshi2021.py --fast
     python benchmarks/joshi2021.py --n-jobs 2
@@ -12,58 +12,41 @@ nights, or with ``--data`` on MASS (the paper's own data) or on the PhysioNet/Ci
 The default settings were chosen on the seed 100.
 """
 
-import argparse
-import json
-import shlex
-import sys
-import time
 from pathlib import Path
 
-import joblib
 import numpy as np
-from _joshi2021_page import (
-    SCHEMES,
-    SHOWN,
-    choose_alphas,
-    draw_features,
-    page_of,
-    report_rows,
-    rows_of_csv,
-)
-from _runs import (
-    add_run_options,
-    digest_of,
-    key_of,
-    mapped,
-    progress,
-    resume,
-    source_digest,
-    write,
-    write_csv,
-)
+import tables
+from matplotlib.figure import Figure
 from skorch.callbacks import LRScheduler
+from study import Setting, Study, parse, parser_of, timed_fit
 from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
 from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
-from skleepkd.metrics import staging_report
+from skleepkd.metrics import gap_closed, staging_report
+from skleepkd.plotting import EmbeddingDisplay
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
-from skleepkd.stages import to_scheme
+from skleepkd.stages import scheme_names, to_scheme
 
-#: What each row of the tables is: a recipe, what is set on it, and its budget in passes,
-#: or in passes over the same number of epochs where it reads sequences.
+SCHEMES = {4: "wldr", 3: "wnr"}
+
+#: What each row of the tables is: a name, a recipe, what is set on it, and its budget in
+#: passes, or in passes over the same number of epochs where it reads sequences.
 ROWS = {
-    "eeg": ("eeg", {}, 1),
-    "ecg": ("ecg", {}, 1),
-    "sd+cl": ("sd+cl", {}, 1),
-    "at+cl": ("at+cl", {}, 1),
-    "at+sd+cl": ("at+sd+cl", {}, 1),
-    "ecg-twice": ("ecg", {}, 2),
-    "ecg-unweighted": ("ecg", {"class_weight": None}, 1),
-    "ecg-sequences": ("ecg", {}, 2),
-    "sd+cl-sequences": ("sd+cl", {}, 2),
+    "eeg": ("EEG baseline", "eeg", {}, 1),
+    "ecg": ("ECG baseline", "ecg", {}, 1),
+    "sd+cl": ("SD + CL", "sd+cl", {}, 1),
+    "at+cl": ("AT + CL", "at+cl", {}, 1),
+    "at+sd+cl": ("AT + SD + CL", "at+sd+cl", {}, 1),
+    "ecg-twice": ("*ours:* ECG, twice the passes", "ecg", {}, 2),
+    "ecg-unweighted": ("*ours:* ECG, no class weights", "ecg", {"class_weight": None}, 1),
+    "ecg-sequences": ("*ours:* ECG, sequences of epochs", "ecg", {}, 2),
+    "sd+cl-sequences": ("*ours:* SD + CL, sequences of epochs", "sd+cl", {}, 2),
 }
+LABELS = {row: label for row, (label, *_) in ROWS.items()}
+BASELINES = ("ecg", "ecg-twice", "ecg-unweighted", "ecg-sequences")
+DISTILLED = ("sd+cl", "at+cl", "at+sd+cl", "sd+cl-sequences")
 
 #: Rows that are fitted one after the other, since later ones use results of earlier ones:
 #: the EEG stager, the attention step, and the share of the softmax term.
@@ -72,52 +55,62 @@ STAGES = (
     ("at+cl", "ecg-twice", "ecg", "ecg-unweighted", "ecg-sequences", "sd+cl"),
     ("at+sd+cl", "sd+cl-sequences"),
 )
-
 #: Rows with a softmax term whose share is chosen.
 CHOSEN = ("sd+cl", "at+sd+cl")
+#: The rows whose features the picture shows.
+SHOWN = ("eeg", "ecg", "at+sd+cl")
 
-#: Settings of the simulation, and those of the paper.
-SIMULATED = {
-    "sfreq": 50.0,
-    "filters": [4, 8, 16, 32, 64, 128],
-    "passes": 8,
-    "batch_size": 32,
-    "lr": 1e-2,
-    "schedule": "one-cycle",
+SETTINGS = {
+    "subjects": Setting(
+        "simulated subjects to train on, to choose on, to test on", [28, 8, 22], [2, 1, 2]
+    ),
+    "epochs": Setting("epochs of a simulated night", 80, 24),
+    "sfreq": Setting("hertz", 50.0, 4.0, 200.0),
+    "filters": Setting(
+        "filters of U-Time's levels",
+        [4, 8, 16, 32, 64, 128],
+        [2] * 6,
+        [16, 32, 64, 128, 256, 512],
+    ),
+    "passes": Setting("passes over the training epochs, in each of two steps", 8, 1, 150),
+    "batch-size": Setting("epochs in a batch", 32, None, 256),
+    "lr": Setting("learning rate (its highest, with one-cycle)", 1e-2, None, 1e-3),
+    "schedule": Setting(
+        "schedule", "one-cycle", None, "constant", choices=("constant", "one-cycle")
+    ),
+    "alphas": Setting("grid of alpha", [0.1, 0.5, 0.9], [0.5, 0.9], paper=0.5),
+    "sequence-length": Setting("epochs of a sequence, in rows with them", 5, 3),
+    "seed": Setting("seed", 0, paper=42),
 }
+#: Those that a fit depends on, beside the nights.
+OF_FIT = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length", "seed")
+
+#: Tables I and II of the paper: weighted F1 and accuracy, then F1 of each stage, by the
+#: number of stages (W L D R, W N R).
 PAPER = {
-    "sfreq": 200.0,
-    "filters": [16, 32, 64, 128, 256, 512],
-    "passes": 150,
-    "batch_size": 256,
-    "lr": 1e-3,
-    "schedule": "constant",
+    4: {
+        "eeg": (0.85, 0.85, 0.89, 0.86, 0.81, 0.82),
+        "ecg": (0.45, 0.44, 0.57, 0.47, 0.30, 0.40),
+        "sd+cl": (0.51, 0.51, 0.54, 0.61, 0.31, 0.35),
+        "at+cl": (0.50, 0.50, 0.54, 0.57, 0.34, 0.40),
+        "at+sd+cl": (0.50, 0.49, 0.57, 0.56, 0.29, 0.41),
+    },
+    3: {
+        "eeg": (0.90, 0.90, 0.89, 0.93, 0.80),
+        "ecg": (0.58, 0.56, 0.51, 0.65, 0.40),
+        "sd+cl": (0.61, 0.60, 0.53, 0.70, 0.34),
+        "at+cl": (0.66, 0.66, 0.52, 0.77, 0.37),
+        "at+sd+cl": (0.64, 0.63, 0.52, 0.73, 0.39),
+    },
 }
 
-#: What ``--fast`` sets.
-FAST = {
-    "people": [2, 1, 2],
-    "epochs": 24,
-    "sfreq": 4.0,
-    "filters": [2] * 6,
-    "passes": 1,
-    "alphas": [0.5, 0.9],
-    "sequence_length": 3,
-}
+# ---------------------------------------------------------------- the fits
 
 
-# ---------------------------------------------------------------- one fit
-
-
-def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
+def make_stager(row, n_classes, alpha, settings, split, n_epochs, memory):
     """Make the stager of a row; ``n_epochs`` is the number of epochs to train on."""
-    recipe, params, budget = ROWS[row]
-    passes, batch_size = budget * settings["passes"], settings["batch_size"]
+    _, recipe, params, budget = ROWS[row]
     length = settings["sequence_length"] if row.endswith("sequences") else 1
-    n_rows = n_epochs - (length - 1) * len(split["train"])
-    # A pass over all windows reads each epoch ``length`` times.
-    passes = max(1, round(passes / length))
-    batch_size = max(2, round(batch_size / length))
 
     def options(passes, batch_size, n_rows):
         return {
@@ -129,11 +122,6 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             "validation": tuple(split["validation"]),
         }
 
-    own = options(passes, batch_size, n_rows)
-    params = {"sequence_length": length, **params}
-    if recipe == "ecg":
-        stager = joshi2021("ecg", n_classes, random_state=settings["seed"], **own)
-        return stager.set_params(**params)
     plain = options(settings["passes"], settings["batch_size"], n_epochs)
     teacher = joshi2021("ecg", n_classes, **plain)
     if recipe == "eeg":
@@ -142,12 +130,20 @@ def make_stager(settings, row, n_classes, alpha, split, n_epochs, memory):
             teacher,
             trainable=None,
             memory=memory,
-            validation=tuple(split["validation"]),
+            validation=plain["validation"],
             random_state=settings["seed"],
         )
-    student = joshi2021(recipe, n_classes, random_state=settings["seed"], **own)
-    student.set_params(teacher=teacher, memory=memory, **params)
-    return student if alpha is None else student.set_params(alpha=alpha)
+    # A pass over all windows reads each epoch ``length`` times.
+    own = options(
+        max(1, round(budget * settings["passes"] / length)),
+        max(2, round(settings["batch_size"] / length)),
+        n_epochs - (length - 1) * len(split["train"]),
+    )
+    stager = joshi2021(recipe, n_classes, random_state=settings["seed"], **own)
+    stager.set_params(sequence_length=length, **params)
+    if recipe != "ecg":
+        stager.set_params(teacher=teacher, memory=memory)
+    return stager if alpha is None else stager.set_params(alpha=alpha)
 
 
 def schedule(settings, passes, n_batches):
@@ -159,51 +155,41 @@ def schedule(settings, passes, n_batches):
     return [("schedule", LRScheduler(OneCycleLR, step_every="batch", **policy))]
 
 
-def fit_row(settings, row, n_classes, alpha, split, X, y, folder, name):
-    """Fit a row, score it on the validation subjects, and stage the test subjects.
-
-    Returns
-    -------
-    dict
-        "predicted" of the test subjects, "validation_kappa", and the seconds of the fit.
-    """
+def fit_row(row, n_classes, alpha, settings, split, X, y, memory):
+    """Fit a row, score it on the validation subjects, and stage the test subjects."""
     train, validation, test = (np.isin(X.subject, split[part]) for part in split)
     y = to_scheme(y, SCHEMES[n_classes])
-    memory = joblib.Memory(Path(folder) / "shared", verbose=0)
-    n_epochs = int(train.sum())
-    stager = make_stager(settings, row, n_classes, alpha, split, n_epochs, memory)
+    stager = make_stager(row, n_classes, alpha, settings, split, int(train.sum()), memory)
     rows = np.flatnonzero(train | validation)
-    started, cpu_started = time.perf_counter(), time.process_time()
-    stager.fit(X[rows], y[rows])
-    seconds = time.perf_counter() - started
-    cpu_seconds = time.process_time() - cpu_started
+    costs = timed_fit(stager, X[rows], y[rows])
     signal = X
     if row == "eeg":
         stager, signal = stager.pretrained_, X.source_epochs
     predicted = stager.predict(signal[np.flatnonzero(validation)])
-    kappa = staging_report(y[validation], predicted, classes=SCHEMES[n_classes])
-    signal = signal[np.flatnonzero(test)]
-    if n_classes == 4 and not row.endswith("sequences"):
+    report = staging_report(y[validation], predicted, classes=SCHEMES[n_classes])
+    features = None
+    if n_classes == 4 and row in SHOWN:
         # (n_epochs, filters, times) -> (n_epochs, filters): the bottleneck, over time
-        features = stager.extract_features(signal, "bottom").mean(axis=2)
-        np.save(Path(folder) / f"{name}.npy", features)
+        signals = signal[np.flatnonzero(test)]
+        features = stager.extract_features(signals, "bottom").mean(axis=2)
     return {
-        "predicted": stager.predict(signal).tolist(),
-        "validation_kappa": kappa.pooled["kappa"],
-        "parameters": sum(p.numel() for p in stager.module_.parameters()),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
+        "row": row,
+        "alpha": alpha,
+        "predicted": {
+            subject: stager.predict(signal[X.subject == subject])
+            for subject in split["test"]
+        },
+        "validation_kappa": report.pooled["kappa"],
+        "features": features,
+        **costs,
     }
-
-
-# ---------------------------------------------------------------- the cohort
 
 
 def load_cohort(options):
     """Load or simulate nights, and scale each channel of each epoch from 0 to 1."""
     if options.data is None:
         cohort = make_cohort(
-            sum(options.people),
+            sum(options.subjects),
             source=["C4-A1"],
             target=["ECG"],
             n_epochs=options.epochs,
@@ -217,143 +203,270 @@ def load_cohort(options):
     return EpochScaler().fit_transform(cohort.X), cohort.y
 
 
-def split_people(options, subjects):
+def split_subjects(options, subjects):
     """Divide subjects into those of the training, the validation and the test."""
-    subjects = np.unique(subjects)
+    subjects, names = np.unique(subjects), ("train", "validation", "test")
     if options.data is not None and options.set == "mass":
         split = MassSplit(subjects)
-        return {part: getattr(split, part) for part in ("train", "validation", "test")}
-    sizes = options.people[:2]
+        return {part: getattr(split, part) for part in names}
+    sizes = options.subjects[:2]
     if options.data is not None:  # 80, 10 and 10 %, as in the paper
         n_held = max(1, round(0.1 * len(subjects)))
         sizes = [len(subjects) - 2 * n_held, n_held]
     drawn = np.random.RandomState(options.seed).permutation(subjects)
     parts = np.split(drawn, np.cumsum(sizes))
-    names = ("train", "validation", "test")
     return {n: tuple(sorted(part.tolist())) for n, part in zip(names, parts, strict=True)}
 
 
-def describe(options, X, y, split):
-    """Return everything that a result depends on."""
-    names = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length", "seed")
-    return {
-        "data": options.set if options.data else "simulated",
-        "digest": digest_of(X, y),
-        "people": [len(part) for part in split.values()],
-        "split": joblib.hash(split),
-        "epochs": len(X),
-        "sfreq": X.sfreq["target"],
-        **{name: getattr(options, name) for name in names},
-        "source": source_digest(),
-    }
+def choose_alphas(fits):
+    """Choose alpha of each row with a grid by the kappa of the validation subjects.
+
+    ``fits`` are those of one scheme. The first of equals is chosen.
+    """
+    best = {}
+    for fit in fits:
+        row, kappa = fit["row"], fit["validation_kappa"]
+        if fit["alpha"] is not None and kappa > best.get(row, (-np.inf,))[0]:
+            best[row] = kappa, fit["alpha"]
+    return {row: alpha for row, (_, alpha) in best.items()}
 
 
-# ---------------------------------------------------------------- the command
-
-
-def parse(argv):
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        metavar="ROOT",
-        help="folder of nights, held in memory; default: simulate",
-    )
-    add("--set", choices=("mass", "cinc2018"), default="mass", help="what ROOT holds")
-    people = "simulated people to train on, to choose on and to test on, default 28 8 22"
-    add("--people", type=int, nargs=3, default=[28, 8, 22], help=people)
-    add("--epochs", type=int, default=80, help="epochs of a simulated night, default 80")
-    add("--sfreq", type=float, help=f"hertz. Defaults: {SIMULATED}; with --data {PAPER}")
-    add("--filters", type=int, nargs=6, help="filters of U-Time's levels")
-    add("--passes", type=int, help="over the training epochs, in each of two steps")
-    add("--batch-size", type=int, help="epochs in a batch")
-    add("--lr", type=float, help="learning rate (its highest, with one-cycle)")
-    add("--schedule", choices=("constant", "one-cycle"))
-    add("--alphas", type=float, nargs="+", default=[0.1, 0.5, 0.9], help="grid of alpha")
-    add("--sequence-length", type=int, default=5, help="of the rows with sequences")
-    add("--seed", type=int, default=0, help="of simulation and training, default 0")
-    add_run_options(parser, FAST)
-    given = parser.parse_args(argv)
-    defaults = PAPER if given.data else SIMULATED
-    # What is given on the command line still counts.
-    parser.set_defaults(**{**defaults, **(FAST if given.fast else {})})
-    options = parser.parse_args(argv)
-    if min(options.people) < 1 or options.people[2] < 2:
-        parser.error("--people: an interval over subjects needs two in the test at least")
-    return options
-
-
-def make_tasks(rows, shared, alphas, chosen):
-    """Name the fits of some rows in both schemes, the grid of alpha included."""
-    tasks = {}
+def make_tasks(rows, n_classes, alphas, chosen):
+    """Name the fits of some rows in a scheme, the grid of alpha included."""
     for row in rows:
-        for n_classes in SCHEMES:
-            grid = alphas if row in CHOSEN else [None]
-            if row == "sd+cl-sequences":
-                grid = [chosen[n_classes]["sd+cl"]]
-            for alpha in grid:
-                suffix = f"_{alpha:g}" if row in CHOSEN else ""
-                name = f"{row}{suffix}-{n_classes}"
-                task = {"row": row, "n_classes": n_classes, "alpha": alpha, "name": name}
-                tasks[name] = task | shared
-    return tasks
+        grid = alphas if row in CHOSEN else [None]
+        if row == "sd+cl-sequences":
+            grid = [chosen["sd+cl"]]
+        for alpha in grid:
+            suffix = f"_{alpha:g}" if row in CHOSEN else ""
+            task = {"row": row, "n_classes": n_classes, "alpha": alpha}
+            yield f"{row}{suffix}-{n_classes}", task
+
+
+# ---------------------------------------------------------------- the page
+
+
+def best_baseline(rows):
+    """Name the ECG baseline with the highest kappa on the validation subjects."""
+    return max(BASELINES, key=lambda row: rows[row]["validation_kappa"])
+
+
+def table_1(rows, reports, paper):
+    """Weighted F1, accuracy and kappa of each row, beside the paper's."""
+    lines = []
+    for row, report in reports.items():
+        alpha, line = rows[row]["alpha"], [LABELS[row]]
+        line.append("-" if alpha is None else f"{alpha:g}")
+        values = paper.get(row, (np.nan, np.nan))[:2]
+        for score, value in zip(("f1_weighted", "accuracy"), values, strict=True):
+            line += [tables.number(value, 2), tables.mean(report.per_subject, score, 2)]
+            line.append(tables.number(report.pooled[score], 2))
+        line += [
+            tables.mean(report.per_subject, "kappa"),
+            tables.number(rows[row]["validation_kappa"], 3),
+        ]
+        lines.append(line)
+    header = ["Method", "alpha", "Weighted F1, paper", "mean", "pooled"]
+    header += ["Accuracy, paper", "mean", "pooled", "Kappa, mean", "validation kappa"]
+    return tables.markdown_table(header, lines)
+
+
+def table_of_gains(scores, best):
+    """Compute the gain of each distilled row over the plain, the best and all baselines."""
+    lines = []
+    for row in DISTILLED:
+        found = [
+            tables.gain_of(scores[row], scores[baseline], score)
+            for baseline in ("ecg", best)
+            for score in ("kappa", "f1_weighted")
+        ]
+        found.append(min(tables.gain_of(scores[row], scores[name]) for name in BASELINES))
+        judged = tables.verdict(tables.gain_of(scores[row], scores[best]))
+        lines.append([LABELS[row], *map(tables.signed, found), judged])
+    header = ["Method", "Kappa, over the ECG baseline", "weighted F1"]
+    header += ["Kappa, over the best baseline", "weighted F1"]
+    header += ["Kappa, least gain over any baseline", "A gain over the best?"]
+    return tables.markdown_table(header, lines)
+
+
+def about_gap(scores):
+    """Describe the gap between EEG and ECG, which is what can be gained."""
+    gap = gap_closed(*(tables.values_of(scores[row], "kappa") for row in SHOWN))
+    low, high = gap.gap_interval
+    note = "" if gap.has_gap else " **There is no gap that a teacher could close.**"
+    return f"The EEG is {gap.gap:.3f} [{low:.3f}, {high:.3f}] above the ECG in kappa.{note}"
+
+
+def parts_of(n_classes, fits, rows, reports, note):
+    """Write the paragraphs of a scheme: all fits, those of the rows, and their reports."""
+    scheme, paper = SCHEMES[n_classes], PAPER[n_classes]
+    scores = {row: report.per_subject for row, report in reports.items()}
+    best = best_baseline(rows)
+    in_percent = {row: [100 * f1 for f1 in by[2:]] for row, by in paper.items()}
+    yield f"## {n_classes} stages ({' '.join(scheme_names(scheme))}){note}"
+    yield about_gap(scores)
+    yield f"### Table I: weighted F1 and accuracy{note}"
+    yield table_1(rows, reports, paper)
+    yield (
+        "Mean: over test subjects, with a 95 % bootstrap interval over them; pooled: over "
+        "all their epochs, as the paper's."
+    )
+    yield f"### Gains{note}"
+    yield table_of_gains(scores, best)
+    yield (
+        f"The best baseline by the validation subjects is: {LABELS[best]}. Differences are "
+        "paired by test subject, with 95 % bootstrap intervals over them. *Shown*: the "
+        "interval of kappa over the best baseline leaves out 0. The least gain is that "
+        "over the baseline with the highest kappa on the test subjects, which nobody could "
+        "have chosen. One training with one seed stands behind each row, which the "
+        "intervals do not know."
+    )
+    yield f"### Table II: F1 of each stage (%){note}"
+    yield tables.table_of_stages(reports, LABELS, in_percent, scheme)
+    yield "### Costs"
+    costs = {name: [fit] for name, fit in fits.items()}
+    yield tables.table_of_costs(costs, {name: name for name in fits})
+
+
+def page_of(study, about, results, rows, reports):
+    """Write the page; results, their chosen ones and reports are by number of stages."""
+    data = about["data"][0]
+    simulated, title = data == "simulated", f"Joshi et al. (2021), {data} nights"
+    length = study.options.sequence_length
+    return [
+        *study.head(title, about, (*OF_FIT, "alphas")),
+        "One division into subjects to train on, to choose on and to test on, as in the "
+        "paper; every row has the same, with the same optimiser, schedule and seed. Weights, "
+        "alpha and the best baseline are chosen by kappa (in the paper by weighted F1) on the "
+        "validation subjects alone, whom teachers do not train on either. The attention step is fitted once and serves "
+        "the rows that begin with it.",
+        "*Ours* are further baselines, each with as many passes as the two-step rows in all, "
+        f"but for the one without class weights. Rows with sequences read {length} epochs at "
+        "a time and as many epochs in all as a row of twice the passes; the last is "
+        "distilled alike, from the same EEG stager.",
+        "Passes, learning rate and number of subjects were chosen on the seed 100, on its "
+        "EEG and ECG baselines alone."
+        if simulated
+        else "Where windows of 30 s overlap (MASS, subsets 2, 4 and 5), so do the epochs of "
+        "a sequence.",
+        *(
+            part
+            for n in SCHEMES
+            for part in parts_of(
+                n, results[n], rows[n], reports[n], ", simulated" * simulated
+            )
+        ),
+        "The costs of a fit are without those of the EEG stager, and of the attention step "
+        "where another fit has done it already: at+cl has, for at+sd+cl.",
+    ]
+
+
+def rows_of_csv(rows, reports, data):
+    """One row for each scheme, method and test subject."""
+    stages = ("W", "L", "D", "N", "R")
+    names = ["accuracy", "kappa", "f1_macro", "f1_weighted", *(f"f1_{s}" for s in stages)]
+    for n_classes, found in reports.items():
+        for row, report in found.items():
+            fit = rows[n_classes][row]
+            about = {"data": data, "n_classes": n_classes, "method": row}
+            about["alpha"] = fit["alpha"]
+            about["validation_kappa"] = round(fit["validation_kappa"], 5)
+            for subject, scores in report.per_subject.items():
+                yield {**about, "subject": subject, **tables.rounded(scores, names)}
+
+
+def draw_features(rows, y, data):
+    """Draw the bottleneck's features in the two cases of the paper's Fig. 2.
+
+    ``rows`` are the fits of four stages, ``y`` the test subjects' stages.
+    """
+    ecg, distilled = (
+        np.concatenate(list(rows[row]["predicted"].values())) == y
+        for row in ("ecg", "at+sd+cl")
+    )
+    cases = {
+        "Case 1, the distilled network is right and the ECG baseline wrong": distilled
+        & ~ecg,
+        "Case 2, the ECG baseline is right and the distilled network wrong": ecg
+        & ~distilled,
+    }
+    scaled = {}  # each network's features have a scale of their own
+    for row in SHOWN:
+        of = rows[row]["features"]
+        scaled[LABELS[row]] = (of - of.mean(axis=0)) / np.where(of.std(0) > 0, of.std(0), 1)
+    figure = Figure(figsize=(10, 8.4), layout="constrained")
+    for half, (title, case) in zip(figure.subfigures(2, 1), cases.items(), strict=True):
+        half.suptitle(f"{title}: {case.sum()} epochs of {data} nights")
+        if case.sum() >= 3:  # fewer are too few for an embedding
+            features = {name: of[case] for name, of in scaled.items()}
+            options = {"classes": "wldr", "color_by": "stage", "ax": half.subplots()}
+            EmbeddingDisplay.from_features(features, y[case], **options)
+    return figure
+
+
+def read_options(argv=None):
+    """Read the command line."""
+    parser = parser_of(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, metavar="ROOT", help="folder of nights, held in memory")
+    add("--set", choices=("mass", "cinc2018"), default="mass", help="what ROOT holds")
+    options = parse(parser, SETTINGS, argv)
+    people = options.subjects
+    if len(people) != 3 or min(people) < 1 or people[2] < 2:
+        parser.error("--subjects: three numbers, and two in the test at least")
+    return options
 
 
 def main(argv=None):
     """Run the experiment, print the tables and write them."""
-    argv = sys.argv[1:] if argv is None else argv
-    options = parse(argv)
-    started = time.perf_counter()
+    options = read_options(argv)
+    study = Study("joshi2021", options)
     X, y = load_cohort(options)
-    split = split_people(options, X.subject)
-    settings = describe(options, X, y, split)
-    folder = options.cache / f"joshi2021-{key_of(settings)}"
-    X = mapped(X, folder / "cohort")
+    split = split_subjects(options, X.subject)
+    settings = {name: options.settings[name] for name in OF_FIT}
+    shared = {"settings": settings, "split": split, "X": X, "y": y, "memory": study.memory}
+    results, chosen = {n: {} for n in SCHEMES}, {n: {} for n in SCHEMES}
+    for of_stage in STAGES:
+        tasks = {
+            name: task
+            for n in SCHEMES
+            for name, task in make_tasks(of_stage, n, options.alphas, chosen[n])
+        }
+        for name, fit in study.run(fit_row, tasks, **shared).items():
+            results[tasks[name]["n_classes"]][name] = fit
+        chosen = {n: choose_alphas(results[n].values()) for n in SCHEMES}
 
-    shared = {"settings": settings, "split": split, "X": X, "y": y, "folder": str(folder)}
-    results, chosen, n_new = {n: {} for n in SCHEMES}, {}, 0
-    preload = ["skleepkd.datasets", "skleepkd.plotting", "skleepkd.recipes"]
-    record = folder / "runs.json"
-    runs = json.loads(record.read_text()) if record.exists() else []
-    try:
-        for rows in STAGES:
-            tasks = make_tasks(rows, shared, options.alphas, chosen)
-            done = resume(fit_row, tasks, folder, n_jobs=options.n_jobs, preload=preload)
-            for name, result, is_new in progress(done, len(tasks), "Fits"):
-                task = tasks[name]
-                about = {"row": task["row"], "alpha": task["alpha"]}
-                results[task["n_classes"]][name] = result | about
-                n_new += is_new
-            chosen = choose_alphas(results)
-    finally:
-        if n_new:  # a run without new fits is not recorded
-            seconds = time.perf_counter() - started
-            runs.append({"seconds": seconds, "n_jobs": options.n_jobs})
-            write(record, json.dumps(runs))
-
-    test = np.isin(X.subject, split["test"])
-    rows = {
-        n: report_rows(
-            results[n], chosen[n], to_scheme(y, SCHEMES[n])[test], X.subject[test]
-        )
-        for n in SCHEMES
+    rows, reports = {}, {}
+    for n, scheme in SCHEMES.items():
+        of_row = {
+            fit["row"]: fit
+            for fit in results[n].values()
+            if fit["alpha"] == chosen[n].get(fit["row"])
+        }
+        rows[n] = {row: of_row[row] for row in ROWS}
+        reports[n] = {
+            row: tables.report_of(fit["predicted"], X, to_scheme(y, scheme), scheme)
+            for row, fit in rows[n].items()
+        }
+    data = options.set if options.data else "simulated"
+    about = {
+        "data": (data, "MASS"),
+        "subjects to train on, to choose on, to test on": (
+            ", ".join(str(len(part)) for part in split.values()),
+            "158, 20, 22",
+        ),
+        "epochs of all subjects": (len(X), "-"),
+        "sampling rate, Hz": (X.sfreq["target"], 200),
     }
-    command = shlex.join(["python", "benchmarks/joshi2021.py", *argv])
-    options.output.mkdir(parents=True, exist_ok=True)
+    truth = to_scheme(y, "wldr")
+    truth = np.concatenate([truth[X.subject == subject] for subject in split["test"]])
     seed = f"_seed{options.seed}" if options.seed else ""
-    file = options.output / f"joshi2021_{settings['data']}{seed}.md"
-    page = page_of(rows, results, settings, command, runs)
-    write(file, page)
-    write_csv(file.with_suffix(".csv"), rows_of_csv(rows, settings["data"]))
-    truth = to_scheme(y, "wldr")[test]
-    features = {row: np.load(folder / f"{rows[4][row].name}.npy") for row in SHOWN}
-    figure = draw_features(features, rows[4], truth, settings["data"])
-    figure.savefig(file.with_suffix(".png"), dpi=90)
-    print(page)
+    study.write(
+        f"joshi2021_{data}{seed}",
+        page_of(study, about, results, rows, reports),
+        list(rows_of_csv(rows, reports, data)),
+        draw_features(rows[4], truth, data),
+    )
 
 
 if __name__ == "__main__":

@@ -1,49 +1,51 @@
-"""How many labelled nights does a wearable need, and what do unscored nights give?
+"""How many labelled nights does a wearable need, and what may its stager cost?
 
-A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled subjects: by itself, from
-the weights of a scalp stager (transfer), and distilled from that scalp stager. The
-distilled ones begin at the teacher's weights and follow its features or its outputs
-(softmax), with the labelled nights alone and with 24 more nights that both devices recorded
-and nobody scored: those have only the teacher's terms, no cross-entropy.
+**Label budget.** A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled subjects:
+by itself, from the weights of a scalp stager (transfer), and distilled from that scalp
+stager. The distilled ones begin at the teacher's weights and follow its features or its
+outputs (softmax), with the labelled nights alone and with 24 more nights that both devices
+recorded and nobody scored: those have only the teacher's terms, no cross-entropy. Every
+training has the same number of gradient steps, whatever the number of nights. The scalp
+stager is trained on the labelled subjects' scalp nights alone, with as many steps, before
+the methods that use it. A repetition is another simulated cohort; in it the fewer labelled
+subjects are among the more. The default settings were chosen on the seeds 100 and 101.
 
-Every training has the same network, optimiser, schedule and number of gradient steps,
-whatever the number of nights, and keeps its last weights. The scalp stager is trained on
-the labelled subjects' scalp nights alone, with as many steps, before the methods that use
-it. All are scored by kappa on the same subjects, on whom nothing is trained. A repetition
-is another simulated cohort; in it the fewer labelled subjects are among the more.
+**Small student** (``--student``). A large U-Time is trained on simulated scalp-EEG, and
+U-Times of simulated ear-EEG beside it: one as large, and small ones, trained by themselves
+and distilled from the large scalp stager: from its outputs (softmax), from the features of
+its bottom level, to whose shape an adapter projects the student's, and from both. Subjects
+are staged by networks that have not seen them (folds of subjects), the teacher being fitted
+in the fold too. Weights of the terms are those of the label budget and were not tuned here.
+The time of a prediction is the processor's on one thread, of the quickest of five
+predictions of the test subjects, the median over folds.
 
-All nights are **simulated**: nothing here says how many real nights are needed.
+In both, every training has the same optimiser and schedule, and keeps its last weights. All
+nights are **simulated**: nothing here says how many real nights are needed.
 
-Run it with ``python benchmarks/label_budget.py``. It writes ``label_budget.csv`` (a row for
-each subject, method, number of labelled subjects and repetition), ``.md`` and ``.png``.
-Interrupted, it goes on with the cells (repetition and number of labelled subjects) that are
-not in the folder ``benchmarks/cache`` yet. The default settings were chosen on the seeds
-100 and 101.
+    python benchmarks/label_budget.py --n-jobs 2
+    python benchmarks/label_budget.py --student
 """
 
-import argparse
-import shlex
 import sys
 import tempfile
-import time
+import warnings
 from pathlib import Path
+from time import process_time
 
-import joblib
 import numpy as np
-from _runs import markdown_table, progress, resume, source_digest, write, write_csv
+import tables
 from joblib import Memory
 from matplotlib.figure import Figure
+from sklearn.model_selection import GroupKFold
 from skorch.callbacks import LRScheduler
+from study import Setting, Study, parse, parser_of
 from torch.utils.data import RandomSampler
 
-from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import FeatureMSE
-from skleepkd.metrics import bootstrap_interval, gap_closed, staging_report
+from skleepkd.metrics import bootstrap_interval, staging_report
 from skleepkd.stages import is_unscored
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from small_network import SmallNetwork
 
 BATCH_SIZE = 32
 SCALP, EAR, UNSCORED = "scalp (the teacher)", "ear alone", ", with unscored"
@@ -58,6 +60,66 @@ LINES = {
     f"softmax{UNSCORED}": ("tab:green", "--"),
 }
 
+#: Filters of the U-Times; both pool as the original does.
+LARGE, SMALL = (16, 32, 64, 128, 256), (8, 12, 16, 24, 32)
+POOLS = (10, 8, 6, 4)
+TEACHER, AS_LARGE, ALONE = "scalp, large (the teacher)", "ear, large", "ear, small"
+SOFTMAX, FEATURES = "ear, small, softmax", "ear, small, features by an adapter"
+BOTH = "ear, small, both"
+STUDENTS = (TEACHER, AS_LARGE, ALONE, SOFTMAX, FEATURES, BOTH)
+
+TERMS = {
+    "lr": Setting("learning rate of the first pass", 3e-3),
+    "feature-weight": Setting("weight of the feature term", 10.0),
+    "alpha": Setting("share of the softmax term", 0.9),
+    "temperature": Setting("temperature of the softmax term", 2.0),
+}
+LABELS_SETTINGS = {
+    "labelled": Setting("numbers of labelled subjects", [2, 6, 20], [1, 2]),
+    "repetitions": Setting("seeds of the repetitions", [0, 1, 2, 3], [100]),
+    "epochs": Setting("epochs of each night", 300, 40),
+    "test-subjects": Setting("subjects on whom all methods are judged", 12, 3),
+    "unscored": Setting("paired nights without stages", 24, 2),
+    "passes": Setting("passes, over which the learning rate falls as a cosine", 10, 2),
+    "steps": Setting("gradient steps of a pass", 80, 3),
+    **TERMS,
+}
+STUDENT_SETTINGS = {
+    "subjects": Setting("subjects, one night each", 12, 4),
+    "epochs": Setting("epochs of each night", 200, 40),
+    "folds": Setting("folds of subjects", 3, 2),
+    "passes": Setting("passes, over which the learning rate falls as a cosine", 8, 1),
+    **TERMS,
+    "seed": Setting("seed", 0),
+}
+
+
+def training(settings):
+    """Return what all trainings have in common."""
+    return {
+        "batch_size": BATCH_SIZE,
+        "max_epochs": settings["passes"],
+        "lr": settings["lr"],
+        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=settings["passes"])],
+        "validation": None,
+    }
+
+
+def terms(settings):
+    """Return the parameters of a student that follows features, and one that does outputs."""
+    mse, weight = FeatureMSE(standardize=True), settings["feature_weight"]
+    features = {"feature_loss": mse, "feature_weight": weight}
+    softmax = {name: settings[name] for name in ("alpha", "temperature")}
+    return features, softmax
+
+
+def scores_of(stager, X, y):
+    """Stage epochs; return each subject's scores."""
+    return staging_report(y, stager.predict(X), groups=X.subject).per_subject
+
+
+# ---------------------------------------------------------------- label budget
+
 
 def make_stagers(settings, seed, memory, n_labelled, n_paired):
     """Make an unfitted stager for each method but the scalp's, which is their teacher.
@@ -70,26 +132,20 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
     def budget(n_epochs):
         # A pass takes the same number of epochs, however many there are: permutations of
         # all of them, one after the other, as far as they are needed.
-        n_drawn = settings.steps * BATCH_SIZE
-        return {
-            "iterator_train__sampler": RandomSampler(range(n_epochs), num_samples=n_drawn),
-            "iterator_train__shuffle": False,
-            "batch_size": BATCH_SIZE,
-            "max_epochs": settings.passes,
-            "lr": settings.lr,
-            "callbacks": [LRScheduler("CosineAnnealingLR", T_max=settings.passes)],
-            "validation": None,
-        }
+        n_drawn = settings["steps"] * BATCH_SIZE
+        sampler = RandomSampler(range(n_epochs), num_samples=n_drawn)
+        of_pass = {"iterator_train__sampler": sampler, "iterator_train__shuffle": False}
+        return training(settings) | of_pass
 
     own = budget(n_labelled)
     # Without a random_state of its own the teacher takes the student's: one serves all.
-    scalp = SleepStager(SmallNetwork, classes="aasm", **own)
-    ear = SleepStager(SmallNetwork, classes="aasm", random_state=seed, **own)
+    scalp = SleepStager("LogPowerNet", classes="aasm", **own)
     shared = {"memory": memory, "random_state": seed}
-    stagers = {EAR: ear, "transfer": FineTunedSleepStager(scalp, **shared, **own)}
-    mse = FeatureMSE(standardize=True)
-    features = {"feature_loss": mse, "feature_weight": settings.feature_weight}
-    softmax = {"alpha": settings.alpha, "temperature": settings.temperature}
+    stagers = {
+        EAR: SleepStager("LogPowerNet", classes="aasm", random_state=seed, **own),
+        "transfer": FineTunedSleepStager(scalp, **shared, **own),
+    }
+    features, softmax = terms(settings)
     softmax["feature_loss"] = None
     shared |= {"classes": "aasm", "start_from_teacher": True}
     for name, term in (("features", features), ("softmax", softmax)):
@@ -101,93 +157,73 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
 
 
 def run_cell(settings, seed, labelled):
-    """Train every method on some labelled subjects of the cohort of this seed.
-
-    Returns
-    -------
-    dict
-        "kappa", by method and test subject, and "cpu_seconds" of processor time.
-    """
-    began = time.process_time()
+    """Train every method on some labelled subjects of the cohort of this seed."""
+    began, n_test = process_time(), settings["test_subjects"]
     cohort = make_cohort(
-        settings.test_people + labelled,
-        unscored=settings.unscored,
-        n_epochs=settings.epochs,
+        n_test + labelled,
+        unscored=settings["unscored"],
+        n_epochs=settings["epochs"],
         random_state=seed,
     )
     X, y, groups = cohort.X, cohort.y, cohort.groups
     unscored = is_unscored(y)
-    test = np.isin(groups, np.unique(groups[~unscored])[: settings.test_people])
-    training = ~test & ~unscored
-    predicted = {}
+    test = np.isin(groups, np.unique(groups[~unscored])[:n_test])
+    labels = ~test & ~unscored
+    scores = {}
     with tempfile.TemporaryDirectory() as teachers:
         memory = Memory(teachers, verbose=0)
-        stagers = make_stagers(settings, seed, memory, training.sum(), (~test).sum())
+        stagers = make_stagers(settings, seed, memory, labels.sum(), (~test).sum())
         for name, stager in stagers.items():
-            rows = ~test if name.endswith(UNSCORED) else training
-            predicted[name] = stager.fit(X[rows], y[rows]).predict(X[test])
+            rows = ~test if name.endswith(UNSCORED) else labels
+            scores[name] = scores_of(stager.fit(X[rows], y[rows]), X[test], y[test])
     teacher = stagers["transfer"].pretrained_
-    predicted[SCALP] = teacher.predict(X[test].source_epochs)
-    kappa = {}
-    for name in LINES:
-        scores = staging_report(y[test], predicted[name], groups=groups[test]).per_subject
-        kappa[name] = {subject: score["kappa"] for subject, score in scores.items()}
-    return {"kappa": kappa, "cpu_seconds": time.process_time() - began}
+    scores[SCALP] = scores_of(teacher, X[test].source_epochs, y[test])
+    cpu_seconds = process_time() - began
+    return {"scores": {name: scores[name] for name in LINES}, "cpu_seconds": cpu_seconds}
 
 
-def summarise(kappa):
-    """Compare methods, each with kappas of shape (n_repetitions, n_people), with the ear.
+def rows_of_budget(labelled, repetitions):
+    """Compare methods with the ear alone, as rows of the table.
 
-    Means and bootstrap intervals are over the subjects of all repetitions, "gains" are the
-    mean gains over the ear alone in each repetition.
+    ``repetitions`` is a list of scores by method. Means and intervals are over the subjects
+    of all repetitions, whose subjects are others.
     """
-    summary = {}
-    for name, scores in kappa.items():
-        gain = scores - kappa[EAR]
-        summary[name] = {
-            "kappa": scores.mean(),
-            "kappa_interval": bootstrap_interval(scores.ravel()),
-            "gain": gain.mean(),
-            "gain_interval": bootstrap_interval(gain.ravel()),
-            "gains": gain.mean(axis=1),
-            "closed": gap_closed(kappa[SCALP].ravel(), kappa[EAR].ravel(), scores.ravel()),
-        }
-    return summary
-
-
-def as_rows(labelled, summary):
-    """Write a summary as rows of the table."""
-    rows = []
-    for name, of in summary.items():
-        low, high = of["kappa_interval"]
-        row = [labelled, name, f"{of['kappa']:.3f} [{low:.3f}, {high:.3f}]", "", "", ""]
+    scores = {
+        name: {who: of for one in repetitions for who, of in one[name].items()}
+        for name in LINES
+    }
+    rows, points = [], {}
+    for name, of in scores.items():
+        gain, row = (
+            tables.gain_of(of, scores[EAR]),
+            [labelled, name, tables.mean(of, "kappa"), "", "", ""],
+        )
         if name != EAR:
-            low, high = of["gain_interval"]
-            row[3] = f"{of['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            row[4] = ", ".join(f"{gain:+.3f}" for gain in of["gains"])
+            row[3] = tables.signed(gain)
+            each = [tables.gain_of(one[name], one[EAR])[0] for one in repetitions]
+            row[4] = ", ".join(f"{gain:+.3f}" for gain in each)
         if name not in (EAR, SCALP):
-            low, high = of["closed"].share_interval
-            share = f"{of['closed'].share:.0%} [{low:.0%}, {high:.0%}]"
-            row[5] = share if of["closed"].has_gap else "no gap"
+            row[5] = tables.share_of_gap(scores[SCALP], scores[EAR], of)
         rows.append(row)
-    return rows
+        kappa = tables.values_of(of, "kappa")
+        points[name] = {"kappa": (kappa.mean(), *bootstrap_interval(kappa)), "gain": gain}
+    return rows, points
 
 
-def draw(summaries):
+def draw(points):
     """Draw kappa, and the gain over the ear alone, over the number of labelled subjects."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(1, 2)
-    numbers = np.array(list(summaries))
+    numbers = np.array(list(points))
     for ax, score in zip(axes, ("kappa", "gain"), strict=True):
         for k, (name, (color, style)) in enumerate(LINES.items()):
             if score == "gain" and name in (SCALP, EAR):
                 continue
-            mean = np.array([summary[name][score] for summary in summaries.values()])
-            ends = [summary[name][f"{score}_interval"] for summary in summaries.values()]
-            beside = numbers * 1.03 ** (k - 3)
+            of = np.array([found[name][score] for found in points.values()])
+            ends, beside = abs(of[:, 1:].T - of[:, 0]), numbers * 1.03 ** (k - 3)
             look = {"color": color, "linestyle": style, "marker": "o", "capsize": 2}
-            ax.errorbar(beside, mean, abs(np.transpose(ends) - mean), label=name, **look)
-        ax.set(xscale="log", xlabel="Labelled people")
+            ax.errorbar(beside, of[:, 0], ends, label=name, **look)
+        ax.set(xscale="log", xlabel="Labelled subjects")
         ax.set_xticks(numbers, map(str, numbers))
         ax.set_xticks([], minor=True)
         ax.spines[["top", "right"]].set_visible(False)
@@ -195,98 +231,175 @@ def draw(summaries):
     axes[0].legend(frameon=False, fontsize="small")
     axes[1].set_ylabel("Gain in kappa over the ear alone")
     axes[1].axhline(0, color="black", linewidth=0.8)
-    figure.suptitle("Simulated nights: kappa on new people, 95 % intervals over people")
+    figure.suptitle("Simulated nights: kappa on new subjects, 95 % intervals over subjects")
     return figure
 
 
-def parse(arguments):
-    """Read the command line: all options, and those that the scores depend on."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = Path(__file__).parent
-    for name, default, text in (
-        ("labelled", [2, 6, 20], "numbers of labelled people"),
-        ("repetitions", [0, 1, 2, 3], "seeds of the repetitions"),
-        ("n-jobs", 2, "cells that are computed at the same time"),
-        ("output", here / "results", "folder of tables and picture"),
-        ("cache", here / "cache", "folder of the cells that are computed"),
-        ("epochs", 300, "30 s epochs of each night"),
-        ("test-people", 12, "people on whom all methods are judged"),
-        ("unscored", 24, "paired nights without stages"),
-        ("passes", 10, "passes, over which the learning rate falls as a cosine"),
-        ("steps", 80, "gradient steps of a pass"),
-        ("lr", 3e-3, "learning rate of the first pass"),
-        ("feature-weight", 10.0, "weight of the feature term"),
-        ("alpha", 0.9, "share of the softmax term"),
-        ("temperature", 2.0, "temperature of the softmax term"),
-    ):
-        several = {"type": int, "nargs": "+"} if isinstance(default, list) else {}
-        options = {"default": default, "type": type(default), **several}
-        parser.add_argument(f"--{name}", help=f"{text} (%(default)s)", **options)
-    options = vars(parser.parse_args(arguments))
-    run = ("labelled", "repetitions", "n_jobs", "output", "cache")
-    settings = {name: value for name, value in options.items() if name not in run}
-    return argparse.Namespace(**options), argparse.Namespace(**settings)
-
-
-def main(arguments=None):
-    """Compute what is missing, and write tables and picture."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options, settings = parse(arguments)
-    began = time.perf_counter()
-    tasks = {
-        f"repetition_{seed}_labelled_{n}": dict(settings=settings, seed=seed, labelled=n)
-        for seed in options.repetitions
-        for n in options.labelled
-    }
-    # The cells of other settings, and of other code, lie in another folder.
-    key = joblib.hash((vars(settings), source_digest()))[:8]
-    cache = options.cache / f"label_budget_{key}"
-    done = resume(run_cell, tasks, cache, n_jobs=options.n_jobs, preload=["skleepkd"])
-    cells, n_new = {}, 0
-    for name, cell, is_new in progress(done, len(tasks), "Cells, simulated nights"):
-        cells[name], n_new = cell, n_new + is_new
-    minutes = (time.perf_counter() - began) / 60
-    processor = sum(cell["cpu_seconds"] for cell in cells.values()) / 60
-
-    lines, rows, summaries = [], [], {}
+def label_budget(study):
+    """Train all cells, and write table and picture."""
+    options, run = study.options, ("labelled", "repetitions")
+    settings = {n: value for n, value in options.settings.items() if n not in run}
+    cells = [(n, seed) for n in sorted(options.labelled) for seed in options.repetitions]
+    tasks = {(n, seed): {"labelled": n, "seed": seed} for n, seed in cells}
+    results = study.run(run_cell, tasks, settings=settings)
+    lines, rows, points = [], [], {}
     for n in sorted(options.labelled):
-        kappa = {name: [] for name in LINES}
-        for seed in options.repetitions:
-            of_seed = cells[f"repetition_{seed}_labelled_{n}"]["kappa"]
-            for name, scores in of_seed.items():
+        repetitions = [results[n, seed]["scores"] for seed in options.repetitions]
+        own, points[n] = rows_of_budget(n, repetitions)
+        rows += own
+        for seed, scores in zip(options.repetitions, repetitions, strict=True):
+            for name, of in scores.items():
                 about = {"repetition": seed, "labelled": n, "method": name}
-                lines += [about | {"person": who, "kappa": k} for who, k in scores.items()]
-                kappa[name].append(list(scores.values()))
-        summaries[n] = summarise({name: np.array(of) for name, of in kappa.items()})
-        rows += as_rows(n, summaries[n])
+                lines += [
+                    about | {"subject": s, "kappa": v["kappa"]} for s, v in of.items()
+                ]
+    header = ["labelled subjects", "method", "simulated kappa", "gain over the ear alone"]
+    parts = study.head("Label budget, simulated nights") + [
+        f"LogPowerNet, Adam, batches of {BATCH_SIZE}; each training is "
+        f"{options.passes * options.steps} gradient steps. Transfer, features and softmax "
+        "begin at the weights of the teacher, which has had as many.",
+        "In brackets: 95 % bootstrap intervals over the subjects of all repetitions, the "
+        "scores of a subject kept together. Subjects of one repetition are judged by the "
+        "same trained networks, which the intervals do not know; so the gain of each "
+        "repetition stands beside them.",
+        tables.markdown_table([*header, "gain by repetition", "gap closed"], rows),
+    ]
+    study.write("label_budget", parts, lines, draw(points))
 
-    values = [f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()]
-    header = ["labelled people", "method", "simulated kappa", "gain over the ear alone"]
-    text = f"""\
-# Label budget, simulated nights
 
-`{shlex.join(["python", "benchmarks/label_budget.py", *arguments])}`
+# ---------------------------------------------------------------- small student
 
-{n_new} of {len(tasks)} cells (repetition and number of labelled people) were computed in
-this run, which took {minutes:.1f} minutes with {options.n_jobs} process(es); all of them
-took {processor:.1f} minutes of processor time.
 
-Settings: {", ".join(values)}; repetitions {options.repetitions}. SmallNetwork of
-`examples/small_network.py`, Adam, batches of {BATCH_SIZE}; each training is
-{settings.passes * settings.steps} gradient steps. Transfer, features
-and softmax begin at the weights of the teacher, which has had as many.
+def make_students(settings, memory):
+    """Make an unfitted stager for each method but the scalp's, which is their teacher."""
+    own = training(settings) | {"classes": "aasm", "device": "cpu"}
 
-In brackets: 95 % bootstrap intervals over the people of all repetitions, the scores of a
-person kept together. People of one repetition are judged by the same trained networks,
-which the intervals do not know; so the gain of each repetition stands beside them.
+    def supervised(filters, **parameters):
+        network = {"module__filters": filters, "module__pools": POOLS}
+        return SleepStager("UTime", **network, **own, **parameters)
 
-{markdown_table([*header, "gain by repetition", "gap closed"], rows)}
-"""
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_csv(options.output / "label_budget.csv", lines)
-    write(options.output / "label_budget.md", text)
-    draw(summaries).savefig(options.output / "label_budget.png", dpi=150)
-    print(text)
+    features, softmax = terms(settings)
+    features |= {"layers": "bottom", "adapter": "linear"}
+    ways = {SOFTMAX: softmax | {"feature_loss": None}, FEATURES: features}
+    ways[BOTH] = softmax | features
+    # Without a random_state of its own the teacher takes the student's: one serves all.
+    seed, teacher = settings["seed"], supervised(LARGE)
+    shared = {"memory": memory, "random_state": seed, **own}
+    return {
+        AS_LARGE: supervised(LARGE, random_state=seed),
+        ALONE: supervised(SMALL, random_state=seed),
+        **{
+            name: DistilledSleepStager(teacher, module__filters=SMALL, **way, **shared)
+            for name, way in ways.items()
+        },
+    }
+
+
+def run_fold(settings, n_folds, fold):
+    """Train every student on a fold's training subjects, and test it on the others."""
+    began = process_time()
+    cohort = make_cohort(
+        settings["subjects"], n_epochs=settings["epochs"], random_state=settings["seed"]
+    )
+    X, y = cohort.X, cohort.y
+    train, test = list(GroupKFold(n_folds).split(X, y, X.subject))[fold]
+    with tempfile.TemporaryDirectory() as folder:
+        stagers = make_students(settings, Memory(folder, verbose=0))
+        for stager in stagers.values():
+            stager.fit(X[train], y[train])
+        stagers[TEACHER] = stagers[FEATURES].teacher_
+        inputs = {name: X[test].target_epochs for name in stagers}
+        inputs[TEACHER] = X[test].source_epochs
+        costs = {name: cost_of(of, inputs[name], folder) for name, of in stagers.items()}
+    return {
+        "scores": {
+            name: scores_of(of, inputs[name], y[test]) for name, of in stagers.items()
+        },
+        "costs": costs,
+        "adapter": n_parameters(stagers[FEATURES].adapters_),
+        "cpu_seconds": process_time() - began,
+    }
+
+
+def n_parameters(module):
+    """Count the weights of a network."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def cost_of(stager, X, folder):
+    """Count a stager's parameters and the bytes of its file, and time its predictions."""
+    file, seconds = Path(folder) / "stager.safetensors", []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Not kept in the file")
+        save(stager, file)
+    for _ in range(5):
+        started = process_time()
+        stager.predict(X)
+        seconds.append(process_time() - started)
+    return {
+        "parameters": n_parameters(stager.module_),
+        "bytes": file.stat().st_size,
+        "ms": 1000 * min(seconds) / len(X),
+    }
+
+
+def small_student(study):
+    """Train all folds, and write the table."""
+    options = study.options
+    settings = {name: v for name, v in options.settings.items() if name != "folds"}
+    tasks = {fold: {"fold": fold} for fold in range(options.folds)}
+    folds = study.run(run_fold, tasks, settings=settings, n_folds=options.folds).values()
+    adapter = next(iter(folds))["adapter"]
+    rows, lines, costs, scores = [], [], {}, {}
+    for name in STUDENTS:
+        scores[name] = {who: of for one in folds for who, of in one["scores"][name].items()}
+        of_folds = [one["costs"][name] for one in folds]
+        costs[name] = of_folds[0] | {"ms": float(np.median([c["ms"] for c in of_folds]))}
+        for who, of in scores[name].items():
+            about = {"method": name, "subject": who, "kappa": of["kappa"]}
+            lines.append(about | costs[name])
+    for name in STUDENTS:
+        cost = costs[name]
+        row = [name, f"{cost['parameters']:,}", f"{cost['bytes']:,}", f"{cost['ms']:.2f}"]
+        row += [tables.mean(scores[name], "kappa"), "", ""]
+        if name != ALONE:
+            gain = tables.gain_of(scores[name], scores[ALONE])
+            row[5:] = (
+                tables.signed(gain),
+                "" if name in (TEACHER, AS_LARGE) else tables.verdict(gain),
+            )
+        rows.append(row)
+    header = ["method", "parameters", "file, bytes", "ms an epoch", "simulated kappa"]
+    header += ["gain over the small one by itself", ""]
+    smaller, quicker = (costs[TEACHER][n] / costs[ALONE][n] for n in ("parameters", "ms"))
+    parts = study.head("A small student, simulated nights") + [
+        f"U-Time with the filters {LARGE} and {SMALL}, Adam, batches of {BATCH_SIZE}, epochs "
+        f"at 64 Hz. The small student has {smaller:.0f} times fewer parameters than its "
+        f"teacher and predicts in {quicker:.1f} times less processor time. The adapter has "
+        f"{adapter:,} parameters while the student is trained; they are no part of what is "
+        "kept.",
+        f"In brackets: 95 % bootstrap intervals over the {len(scores[ALONE])} subjects, "
+        "gains paired by subject. Subjects of one fold are judged by the same trained "
+        'networks, one training each, which the intervals do not know. "Not shown": the '
+        "interval of the gain holds 0.",
+        tables.markdown_table(header, rows),
+    ]
+    study.write("small_student", parts, lines)
+
+
+def read_options(argv=None):
+    """Read the command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = parser_of(__doc__)
+    parser.add_argument("--student", action="store_true", help="the small student")
+    return parse(parser, STUDENT_SETTINGS if "--student" in argv else LABELS_SETTINGS, argv)
+
+
+def main(argv=None):
+    """Run one of the two."""
+    options = read_options(argv)
+    study = Study("label_budget", options)
+    small_student(study) if options.student else label_budget(study)
 
 
 if __name__ == "__main__":

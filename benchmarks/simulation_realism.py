@@ -14,7 +14,6 @@ Run it with ``python benchmarks/simulation_realism.py [--hours 2.5] [--nights 8]
 
 import argparse
 import logging
-import time
 import warnings
 
 import mne
@@ -38,20 +37,7 @@ _CODES = {"WAKE": 0, "N1": 1, "N2": 2, "N3": 3, "REM": 4}
 
 
 def stage_with_yasa(night, eeg, eog=None):
-    """Stage a night with YASA.
-
-    Parameters
-    ----------
-    night : Bunch
-        Of `simulate_night`, at 100 Hz.
-    eeg, eog : str
-        The derivations that YASA is given.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_epochs,)
-        AASM codes.
-    """
+    """Stage a night at 100 Hz, from one or two derivations, with YASA."""
     import yasa
 
     names = [eeg] if eog is None else [eeg, eog]
@@ -67,41 +53,23 @@ def stage_with_yasa(night, eeg, eog=None):
 def judge(seed, n_nights, n_epochs, montages=MONTAGES, noise=1.0):
     """Stage the first nights of a cohort with YASA.
 
-    Returns
-    -------
-    y : ndarray of int64, shape (n_nights * n_epochs,)
-        The simulated scorer's stages.
-    predicted : dict of ndarray of int64
-        YASA's stages, by montage.
+    Returns the simulated scorer's stages, and YASA's by montage.
     """
-    y, predicted = [], {name: [] for name in montages}
-    for subject in range(n_nights):
-        night = simulate_night(
-            n_epochs, sfreq=100.0, subject=subject, noise=noise, random_state=seed
-        )
-        y.append(night.y)
-        for name, (eeg, eog) in montages.items():
-            predicted[name].append(stage_with_yasa(night, eeg, eog))
-    return np.concatenate(y), {name: np.concatenate(a) for name, a in predicted.items()}
+    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
+    nights = [simulate_night(n_epochs, subject=k, **how) for k in range(n_nights)]
+    predicted = {
+        name: np.concatenate([stage_with_yasa(night, *of) for night in nights])
+        for name, of in montages.items()
+    }
+    return np.concatenate([night.y for night in nights]), predicted
 
 
 def heart_features(ecg, sfreq, context=0):
-    """Heart rate variability around each epoch of a night.
+    """Heart rate variability around each epoch of a night, shape (n_epochs, 5).
 
-    Parameters
-    ----------
-    ecg : ndarray of shape (n_times,)
-        Whole epochs, R waves upward.
-    sfreq : float
-        Sampling rate in hertz.
-    context : int, default=0
-        How many epochs before and after are looked at too.
-
-    Returns
-    -------
-    ndarray of shape (n_epochs, 5)
-        Mean interval, SDNN and RMSSD in seconds, logarithms of the power at 0.15 to 0.4
-        Hz and of its ratio to that at 0.04 to 0.15 Hz.
+    Mean interval, SDNN and RMSSD in seconds, logarithms of the power at 0.15 to 0.4 Hz and
+    of its ratio to that at 0.04 to 0.15 Hz. ``ecg`` is whole epochs, R waves upward;
+    ``context`` is how many epochs before and after are looked at too.
     """
     height = 0.4 * np.percentile(ecg, 99.5)
     beats = find_peaks(ecg, height=height, distance=0.35 * sfreq)[0] / sfreq
@@ -133,35 +101,23 @@ def band_powers(signal, sfreq):
 
 
 def judge_features(seed, n_nights, n_epochs, noise=1.0):
-    """Stage the first nights of a cohort from hand-made features, one subject left out.
+    """Stage the first nights by a random forest on features, one subject left out.
 
-    Returns
-    -------
-    y : ndarray of int64, shape (n_nights * n_epochs,)
-        The simulated scorer's stages, in four classes.
-    predicted : dict of ndarray of int64
-        A random forest's predictions, by signal.
+    Returns the stages, in four classes, and the forest's by signal.
     """
     derivations = ("ECG", "EOG", "C4-A1", "Fpz-Cz")
+    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
     y, features = [], {}
     for subject in range(n_nights):
-        night = simulate_night(
-            n_epochs,
-            sfreq=100.0,
-            subject=subject,
-            noise=noise,
-            derivations=derivations,
-            random_state=seed,
-        )
+        night = simulate_night(n_epochs, subject=subject, derivations=derivations, **how)
         y.append(to_scheme(night.y, "wldr"))
         ecg, *others = night.signals
         epoch = heart_features(ecg, 100.0)
         around = np.hstack([epoch, heart_features(ecg, 100.0, context=5)])
-        scaled = (around - around.mean(axis=0)) / around.std(axis=0)
         by_signal = {
             "ECG, one epoch": epoch,
             "ECG, 2.5 min around": around,
-            "ECG, around, own scale": scaled,
+            "ECG, around, own scale": (around - around.mean(axis=0)) / around.std(axis=0),
         }
         for name, signal in zip(derivations[1:], others, strict=True):
             by_signal[f"{name}, one epoch"] = band_powers(signal, 100.0)
@@ -169,59 +125,63 @@ def judge_features(seed, n_nights, n_epochs, noise=1.0):
             features.setdefault(name, []).append(values)
     y, groups = np.concatenate(y), np.repeat(np.arange(n_nights), n_epochs)
     forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-    predicted = {
-        name: cross_val_predict(
-            forest, np.concatenate(X), y, groups=groups, cv=LeaveOneGroupOut()
-        )
+    folds = {"groups": groups, "cv": LeaveOneGroupOut()}
+    return y, {
+        name: cross_val_predict(forest, np.concatenate(X), y, **folds)
         for name, X in features.items()
     }
-    return y, predicted
 
 
-def main():
+def print_table(title, header, rows):
+    """Print numbers with three digits below a title."""
+    print(f"\n{title}\n" + "".ljust(24) + "".join(f"{name:>9}" for name in header))
+    for name, values in rows.items():
+        print(name.ljust(24) + "".join(f"{value:9.3f}" for value in values))
+
+
+def main(argv=None):
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nights", type=int, default=8)
-    parser.add_argument("--hours", type=float, default=2.5)
-    parser.add_argument("--noise", type=float, default=1.0)
+    parser.add_argument("--nights", type=int)
+    parser.add_argument("--hours", type=float)
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="of the wearable, a factor"
+    )
     parser.add_argument("--seed", type=int, default=2026)
-    options = parser.parse_args()
+    parser.add_argument("--fast", action="store_true", help="two nights of half an hour")
+    options = parser.parse_args(argv)
+    options.nights = options.nights or (2 if options.fast else 8)
+    options.hours = options.hours or (0.5 if options.fast else 2.5)
     logging.getLogger("yasa").setLevel(logging.ERROR)
 
-    started = time.perf_counter()
-    n_epochs = round(120 * options.hours)
-    y, predicted = judge(options.seed, options.nights, n_epochs, noise=options.noise)
-    print(
-        f"YASA on {options.nights} simulated nights of {options.hours:g} h (seed "
-        f"{options.seed}, wearable noise x{options.noise:g})"
-    )
-    shares = np.bincount(y, minlength=5) / len(y)
-    stages = scheme_names("aasm")
-    print("share of epochs".ljust(32) + "".join(f"{share:7.3f}" for share in shares))
-    print("F1 by stage".ljust(24) + "  kappa " + "".join(f"{stage:>7}" for stage in stages))
+    cohort = options.seed, options.nights, round(120 * options.hours)
+
+    y, predicted = judge(*cohort, noise=options.noise)
+    rows = {"share of epochs": [np.nan, *np.bincount(y, minlength=5) / len(y)]}
     for name, codes in predicted.items():
-        kappa = cohen_kappa_score(y, codes)
-        scores = f1_score(y, codes, labels=range(5), average=None, zero_division=0.0)
-        print(f"{name:24s}{kappa:8.3f}" + "".join(f"{score:7.3f}" for score in scores))
-    print(
-        "\nA random forest on hand-made features of the same simulated people, one left out"
+        f1 = f1_score(y, codes, labels=range(5), average=None, zero_division=0.0)
+        rows[name] = [cohen_kappa_score(y, codes), *f1]
+    print_table(
+        f"YASA on {options.nights} simulated nights of {options.hours:g} h (seed "
+        f"{options.seed}, wearable noise x{options.noise:g}): kappa, and F1 by stage",
+        ["kappa", *scheme_names("aasm")],
+        rows,
     )
-    y, predicted = judge_features(
-        options.seed, options.nights, n_epochs, noise=options.noise
-    )
-    heads = "   kappa accuracy wF1"
-    print(
-        f"{'':24s}  four stages (W L D R)   three stages (W N R)\n{'':24s}{heads}  {heads}"
-    )
+    y, predicted = judge_features(*cohort, noise=options.noise)
+    rows = {}
     nrem = np.array([0, 1, 1, 2])  # light and deep sleep become one
     for name, codes in predicted.items():
-        row = name.ljust(24)
+        rows[name] = []
         for truth, guess in ((y, codes), (nrem[y], nrem[codes])):
-            row += f"{cohen_kappa_score(truth, guess):8.3f}"
-            row += f"{accuracy_score(truth, guess):8.3f}"
-            row += f"{f1_score(truth, guess, average='weighted', zero_division=0.0):8.3f}"
-        print(row)
-    print(f"{time.perf_counter() - started:.0f} s")
+            weighted = f1_score(truth, guess, average="weighted", zero_division=0.0)
+            accuracy = accuracy_score(truth, guess)
+            rows[name] += [cohen_kappa_score(truth, guess), accuracy, weighted]
+    print_table(
+        "A random forest on hand-made features of the same simulated subjects, one left out: "
+        "four stages (W L D R), then three (W N R)",
+        ["kappa", "accuracy", "wF1"] * 2,
+        rows,
+    )
 
 
 if __name__ == "__main__":

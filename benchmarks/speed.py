@@ -16,16 +16,529 @@ block, ``speed.csv``.
 """
 
 import argparse
+import copy
 import os
 import platform
+import re
+import shlex
+import sys
+import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
-from _runs import markdown_table, write, write_csv
-from _speed_rows import ROWS
-from _timing import HEADER
+import torch.nn.functional as F
+from measure import (
+    BATCH_SIZE,
+    COMMON,
+    HEADER,
+    N_CLASSES,
+    Line,
+    Peak,
+    noise,
+    private_bytes,
+    stages,
+    training_pass,
+)
+from scipy import signal
+from scipy.signal.windows import hamming
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupKFold, cross_validate
+from study import in_new_process, write_page
+from tables import markdown_table
+from torch import nn
+
+from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.networks import EpochCrossModalTransformer
+from skleepkd.preprocessing import LogSpectrogram
+
+#: Consecutive epochs in a window, as in Phan et al. (2019).
+LENGTH = 20
+A_PASS = "a supervised pass"
+
+# ---------------------------------------------------------------- SeqSleepNet
+
+
+def nights(n_nights, n_epochs):
+    """Make spectrograms (noise) of nights, as SeqSleepNet reads them."""
+    n = n_nights * n_epochs
+    night = np.repeat(np.arange(n_nights), n_epochs)
+    epochs = noise(n, 1, 29, 129) / 30
+    return PairedEpochs(epochs, subject=night, recording=night, sfreq=100.0)
+
+
+def sequence_stager(**parameters):
+    """Make a stager of sequences."""
+    return SleepStager("SeqSleepNet", sequence_length=LENGTH, **COMMON, **parameters)
+
+
+def night(fast):
+    """Stage a night by SeqSleepNet, each epoch being encoded once."""
+    X = nights(1, 60 if fast else 960)
+    stager = sequence_stager().fit(X[:40], stages(40))
+    epochs = torch.from_numpy(X["target"])
+    windows = torch.arange(len(X)).unfold(0, LENGTH, 1)
+
+    @torch.inference_mode()
+    def stage_plainly():
+        module, log_sums = stager.module_.eval(), torch.zeros(len(X), N_CLASSES)
+        for rows in windows.split(BATCH_SIZE):
+            log_probs = module(epochs[rows]).log_softmax(dim=1).transpose(1, 2)
+            log_sums.index_add_(0, rows.flatten(), log_probs.flatten(0, 1))
+        return log_sums.argmax(dim=1).numpy()
+
+    np.testing.assert_array_equal(stager.predict(X), stage_plainly())
+    title = f"SeqSleepNet: a night of {len(X)} epochs staged"
+    ours = (lambda: stager.predict(X)), stage_plainly
+    yield Line(title, "each window encoded anew", *ours, at_least=10)
+
+
+def neighbours(fast):
+    """Train SeqSleepNet on windows that share epochs."""
+    X = nights(2, 40) if fast else nights(4, 83)  # 64 windows a night
+    y = stages(len(X))
+    yield Line(
+        "SeqSleepNet: a training step, neighbouring_windows=8",
+        "shuffled windows, each encoded anew",
+        training_pass(sequence_stager(neighbouring_windows=8), X, y),
+        training_pass(sequence_stager(), X, y),
+        at_least=2.5,
+    )
+
+
+# ---------------------------------------------------------------- what fit does first
+
+
+class Built(Exception):
+    """Raised where a network would be built."""
+
+
+def stop(n_chans, n_times, n_outputs):
+    """Stand for a network, and stop the fit where it would be built."""
+    raise Built
+
+
+def until_built(stager, X, y):
+    """Return a function that fits until the networks are built."""
+
+    def fit():
+        with suppress(Built):
+            stager.fit(X, y)
+
+    return fit
+
+
+def door(fast):
+    """Check and convert the input of fit."""
+    n = 200 if fast else 20_000
+    target, source = (noise(n, 3, 1920, seed=k) for k in (2, 3))
+    subject, y = np.repeat([f"s{k}" for k in range(20)], n // 20), stages(n)
+    onset = 30.0 * np.tile(np.arange(n // 20), 20)
+    about = {"subject": subject, "recording": subject, "onset": onset, "sfreq": 64.0}
+    teacher = SleepStager(stop, **COMMON)
+    X = PairedEpochs(target, source=source, **about)
+    yield Line(
+        f"What fit does to {n:,} epochs of 3 x 1,920 before the network is built",
+        "numpy.sum over the same array",
+        until_built(teacher, X.target_epochs, y),
+        target.sum,
+        at_most=1.5,
+    )
+    yield Line(
+        "The same of a distilled student: target and source",
+        "numpy.sum over the same arrays",
+        until_built(DistilledSleepStager(teacher, **COMMON), X, y),
+        lambda: target.sum() + source.sum(),
+        at_most=1.5,
+    )
+
+
+# ---------------------------------------------------------------- U-Sleep
+
+
+def stager_of(module, **parameters):
+    """Make a stager of single epochs."""
+    return SleepStager(module, **COMMON, **parameters)
+
+
+def bare_pass(module, X, y):
+    """Return a function that trains a network for a pass by a plain PyTorch loop."""
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+
+    def train():
+        module.train()
+        total = torch.zeros(())
+        for rows in torch.randperm(len(X)).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(module(X[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        return total.item()
+
+    return train
+
+
+def beside_a_bare_loop(stager, X, y):
+    """Return a pass through the stager, and one of a plain loop."""
+    ours = training_pass(stager, X, y)
+    return ours, bare_pass(copy.deepcopy(stager.module_), X["target"], y)
+
+
+def signals(fast, n_batches):
+    """Make simultaneous epochs of three channels, at 64 Hz unless small."""
+    n = 8 if fast else BATCH_SIZE * n_batches
+    target, source = (noise(n, 3, 640 if fast else 1920, seed=k) for k in (2, 3))
+    return PairedEpochs(target, source=source), stages(n)
+
+
+def u_sleep(fast):
+    """Train U-Sleep through the stager."""
+    X, y = signals(fast, 8)
+    yield Line(
+        "U-Sleep: a training pass through SleepStager",
+        "a bare PyTorch loop",
+        *beside_a_bare_loop(stager_of("USleep"), X, y),
+        at_most=1.10,
+        median_at_most=1.03,
+    )
+
+
+def offline(fast):
+    """Distil from a frozen teacher with precomputed outputs, and time computing these."""
+    X, y = signals(fast, 8)
+    teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
+    supervised = training_pass(stager_of("USleep"), X, y)
+    strategies = {
+        "features": ({}, 1.10),
+        "softmax": ({"feature_loss": None, "alpha": 0.5}, 1.10),
+        "attention": ({"feature_loss": "attention"}, 1.20),
+    }
+    for name, (parameters, bound) in strategies.items():
+        student = DistilledSleepStager(teacher, **parameters, **COMMON)
+        title = f"U-Sleep: a pass of offline distillation by {name}"
+        distilled = training_pass(student, X, y)
+        yield Line(title, A_PASS, distilled, supervised, at_most=bound)
+    student = DistilledSleepStager(teacher, **COMMON).fit(X, y)
+    yield Line(
+        "U-Sleep: the teacher asked once for its features",
+        A_PASS,
+        lambda: student.strategy_.prepare(student, X, y),
+        supervised,
+        note="once a fit; asked anew in each pass it would add this to each",
+    )
+
+
+#: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
+#: with U-Sleep's.
+SMALL = {"module": "UTime", "module__filters": (6, 8, 12, 16, 24, 32)}
+LAST_MAPS = [("decoder.4", "decoder_blocks.11")]
+
+
+def adapters(fast):
+    """Distil through adapters, and stage epochs by a small student."""
+    X, y = signals(fast, 8)
+    teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
+    through = {"adapter": "linear", **COMMON}
+    yield Line(
+        "U-Sleep: a pass of offline distillation by features through an adapter",
+        "without the adapter",
+        training_pass(DistilledSleepStager(teacher, **through), X, y),
+        training_pass(DistilledSleepStager(teacher, **COMMON), X, y),
+        at_most=1.10,
+    )
+    student = DistilledSleepStager(teacher, **SMALL, layers=LAST_MAPS, **through)
+    yield Line(
+        "A small U-Time taught by U-Sleep through an adapter: a pass",
+        "a supervised pass of the small U-Time",
+        training_pass(student, X, y),
+        training_pass(SleepStager(**SMALL, **COMMON), X, y),
+        at_most=1.20,
+    )
+    n, n_times = (4, 640) if fast else (2 * BATCH_SIZE, 6000)
+    X, y = noise(n, 3, n_times), stages(n)
+    small, large = SleepStager(**SMALL, **COMMON).fit(X, y), stager_of("USleep").fit(X, y)
+    count = [
+        sum(weights.numel() for weights in stager.module_.parameters())
+        for stager in (small, large)
+    ]
+    yield Line(
+        "The small U-Time: prediction",
+        "U-Sleep's",
+        lambda: small.predict(X),
+        lambda: large.predict(X),
+        at_most=0.5,
+        note=f"three channels of {n_times} samples; {count[0]:,} parameters, {count[1]:,}",
+    )
+
+
+def online(fast):
+    """Distil online."""
+    X, y = signals(fast, 4)
+    student = DistilledSleepStager(stager_of("USleep"), strategy="online", **COMMON)
+    target_pass = training_pass(stager_of("USleep"), X, y)
+    source_pass = training_pass(stager_of("USleep"), X.source_epochs, y)
+    yield Line(
+        "U-Sleep: a pass of online distillation",
+        "a pass of each network by itself",
+        training_pass(student, X, y),
+        lambda: (source_pass(), target_pass()),
+        at_most=1.10,
+    )
+
+
+def prediction(fast):
+    """Stage epochs by U-Sleep."""
+    X, y = signals(fast, 8)
+    stager = stager_of("USleep").fit(X, y)
+    epochs = torch.from_numpy(X["target"])
+
+    @torch.inference_mode()
+    def forward():
+        module = stager.module_.eval()
+        probabilities = [module(batch).softmax(dim=1) for batch in epochs.split(BATCH_SIZE)]
+        return torch.cat(probabilities).argmax(dim=1).numpy()
+
+    np.testing.assert_array_equal(stager.predict(X), forward())
+    ours, title = lambda: stager.predict(X), "U-Sleep: prediction through SleepStager"
+    yield Line(title, "a bare forward", ours, forward, at_most=1.10)
+
+
+# ---------------------------------------------------------------- other networks
+
+
+class AllTokens(EpochCrossModalTransformer):
+    """The same network, computed for all tokens as torch's own layers do it."""
+
+    def forward(self, x):
+        """Return the logits of epochs of shape (batch, n_chans, n_times)."""
+        streams = zip(x.split(1, dim=1), self.embedding, self.intra_modal, strict=True)
+        class_tokens = [
+            attend_all(attend, embed(channel))[:, 0] for channel, embed, attend in streams
+        ]
+        cross_token = self.cross_token[:, 0].expand(x.shape[0], -1)  # (batch, 256)
+        tokens = torch.stack([cross_token, *class_tokens], dim=1)
+        tokens = attend_all(self.cross_modal, tokens)  # (batch, 1 + n_chans, 256)
+        features = [feed_forward(tokens)[:, 0] for feed_forward in self.feed_forward]
+        return self.head(self.features(torch.cat(features, dim=1)))
+
+
+def attend_all(block, tokens):
+    """Attention, residual and layer normalisation of all tokens."""
+    output, _ = nn.MultiheadAttention.forward(
+        block.attention, tokens, tokens, tokens, need_weights=False
+    )
+    return block.norm(tokens + block.dropout(output))
+
+
+def transformer(fast):
+    """Train the epoch cross-modal transformer."""
+    n, n_times = (4, 500) if fast else (BATCH_SIZE, 6000)
+    X, y = noise(n, 3, n_times) / 30, stages(n)
+    first, every = EpochCrossModalTransformer(3, n_times), AllTokens(3, n_times)
+    every.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        logits = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
+    yield Line(
+        "EpochCrossModalTransformer: a training step",
+        "all tokens computed",
+        bare_pass(first, X, y),
+        bare_pass(every, X, y),
+        at_least=2.5,
+    )
+
+
+class Perceptron(nn.Sequential):
+    """One hidden layer: a training step of 0.7 ms on the core that the bound was set on."""
+
+    def __init__(self, n_chans, n_times, n_outputs):
+        hidden = nn.Linear(n_chans * n_times, 64)
+        super().__init__(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(64, n_outputs))
+
+
+def small(fast):
+    """Train a network whose step takes less than a millisecond."""
+    n = BATCH_SIZE * (1 if fast else 200)
+    X, y = PairedEpochs(noise(n, 1, 1920)), stages(n)
+    yield Line(
+        "A network of 0.7 ms a step: a training pass through SleepStager",
+        "a bare PyTorch loop",
+        *beside_a_bare_loop(stager_of(Perceptron), X, y),
+        at_most=1.40,
+    )
+
+
+def folds(fast):
+    """Cross-validate in two processes."""
+    n = 8 * (4 if fast else 128)
+    X, y = noise(n, 3, 640 if fast else 1920), stages(n)
+    groups = np.arange(n) % 8
+    parameters = COMMON | {"max_epochs": 1 if fast else 3}
+
+    def validate(n_jobs):
+        stager = SleepStager("LogPowerNet", **parameters)
+        cross_validate(stager, X, y, groups=groups, cv=GroupKFold(8), n_jobs=n_jobs)
+
+    yield Line(
+        "Eight folds of a small network, n_jobs=2",
+        "one after another",
+        lambda: validate(2),
+        lambda: validate(1),
+        at_most=0.95,
+        least=4,
+        clock=time.perf_counter,
+        note="by the clock on the wall; the processes run before",
+    )
+
+
+# ---------------------------------------------------------------- signals
+
+
+def recording(fast):
+    """Filter, resample and cut a recording, as Phan et al. (2019) did with MASS."""
+    import mne
+
+    hours, sfreq, band = 0.05 if fast else 8, 256, (0.3, 40)
+    # As an EEG has it, less power the higher the frequency: a first-order low-pass.
+    signals = signal.lfilter([1], [1, -0.98], noise(6, round(hours * 3600 * sfreq)))
+    signals *= 3e-5 / signals.std()
+    raw = mne.io.RawArray(signals, mne.create_info(6, sfreq, "eeg"), verbose="error")
+
+    def cut(raw):
+        return mne.make_fixed_length_epochs(raw, 30, preload=True, proj=False)
+
+    def by_default():
+        return cut(raw.copy().filter(*band).resample(100))
+
+    def faster():
+        return cut(raw.copy().resample(100, method="polyphase").filter(*band))
+
+    with mne.use_log_level("error"):
+        ours, theirs = (make().get_data(copy=False) for make in (faster, by_default))
+        apart = (ours - theirs) / theirs.std()
+        off, most = np.sqrt(np.mean(apart**2)), abs(apart[1:-1]).max()
+        yield Line(
+            f"{hours:g} h, six channels: recording to epochs, resampled first, by polyphase",
+            "MNE's defaults, filtered first",
+            faster,
+            by_default,
+            at_most=0.35,
+            note="0.3 to 40 Hz, 256 to 100 Hz, noise with an EEG's slope; they differ by "
+            f"{off:.2g} of a standard deviation (root mean square, bound 0.01: "
+            f"{'holds' if off <= 0.01 else 'does not hold'}), by {most:.3g} at most but in "
+            "the first and the last epoch",
+        )
+
+
+def spectrogram(fast):
+    """Make the log spectrograms of a night."""
+    X = noise(64 if fast else 960, 1, 3000)
+    ours = LogSpectrogram().fit(X)
+    window = hamming(200).astype(np.float32)
+    mean, scale = (
+        values[:, :, None].astype(np.float32) for values in (ours.mean_, ours.scale_)
+    )
+    how = {"noverlap": 100, "nfft": 256, "detrend": False}
+    how |= {"scaling": "spectrum", "mode": "magnitude"}
+
+    def by_scipy():
+        spectra = []
+        for start in range(0, len(X), BATCH_SIZE):
+            batch = X[start : start + BATCH_SIZE]
+            _, _, amplitude = signal.spectrogram(batch, 100.0, window, **how)
+            # scipy divides by the window's sum, and has frequencies before frames.
+            decibels = 20 * np.log10(np.maximum(amplitude * window.sum(), 1e-3))
+            spectra.append(((decibels - mean) / scale).swapaxes(2, 3))
+        return np.concatenate(spectra)
+
+    np.testing.assert_allclose(ours.transform(X), by_scipy(), atol=1e-2)
+    title = f"LogSpectrogram of {len(X)} epochs"
+    yield Line(title, "scipy, 32 epochs at a time", lambda: ours.transform(X), by_scipy)
+
+
+def memmap(fast):
+    """Train from a memory map, none of whose pages is in memory. Linux alone."""
+    n = BATCH_SIZE * (2 if fast else 128)
+    X, y = PairedEpochs(noise(n, 3, 1920), sfreq=64.0), stages(n)
+    stager = stager_of("LogPowerNet")
+    in_memory = training_pass(stager, X, y)
+    with tempfile.TemporaryDirectory() as folder:
+        X.to_memmap(folder)
+
+        def from_the_disk():
+            drop_from_cache(folder)
+            # A new map: pages that a process still maps would not be dropped.
+            mapped = PairedEpochs.from_memmap(folder)
+            stager.fit_loop(stager.get_dataset(mapped, y), epochs=1)
+
+        before = bytes_read()
+        from_the_disk()
+        read = bytes_read() - before
+        above, copied = (
+            in_new_process(private_memory, folder=folder, copy=copy)
+            for copy in (False, True)
+        )
+        yield Line(
+            "A small network: a training pass from a memory map, not in the page cache",
+            "the same in memory",
+            from_the_disk,
+            in_memory,
+            clock=time.perf_counter,
+            note=f"by the clock on the wall; {read / 1e6:.0f} MB read from the disk for a map "
+            f"of {X['target'].nbytes / 1e6:.0f} MB; private memory (RssAnon) of a fit above "
+            f"the imports {above / 1e6:.0f} MB, in memory {copied / 1e6:.0f} MB",
+        )
+
+
+def drop_from_cache(folder):
+    """Drop the files of a folder from the system's page cache."""
+    for path in Path(folder).iterdir():
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+def bytes_read():
+    """Bytes that this process has read from the disk."""
+    return int(re.search(r"read_bytes: (\d+)", Path("/proc/self/io").read_text())[1])
+
+
+def private_memory(folder, copy):
+    """Fit for a pass, from the map or a copy, and return the private memory it took."""
+    imports = private_bytes()
+    with Peak() as peak:
+        X = PairedEpochs.from_memmap(folder)
+        if copy:
+            X = PairedEpochs(np.array(X), sfreq=64.0)
+        stager_of("LogPowerNet").fit(X, stages(len(X)))
+    return peak.bytes - imports
+
+
+#: By name, in the order of the table: a generator of lines, given whether sizes are small.
+ROWS = {
+    "night": night,
+    "neighbours": neighbours,
+    "door": door,
+    "u-sleep": u_sleep,
+    "offline": offline,
+    "adapters": adapters,
+    "online": online,
+    "prediction": prediction,
+    "transformer": transformer,
+    "small": small,
+    "folds": folds,
+    "recording": recording,
+    "spectrogram": spectrogram,
+    "memmap": memmap,
+}
+
+
+# ---------------------------------------------------------------- the command
 
 
 def main(arguments=None):
@@ -41,27 +554,18 @@ def main(arguments=None):
     load, began, lines = os.getloadavg()[0], time.perf_counter(), []
     print(" | ".join(HEADER[:4]), flush=True)
     for row in options.rows:
-        for line in ROWS[row](options.fast, options.seconds):
-            line.row = row
-            lines.append(line)
+        for line in ROWS[row](options.fast):
+            line.measure(options.fast, options.seconds)
+            lines.append((row, line))
             print(line, flush=True)
     minutes = (time.perf_counter() - began) / 60
     print(f"{len(lines)} lines in {minutes:.1f} minutes")
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        page = page_of(lines, command_of(options, parser), minutes, load, options.note)
-        write(options.output / "speed.md", page)
-        write_csv(options.output / "speed.csv", list(blocks_of(lines)))
-
-
-def command_of(options, parser):
-    """Return the command without the folder that it wrote to."""
-    words = ["python", "benchmarks/speed.py"]
-    if options.rows != parser.get_default("rows"):
-        words += ["--rows", *options.rows]
-    if options.seconds != parser.get_default("seconds"):
-        words += ["--seconds", f"{options.seconds:g}"]
-    return " ".join(words + ["--fast"] * options.fast)
+        command = shlex.join(
+            ["python", "benchmarks/speed.py", *(arguments or sys.argv[1:])]
+        )
+        page = page_of([line for _, line in lines], command, minutes, load, options.note)
+        write_page(options.output, "speed", page, list(blocks_of(lines)))
 
 
 def page_of(lines, command, minutes, load, note):
@@ -84,10 +588,10 @@ def page_of(lines, command, minutes, load, note):
 
 def blocks_of(lines):
     """Seconds of every block, as rows of a table."""
-    for line in lines:
+    for row, line in lines:
         for pair, (ours, reference) in enumerate(line.times):
             yield {
-                "row": line.row,
+                "row": row,
                 "what": line.title,
                 "beside": line.reference,
                 "pair": pair,

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import skleepkd
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(ROOT / "examples"))  # the examples share modules
 
 # Pages that are kept outside of this folder: the numbers, the changes, the rules. They are
 # copied with their paths, so that their links to one another work here too.
@@ -78,7 +76,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "within_subsection_order": "FileNameSortKey",
     "filename_pattern": r"[\\/]plot_",
-    "ignore_pattern": r"^(?!plot_)",  # modules that examples share
+    "ignore_pattern": r"^(?!plot_)",  # the demo, which takes longer
     "run_stale_examples": True,
     "parallel": 2,
     "abort_on_example_error": True,
@@ -114,9 +112,7 @@ html_theme_options = {
 }
 html_context = {"default_mode": "auto"}
 # Pages by themselves, and pages of wide tables.
-html_sidebars = {
-    page: [] for page in ("index", "edf_to_student", "more", "project/benchmarks/**")
-}
+html_sidebars = {page: [] for page in ("index", "more", "project/benchmarks/**")}
 
 
 def skip_routing(app, what, name, member, skip, options):

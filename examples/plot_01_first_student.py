@@ -23,7 +23,6 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from skorch.callbacks import LRScheduler
-from small_network import SmallNetwork
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
@@ -32,48 +31,42 @@ from skleepkd.metrics import bootstrap_interval, sleep_scorers
 from skleepkd.plotting import HypnogramDisplay
 
 cohort = make_cohort(n_subjects=6, n_epochs=160, random_state=0)
-print(f"Simulated: {cohort.X}")
-print("Stages by code (W, N1, N2, N3, REM):", np.bincount(cohort.y, minlength=5))
+X, y, groups = cohort.X, cohort.y, cohort.groups
+print(f"Simulated: {X}")
+print("Stages by code (W, N1, N2, N3, REM):", np.bincount(y, minlength=5))
 
 # %%
-# A stager
-# --------
-# A :class:`~skleepkd.SleepStager` is a scikit-learn classifier around a network. The
-# published networks (``SleepStager("USleep")``) need hours on a CPU; this small one needs
-# seconds. Its learning rate falls to zero over the passes (a pass is a training epoch of
-# the network).
+# A stager and a student
+# ----------------------
+# A :class:`~skleepkd.SleepStager` is a scikit-learn classifier around a network, here a
+# small one. (``SleepStager("USleep")`` is a large one, which needs hours on a CPU.) Its
+# learning rate falls to zero over the passes; a pass is a training epoch of the network.
 
 
 def budget(passes):
     """Return the parameters that all stagers of this page share."""
     schedule = LRScheduler("CosineAnnealingLR", T_max=passes)
-    return {"max_epochs": passes, "lr": 3e-3, "callbacks": [schedule]}
+    return {"classes": "aasm", "max_epochs": passes, "lr": 3e-3, "callbacks": [schedule]}
 
 
-ear = SleepStager(SmallNetwork, classes="aasm", random_state=0, **budget(8))
+ear = SleepStager("LogPowerNet", random_state=0, **budget(8))
 
 # %%
-# And a student
-# -------------
-# It is given a teacher that is *not fitted*. ``fit`` clones it, fits the clone on the
+# A student is given a teacher that is *not fitted*. ``fit`` clones it, fits the clone on the
 # scalp of the very same rows, and lets the student follow its features. The student
 # begins at the teacher's weights here. The teacher has trained for as many passes as the
 # student, so a fair rival is an ear stager with twice the passes.
 
 student = DistilledSleepStager(
-    teacher=SleepStager(SmallNetwork, classes="aasm", **budget(8)),
-    classes="aasm",
+    teacher=SleepStager("LogPowerNet", **budget(8)),
     feature_loss=FeatureMSE(standardize=True),
     feature_weight=10.0,
     start_from_teacher=True,
     random_state=0,
     **budget(8),
 )
-stagers = {
-    "ear": ear,
-    "ear, twice the passes": clone(ear).set_params(**budget(16)),
-    "distilled": student,
-}
+twice = clone(ear).set_params(**budget(16))
+stagers = {"ear": ear, "ear, twice the passes": twice, "distilled": student}
 
 # %%
 # One subject's night
@@ -81,10 +74,9 @@ stagers = {
 # One subject is left out, the student is fitted on the others, and stages the night from
 # the ears alone: of a pair, ``predict`` reads nothing but the target.
 
-left_out = cohort.groups == cohort.groups[-1]
-night, scored = cohort.X[left_out], cohort.y[left_out]
-student.fit(cohort.X[~left_out], cohort.y[~left_out])
-display = HypnogramDisplay.from_estimator(student, night["target"], scored)
+left_out = groups == groups[-1]
+student.fit(X[~left_out], y[~left_out])
+display = HypnogramDisplay.from_estimator(student, X["target"][left_out], y[left_out])
 display.figure_.suptitle("A simulated night, staged from the ears by the student")
 plt.show()
 
@@ -94,24 +86,15 @@ plt.show()
 # One night is an anecdote. Here each subject is left out in turn, also for the teacher,
 # which is fitted anew in each fold, on the subjects of that fold.
 
-scores = {}
-for name, stager in stagers.items():
-    result = cross_validate(
-        stager,
-        cohort.X,
-        cohort.y,
-        groups=cohort.groups,
-        cv=LeaveOneGroupOut(),
-        scoring=sleep_scorers(),
-    )
-    scores[name] = result["test_kappa"]
-
+folds = {"groups": groups, "cv": LeaveOneGroupOut(), "scoring": sleep_scorers()}
 print(
     "Simulated nights; kappa over six subjects, with 95 % bootstrap intervals of the mean"
 )
-for name, kappa in scores.items():
-    low, high = bootstrap_interval(kappa)
-    print(f"  {name:22} {kappa.mean():.3f} [{low:.3f}, {high:.3f}]")
+scores = {}
+for name, stager in stagers.items():
+    scores[name] = cross_validate(stager, X, y, **folds)["test_kappa"]
+    low, high = bootstrap_interval(scores[name])
+    print(f"  {name:22} {scores[name].mean():.3f} [{low:.3f}, {high:.3f}]")
 
 # %%
 # Subjects differ far more than methods do, so methods are compared within subjects. Where
@@ -123,9 +106,10 @@ low, high = bootstrap_interval(gain)
 print("Distilled minus ear with twice the passes, simulated:")
 print(f"  {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
 
+columns = np.array(list(scores.values()))
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-ax.plot(range(len(scores)), np.array(list(scores.values())), "o-", color="0.7")
-ax.plot(range(len(scores)), [kappa.mean() for kappa in scores.values()], "ko-", lw=2)
+ax.plot(columns, "o-", color="0.7")
+ax.plot(columns.mean(axis=1), "ko-", lw=2)
 ax.set_xticks(range(len(scores)), list(scores))
 ax.set(ylabel="Kappa", title="Six simulated subjects (grey) and their mean")
 plt.show()

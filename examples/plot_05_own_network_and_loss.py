@@ -18,7 +18,6 @@ All nights are **simulated**.
 # since they are known then: channels, samples of an epoch, stages.
 
 import matplotlib.pyplot as plt
-import torch
 from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from torch import nn
 from torch.nn import functional as F
@@ -74,7 +73,6 @@ class SimilarityLoss(nn.Module):
 # compare two different networks.
 
 training = {"classes": "aasm", "max_epochs": 8, "lr": 3e-3}
-ear = SleepStager(PowerReader, random_state=0, **training)
 student = DistilledSleepStager(
     teacher=SleepStager(PowerReader, **training),
     module=PowerReader,
@@ -85,16 +83,15 @@ student = DistilledSleepStager(
     random_state=0,
     **training,
 )
-print(student.module(n_chans=3, n_times=1920, n_outputs=5, n_filters=12))
 
 # %%
 # A name that does not exist is an error before the teacher is trained, and the error
 # lists the names that do.
 
 cohort = make_cohort(n_subjects=6, n_epochs=180, random_state=5)
-X, y, groups = cohort.X, cohort.y, cohort.groups
+X, y = cohort.X, cohort.y
 try:
-    DistilledSleepStager(ear, layers=["decoder"]).fit(X, y)
+    DistilledSleepStager(SleepStager(PowerReader), layers=["decoder"]).fit(X, y)
 except ValueError as error:
     print(error)
 
@@ -103,25 +100,16 @@ except ValueError as error:
 # teacher and student learn from the others. The ear stager beside them has the student's
 # network and the passes of both, eight of the teacher and eight of the student.
 
-ear.set_params(module__n_filters=12, max_epochs=16)
-scores = {
-    name: cross_validate(
-        stager,
-        X,
-        y,
-        groups=groups,
-        cv=LeaveOneGroupOut(),
-        scoring=sleep_scorers()["kappa"],
-        return_estimator=True,
-    )
-    for name, stager in {"ear alone": ear, "with a teacher": student}.items()
-}
+ear = SleepStager(PowerReader, module__n_filters=12, random_state=0, **training)
+ear.set_params(max_epochs=16)
+folds = {"groups": cohort.groups, "cv": LeaveOneGroupOut(), "scoring": sleep_scorers()}
 print("Simulated nights; kappa of six subjects, each left out in turn, and its mean")
-for name, result in scores.items():
-    print(
-        f"  {name:15}", result["test_score"].round(3), result["test_score"].mean().round(3)
-    )
-gain = scores["with a teacher"]["test_score"] - scores["ear alone"]["test_score"]
+kappa = {}
+for name, stager in {"ear alone": ear, "with a teacher": student}.items():
+    result = cross_validate(stager, X, y, **folds, return_estimator=True)
+    kappa[name] = result["test_kappa"]
+    print(f"  {name:15}", kappa[name].round(3), kappa[name].mean().round(3))
+gain = kappa["with a teacher"] - kappa["ear alone"]
 low, high = bootstrap_interval(gain)
 print(f"  gain {gain.mean():+.3f}, 95 % interval over subjects [{low:+.3f}, {high:+.3f}]")
 
@@ -129,8 +117,8 @@ print(f"  gain {gain.mean():+.3f}, 95 % interval over subjects [{low:+.3f}, {hig
 # Six subjects are few; an interval that holds 0 decides nothing. What has certainly
 # happened is in ``history_``: each term of the loss, pass by pass.
 
-fitted = scores["with a teacher"]["estimator"][0]
-passes = [row["epoch"] for row in fitted.history_]
+fitted = result["estimator"][0]
+passes = fitted.history_[:, "epoch"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 for ax, term in zip(axes, ("train_cross_entropy", "train_feature_loss"), strict=True):
     ax.plot(passes, fitted.history_[:, term], "o-")
@@ -142,11 +130,5 @@ plt.show()
 # To keep such a student, save it, and give the class again when it is loaded, since files
 # hold no code: ``load("ear.safetensors", module=PowerReader)``.
 
-sizes = {
-    "student": fitted.module_,
-    "teacher": fitted.teacher_.module_,
-}
-for name, network in sizes.items():
-    print(f"{name}: {sum(p.numel() for p in network.parameters())} parameters")
-with torch.no_grad():
-    print("logits of three epochs:", tuple(fitted.module_(torch.zeros(3, 3, 1920)).shape))
+for name, stager in {"student": fitted, "teacher": fitted.teacher_}.items():
+    print(f"{name}: {sum(p.numel() for p in stager.module_.parameters())} parameters")

@@ -7,6 +7,7 @@ from skleepkd.estimators import DistilledSleepStager, SleepStager
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import class_names, split_pipeline
 from skleepkd.recording import RecordingStager
+from skleepkd.stages import sleep_order
 
 
 def describe(stager):
@@ -46,7 +47,10 @@ def describe(stager):
     last.check_is_fitted()
     network, rate = uncompiled(last.module_), last.signal_.get("sfreq")
     size = sum(parameter.numel() for parameter in network.parameters())
-    classes = dict(zip(map(str, last.classes_), map(str, class_names(last)), strict=True))
+    classes, order = class_names(last), sleep_order(class_names(last))
+    classes = dict(
+        zip(map(str, last.classes_[order]), map(str, classes[order]), strict=True)
+    )
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
     score = "nobody held out, no score"
     if len(last.held_out_) and last.history_:

@@ -12,10 +12,16 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 #: ``n_held`` records are there, of ``seconds`` each; ``widths`` are a record's bytes by signal.
 Header = namedtuple(
     "Header", "n_records n_held seconds first_byte interrupted start names units widths"
 )
+
+
+#: What MNE, EEGLAB and BrainVision write where recordings were joined or paused.
+_JOINT = re.compile(r"((BAD|EDGE) )?boundary|New Segment/.*", re.IGNORECASE)
 
 
 @contextmanager
@@ -73,21 +79,51 @@ def is_whole(path):
     return header is None or header.n_held == header.n_records
 
 
-def interruptions(path):
-    """Seconds of signal before each interruption of a file, and seconds that it lasted."""
-    header = _header_if_any(path)
-    if header is None or not header.interrupted or not header.seconds:
-        return []
+def _record_onsets(path, header, n_records):
+    """Seconds from the header's time to each record, None where it does not tell."""
     notes = [k for k, name in enumerate(header.names) if name.endswith(" Annotations")]
-    onsets = [] if notes else [None]
+    if not notes:
+        return [None]
+    onsets = []
     with path.open("rb") as file:
-        for number in range(header.n_held if notes else 0):
+        for number in range(min(n_records, header.n_held)):
             before = number * sum(header.widths) + sum(header.widths[: notes[0]])
             file.seek(header.first_byte + before)
             note = file.read(header.widths[notes[0]])
             # An annotation without a text keeps the time (Kemp and Olivan 2003).
             time = re.match(rb"([+-]\d+(?:\.\d*)?)\x14\x14", note)
             onsets.append(float(time[1]) if time else None)
+    return onsets
+
+
+def first_onset(path):
+    """Seconds from the time in a file's header to its first record; MNE passes over them."""
+    header = _header_if_any(path)
+    return (header and next(iter(_record_onsets(path, header, 1)), None)) or 0.0
+
+
+def seconds_late(raw, stacklevel=3):
+    """Seconds that a Raw's file begins after its date; warns where these are whole ones."""
+    path, date = next(iter(raw.filenames), None), raw.info["meas_date"]
+    late = first_onset(Path(path)) if path and date is not None else 0.0
+    if not late or f"{date:%H.%M.%S}" != _header_if_any(Path(path)).start[9:]:
+        return 0.0
+    if abs(late) >= 1:
+        warnings.warn(
+            f"{path}: its first record begins {late:g} s after the time in its header, which "
+            "MNE passes over. Correct the date, by which other files are read: raw.set_meas_"
+            f'date(raw.info["meas_date"] + datetime.timedelta(seconds={late:g})).',
+            stacklevel=stacklevel,
+        )
+    return late
+
+
+def interruptions(path):
+    """Seconds of signal before each interruption of a file, and seconds that it lasted."""
+    header = _header_if_any(path)
+    if header is None or not header.interrupted or not header.seconds:
+        return []
+    onsets = _record_onsets(path, header, header.n_held)
     if None in onsets:
         warnings.warn(
             f"{path} may be interrupted (EDF+D), and does not tell when its records began: "
@@ -124,7 +160,26 @@ def seconds_left_out(raw):
                 "subject out with subjects=."
             )
         left_out += sum(seconds for at, seconds in gaps if at <= first + margin)
+    _refuse_joints(raw, margin)
     return left_out
+
+
+def _refuse_joints(raw, margin):
+    """Refuse a Raw that was joined of recordings, or paused, within its span."""
+    n_times = raw._last_samps - raw._first_samps + 1
+    apart = np.abs(raw._first_samps[1:] - raw._last_samps[:-1] - 1) > 1
+    joints = list(np.cumsum(n_times)[:-1][apart] / raw.info["sfreq"])
+    notes = zip(raw.annotations.onset, raw.annotations.description, strict=True)
+    joints += [at - raw.first_time for at, text in notes if _JOINT.fullmatch(str(text))]
+    end = raw.n_times / raw.info["sfreq"]
+    joints = sorted(at for at in joints if margin < at < end - margin)
+    if joints:
+        at = joints[0]
+        raise ValueError(
+            f"The recording was joined, or paused, after {at:.10g} s. Take the parts: raw.copy()"
+            f".crop(tmax={at:.10g}, include_tmax=False), raw.copy().crop(tmin={at:.10g}). If "
+            "nothing is missing there: mne.io.RawArray(raw.get_data(), raw.info)."
+        )
 
 
 def open_edf(path, labels):
@@ -136,7 +191,7 @@ def open_edf(path, labels):
     units = {name: "uV" for name, unit in named if name in labels and not unit}
     with errors_naming(path):
         raw = mne.io.read_raw_edf(path, include=labels, units=units, verbose="ERROR")
-        raw.pick(labels)
+        raw.reorder_channels(labels)  # "ecg" is a name to it, to pick a type
     seconds_left_out(raw)
     return raw
 

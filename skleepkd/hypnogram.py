@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skleepkd.memory import replace_file
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES, stage_of_text
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES, as_seconds, stage_of_text
 
 #: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
 _WORDS = {
@@ -56,7 +56,7 @@ class Hypnogram:
         self.classes = np.asarray(classes)
         if onset is None:
             onset = EPOCH_SECONDS * np.arange(len(self.probabilities))
-        self.onset = np.asarray(onset, dtype=float)
+        self.onset = as_seconds(onset)
         if self.probabilities.shape != (len(self.onset), len(self.classes)):
             raise ValueError(
                 f"Probabilities of shape {self.probabilities.shape} for {len(self.onset)} "
@@ -197,12 +197,13 @@ class Hypnogram:
         """
         from skleepkd.plotting import HypnogramDisplay
 
+        order = np.argsort(self.classes)  # as the columns of predict_proba
         return HypnogramDisplay.from_predictions(
             None,
             self.stages,
             onset=self.onset,
-            probabilities=self.probabilities,
-            classes=self.classes.tolist(),
+            probabilities=self.probabilities[:, order],
+            classes=self.classes[order].tolist(),
             ax=ax,
         )
 

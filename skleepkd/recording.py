@@ -9,12 +9,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd import edf
-from skleepkd.epochs import PairedEpochs
-from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
+from skleepkd.epochs import PairedEpochs, channels
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.pipelines import class_names, split_pipeline, transform
 from skleepkd.preprocessing import SourceSelector
-from skleepkd.stages import EPOCH_SECONDS
+from skleepkd.stages import EPOCH_SECONDS, sleep_order
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
 _CHANNELWISE = ("crop", "filter", "notch_filter", "resample", "savgol_filter")
@@ -35,7 +34,10 @@ class RecordingStager(BaseEstimator):
     ch_names : list of str, optional
         Channels of the preprocessed recording in the order in which the stager was
         fitted. By default those that the stager was fitted to, where it knows their names;
-        else all channels, if their number is the stager's.
+        else all signals, as for :meth:`PairedEpochs.from_mne`, if their number is the
+        stager's.
+    unit : {"auto", "V", "uV"} or dict, default="auto"
+        What the preprocessed recording is in, as for :meth:`PairedEpochs.from_mne`.
 
     Notes
     -----
@@ -61,10 +63,11 @@ class RecordingStager(BaseEstimator):
     (array([ 0., 30., 60.]), (3, 5))
     """
 
-    def __init__(self, stager, preprocessors=(), *, ch_names=None):
+    def __init__(self, stager, preprocessors=(), *, ch_names=None, unit="auto"):
         self.stager = stager
         self.preprocessors = preprocessors
         self.ch_names = ch_names
+        self.unit = unit
 
     def stage(self, raw, *, start=None):
         """Stage one recording.
@@ -72,7 +75,7 @@ class RecordingStager(BaseEstimator):
         Parameters
         ----------
         raw : mne.io.Raw or path-like
-            The recording, in volts as MNE has it, or a file that ``mne.io.read_raw`` reads.
+            The recording, or a file that ``mne.io.read_raw`` reads.
         start : float, optional
             Seconds from the recording's first sample at which the first epoch begins, such
             as "lights off"; by default the first sample (that the preprocessors leave).
@@ -89,17 +92,18 @@ class RecordingStager(BaseEstimator):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file cannot be read, was cut short or interrupted, a channel is missing
-            or flat, the sampling rate is not the stager's, no epoch fits in, or the signal
-            is not in volts or holds NaN.
+            If the file cannot be read, was cut short, interrupted or joined, a channel is
+            missing or flat, the sampling rate is not the stager's, no epoch fits in, or a
+            signal holds NaN or spreads neither as volts nor as microvolts do.
         sklearn.exceptions.NotFittedError
             If the stager is not fitted.
 
         Warns
         -----
         UserWarning
-            If some epochs of a channel are flat, a channel is marked as bad, or the names
-            of the channels are known to neither the stager nor ``ch_names``.
+            If some epochs of a channel are flat, a channel is marked as bad or spreads
+            otherwise than in training, the file begins later than its header says, or the
+            names of the channels are known to neither the stager nor ``ch_names``.
         """
         import mne
 
@@ -110,12 +114,15 @@ class RecordingStager(BaseEstimator):
         wanted = [wanted] if isinstance(wanted, str) else wanted
         with mne.use_log_level("warning"):
             raw = _read(raw)
-            began_late = raw.first_time + edf.seconds_left_out(raw)
+            began_late = raw.first_time + edf.seconds_left_out(raw) + edf.seconds_late(raw)
             prepared = self._prepare(raw, wanted)
-            names = list(prepared.ch_names if wanted is None else wanted)
+            if wanted is None:
+                names = channels.signals_of(prepared, prepared.ch_names, stacklevel=3)
+            else:
+                names = list(wanted)
             _check_channels(prepared, names, known)
             onset, epochs = _cut(raw, prepared, names, start)
-            epochs *= _scale(epochs, names, onset, raw)
+            self._scale(prepared, epochs, names, onset)
         file = next(iter(raw.filenames), None)
         takes_source = any(isinstance(step, SourceSelector) for _, step in steps)
         # Channels that the user put in the place of those that were fitted go by their names.
@@ -144,10 +151,11 @@ class RecordingStager(BaseEstimator):
                 f"{', '.join(names)}, in this order. If that is right, name them in ch_names=.",
                 stacklevel=2,
             )
-        began = raw.info["meas_date"]
+        began, classes = raw.info["meas_date"], class_names(network)
+        order = sleep_order(classes)
         return Hypnogram(
-            self.stager.predict_proba(X),
-            class_names(network),
+            self.stager.predict_proba(X)[:, order],
+            classes[order],
             onset=onset,
             meas_date=began and began + timedelta(seconds=began_late),
             ch_names=names,
@@ -167,10 +175,41 @@ class RecordingStager(BaseEstimator):
                 for step in self.preprocessors
             )
         ):
-            prepared.pick(wanted)
+            prepared.pick([raw.ch_names.index(name) for name in wanted])
         for step in self.preprocessors:
             prepared = step.apply(prepared)
         return prepared
+
+    def _scale(self, prepared, epochs, names, onset):
+        """Take epochs to microvolts, in place; refuse those that no amplifier records."""
+        channels.check_unit(self.unit, prepared.ch_names)
+        strict = not self.preprocessors  # they may have scaled it, as before training
+        units, spread = channels.to_microvolts(
+            epochs, prepared, names, self.unit, strict=strict
+        )
+        if not np.isfinite(spread).all():
+            row, channel = np.argwhere(~np.isfinite(spread))[0]
+            raise ValueError(
+                f"Channel {names[channel]} holds NaN or infinite values after preprocessing, "
+                f"first in the epoch at {onset[row]:g} s. Crop or repair the recording."
+            )
+        limit = {"V": channels.FLAT_VOLTS, "uV": 1e6 * channels.FLAT_VOLTS, None: -1.0}
+        flat = spread < [limit[unit] for unit in units]
+        names, silent = np.array(names), flat.all(axis=0)
+        if silent.any():
+            raise ValueError(
+                f"No signal in {', '.join(names[silent])}: a spread of at most "
+                f"{spread[:, silent].max():.2g} in an epoch. Was the electrode connected, and "
+                "is the recording in volts?"
+            )
+        if flat.any():
+            rows = np.flatnonzero(flat.any(axis=1))
+            warnings.warn(
+                f"{len(rows)} of {len(epochs)} epochs are flat in a channel "
+                f"({', '.join(names[flat.any(axis=0)])}), the first at {onset[rows[0]]:g} s; "
+                "their stages mean little.",
+                stacklevel=3,
+            )
 
 
 def _read(raw):
@@ -216,12 +255,7 @@ def _check_channels(prepared, names, known):
         raise ValueError(
             f"The stager was fitted to {fitted}, in this order; given {given}."
         )
-    bad = [name for name in names if name in prepared.info["bads"]]
-    if bad:
-        message = (
-            f"The channels {', '.join(bad)} are marked as bad, and staged all the same."
-        )
-        warnings.warn(message, stacklevel=3)
+    channels.warn_of_bads(prepared, names, "staged", 4)
 
 
 def _cut(raw, prepared, names, start):
@@ -247,44 +281,3 @@ def _cut(raw, prepared, names, start):
     for row, sample in enumerate(first):
         epochs[row] = prepared.get_data(picks, sample, sample + n_times)
     return onset[: len(first)], epochs
-
-
-def _scale(epochs, names, onset, raw):
-    """Find what takes epochs to microvolts; refuse those that no amplifier records."""
-    spread = np.array([epoch.std(axis=1, dtype=float) for epoch in epochs])
-    names = np.array(names)
-    if not np.isfinite(spread).all():
-        row, channel = np.argwhere(~np.isfinite(spread))[0]
-        raise ValueError(
-            f"Channel {names[channel]} holds NaN or infinite values after preprocessing, "
-            f"first in the epoch at {onset[row]:g} s. Crop or repair the recording."
-        )
-    flat = spread < FLAT_VOLTS
-    silent = flat.all(axis=0)
-    if silent.any():
-        raise ValueError(
-            f"No signal in {', '.join(names[silent])}: a spread of at most "
-            f"{spread[:, silent].max():.2g} V in an epoch. Was the electrode connected, and is "
-            "the recording in volts?"
-        )
-    if flat.any():
-        rows = np.flatnonzero(flat.any(axis=1))
-        warnings.warn(
-            f"{len(rows)} of {len(epochs)} epochs are flat in a channel "
-            f"({', '.join(names[flat.any(axis=0)])}), the first at {onset[rows[0]]:g} s; their "
-            "stages mean little.",
-            stacklevel=3,
-        )
-    if in_volts(spread):
-        return np.float32(1e6)
-    picks = [raw.ch_names.index(name) for name in names if name in raw.ch_names] or None
-    seconds = round(EPOCH_SECONDS * raw.info["sfreq"])
-    starts = range(0, raw.n_times, max(1, raw.n_times // 20))
-    before = [raw.get_data(picks, k, k + seconds).std(axis=1) for k in starts]
-    if in_volts(before):  # the preprocessors have scaled it, as before training
-        return np.float32(1.0)
-    raise ValueError(
-        "The recording is not in volts, as MNE has it: its epochs spread over "
-        f"{np.median(before):.2g} V. Read an EDF file in microvolts with "
-        "mne.io.read_raw(path, units='uV'), and filter a slow drift."
-    )

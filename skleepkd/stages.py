@@ -7,7 +7,10 @@ import numpy as np
 
 UNSCORED = -1  # an epoch that nobody has scored
 UNSCORED_NAME = "?"
+_UNSCORED_TEXTS = (UNSCORED_NAME, "-1")
 EPOCH_SECONDS = 30.0
+#: Seconds by which devices misplace the borders of stages: a sample, or a rounded decimal.
+BORDER = 0.101
 
 #: The names of each scheme, in the order of their codes.
 SCHEMES = {
@@ -34,6 +37,9 @@ _TEXTS = {
     UNSCORED: ("?", "unscored", "movement time"),
 }
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
+
+#: What missing values look like as text, n/a in BIDS.
+_MISSING = ["nan", "NaN", "None", "NaT", "<NA>", "n/a"]
 
 
 def scheme_names(scheme):
@@ -68,7 +74,42 @@ def is_unscored(y):
     y = np.asarray(y)
     if y.dtype.kind == "S":
         y = y.astype(str)
-    return np.asarray((y == UNSCORED_NAME) | (y == UNSCORED), dtype=bool)
+    return np.asarray(np.isin(y, _UNSCORED_TEXTS) | (y == UNSCORED), dtype=bool)
+
+
+def check_present(values, name):
+    """Take a column, such as one of people, as an array; refuse what misses values."""
+    column = np.asarray(values)
+    if column.dtype.kind in "iub":
+        missing = False
+    elif column.dtype.kind == "f":
+        missing = np.isnan(column).any()
+    else:
+        missing = np.isin(np.asarray(column, dtype=str), _MISSING).any()
+    if missing or np.ma.is_masked(values):
+        raise ValueError(f"{name} has missing values: leave such rows out, or name them.")
+    return column
+
+
+def as_seconds(onset):
+    """Take onsets as numbers, also of durations of NumPy or pandas, and refuse dates."""
+    column = np.asarray(onset)
+    if column.dtype.kind == "m":
+        return column / np.timedelta64(1, "s")
+    if column.dtype == object:
+        given = [
+            v.total_seconds() if hasattr(v, "total_seconds") else v for v in column.flat
+        ]
+        column = np.array(given).reshape(column.shape)
+    try:
+        if column.dtype.kind != "M":
+            return column.astype(float)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"onset counts seconds from the recording's start; given {column.flat[0]!r}. Of dates: "
+        "(pandas.to_datetime(dates) - start).total_seconds()."
+    )
 
 
 def left_unscored(y, classes=None):
@@ -87,10 +128,45 @@ def stage_labels(classes):
     return list(scheme_names(classes) if isinstance(classes, str) else classes)
 
 
+def column_labels(classes, y):
+    """Labels of the columns of ``predict_proba`` where ``y`` is what a stager was fitted to."""
+    labels = stage_labels(classes)
+    if isinstance(labels[0], str) and np.asarray(y).dtype.kind not in "SUO":
+        return labels  # of codes, which are in order
+    if isinstance(classes, str):
+        return sorted(labels)
+    if labels != sorted(labels):
+        raise ValueError(
+            f"Columns of predict_proba are in sorted order; given classes={labels}. Put both "
+            "columns and labels in the order of stager.classes_."
+        )
+    return labels
+
+
+def sleep_order(labels):
+    """Places of the labels of a scheme in the order of its codes; of others, as they are."""
+    labels = np.asarray(labels).tolist()
+    for stages in SCHEMES.values():
+        if set(labels) <= set(stages):
+            return np.argsort([stages.index(label) for label in labels])
+    return np.arange(len(labels))
+
+
+def warn_of_shift(codes, n_stages, argument="y"):
+    """Warn where the codes of a scheme begin at 1, as they do where wake is 1."""
+    if np.array_equal(codes, range(1, n_stages)):
+        warnings.warn(
+            f"{argument} holds every code but 0, which is wake. If 1 is wake there, give "
+            f"{argument} - 1, with -1 where unscored.",
+            stacklevel=3,
+        )
+
+
 def stage_codes(y, labels, argument):
-    """Places of scored stages among the labels; of names, their codes serve too."""
+    """Places of scored stages among the labels; of names in their scheme's order, codes too."""
     place = {label: code for code, label in enumerate(labels)}
-    if all(isinstance(label, str) for label in labels):
+    names = all(isinstance(label, str) for label in labels)
+    if names and (sleep_order(labels) == np.arange(len(labels))).all():
         place |= {code: code for code in range(len(labels))}
     given, inverse = np.unique(y, return_inverse=True)
     unknown = [label for label in given.tolist() if label not in place]
@@ -161,12 +237,16 @@ def stage_of_text(description):
     return _CODES.get(_shortened(description))
 
 
-def check_texts(annotations, *, epoch=EPOCH_SECONDS):
+def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
     """Refuse digits that are codes, and warn of long annotations that are no known stage."""
+    texts = [str(text) for text in annotations.description]
+    stages = [stage_of_text(text) is not None for text in texts]
+    scored = annotations.duration[np.array(stages, bool) & (annotations.duration > 0)]
+    shortest = min(epoch, np.median(scored)) if len(scored) else epoch
     covered = Counter()
-    for duration, text in zip(annotations.duration, annotations.description, strict=True):
-        if duration >= epoch - 1e-3:
-            covered[str(text)] += int((duration + 1e-3) // epoch)
+    for duration, text in zip(annotations.duration, texts, strict=True):
+        if duration >= shortest - BORDER:
+            covered[text] += max(1, int((duration + BORDER) // epoch))
     digits = {_shortened(text): text for text in covered if _shortened(text).isdecimal()}
     if "0" in digits and len(digits) > 1:
         raise ValueError(
@@ -180,8 +260,56 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS):
         warnings.warn(
             f"Annotations not read as stages, though they last an epoch or longer: {listed}. "
             "If they are, rename them to W, N1, N2, N3, REM or ? by annotations.rename.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
+
+
+def scored_pieces(annotations, where="The annotations"):
+    """List starts, stops and codes of stages in order; none overlaps a different one."""
+    columns = (annotations.onset, annotations.duration, annotations.description)
+    stages = [
+        (float(start), float(start + duration), stage_of_text(text), str(text))
+        for start, duration, text in zip(*columns, strict=True)
+        if stage_of_text(text) is not None
+    ]
+    pieces = sorted(piece for piece in stages if piece[1] > piece[0])
+    if stages and not pieces:
+        raise ValueError(
+            f"{where}: stages last 0 s, so that none covers an epoch. If each lasts 30 s: "
+            "mne.Annotations(a.onset, 30.0, a.description), a being the annotations."
+        )
+    reach, code, text = -np.inf, None, None
+    for start, stop, other, name in pieces:
+        if start < reach - BORDER and other != code:
+            raise ValueError(
+                f"{where}: stages overlap at {start:g} s, {text!r} and {name!r}. Leave one of "
+                "two scorers out: annotations[keep], keep marking the others."
+            )
+        if stop > reach or other != code:
+            reach, code, text = stop, other, name
+    return [piece[:3] for piece in pieces]
+
+
+def is_finer(pieces, epoch=EPOCH_SECONDS):
+    """Whether most stages do not last whole epochs, as where each 5 or 20 s is scored."""
+    rest = [(stop - start + epoch / 2) % epoch - epoch / 2 for start, stop, _ in pieces]
+    return 2 * sum(abs(seconds) > BORDER for seconds in rest) > len(rest)
+
+
+def scored_onsets(pieces, epoch=EPOCH_SECONDS):
+    """Onsets of the whole epochs in annotated stages; an annotation's own where one begins."""
+    finer, onset = is_finer(pieces, epoch), []
+    cursor = reach = -np.inf
+    code = None
+    for start, stop, other in pieces:
+        goes_on = start <= reach + BORDER and (finer or other == code)
+        if not goes_on or abs(start - cursor) <= BORDER:
+            cursor = start
+        while cursor + epoch <= stop + BORDER:
+            onset.append(cursor)
+            cursor += epoch
+        reach, code = max(reach, stop) if goes_on else stop, other
+    return np.array(onset)
 
 
 def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
@@ -191,7 +319,9 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     ----------
     annotations : mne.Annotations
         Scored stages; other annotations are ignored. A stage counts for the epochs
-        that lie wholly inside it.
+        that lie wholly inside it, or inside annotations of it that touch; borders may be
+        0.1 s off. Where most annotations do not last whole epochs (every 5 or 20 s was
+        scored), an epoch that is scored throughout has the stage of more than half of it.
     onset : array-like of shape (n_epochs,)
         Onsets of the epochs in seconds, on the annotations' clock.
     epoch : float, default=30.0
@@ -205,24 +335,32 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     Raises
     ------
     ValueError
-        If 0 is among stages that are digits: they are codes, not texts.
+        If different stages overlap, all last 0 s, or 0 is among stages that are digits:
+        they are codes, not texts.
 
     Warns
     -----
     UserWarning
-        If annotations of an epoch or longer name no known stage.
+        If annotations as long as stages name no known stage.
     """
     check_texts(annotations, epoch=epoch)
-    onset = np.asarray(onset, dtype=float)
+    pieces = scored_pieces(annotations)
+    onset = as_seconds(onset)
     y = np.full(len(onset), UNSCORED, dtype=np.int64)
-    tolerance = 1e-3  # onsets written by devices were rounded somewhere
-    for start, duration, description in zip(
-        annotations.onset, annotations.duration, annotations.description, strict=True
-    ):
-        code = stage_of_text(description)
-        if code is not None:
-            stop = start + duration + tolerance
-            y[(onset >= start - tolerance) & (onset + epoch <= stop)] = code
+    seconds = np.zeros((6, len(onset)))  # of each code in each epoch; the last is UNSCORED
+    start = reach = -np.inf
+    for k, (begin, stop, code) in enumerate(pieces):
+        goes_on = k and code == pieces[k - 1][2] and begin <= reach + BORDER
+        start, before = (start, reach) if goes_on else (begin, begin)
+        reach = max(before, stop)
+        y[(onset >= start - BORDER) & (onset + epoch <= reach + BORDER)] = code
+        shared = np.minimum(onset + epoch, reach) - np.maximum(onset, before)
+        seconds[code] += shared.clip(min=0)
+    if is_finer(pieces, epoch):
+        most = seconds.argmax(axis=0)
+        clear = seconds.max(axis=0, initial=0) > epoch / 2 + 1e-3
+        clear &= seconds.sum(axis=0) >= epoch - BORDER
+        y = np.where(clear, np.where(most == 5, UNSCORED, most), UNSCORED)
     return y
 
 

@@ -23,7 +23,7 @@ from skorch.callbacks import Callback, LRScheduler
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.model_selection import cross_validate
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair
 
 #: The event of a run at which it is killed, and how many of them it lives to see. The
 #: second fold of a run is there to show that the first was kept.
@@ -76,15 +76,10 @@ def logged_kappa(y_true, y_pred):
 def folds(memory=None):
     """Cross-validate, and return what does not depend on the clock."""
     X, y = make_pair()
-    stager = SleepStager(
-        TinyNetwork, max_epochs=2, random_state=0, device="cpu", callbacks=[EventLog()]
-    )
-    given = {
-        "groups": X.subject,
-        "cv": LeaveOneGroupOut(),
-        "scoring": make_scorer(logged_kappa),
-        "return_estimator": True,
-    }
+    options = {**FAST, "max_epochs": 2, "callbacks": [EventLog()]}
+    stager = SleepStager(TinyNetwork, **options)
+    given = {"groups": X.subject, "cv": LeaveOneGroupOut(), "return_estimator": True}
+    given["scoring"] = make_scorer(logged_kappa)
     if memory is None:
         scores = plain_cross_validate(stager, X, y, **given)
     else:
@@ -95,10 +90,8 @@ def folds(memory=None):
 
 def weights_digest(net):
     """Digest all weights of a network, bit by bit."""
-    digest = hashlib.sha256()
-    for value in net.module_.state_dict().values():
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
+    data = b"".join(value.numpy().tobytes() for value in net.module_.state_dict().values())
+    return hashlib.sha256(data).hexdigest()
 
 
 # ---------------------------------------------------------------- fits
@@ -107,33 +100,22 @@ def weights_digest(net):
 def stagers():
     """One of each kind, whose state is more than weights."""
     schedule = LRScheduler("StepLR", step_size=1, gamma=0.5, last_epoch=-1)
-    common = {
-        "device": "cpu",
-        "random_state": 0,
-        "max_epochs": 4,
-        "validation": 2,
-        "callbacks": [("events", EventLog()), ("schedule", schedule)],
-    }
-    teacher = SleepStager(
-        TinyNetwork,
-        module__dropout=0.2,
-        **{**common, "max_epochs": 2, "random_state": None},
-    )
+    callbacks = [("events", EventLog()), ("schedule", schedule)]
+    common = {**FAST, "max_epochs": 3, "validation": 2, "callbacks": callbacks}
+    dropped = {"module__dropout": 0.2}
+    teacher = SleepStager(TinyNetwork, **{**common, **dropped, "random_state": None})
+    teacher.set_params(max_epochs=2)
     steps = StepwiseValidation(every=2, patience=2, min_steps=5)
+    two_steps = {"strategy": "two-step", "alpha": 0.5, "feature_max_epochs": 2}
+    windows = {"sequence_length": 4, "neighbouring_windows": 2}
     return {
-        "supervised": SleepStager(TinyNetwork, module__dropout=0.2, **common),
+        "supervised": SleepStager(TinyNetwork, **dropped, **common),
         "offline": DistilledSleepStager(teacher, alpha=0.5, **common),
         "online": DistilledSleepStager(teacher, strategy="online", **common),
-        "two-step": DistilledSleepStager(
-            teacher, strategy="two-step", alpha=0.5, feature_max_epochs=3, **common
-        ),
+        "two-step": DistilledSleepStager(teacher, **two_steps, **common),
         "fine-tuned": FineTunedSleepStager(teacher, trainable="head", **common),
         "sequence": SleepStager(
-            TinySequenceNetwork,
-            sequence_length=4,
-            neighbouring_windows=2,
-            callbacks__best_weights=steps,
-            **common,
+            TinySequenceNetwork, callbacks__best_weights=steps, **windows, **common
         ),
     }
 

@@ -1,19 +1,12 @@
-"""Full disks, folders that cannot be written or vanish, downloads and trainings that break."""
+"""Full disks, folders that cannot be written or vanish, trainings that break."""
 
 import errno
 import functools
-import hashlib
-import json
 import os
-import resource
 import shutil
 import subprocess
-import threading
-import traceback
 import warnings
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import joblib
 import mne
@@ -32,11 +25,10 @@ from skleepkd import (
     load,
     save,
 )
-from skleepkd.datasets import fetch_sleep_edf
 from skleepkd.datasets._loading import Night, load_nights
 from skleepkd.distillation import teacher as teachers
 from skleepkd.model_selection import cross_validate
-from tests import test_sleep_edf
+from tests.files import in_a_fork
 from tests.tiny import TinyNetwork, make_pair
 
 OPTIONS = {"device": "cpu", "random_state": 0}
@@ -93,29 +85,6 @@ def cohort(cache, seed):
         unscored=True,
         cache=cache,
     )
-
-
-def in_a_fork(do, most=None):
-    """Run in a process whose files cannot grow beyond so many bytes; the result is JSON."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            if most:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-            result = do()
-        except BaseException:
-            result = traceback.format_exc()
-        os.write(writes, json.dumps(result).encode())
-        os._exit(0)
-    os.close(writes)
-    with os.fdopen(reads) as pipe:
-        result = pipe.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    result = json.loads(result)
-    assert not isinstance(result, str), result
-    return result
 
 
 def errors_of(folders):
@@ -179,38 +148,18 @@ def test_a_disk_with_room_for_the_beginning_of_a_map(small_disk):
     assert list(content(small_disk)) == ["large"]
 
 
-def full(monkeypatch):
-    """Let no room be taken on any disk any more."""
+def test_room_for_outputs_is_taken_before_they_are_computed(monkeypatch, pair):
+    """A teacher's outputs that are too many for the memory."""
+    X, y = pair
 
     def refuse(descriptor, offset, length):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-
-
-def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch, pair):
-    X, y = pair
-    X[:9].to_memmap(tmp_path)
-    before = content(tmp_path)
-    full(monkeypatch)
-    with pytest.raises(OSError, match=r"No space left.* MB are needed.*target-.*npy"):
-        X.to_memmap(tmp_path)
-    assert content(tmp_path) == before
-    # Outputs of a teacher, which are too many for the memory.
     monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
     student = DistilledSleepStager(tiny().fit(X.source_epochs, y), max_epochs=1, **OPTIONS)
     with pytest.raises(OSError, match=r"No space left.* MB are needed"):
         student.fit(X, y)
-    monkeypatch.undo()
-    assert len(X.to_memmap(tmp_path)) == len(X)
-
-
-def test_file_systems_that_take_no_room_ahead(tmp_path, monkeypatch, pair):
-    def refuse(descriptor, offset, length):
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
-    assert len(pair[0].to_memmap(tmp_path)) == len(pair[0])
 
 
 def test_folds_that_cannot_be_kept_are_scored_all_the_same(tmp_path, pair):
@@ -235,36 +184,34 @@ def test_folds_that_cannot_be_kept_are_scored_all_the_same(tmp_path, pair):
 # ---------------------------------------------------------------- a read-only folder
 
 
-def check_refusals(folder, pair):
-    """Everything that writes raises an error with the path."""
+@pytest.mark.parametrize(
+    "is_file",
+    [
+        True,  # which root cannot write into either
+        pytest.param(
+            False,
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="permissions bind no root"),
+        ),
+    ],
+)
+def test_what_writes_names_a_folder_that_cannot_be_written(tmp_path, pair, is_file):
     X, y = pair
-    stager = tiny().fit(X, y)
-    with pytest.raises(OSError, match=folder.name):
-        save(stager, folder / "stager.safetensors")
-    with pytest.raises(OSError, match=folder.name):
-        X.to_memmap(folder / "pair")
-    with pytest.raises(OSError, match=folder.name):
-        tiny(checkpoint=folder / "kept").fit(X, y)
-    with pytest.raises(OSError, match=folder.name):
-        cohort(folder / "cache", 0)
-    with pytest.raises(OSError, match=folder.name):
-        cross_validate(tiny(), X, y, memory=folder / "memory", groups=X.subject, cv=2)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_read_only_folder(tmp_path, pair):
-    folder = tmp_path / "read-only"
-    folder.mkdir(mode=0o555)
-    check_refusals(folder, pair)
-    assert content(tmp_path) == {}
-
-
-def test_a_folder_that_is_a_file(tmp_path, pair):
-    """What cannot be written by root either."""
-    folder = tmp_path / "no-folder"
-    folder.write_text("a file")
-    check_refusals(folder, pair)
-    assert content(tmp_path) == {"no-folder": b"a file"}
+    folder, stager = tmp_path / "no-folder", tiny().fit(X, y)
+    if is_file:
+        folder.write_text("a file")
+    else:
+        folder.mkdir(mode=0o555)
+    before = content(tmp_path)
+    for write in (
+        lambda: save(stager, folder / "stager.safetensors"),
+        lambda: X.to_memmap(folder / "pair"),
+        lambda: tiny(checkpoint=folder / "kept").fit(X, y),
+        lambda: cohort(folder / "cache", 0),
+        lambda: cross_validate(stager, X, y, memory=folder, groups=X.subject, cv=2),
+    ):
+        with pytest.raises(OSError, match=folder.name):
+            write()
+    assert content(tmp_path) == before
 
 
 # ---------------------------------------------------------------- a folder that vanishes
@@ -338,137 +285,26 @@ def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
     np.testing.assert_array_equal(student.predict_proba(X), expected.predict_proba(X))
 
 
-# ---------------------------------------------------------------- a broken download
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves files, and drops the connection in the middle of some."""
-
-    def do_GET(self):
-        body = (self.server.folder / self.path.lstrip("/")).read_bytes()
-        self.server.requested.append(self.path.lstrip("/"))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.path.endswith(self.server.breaks):
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def sleep_edf_server(tmp_path, monkeypatch):
-    """A local server of one night, to which MNE's own downloader goes, with its sums."""
-    import pooch
-    from mne.datasets.sleep_physionet import age
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    served = tmp_path / "served"
-    test_sleep_edf.write_short(served, "SC4131", test_sleep_edf.STAGES)
-    retrieve = pooch.retrieve
-
-    def with_our_sums(url, known_hash, fname, **kwargs):
-        digest = hashlib.sha1((served / fname).read_bytes()).hexdigest()
-        return retrieve(url=url, known_hash=f"sha1:{digest}", fname=fname, **kwargs)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.folder, server.requested, server.breaks = served, [], "nothing"
-        url = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(pooch, "retrieve", with_our_sums)
-        fetch = functools.partial(age.fetch_data, base_url=url)
-        monkeypatch.setattr(age, "fetch_data", fetch)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def test_a_download_that_breaks_off_goes_on(sleep_edf_server, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    sleep_edf_server.breaks = "Hypnogram.edf"
-    with pytest.raises(OSError, match="Connection broken"):
-        fetch_sleep_edf(home, subjects=[13])
-    assert [Path(name).name for name in content(home)] == ["SC4131E0-PSG.edf"]
-    sleep_edf_server.breaks = "nothing"
-    sleep_edf_server.requested.clear()
-    cohort = fetch_sleep_edf(home, subjects=[13])
-    assert sleep_edf_server.requested == ["SC4131EC-Hypnogram.edf"]
-    plain = test_sleep_edf.load_sleep_edf(sleep_edf_server.folder, subjects=[13])
-    np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
-
-
-def test_half_a_file_is_never_taken_for_whole(sleep_edf_server, tmp_path):
-    """Neither one with another sum, nor one that some other program left half-way."""
-    home = tmp_path / "home"
-    folder = home / "physionet-sleep-data"
-    folder.mkdir(parents=True)
-    psg = sleep_edf_server.folder / "SC4131E0-PSG.edf"
-    whole = psg.read_bytes()
-    (folder / psg.name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        ValueError, match=r"SC4131E0-PSG.edf .*cut short. Download it again"
-    ):
-        fetch_sleep_edf(home, subjects=[13])
-    (folder / psg.name).unlink()
-    fetch_sleep_edf(home, subjects=[13])
-    assert (folder / psg.name).read_bytes() == whole
-
-
-def test_a_download_without_room_leaves_no_part(sleep_edf_server, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-
-    def fetch():
-        with pytest.raises(OSError, match="File too large") as caught:
-            fetch_sleep_edf(home, subjects=[13])
-        return [str(caught.value)]
-
-    (message,) = in_a_fork(fetch, most=5000)
-    assert "File too large" in message
-    assert content(home) == {}
-
-
-def test_without_a_network(sleep_edf_server, tmp_path, monkeypatch):
-    from mne.datasets.sleep_physionet import age
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        port = server.server_port  # closed again: nothing listens there
-    fetch = functools.partial(age.fetch_data, base_url=f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(age, "fetch_data", fetch)
-    (tmp_path / "home").mkdir()
-    with pytest.raises(OSError, match=r"SC4131E0-PSG\.edf"):
-        fetch_sleep_edf(tmp_path / "home", subjects=[13])
-    assert content(tmp_path / "home") == {}
-
-
 # ---------------------------------------------------------------- a training of NaN
 
 STEEP = {"optimizer": torch.optim.SGD, "lr": 1e30, **OPTIONS}
 
 
-def diverging():
-    teacher = tiny()
-    yield "supervised", tiny(max_epochs=9, **STEEP), "1e\\+30"
-    for strategy in ("offline", "online", "two-step"):
-        student = DistilledSleepStager(teacher, strategy=strategy, max_epochs=9, **STEEP)
-        yield strategy, student, "1e\\+30"
-    yield "teacher", DistilledSleepStager(tiny(max_epochs=9, **STEEP), **OPTIONS), "1e\\+30"
-    yield "fine-tuned", FineTunedSleepStager(teacher, max_epochs=9, **STEEP), "1e\\+30"
+DIVERGING = {
+    "supervised": tiny(max_epochs=9, **STEEP),
+    "teacher": DistilledSleepStager(tiny(max_epochs=9, **STEEP), **OPTIONS),
+    "fine-tuned": FineTunedSleepStager(tiny(), max_epochs=9, **STEEP),
+} | {
+    strategy: DistilledSleepStager(tiny(), strategy=strategy, max_epochs=9, **STEEP)
+    for strategy in ("offline", "online", "two-step")
+}
 
 
-@pytest.mark.parametrize(
-    ("stager", "lr"), [pytest.param(*rest, id=name) for name, *rest in diverging()]
-)
-def test_a_training_that_becomes_nan_stops_and_says_so(pair, stager, lr):
-    pattern = (
-        rf"diverged.* in pass \d.*Lower the learning rate \(lr is {lr}\).*extreme values"
-    )
-    with pytest.raises(FloatingPointError, match=pattern):
-        stager.fit(*pair)
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_training_that_becomes_nan_stops_and_says_so(pair, name):
+    pattern = r"diverged.* in pass \d.*Lower the learning rate \(lr is 1e\+30\).*extreme"
+    with pytest.raises(FloatingPointError, match=pattern + " values"):
+        DIVERGING[name].fit(*pair)
 
 
 def test_a_training_whose_last_step_diverged_predicts_nothing(pair):

@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -18,24 +19,16 @@ from skleepkd import (
     save,
 )
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, TinySequenceNetwork, make_pair
 
-FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
-SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "stager.safetensors"
+SMALL = SleepStager("UTime", **SMALL_UTIME, **FAST)
 
 
-def test_what_a_reader_looks_for(path):
+def test_what_a_reader_looks_for(tmp_path):
     X, y = make_pair(n_subjects=12, n_epochs=10)
     subjects = np.char.add("Jane Doe ", X.subject)
-    X = PairedEpochs(
-        X["target"], subject=subjects, recording=X.recording, sfreq=2.0, ch_names=["L", "R"]
-    )
-    stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(X, y)
+    columns = {"subject": subjects, "recording": X.recording, "ch_names": ["L", "R"]}
+    stager = clone(SMALL).fit(PairedEpochs(X["target"], sfreq=2.0, **columns), y)
     text = describe(stager)
     n_parameters = sum(weights.numel() for weights in stager.module_.parameters())
     kappa = max(stager.history_[:, "valid_kappa"])
@@ -51,40 +44,34 @@ def test_what_a_reader_looks_for(path):
     assert "Jane" not in text
     assert "night-" not in text
     # A loaded one is described alike.
-    save(stager, path)
-    assert describe(load(path)) == text
+    save(stager, tmp_path / "stager.safetensors")
+    assert describe(load(tmp_path / "stager.safetensors")) == text
 
 
-def test_where_a_student_comes_from(path, pair):
-    X, y = pair
-    teacher = make_pipeline(EpochScaler(), SleepStager("UTime", **SMALL_UTIME, **FAST))
-    student = DistilledSleepStager(
-        teacher, TinyNetwork, feature_loss=None, alpha=0.5, **FAST
-    ).fit(X, y)
+def test_where_a_student_comes_from(tmp_path, pair):
+    path, terms = tmp_path / "student.safetensors", {"feature_loss": None, "alpha": 0.5}
+    student = DistilledSleepStager(SMALL, TinyNetwork, **terms, **FAST).fit(*pair)
     text = describe(student)
     assert "TinyNetwork" in text
     assert "trained as DistilledSleepStager (offline) by skleepkd" in text
     assert "nobody held out" in text
-    save(student, path)
-    loaded = load(path, TinyNetwork)
-    assert type(loaded) is SleepStager
-    assert describe(loaded) == text
     # Saved again it still says so, also where it is trained on.
-    save(loaded, path)
-    again = pickle.loads(pickle.dumps(load(path, TinyNetwork)))
-    assert describe(again) == text
-    assert "DistilledSleepStager (offline)" in describe(again.partial_fit(X, y))
+    again = student
+    for _ in range(2):
+        save(again, path)
+        again = pickle.loads(pickle.dumps(load(path, TinyNetwork)))
+        assert describe(again) == text
+    assert "DistilledSleepStager (offline)" in describe(again.partial_fit(*pair))
     # What is fitted anew was not distilled.
-    assert "trained as SleepStager by" in describe(again.fit(X, y))
+    assert "trained as SleepStager by" in describe(again.fit(*pair))
     transfer = FineTunedSleepStager(FrozenEstimator(student), trainable=("head",), **FAST)
-    assert "trained as FineTunedSleepStager by" in describe(transfer.fit(X, y))
+    assert "trained as FineTunedSleepStager by" in describe(transfer.fit(*pair))
 
 
 def test_steps_and_preprocessors(pair):
     preprocessing = pytest.importorskip("braindecode.preprocessing")
-    X, y = pair
     stager = SleepStager(TinySequenceNetwork, sequence_length=3, fusion="mean", **FAST)
-    pipeline = make_pipeline(EpochScaler("standard"), stager).fit(X, y)
+    pipeline = make_pipeline(EpochScaler("standard"), stager).fit(*pair)
     steps = [preprocessing.Resample(sfreq=2.0)]
     text = describe(RecordingStager(FrozenEstimator(pipeline), steps))
     for part in (
@@ -97,15 +84,9 @@ def test_steps_and_preprocessors(pair):
 
 def test_what_is_not_known(pair):
     X, y = pair
-    stager = SleepStager("UTime", **SMALL_UTIME, **FAST)
-    stager.fit(X["target"], np.array(["W", "N2"])[y % 2])
-    text = describe(stager)
-    assert "subjects not known, recordings not known" in text
-    assert "names not known" in text
-    assert "Predicts: N2, W" in text
-
-
-def test_what_is_not_described():
+    text = describe(clone(SMALL).fit(X["target"], np.array(["W", "N2"])[y % 2]))
+    for part in ("subjects not known, recordings not known", "names not known", "N2, W"):
+        assert part in text
     with pytest.raises(NotFittedError, match="not fitted yet: call fit first"):
         describe(SleepStager("UTime"))
     with pytest.raises(TypeError, match="given LogisticRegression"):

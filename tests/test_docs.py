@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,6 @@ def blocks(page):
 )
 def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if page == "edf_to_student.md":
-        runpy.run_path(str(DOCS / "simulated_edf.py"), run_name="files")["main"]()
     here = {"__name__": "__main__"}
     runner = doctest.DocTestRunner(
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,9 +1,10 @@
-"""Every page of the gallery runs: on tiny nights, and for one pass of each training."""
+"""Every lesson runs by itself: on tiny nights, and for one pass of each training."""
 
 import ast
 import inspect
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -43,16 +44,15 @@ def tiny(monkeypatch, tmp_path):
         return all_passes(self, X, y, epochs=1, **fit_params)
 
     monkeypatch.setattr(NeuralNet, "fit_loop", one_pass)
-    monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.chdir(tmp_path)
     plt.close("all")
-    yield
+    yield tmp_path
     plt.close("all")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page_runs(page, tiny, capsys):
-    runpy.run_path(str(page), run_name="__main__")
+def test_page_runs_where_nothing_lies_beside_it(page, tiny, capsys):
+    runpy.run_path(shutil.copy(page, tiny), run_name="__main__")
     assert plt.get_fignums(), "a page shows at least one figure"
     assert "imulated" in capsys.readouterr().out, "printed numbers are said to be simulated"
 
@@ -68,7 +68,6 @@ def test_page_reads_as_one_of_the_gallery(page):
     assert text.count("\n# %%\n") >= 4, "a lesson has parts"
 
 
-def test_there_are_ten_pages_or_more_with_a_number_each():
+def test_pages_are_numbered():
     numbers = [int(re.fullmatch(r"plot_(\d\d)_[a-z_]+", page.stem)[1]) for page in PAGES]
     assert numbers == list(range(1, len(PAGES) + 1))
-    assert len(PAGES) >= 10

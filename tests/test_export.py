@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -14,25 +15,28 @@ from torch import nn
 from skleepkd import (
     DistilledSleepStager,
     FineTunedSleepStager,
-    PairedEpochs,
     RecordingStager,
     SleepStager,
     export_onnx,
 )
 from skleepkd.preprocessing import EpochScaler, LogSpectrogram
 from skleepkd.sequences import Fusion
-from tests.tiny import TinyNetwork, TinySequenceNetwork
+from tests.tiny import (
+    FAST,
+    NAMES,
+    SMALL_SEQSLEEPNET,
+    SMALL_UTIME,
+    TinyNetwork,
+    TinySequenceNetwork,
+    noise,
+    same,
+    weights,
+)
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
-SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
-SMALL_SEQSLEEPNET = {
-    "module__hidden_size": 4,
-    "module__n_filters": 4,
-    "module__attention_size": 4,
-}
+SMALL = SleepStager("UTime", **SMALL_UTIME, **FAST)
 
 
 @pytest.fixture
@@ -40,16 +44,9 @@ def path(tmp_path):
     return tmp_path / "stager.onnx"
 
 
-def nights(*shape, sfreq):
-    """Epochs of two subjects."""
-    X = PairedEpochs(
-        30 * np.random.default_rng(0).standard_normal((18, *shape), dtype=np.float32),
-        subject=np.repeat(["a", "b"], 9),
-        recording=np.repeat(["night-a", "night-b"], 9),
-        onset=np.tile(30.0 * np.arange(9), 2),
-        sfreq=sfreq,
-    )
-    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
+@pytest.fixture
+def tiny(pair):
+    return SleepStager(TinyNetwork, **FAST).fit(*pair)
 
 
 def run(path, epochs):
@@ -95,16 +92,14 @@ class Recurrent(TinyNetwork):
 def test_outputs_are_those_of_torch(path, module, options, shape, sfreq):
     if module in ("USleep", "EEGNet"):
         pytest.importorskip("braindecode")
-    X, y = nights(*shape, sfreq=sfreq)
+    X, y = noise(*shape, sfreq=sfreq)
     stager = SleepStager(module, **options, **FAST).fit(X, y)
     report = export_onnx(stager, path)
     onnx.checker.check_model(str(path))
-    epochs = X["target"]
-    for rows in (slice(0, 1), slice(0, 18), slice(3, 10)):
-        found = run(path, epochs[rows])
-        np.testing.assert_allclose(
-            found, stager.predict_proba(epochs[rows]), rtol=0, atol=1e-4
-        )
+    for epochs in (X["target"][:1], X["target"], X["target"][3:10]):
+        found = run(path, epochs)
+        expected = stager.predict_proba(epochs)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     assert report.max_difference <= 1e-4
     assert report.n_bytes == path.stat().st_size
@@ -123,7 +118,7 @@ def test_outputs_are_those_of_torch(path, module, options, shape, sfreq):
 def test_windows_of_consecutive_epochs(path, module, options, shape, sfreq):
     if module == "USleep":
         pytest.importorskip("braindecode")
-    X, y = nights(*shape, sfreq=sfreq)
+    X, y = noise(*shape, sfreq=sfreq)
     stager = SleepStager(module, sequence_length=3, **options, **FAST).fit(X, y)
     export_onnx(stager, path)
     night = X[:9]
@@ -141,8 +136,7 @@ def test_windows_of_consecutive_epochs(path, module, options, shape, sfreq):
 
 
 def test_extreme_epochs(path, pair):
-    X, y = pair
-    stager = SleepStager("UTime", **SMALL_UTIME, **FAST).fit(X, y)
+    stager = clone(SMALL).fit(*pair)
     export_onnx(stager, path)
     stager.module_.eval()
     rng = np.random.default_rng(1)
@@ -156,27 +150,24 @@ def test_extreme_epochs(path, pair):
 
 def test_of_distilled_and_fine_tuned_stagers(path, pair):
     X, y = pair
-    teacher = SleepStager("UTime", **SMALL_UTIME, **FAST)
-    student = DistilledSleepStager(
-        teacher, TinyNetwork, feature_loss=None, alpha=0.5, **FAST
-    )
-    transfer = FineTunedSleepStager(teacher, trainable=("head",), **FAST)
+    terms = {"feature_loss": None, "alpha": 0.5}
+    student = DistilledSleepStager(SMALL, TinyNetwork, **terms, **FAST)
+    transfer = FineTunedSleepStager(SMALL, trainable=("head",), **FAST)
     for stager in (student.fit(X, y), transfer.fit(X, y)):
+        expected = stager.predict_proba(X)
         for given in (stager, FrozenEstimator(stager)):
             report = export_onnx(given, path)
-            np.testing.assert_allclose(
-                run(path, X["target"]), stager.predict_proba(X), rtol=0, atol=1e-4
-            )
+            found = run(path, X["target"])
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
         # Nothing of the teacher is in the file.
         assert report.n_parameters == sum(p.numel() for p in stager.module_.parameters())
 
 
 def test_outputs_of_an_own_nonlinearity(path, pair):
-    X, y = pair
-    stager = SleepStager(TinyNetwork, predict_nonlinearity=None, **FAST).fit(X, y)
+    stager = SleepStager(TinyNetwork, predict_nonlinearity=None, **FAST).fit(*pair)
     export_onnx(stager, path)
-    found = run(path, X["target"])
-    np.testing.assert_allclose(found, stager.predict_proba(X), rtol=1e-4, atol=1e-4)
+    found, expected = run(path, pair[0]["target"]), stager.predict_proba(pair[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert found.min() < 0  # logits, since the nonlinearity is None
 
 
@@ -184,16 +175,8 @@ def test_outputs_of_an_own_nonlinearity(path, pair):
 
 
 def test_the_file_describes_its_input_and_output(path):
-    X, y = nights(2, 60, sfreq=2.0)
-    X = PairedEpochs(
-        X["target"],
-        subject=X.subject,
-        recording=X.recording,
-        sfreq=2.0,
-        ch_names=["LE", "RE"],
-    )
-    names = np.array(["W", "N1", "N2", "N3", "REM"])
-    stager = SleepStager(TinyNetwork, classes="aasm", **FAST).fit(X, names[y])
+    X, y = noise(2, 60, sfreq=2.0, ch_names=["LE", "RE"])
+    stager = SleepStager(TinyNetwork, classes="aasm", **FAST).fit(X, NAMES[y])
     report = export_onnx(stager, str(path))
     model = onnx.load(path)
     (given,), (returned,) = model.graph.input, model.graph.output
@@ -201,14 +184,17 @@ def test_the_file_describes_its_input_and_output(path):
     shape = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
     assert shape == ["batch", 2, 60]
     written = metadata(path)
-    assert written["network"] == "TinyNetwork"
-    assert written["unit"] == "microvolts"
-    assert json.loads(written["classes"]) == stager.classes_.tolist()
-    assert json.loads(written["ch_names"]) == ["LE", "RE"]
-    assert (json.loads(written["sfreq"]), json.loads(written["n_times"])) == (2.0, 60)
-    assert json.loads(written["sequence_length"]) == 1
-    assert json.loads(written["steps_before"]) == {}
-    assert "night-a" not in path.read_bytes().decode("latin1")
+    assert (written["network"], written["unit"]) == ("TinyNetwork", "microvolts")
+    for name, expected in {
+        "classes": stager.classes_.tolist(),
+        "ch_names": ["LE", "RE"],
+        "sfreq": 2.0,
+        "n_times": 60,
+        "sequence_length": 1,
+        "steps_before": {},
+    }.items():
+        assert json.loads(written[name]) == expected
+    assert "night-s0" not in path.read_bytes().decode("latin1")
     # A line to print.
     line = str(report)
     assert line == repr(report)
@@ -218,19 +204,17 @@ def test_the_file_describes_its_input_and_output(path):
 
 
 def test_steps_before_the_network_are_named(path):
-    X, y = nights(1, 3000, sfreq=100.0)
+    X, y = noise(1, 3000, sfreq=100.0)
     stager = SleepStager("SeqSleepNet", **SMALL_SEQSLEEPNET, **FAST)
-    pipeline = make_pipeline(
-        "passthrough", EpochScaler("standard"), LogSpectrogram(), stager
-    )
-    pipeline.fit(X, y)
+    steps = "passthrough", EpochScaler("standard"), LogSpectrogram()
+    pipeline = make_pipeline(*steps, stager).fit(X, y)
     with pytest.warns(UserWarning, match="epochscaler, logspectrogram") as record:
         report = export_onnx(pipeline, path)
     assert record[0].filename == __file__
     assert report.steps_before == ["epochscaler", "logspectrogram"]
     assert "epochscaler, logspectrogram" in str(report)
     written = metadata(path)
-    assert list(json.loads(written["steps_before"])) == ["epochscaler", "logspectrogram"]
+    assert list(json.loads(written["steps_before"])) == report.steps_before
     assert written["unit"] != "microvolts"
     found = run(path, pipeline[:-1].transform(X)["target"])
     np.testing.assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-4)
@@ -247,15 +231,6 @@ class Branching(TinyNetwork):
         return logits.flip(1) if float(x.detach().abs().max()) > 1000 else logits
 
 
-def test_a_file_of_other_outputs_is_not_kept(path, pair):
-    stager = SleepStager(Branching, **FAST).fit(*pair)
-    path.write_bytes(b"what was there before")
-    with pytest.raises(RuntimeError, match=r"cannot write Branching as ONNX.*differ"):
-        export_onnx(stager, path)
-    assert path.read_bytes() == b"what was there before"
-    assert os.listdir(path.parent) == [path.name]
-
-
 class Spectral(TinyNetwork):
     """Uses an operator that ONNX has no word for."""
 
@@ -264,26 +239,30 @@ class Spectral(TinyNetwork):
         return super().forward(x) + singular.sum(dim=1, keepdim=True).log1p()
 
 
-def test_a_network_that_torch_cannot_write_is_named(path, pair):
-    stager = SleepStager(Spectral, **FAST).fit(*pair)
-    with pytest.raises(RuntimeError, match="cannot write Spectral as ONNX") as caught:
+def full(descriptor):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        (Branching, RuntimeError, r"cannot write Branching as ONNX.*differ"),
+        (Spectral, RuntimeError, "cannot write Spectral as ONNX"),
+        (TinyNetwork, OSError, "No space left"),
+    ],
+)
+def test_a_file_that_cannot_be_written_leaves_what_was_there(
+    path, pair, monkeypatch, network, error, message
+):
+    stager = SleepStager(network, **FAST).fit(*pair)
+    path.write_bytes(b"what was there before")
+    if network is TinyNetwork:
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(error, match=message) as caught:
         export_onnx(stager, path)
-    assert "linalg_eigvals" in str(caught.value.__cause__)
-    assert not path.exists()
-
-
-def test_a_disk_that_is_full(path, pair, monkeypatch):
-    stager = SleepStager(TinyNetwork, **FAST).fit(*pair)
-    export_onnx(stager, path)
-    before = path.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_onnx(stager, path)
-    assert path.read_bytes() == before
+    if network is Spectral:
+        assert "linalg_eigvals" in str(caught.value.__cause__)
+    assert path.read_bytes() == b"what was there before"
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -311,26 +290,20 @@ def test_what_is_not_installed_is_named(path, monkeypatch, missing):
         export_onnx(SleepStager(TinyNetwork), path)
 
 
-def test_the_stager_stays_as_it_was(path, pair):
-    X, y = pair
-    stager = SleepStager(TinyNetwork, **FAST).fit(X, y)
-    stager.module_.train()
-    before = {name: value.clone() for name, value in stager.module_.state_dict().items()}
-    state = torch.random.get_rng_state()
-    export_onnx(stager, path)
+def test_the_stager_stays_as_it_was(path, tiny):
+    tiny.module_.train()
+    before, state = weights(tiny), torch.random.get_rng_state()
+    export_onnx(tiny, path)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert stager.module_.training
-    for name, value in stager.module_.state_dict().items():
-        assert torch.equal(value, before[name])
+    assert tiny.module_.training
+    assert same(tiny, before)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_from_the_gpu(path, pair):
-    X, y = pair
-    stager = SleepStager(TinyNetwork, max_epochs=1, random_state=0, device="cuda").fit(X, y)
+    stager = SleepStager(TinyNetwork, **{**FAST, "device": "cuda"}).fit(*pair)
     export_onnx(stager, path)
     assert next(stager.module_.parameters()).is_cuda
-    np.testing.assert_allclose(
-        run(path, X["target"]), stager.predict_proba(X), rtol=0, atol=1e-3
-    )
+    found, expected = run(path, pair[0]["target"]), stager.predict_proba(pair[0])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)

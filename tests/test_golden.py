@@ -2,9 +2,8 @@
 
 Each case is a stager and its data, both with a fixed seed, on the CPU with one thread.
 Kept are some rows of `predict_proba`, each term of the loss in each pass (of the student
-and of its teacher), the held-out subjects and the pass whose weights were kept. Data and
-networks are made here, and of skleepkd only public names are used, so that whatever lies
-inside it can be moved.
+and of its teacher), the held-out subjects and the pass whose weights were kept. Of
+skleepkd only public names are used, so that whatever lies inside it can be moved.
 
     python -m tests.test_golden                  writes golden.json anew
     python -m tests.test_golden exact PATH       writes all of it, unrounded, to an .npz
@@ -28,24 +27,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import LRScheduler
 from torch import nn
 
-from skleepkd import (
-    DistilledSleepStager,
-    FineTunedSleepStager,
-    PairedEpochs,
-    SleepStager,
-    load,
-    save,
-)
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, load, save
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import AttentionTransfer, FeatureMSE
 from skleepkd.model_selection import cross_validate
 from skleepkd.networks import SeqSleepNet
 from skleepkd.preprocessing import EpochScaler, LogSpectrogram, PairedTransformer
 from skleepkd.recipes import anandakumar2022, joshi2021, phan2019
-from tests.tiny import TinyNetwork, TinySequenceNetwork
+from tests.tiny import (
+    NAMES,
+    Stop,
+    TinyNetwork,
+    TinySequenceNetwork,
+    make_pair,
+    make_spectra,
+)
 
 #: The version of torch that the numbers were written with.
 TORCH = "2.14"
@@ -62,30 +61,7 @@ class Golden(TinyNetwork):
         super().__init__(n_chans, n_times, n_outputs, n_filters=n_filters, dropout=dropout)
 
 
-def pair_of(n_subjects=4, n_epochs=20, n_chans=2, classes=5, seed=0, spectra=False):
-    """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
-    rng = np.random.default_rng(seed)
-    n = n_subjects * n_epochs
-    y = rng.integers(0, classes, n)
-    y[:classes] = range(classes)
-    if spectra:
-        target, source = rng.standard_normal((2, n, 1, 6, 17))
-        target[np.arange(n), :, :, 2 + 2 * y] += 1
-        source[np.arange(n), :, :, 2 + 2 * y] += 2
-    else:
-        scale = 5.0 * 1.8 ** y[:, None, None]
-        source = scale * rng.standard_normal((n, n_chans, 60))
-        target = 0.5 * source + 10 * rng.standard_normal((n, n_chans, 60))
-    subject = np.repeat([f"s{k:02}" for k in range(n_subjects)], n_epochs)
-    X = PairedEpochs(
-        target.astype(np.float32),
-        source.astype(np.float32),
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
-        sfreq=100.0 if spectra else 2.0,
-    )
-    return X, y
+pair_of = partial(make_pair, 4, 20, every=True, name="s{:02}")
 
 
 def unscored():
@@ -94,11 +70,6 @@ def unscored():
     y[::7] = -1
     y[X.subject == "s01"] = -1
     return X, y
-
-
-def named():
-    X, y = pair_of()
-    return X, np.array(["W", "N1", "N2", "N3", "REM"])[y]
 
 
 def gaps():
@@ -116,12 +87,16 @@ def cohort(**options):
 
 DATA = {
     "pair": pair_of,
-    "crowd": partial(pair_of, n_subjects=12, n_epochs=8),
-    "one channel": partial(pair_of, n_subjects=3, n_epochs=16, n_chans=1, classes=4),
-    "three stages": partial(pair_of, n_subjects=3, n_epochs=16, n_chans=1, classes=3),
-    "spectra": partial(pair_of, n_epochs=12, spectra=True),
+    "crowd": partial(make_pair, 12, 8, every=True, name="s{:02}"),
+    "one channel": partial(
+        make_pair, 3, 16, n_chans=1, classes=4, every=True, name="s{:02}"
+    ),
+    "three stages": partial(
+        make_pair, 3, 16, n_chans=1, classes=3, every=True, name="s{:02}"
+    ),
+    "spectra": partial(make_spectra, 4, 12, name="s{:02}"),
     "unscored": unscored,
-    "named": named,
+    "named": lambda: (pair_of()[0], NAMES[pair_of()[1]]),
     "gaps": gaps,
     "cohort": cohort,
     "one derivation": partial(cohort, source=["C4-A1"], target=["ECG"], classes="wldr"),
@@ -162,6 +137,10 @@ def student(teacher=TEACHER, module=None, **params):
     return DistilledSleepStager(teacher, module, **{**FAST, **params})
 
 
+online = partial(student, strategy="online")
+two_step = partial(student, strategy="two-step")
+
+
 def tuned(pretrained=TEACHER, **params):
     return FineTunedSleepStager(pretrained, **{**AS_PRETRAINED, **params})
 
@@ -193,152 +172,106 @@ class Frozen:
         return self.make(FrozenEstimator(inner.fit(X.source_epochs, y)), **self.params)
 
 
-#: Name of the case: the stager (or what makes it of the data), and the name of the data.
+#: Name of the case: the stager (or what makes it of the data), and the data's name if it
+#: is not "pair".
 CASES = {
     # Every kind of stager.
-    "supervised": (supervised(), "pair"),
-    "offline": (student(), "pair"),
-    "online": (student(strategy="online"), "pair"),
-    "two-step": (student(strategy="two-step", alpha=0.5), "pair"),
-    "plain teacher": (student(PLAIN, Golden, feature_loss=None, alpha=0.5), "pair"),
-    "transfer": (tuned(), "pair"),
+    "supervised": supervised(),
+    "offline": student(),
+    "online": online(),
+    "two-step": two_step(alpha=0.5),
+    "plain teacher": student(PLAIN, Golden, feature_loss=None, alpha=0.5),
+    "transfer": tuned(),
     # What a supervised stager takes.
-    "balanced": (supervised(class_weight="balanced"), "pair"),
-    "weights by hand": (supervised(class_weight={0: 2.0, 3: 0.5}), "pair"),
+    "balanced": supervised(class_weight="balanced"),
+    "weights by hand": supervised(class_weight={0: 2.0, 3: 0.5}),
     "unscored": (supervised(), "unscored"),
     "named": (supervised(classes=None), "named"),
-    "held out": (supervised(validation=2, max_epochs=4, lr=0.05), "pair"),
+    "held out": supervised(validation=2, max_epochs=4, lr=0.05),
     "held out of a crowd": (supervised(max_epochs=3, lr=0.05), "crowd"),
-    "weight decay and a schedule": (
-        supervised(
-            optimizer__weight_decay=0.1,
-            optimizer__param_groups=[("filters*", {"lr": 0.02})],
-            callbacks=[("schedule", LRScheduler("CosineAnnealingLR", T_max=2))],
-        ),
-        "pair",
+    "weight decay and a schedule": supervised(
+        optimizer__weight_decay=0.1,
+        optimizer__param_groups=[("filters*", {"lr": 0.02})],
+        callbacks=[("schedule", LRScheduler("CosineAnnealingLR", T_max=2))],
     ),
-    "autocast": (supervised(autocast=True), "pair"),
-    "after a scaler": (make_pipeline(EpochScaler(), supervised()), "pair"),
-    "UTime": (utime(), "pair"),
-    "USleep": (supervised("USleep", module__depth=2, module__n_time_filters=2), "pair"),
+    "autocast": supervised(autocast=True),
+    "after a scaler": make_pipeline(EpochScaler(), supervised()),
+    "UTime": utime(),
+    "USleep": supervised("USleep", module__depth=2, module__n_time_filters=2),
     # Terms of distillation.
-    "offline, both terms": (
-        student(alpha=0.3, temperature=2.0, feature_weight=0.7),
-        "pair",
-    ),
-    "offline, balanced": (student(class_weight="balanced", alpha=0.3), "pair"),
+    "offline, both terms": student(alpha=0.3, temperature=2.0, feature_weight=0.7),
+    "offline, balanced": student(class_weight="balanced", alpha=0.3),
     "offline, unscored": (student(alpha=0.5), "unscored"),
     "offline, named": (student(alpha=0.5, classes=None), "named"),
-    "offline, held out": (student(alpha=0.5, validation=2, max_epochs=4, lr=0.05), "pair"),
+    "offline, held out": student(alpha=0.5, validation=2, max_epochs=4, lr=0.05),
     "offline, crowd": (student(alpha=0.5), "crowd"),
-    "offline, standardised features": (
-        student(feature_loss=FeatureMSE(standardize=True), layers=["filters", "features"]),
-        "pair",
+    "offline, standardised features": student(
+        feature_loss=FeatureMSE(standardize=True), layers=["filters", "features"]
     ),
-    "offline, own loss": (student(feature_loss=nn.L1Loss()), "pair"),
-    "offline, logits compared": (student(layers=["output"]), "pair"),
-    "offline, attention": (
-        student(feature_loss="attention", layers=["filters"], alpha=0.2),
-        "pair",
+    "offline, own loss": student(feature_loss=nn.L1Loss()),
+    "offline, logits compared": student(layers=["output"]),
+    "offline, attention": student(feature_loss="attention", layers=["filters"], alpha=0.2),
+    "offline, attention of UTime": DistilledSleepStager(
+        utime(True), feature_loss="attention", **FAST, **UTIME
     ),
-    "offline, attention of UTime": (
-        DistilledSleepStager(utime(True), feature_loss="attention", **FAST, **UTIME),
-        "pair",
+    "offline, adapter": student(WIDE, Golden, module__n_filters=3, adapter="linear"),
+    "online, adapter": student(
+        WIDE, Golden, module__n_filters=3, adapter="linear", strategy="online"
     ),
-    "offline, adapter": (
-        student(WIDE, Golden, module__n_filters=3, adapter="linear"),
-        "pair",
+    "offline, start from teacher": student(start_from_teacher=True, alpha=0.5),
+    "offline, teacher in a pipeline": student(SCALED, alpha=0.5),
+    "offline, frozen": Frozen(student, TEACHER, alpha=0.5),
+    "offline, frozen pipeline": Frozen(student, SCALED, alpha=0.5),
+    "offline, student in a pipeline": make_pipeline(
+        PairedTransformer(source=FunctionTransformer(tenth), target=EpochScaler()),
+        student(alpha=0.5),
     ),
-    "online, adapter": (
-        student(WIDE, Golden, module__n_filters=3, adapter="linear", strategy="online"),
-        "pair",
+    "offline, taught by a fine-tuned stager": lambda X, y: student(
+        FrozenEstimator(Frozen(tuned, TEACHER)(X, y).fit(X, y))
     ),
-    "offline, start from teacher": (student(start_from_teacher=True, alpha=0.5), "pair"),
-    "offline, teacher in a pipeline": (student(SCALED, alpha=0.5), "pair"),
-    "offline, frozen": (Frozen(student, TEACHER, alpha=0.5), "pair"),
-    "offline, frozen pipeline": (Frozen(student, SCALED, alpha=0.5), "pair"),
-    "offline, student in a pipeline": (
-        make_pipeline(
-            PairedTransformer(source=FunctionTransformer(tenth), target=EpochScaler()),
-            student(alpha=0.5),
-        ),
-        "pair",
-    ),
-    "offline, taught by a fine-tuned stager": (
-        lambda X, y: student(FrozenEstimator(Frozen(tuned, TEACHER)(X, y).fit(X, y))),
-        "pair",
-    ),
-    "online, both terms": (
-        student(strategy="online", alpha=0.3, temperature=2.0, feature_weight=0.7),
-        "pair",
-    ),
-    "online, attention": (
-        student(strategy="online", feature_loss=AttentionTransfer(), layers=["filters"]),
-        "pair",
-    ),
-    "online, balanced": (student(strategy="online", class_weight="balanced"), "pair"),
-    "online, unscored": (student(strategy="online", alpha=0.5), "unscored"),
-    "online, named": (
-        student(supervised(classes=None), strategy="online", alpha=0.5, classes=None),
-        "named",
-    ),
-    "online, held out": (
-        student(strategy="online", validation=2, max_epochs=4, lr=0.05),
-        "pair",
-    ),
-    "online, teacher in a pipeline": (
-        student(SCALED, strategy="online", alpha=0.5),
-        "pair",
-    ),
-    "two-step, passes of its own": (
-        student(strategy="two-step", feature_max_epochs=3, alpha=0.5),
-        "pair",
-    ),
-    "two-step, adapter": (
-        student(WIDE, Golden, strategy="two-step", adapter="linear", module__n_filters=3),
-        "pair",
-    ),
-    "two-step, attention": (
-        student(strategy="two-step", feature_loss="attention", layers=["filters"]),
-        "pair",
-    ),
-    "two-step, unscored": (student(strategy="two-step"), "unscored"),
-    "two-step, held out": (
-        student(strategy="two-step", feature_max_epochs=4, validation=2, lr=0.5),
-        "pair",
-    ),
-    "two-step, frozen": (Frozen(student, TEACHER, strategy="two-step"), "pair"),
+    "online, both terms": online(alpha=0.3, temperature=2.0, feature_weight=0.7),
+    "online, attention": online(feature_loss=AttentionTransfer(), layers=["filters"]),
+    "online, balanced": online(class_weight="balanced"),
+    "online, unscored": (online(alpha=0.5), "unscored"),
+    "online, named": (online(supervised(classes=None), alpha=0.5, classes=None), "named"),
+    "online, held out": online(validation=2, max_epochs=4, lr=0.05),
+    "online, teacher in a pipeline": online(SCALED, alpha=0.5),
+    "two-step, passes of its own": two_step(feature_max_epochs=3, alpha=0.5),
+    "two-step, adapter": two_step(WIDE, Golden, adapter="linear", module__n_filters=3),
+    "two-step, attention": two_step(feature_loss="attention", layers=["filters"]),
+    "two-step, unscored": (two_step(), "unscored"),
+    "two-step, held out": two_step(feature_max_epochs=4, validation=2, lr=0.5),
+    "two-step, frozen": Frozen(student, TEACHER, strategy="two-step"),
     # Fine-tuning.
-    "transfer, the head": (tuned(trainable=("head",)), "pair"),
-    "transfer, a pattern": (tuned(trainable=["filters*", "head.bias"]), "pair"),
-    "transfer, nothing": (tuned(trainable=None), "pair"),
-    "transfer, frozen": (Frozen(tuned, TEACHER), "pair"),
-    "transfer, frozen, the head": (Frozen(tuned, TEACHER, trainable=("head",)), "pair"),
-    "transfer, frozen, nothing": (Frozen(tuned, TEACHER, trainable=None), "pair"),
-    "transfer of a pipeline": (tuned(SCALED), "pair"),
-    "transfer of a frozen pipeline": (Frozen(tuned, SCALED), "pair"),
-    "transfer in a pipeline": (
-        make_pipeline(PairedTransformer(target=EpochScaler()), tuned(trainable=("head",))),
-        "pair",
+    "transfer, the head": tuned(trainable=("head",)),
+    "transfer, a pattern": tuned(trainable=["filters*", "head.bias"]),
+    "transfer, nothing": tuned(trainable=None),
+    "transfer, frozen": Frozen(tuned, TEACHER),
+    "transfer, frozen, the head": Frozen(tuned, TEACHER, trainable=("head",)),
+    "transfer, frozen, nothing": Frozen(tuned, TEACHER, trainable=None),
+    "transfer of a pipeline": tuned(SCALED),
+    "transfer of a frozen pipeline": Frozen(tuned, SCALED),
+    "transfer in a pipeline": make_pipeline(
+        PairedTransformer(target=EpochScaler()), tuned(trainable=("head",))
     ),
     "transfer, balanced, unscored": (tuned(class_weight="balanced"), "unscored"),
     "transfer, named": (tuned(supervised(classes=None)), "named"),
-    "transfer, held out": (tuned(validation=2, max_epochs=4, lr=0.05), "pair"),
+    "transfer, held out": tuned(validation=2, max_epochs=4, lr=0.05),
     # Sequences.
-    "sequences": (sequence(random_state=0), "pair"),
+    "sequences": sequence(random_state=0),
     "sequences, mean": (sequence(random_state=0, fusion="mean"), "gaps"),
     "sequences, centre": (sequence(random_state=0, fusion="centre"), "gaps"),
     "sequences, neighbours": (
         sequence(random_state=0, neighbouring_windows=8, class_weight="balanced"),
         "unscored",
     ),
-    "sequences, held out": (sequence(random_state=0, validation=2, lr=0.05), "pair"),
-    "sequences of UTime": (sequence("UTime", random_state=0, **UTIME), "pair"),
+    "sequences, held out": sequence(random_state=0, validation=2, lr=0.05),
+    "sequences of UTime": sequence("UTime", random_state=0, **UTIME),
     "sequences of SeqSleepNet": (
         sequence(SeqSleepNet, random_state=0, **SEQSLEEPNET),
         "spectra",
     ),
-    "sequences, offline": (sequence_student("offline"), "pair"),
+    "sequences, offline": sequence_student("offline"),
     "sequences, offline, unscored": (sequence_student("offline"), "unscored"),
     "sequences, offline, attention": (
         DistilledSleepStager(
@@ -349,19 +282,16 @@ CASES = {
         ),
         "spectra",
     ),
-    "sequences, offline, answers of single epochs": (
-        DistilledSleepStager(
-            TEACHER, TinySequenceNetwork, feature_loss=None, alpha=0.5, **SEQUENCES
-        ),
-        "pair",
+    "sequences, offline, answers of single epochs": DistilledSleepStager(
+        TEACHER, TinySequenceNetwork, feature_loss=None, alpha=0.5, **SEQUENCES
     ),
-    "sequences, online": (sequence_student("online"), "pair"),
+    "sequences, online": sequence_student("online"),
     "sequences, online, held out": (
         sequence_student("online", validation=2, lr=0.05, fusion="mean"),
         "gaps",
     ),
-    "sequences, two-step": (sequence_student("two-step", feature_max_epochs=1), "pair"),
-    "sequences, transfer": (tuned(sequence(), trainable=("head", "epoch_encoder")), "pair"),
+    "sequences, two-step": sequence_student("two-step", feature_max_epochs=1),
+    "sequences, transfer": tuned(sequence(), trainable=("head", "epoch_encoder")),
     "sequences, transfer, nothing": (tuned(sequence(), trainable=None), "gaps"),
 }
 
@@ -393,7 +323,7 @@ def add_recipes():
             stager = phan2019(method, None, variant, **params, **SEQSLEEPNET, **once)
             CASES[f"phan2019, {method}, {variant}"] = stager, "spectra"
     transformer = partial(anandakumar2022, network="EpochCrossModalTransformer", **once)
-    CASES["anandakumar2022, transformer, online"] = transformer("online"), "pair"
+    CASES["anandakumar2022, transformer, online"] = transformer("online")
     ecg = joshi2021("at+sd+cl", 4, module__filters=[2] * 6, batch_size=16, **once)
     CASES["joshi2021 of a cohort"] = ecg, "one derivation"
     small = {"sequence_length": 4, "classes": "wldr", **SEQSLEEPNET, **once}
@@ -416,16 +346,6 @@ add_recipes()
 def gone_on(stager):
     X, y = pair_of()
     return describe(clone(stager).fit(X, y).partial_fit(X[:60], y[:60]), X)
-
-
-class Stop(Callback):
-    """Stops the program in the middle of the pass after so many."""
-
-    after = None
-
-    def on_batch_end(self, net, training=False, **kwargs):
-        if training and self.after is not None and len(net.history) > self.after:
-            raise KeyboardInterrupt
 
 
 def resumed(stager):
@@ -500,15 +420,15 @@ STEPS = {
     "partial_fit": partial(gone_on, supervised()),
     "partial_fit of sequences": partial(gone_on, sequence(random_state=0)),
     "partial_fit, offline": partial(gone_on, student(alpha=0.5)),
-    "partial_fit, two-step": partial(gone_on, student(strategy="two-step")),
+    "partial_fit, two-step": partial(gone_on, two_step()),
     "partial_fit, transfer": partial(gone_on, tuned(trainable=("head",))),
     "resumed": partial(resumed, supervised()),
     "resumed, offline": partial(resumed, student(alpha=0.5)),
-    "resumed, online": partial(resumed, student(strategy="online", alpha=0.5)),
-    "resumed, two-step": partial(resumed, student(strategy="two-step")),
+    "resumed, online": partial(resumed, online(alpha=0.5)),
+    "resumed, two-step": partial(resumed, two_step()),
     "resumed, transfer": partial(resumed, tuned()),
     "remembered, offline": partial(remembered, student(alpha=0.5)),
-    "remembered, two-step": partial(remembered, student(strategy="two-step", alpha=0.5)),
+    "remembered, two-step": partial(remembered, two_step(alpha=0.5)),
     "source and groups apart": by_hand,
     "hypnodensity, 1 s": partial(dense, utime(), 1.0),
     "hypnodensity, 20 s": partial(dense, utime(), 20.0),
@@ -572,7 +492,7 @@ def numbers(name):
     if name in STEPS:
         found = STEPS[name]()
     else:
-        stager, data = CASES[name]
+        stager, data = CASES[name] if type(CASES[name]) is tuple else (CASES[name], "pair")
         X, y = DATA[data]()
         stager = clone(stager) if hasattr(stager, "fit") else stager(X, y)
         found = describe(stager.fit(X, y), X)

@@ -12,7 +12,7 @@ import pytest
 from skleepkd import PairedEpochs
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.stages import SCHEMES, stages_at
-from tests.edf import write_edf
+from tests.files import write_edf
 
 AASM = SCHEMES["aasm"]
 #: Sleep begins with the third epoch and ends with the ninth.
@@ -42,9 +42,6 @@ def test_stages_are_the_likeliest_ones():
     assert len(night) == 3
     assert repr(night) == "<Hypnogram: 3 epochs of 30 s from 5 s, W 1, N2 2>"
     assert night_of(NIGHT).onset.tolist() == [30.0 * k for k in range(10)]
-
-
-def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"shape \(1, 2\) .* the 5 classes"):
         Hypnogram([[0.5, 0.5]], AASM)
     with pytest.raises(ValueError, match=r"shape \(1, 2\) for 2 onsets"):
@@ -85,23 +82,18 @@ def test_annotations_find_their_place_in_a_recording_cropped_since():
 def test_the_pair_is_cut_and_labelled_by_the_annotations():
     """Our own builder reads back what was written, as it reads a scorer's."""
     raw = silent_raw()
-    pair = PairedEpochs.from_raws(raw, raw, night_of(NIGHT).to_annotations())
+    pair = PairedEpochs.from_raws(
+        source_raw=raw, target_raw=raw, annotations=night_of(NIGHT).to_annotations()
+    )
     y = stages_at(night_of(NIGHT).to_annotations(), pair.onset)
     assert y.tolist() == [AASM.index(stage) for stage in NIGHT]
 
 
 def test_texts_are_read_back_from_an_edf_plus_file(tmp_path):
     given = night_of(NIGHT).to_annotations()
-    payload = b"+0\x14\x14\x00" + b"".join(
-        f"+{onset:g}\x15{duration:g}\x14{text}\x14\x00".encode()
-        for onset, duration, text in zip(
-            given.onset, given.duration, given.description, strict=True
-        )
-    )
-    payload += bytes(len(payload) % 2)
-    path = tmp_path / "night.edf"
-    names, samples = ["EDF Annotations"], [len(payload) // 2]
-    write_edf(path, names, payload, 0, samples, [""], reserved="EDF+C")
+    columns = given.onset, given.duration, given.description
+    notes = list(zip(*columns, strict=True))
+    path = write_edf(tmp_path / "night.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
     found = mne.read_annotations(path)
     assert found.description.tolist() == given.description.tolist()
     assert found.onset.tolist() == given.onset.tolist()
@@ -142,30 +134,20 @@ def test_events_are_a_table_with_its_description(tmp_path):
     assert about["onset"]["Units"] == "s"
     assert list(about["trial_type"]["Levels"]) == list(AASM)
     assert about["trial_type"]["Levels"]["N2"] == "stage N2"
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "sub-01_task-sleep_events.json",
-        "sub-01_task-sleep_events.tsv",
-    ]
-
-
-def test_events_replace_those_of_before(tmp_path):
-    path = tmp_path / "night_events.tsv"
-    night_of(NIGHT).to_events(path)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == [f"sub-01_task-sleep_events.{end}" for end in ("json", "tsv")]
+    # Others take their place.
     night_of(["W", "R"], ("W", "N", "R")).to_events(path)
     assert pd.read_csv(path, sep="\t")["trial_type"].tolist() == ["W", "R"]
     levels = json.loads(path.with_suffix(".json").read_text())["trial_type"]["Levels"]
     assert levels["N"] == "non-REM sleep (N1, N2, N3)"
 
 
-def test_events_go_to_a_tsv_file(tmp_path):
+def test_files_that_cannot_be_written_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"_events\.tsv; given .*night\.csv"):
         night_of(NIGHT).to_events(tmp_path / "night.csv")
-
-
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "absent" / "night_events.tsv"
     with pytest.raises(FileNotFoundError, match=r"absent'$"):
-        night_of(NIGHT).to_events(path)
+        night_of(NIGHT).to_events(tmp_path / "absent" / "night_events.tsv")
 
     def read_only(file, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(file))
@@ -198,20 +180,9 @@ def test_yasa_counts_what_was_counted_by_hand():
     night = night_of(NIGHT, onset=60 + 30 * np.arange(10), meas_date=TEN_PM)
     hypnogram = night.to_yasa()
     statistics = hypnogram.sleep_statistics()
-    by_hand = {
-        "TIB": 5.0,  # ten epochs, in minutes
-        "SPT": 3.5,  # from the third to the ninth
-        "WASO": 0.5,
-        "TST": 3.0,
-        "SE": 60.0,
-        "SOL": 1.0,
-        "Lat_REM": 4.0,  # eight epochs after the start
-        "N1": 0.5,
-        "N2": 1.5,
-        "N3": 0.5,
-        "REM": 0.5,
-        "%N2": 50.0,
-    }
+    # In minutes: ten epochs, sleep from the third to the ninth, REM eight after the start.
+    by_hand = {"TIB": 5.0, "SPT": 3.5, "WASO": 0.5, "TST": 3.0, "SE": 60.0, "SOL": 1.0}
+    by_hand |= {"Lat_REM": 4.0, "N1": 0.5, "N2": 1.5, "N3": 0.5, "REM": 0.5, "%N2": 50.0}
     assert {name: float(statistics[name]) for name in by_hand} == by_hand
     assert pd.Timestamp(hypnogram.start) == pd.Timestamp("2020-03-01 22:01:00")
     assert hypnogram.proba.columns.tolist() == ["WAKE", "N1", "N2", "N3", "REM"]

@@ -1,59 +1,21 @@
-"""What holds for any input: of labels, of stages, of scores, of files."""
-
-import json
-import tempfile
-from pathlib import Path
+"""What holds for any input: of labels, of scores, of files."""
 
 import numpy as np
 import pytest
+from braindecode.preprocessing import exponential_moving_standardize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import cohen_kappa_score, f1_score
+from sklearn.pipeline import make_pipeline
 
-from skleepkd import PairedEpochs
+from skleepkd import SleepStager, load, save
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
-from skleepkd.persistence import _from_json, _to_json
+from skleepkd.preprocessing import EpochwiseTransformer
 from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
-from skleepkd.stages import SCHEMES, UNSCORED, stage_codes, stage_of_text, to_scheme
-
-SCHEME = st.sampled_from(sorted(SCHEMES))
-CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
-
-
-# ---------------------------------------------------------------- stages
-
-
-@given(CODES, SCHEME)
-def test_coarser_schemes_merge_and_never_split(codes, scheme):
-    merged = to_scheme(codes, scheme)
-    assert merged.dtype == np.int64
-    np.testing.assert_array_equal(merged == UNSCORED, codes == UNSCORED)
-    scored = codes >= 0
-    assert np.all(merged[scored] < len(SCHEMES[scheme]))
-    # Equal stages stay equal, and a later stage never gets an earlier place.
-    order = np.argsort(codes, kind="stable")
-    assert np.all(np.diff(merged[order]) >= 0)
-    np.testing.assert_array_equal(to_scheme(to_scheme(codes, "aasm"), scheme), merged)
-
-
-@given(SCHEME, st.data())
-def test_names_and_codes_of_a_scheme_are_one(scheme, data):
-    names = SCHEMES[scheme]
-    codes = data.draw(st.lists(st.integers(0, len(names) - 1), min_size=1))
-    given_names = np.array([names[code] for code in codes])
-    for y in (given_names, np.array(codes)):
-        np.testing.assert_array_equal(stage_codes(y, list(names), "y"), codes)
-
-
-@given(
-    st.integers(0, 4), st.sampled_from(["{}", " {} ", "Sleep stage {}", "SLEEP STAGE {}"])
-)
-def test_texts_of_stages_are_read_however_they_are_written(code, written):
-    assert stage_of_text(written.format(SCHEMES["aasm"][code])) == code
-    assert stage_of_text(written.format(SCHEMES["aasm"][code]).lower()) == code
-
+from skleepkd.stages import SCHEMES, UNSCORED
+from tests.tiny import TinyNetwork, make_pair
 
 # ---------------------------------------------------------------- labels
 
@@ -82,7 +44,7 @@ def test_labels_come_back_from_their_codes(y, data):
 
 
 @given(st.data(), st.integers(2, 60))
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
     codes = npst.arrays(np.int64, n_epochs, elements=st.integers(0, 4))
     y_true, y_pred = data.draw(codes), data.draw(codes)
@@ -151,18 +113,24 @@ def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, see
 
 # ---------------------------------------------------------------- files
 
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=True)
-    | st.text(max_size=8),
+ARRAYS = npst.arrays(
+    st.sampled_from(["<i8", "<f4", "<f8", "|b1", "<U4"]),
+    npst.array_shapes(min_dims=1, max_dims=2, max_side=4),
+).filter(
+    lambda array: (
+        np.isfinite(array).all()
+        if array.dtype.kind == "f"
+        else array.dtype.kind != "U" or not any("\0" in text for text in array.ravel())
+    )
+)
+NUMBERS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
+KEYS = st.text(max_size=5) | st.integers() | st.booleans()
+VALUES = st.recursive(
+    NUMBERS | st.text(max_size=8) | ARRAYS,
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(
-            st.text(max_size=5) | st.integers() | st.booleans(), inner, max_size=4
-        )
+        | st.dictionaries(KEYS, inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -177,50 +145,21 @@ def same(one, two):
     if isinstance(one, dict):
         return same(list(one.items()), list(two.items()))
     if isinstance(one, np.ndarray):
-        return (
-            one.dtype == two.dtype
-            and one.shape == two.shape
-            and one.tolist() == two.tolist()
-        )
+        alike = one.dtype == two.dtype and one.shape == two.shape
+        return alike and one.tolist() == two.tolist()
     return one == two or (one != one and two != two)
 
 
-@given(PLAIN)
-def test_values_come_back_from_json(value):
-    text = json.dumps(_to_json(value), allow_nan=False)
-    assert same(json.loads(text, object_hook=_from_json), value)
+@pytest.fixture(scope="module")
+def stager():
+    X, y = make_pair()
+    return SleepStager(TinyNetwork, max_epochs=1, device="cpu").fit(X, y)
 
 
-@given(
-    npst.arrays(
-        st.sampled_from(["<i8", "<f4", "<f8", "|b1", "<U4"]),
-        npst.array_shapes(min_dims=1, max_dims=2, max_side=4),
-        elements=None,
-    )
-)
-def test_arrays_come_back_from_json(array):
-    assume(array.dtype.kind != "f" or np.isfinite(array).all())
-    assume(array.dtype.kind != "U" or not any("\0" in text for text in array.ravel()))
-    assert same(json.loads(json.dumps(_to_json(array)), object_hook=_from_json), array)
-
-
-@given(st.data(), st.integers(0, 9), st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
-def test_pairs_come_back_from_their_folder(data, n_epochs, n_channels, n_times):
-    values = st.floats(-1e6, 1e6, width=32)
-    target = data.draw(
-        npst.arrays(np.float32, (n_epochs, n_channels, n_times), elements=values)
-    )
-    text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
-    recording = np.array([data.draw(text) for _ in range(n_epochs)], dtype=str)
-    onset = data.draw(npst.arrays(float, n_epochs, elements=st.floats(0, 1e6)))
-    X = PairedEpochs(target, recording=recording, onset=onset)
-    keep = data.draw(npst.arrays(bool, n_epochs))
-    X = X[keep]
-    with tempfile.TemporaryDirectory() as folder:
-        again = X.to_memmap(Path(folder))
-        for pair in (again, PairedEpochs.from_memmap(folder)):
-            np.testing.assert_array_equal(pair["target"], target[keep])
-            np.testing.assert_array_equal(pair.recording, recording[keep])
-            np.testing.assert_array_equal(pair.onset, onset[keep])
-        del pair, again
+@given(VALUES)
+@settings(max_examples=60, deadline=None)
+def test_parameters_come_back_from_a_file(tmp_path_factory, stager, value):
+    step = EpochwiseTransformer(exponential_moving_standardize, {"value": value})
+    path = tmp_path_factory.getbasetemp() / "stager.safetensors"
+    save(make_pipeline(step, stager), path)
+    assert same(load(path, TinyNetwork)[0].kw_args["value"], value)

@@ -1,5 +1,6 @@
 """Recordings of known loudness, staged by a network that predicts in closed form."""
 
+import os
 import pickle
 import shutil
 import warnings
@@ -26,13 +27,14 @@ from skleepkd.preprocessing import (
     derive,
 )
 from skleepkd.stages import SCHEMES
-from tests.edf import write_edf
+from tests.files import write_edf
 from tests.tiny import TinyNetwork, TinySequenceNetwork
 
 SFREQ = 40.0
 NAMES = np.array(SCHEMES["aasm"])
 #: 5, 10, 20, 40 and 80 microvolts are W, N1, N2, N3 and REM.
 CODES = np.array([0, 1, 2, 3, 4, 2, 0, 3])
+ALL = NAMES[CODES].tolist()
 
 
 class Loudness(nn.Module):
@@ -48,15 +50,14 @@ class Loudness(nn.Module):
         return -10 * (octave[:, None] - self.octave) ** 2
 
 
+def noise(*shape):
+    return 20 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
 def stager_of(n_chans=1, ch_names=None, sfreq=SFREQ, network=Loudness, y=None, **options):
     """A stager whose weights are what they were: the learning rate is 0."""
-    rng = np.random.default_rng(0)
-    X = PairedEpochs(
-        20 * rng.standard_normal((10, n_chans, round(30 * sfreq))).astype(np.float32),
-        sfreq=sfreq,
-        ch_names=ch_names,
-        recording="another",
-    )
+    about = {"sfreq": sfreq, "ch_names": ch_names, "recording": "another"}
+    X = PairedEpochs(noise(10, n_chans, round(30 * sfreq)), **about)
     options = {"classes": "aasm", "max_epochs": 1, "lr": 0.0, "random_state": 0} | options
     return SleepStager(network, **options).fit(X, np.tile([0, 2], 5) if y is None else y)
 
@@ -69,6 +70,12 @@ def signals(sfreq=SFREQ, codes=CODES, rest=0.0):
     tone = np.sqrt(2) * np.sin(2 * np.pi * 4 * times)
     noise = 1e-5 * np.random.default_rng(1).standard_normal(len(times))
     return np.array([tone * loudness[epoch], noise, tone * loudness[::-1][epoch]])
+
+
+@pytest.fixture(scope="module")
+def of_c3():
+    """What stages the channel C3 alone."""
+    return RecordingStager(stager_of(ch_names=["C3"]))
 
 
 def raw_of(data=None, sfreq=SFREQ, names=("C3", "EOG", "C4"), kinds="eeg", **options):
@@ -95,7 +102,7 @@ def test_stages_times_and_probabilities_of_a_recording():
     raw.set_meas_date(1e9)
     before = raw.get_data()
     night = RecordingStager(stager).stage(raw)
-    assert night.stages.tolist() == NAMES[CODES].tolist()
+    assert night.stages.tolist() == ALL
     assert night.onset.tolist() == [30.0 * k for k in range(8)]
     assert night.classes.tolist() == NAMES.tolist()
     assert (night.ch_names, night.meas_date) == (["C3"], raw.info["meas_date"])
@@ -176,70 +183,61 @@ def test_a_derivation_is_staged():
     silent = signals()
     silent[2] = 0
     night = RecordingStager(stager_of(ch_names=["C3-C4"]), [step]).stage(raw_of(silent))
-    assert night.stages.tolist() == NAMES[CODES].tolist()
+    assert night.stages.tolist() == ALL
 
 
-@pytest.mark.parametrize("fit_sfreq", [SFREQ, None])
-def test_pipelines_of_our_transformers(fit_sfreq):
-    rng = np.random.default_rng(0)
-    target, source = 20 * rng.standard_normal((2, 10, 2, 1200)).astype(np.float32)
-    X = PairedEpochs(target, source, sfreq=fit_sfreq, recording="another")
-    y = np.tile([0, 2], 5)
-    options = {"classes": "aasm", "max_epochs": 1, "random_state": 0}
-    raw = raw_of()
-    epochs = cut(raw, ["C3", "EOG"])
+class Flat(nn.Sequential):
+    """Takes spectrograms."""
 
-    class Flat(nn.Sequential):  # of spectrograms
-        def __init__(self, n_chans, n_times, n_bins, n_outputs):
-            super().__init__(nn.Flatten(), nn.Linear(n_chans * n_times * n_bins, n_outputs))
-
-    for steps in (
-        [EpochScaler("standard"), SleepStager(TinyNetwork, **options)],
-        [PairedTransformer(target=EpochScaler()), SleepStager(TinyNetwork, **options)],
-        [LogSpectrogram(), SleepStager(Flat, **options)],
-    ):
-        pipeline = make_pipeline(*steps).fit(X.target_epochs, y)
-        night = RecordingStager(pipeline, ch_names=["C3", "EOG"]).stage(raw)
-        expected = pipeline.predict_proba(epochs)
-        np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
-        with pytest.raises(ValueError, match=r"resample\", sfreq=40|40 Hz"):
-            RecordingStager(pipeline, ch_names=["C3", "EOG"]).stage(
-                raw_of(signals(80.0), sfreq=80.0)
-            )
-    scalp = make_pipeline(SourceSelector(), SleepStager(TinyNetwork, **options)).fit(X, y)
-    night = RecordingStager(scalp, ch_names=["C3", "EOG"]).stage(raw)
-    expected = scalp[-1].predict_proba(epochs)
-    np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
+    def __init__(self, n_chans, n_times, n_bins, n_outputs):
+        super().__init__(nn.Flatten(), nn.Linear(n_chans * n_times * n_bins, n_outputs))
 
 
 def every_second_sample(X):
     return X[..., ::2]
 
 
-def test_a_source_that_is_changed_before_it_is_picked():
-    rng = np.random.default_rng(0)
-    target, source = 20 * rng.standard_normal((2, 10, 1, 1200)).astype(np.float32)
-    X = PairedEpochs(target, source, sfreq=SFREQ, recording="another")
-    pipeline = make_pipeline(
-        PairedTransformer(source=FunctionTransformer(every_second_sample)),
-        SourceSelector(),
-        SleepStager(TinyNetwork, classes="aasm", max_epochs=1, random_state=0),
-    ).fit(X, np.tile([0, 2], 5))
-    raw = raw_of()
-    night = RecordingStager(pipeline, ch_names=["C3"]).stage(raw)
-    expected = pipeline[-1].predict_proba(cut(raw, ["C3"])[..., ::2])
+OPTIONS = {"classes": "aasm", "max_epochs": 1, "random_state": 0}
+
+
+@pytest.mark.parametrize("sfreq", [SFREQ, None])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [EpochScaler("standard"), SleepStager(TinyNetwork, **OPTIONS)],
+        [PairedTransformer(target=EpochScaler()), SleepStager(TinyNetwork, **OPTIONS)],
+        [LogSpectrogram(), SleepStager(Flat, **OPTIONS)],
+    ],
+)
+def test_pipelines_of_our_transformers(steps, sfreq):
+    X = PairedEpochs(noise(10, 2, 1200), sfreq=sfreq, recording="another")
+    pipeline = make_pipeline(*steps).fit(X, np.tile([0, 2], 5))
+    stager, raw = RecordingStager(pipeline, ch_names=["C3", "EOG"]), raw_of()
+    expected = pipeline.predict_proba(cut(raw, ["C3", "EOG"]))
+    np.testing.assert_allclose(stager.stage(raw).probabilities, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"resample\", sfreq=40|40 Hz"):
+        stager.stage(raw_of(signals(80.0), sfreq=80.0))
+
+
+@pytest.mark.parametrize("function", [None, every_second_sample])
+def test_a_source_that_is_picked(function):
+    """As it was recorded, or changed before."""
+    target, signal = noise(2, 10, 1, 1200)
+    X = PairedEpochs(target, source=signal, sfreq=SFREQ, recording="another")
+    source = PairedTransformer(source=FunctionTransformer(function))
+    pipeline = make_pipeline(source, SourceSelector(), SleepStager(TinyNetwork, **OPTIONS))
+    pipeline.fit(X, np.tile([0, 2], 5))
+    night = RecordingStager(pipeline, ch_names=["C3"]).stage(raw_of())
+    epochs = cut(raw_of(), ["C3"])
+    expected = pipeline[-1].predict_proba(function(epochs) if function else epochs)
     np.testing.assert_allclose(night.probabilities, expected, rtol=1e-5)
 
 
 def test_a_stager_of_sequences_sees_one_recording():
-    rng = np.random.default_rng(0)
-    X = PairedEpochs(
-        20 * rng.standard_normal((30, 1, 1200)).astype(np.float32),
-        recording=np.repeat(["a", "b", "c"], 10),
-        sfreq=SFREQ,
-    )
-    options = {"classes": "aasm", "max_epochs": 1, "random_state": 0, "sequence_length": 4}
-    stager = SleepStager(TinySequenceNetwork, **options).fit(X, np.tile([0, 1, 2], 10))
+    recording = np.repeat(["a", "b", "c"], 10)
+    X = PairedEpochs(noise(30, 1, 1200), recording=recording, sfreq=SFREQ)
+    stager = SleepStager(TinySequenceNetwork, sequence_length=4, **OPTIONS)
+    stager.fit(X, np.tile([0, 1, 2], 10))
     raw = raw_of()
     recorder = RecordingStager(stager, ch_names=["C3"])
     expected = stager.predict_proba(PairedEpochs(cut(raw, ["C3"]), recording="n"))
@@ -250,11 +248,11 @@ def test_a_stager_of_sequences_sees_one_recording():
 def test_calibrated_and_frozen_stagers():
     stager = stager_of(ch_names=["C3"])
     frozen = RecordingStager(FrozenEstimator(stager))
-    assert frozen.stage(raw_of()).stages.tolist() == NAMES[CODES].tolist()
+    assert frozen.stage(raw_of()).stages.tolist() == ALL
     X, y = cut(raw_of(signals(codes=np.tile(CODES, 4))), ["C3"]), np.tile(CODES, 4)
     calibrated = CalibratedClassifierCV(FrozenEstimator(stager)).fit(X, y)
     night = RecordingStager(calibrated, ch_names="C3").stage(raw_of())
-    assert night.stages.tolist() == NAMES[CODES].tolist()
+    assert night.stages.tolist() == ALL
 
 
 @pytest.mark.parametrize(
@@ -263,7 +261,7 @@ def test_calibrated_and_frozen_stagers():
         ([0, 1, 2, 3] * 2 + [0, 1], "wldr", ["W", "L", "D", "R"]),
         ([0, 1, 2, 3] * 2 + [0, 1], None, [0, 1, 2, 3]),
         ([0, 1, 2, 3, 4] * 2, None, ["W", "N1", "N2", "N3", "REM"]),
-        (["W", "REM"] * 5, None, ["REM", "W"]),
+        (["W", "REM"] * 5, None, ["W", "REM"]),
         (["W", "N2"] * 5, "aasm", ["W", "N1", "N2", "N3", "REM"]),
     ],
 )
@@ -333,20 +331,17 @@ def test_a_missing_channel_is_named_with_those_that_are_there():
         RecordingStager(stager_of()).stage(raw_of())
 
 
-def test_another_sampling_rate_is_refused_with_the_step_that_changes_it():
-    stager = stager_of(ch_names=["C3"])
+def test_another_sampling_rate_is_refused_with_the_step_that_changes_it(of_c3):
     raw = raw_of(signals(100.0), sfreq=100.0)
     with pytest.raises(ValueError, match=r'100 Hz\..*Preprocessor\("resample", sfreq=40\)'):
-        RecordingStager(stager).stage(raw)
-    named = RecordingStager(stager, [Preprocessor("resample", sfreq=40)]).stage(raw)
-    assert named.stages.tolist() == NAMES[CODES].tolist()
+        of_c3.stage(raw)
+    steps = [Preprocessor("resample", sfreq=40)]
+    assert RecordingStager(of_c3.stager, steps).stage(raw).stages.tolist() == ALL
 
 
 def test_a_stager_of_other_epochs_is_refused():
-    X = PairedEpochs(
-        20 * np.random.default_rng(0).standard_normal((10, 1, 800)), sfreq=SFREQ
-    )
-    stager = SleepStager(Loudness, classes="aasm", max_epochs=1).fit(X, [0, 1] * 5)
+    stager = SleepStager(Loudness, classes="aasm", max_epochs=1, device="cpu")
+    stager.fit(noise(10, 1, 800), [0, 1] * 5)
     with pytest.raises(
         ValueError, match=r"1 channel\(s\) and 800 samples .* given .* 1200"
     ):
@@ -363,7 +358,7 @@ def test_a_stager_that_does_not_know_its_channels_says_so():
         warnings.simplefilter("error")
         named = RecordingStager(stager, ch_names=["C3", "EOG", "C4"]).stage(raw_of())
         RecordingStager(stager_of(1, ["C3"])).stage(raw_of())
-    assert named.stages.tolist() == night.stages.tolist() == NAMES[CODES].tolist()
+    assert named.stages.tolist() == night.stages.tolist() == ALL
 
 
 def test_a_stager_of_epochs_names_what_stages_recordings():
@@ -376,20 +371,19 @@ def test_a_stager_of_epochs_names_what_stages_recordings():
         PairedEpochs(raw_of())
 
 
-def test_units():
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
-    with pytest.raises(ValueError, match=r"not in volts.* over [1-8][0-9] V.*units='uV'"):
-        stager.stage(raw_of(1e6 * signals()))
-    with pytest.raises(ValueError, match=r"No signal in C3: .*in volts\?"):
-        stager.stage(raw_of(1e-6 * signals()))
-    # braindecode's tutorials scale to microvolts on the way: then nothing is left to scale.
-    to_microvolts = Preprocessor(microvolts, channel_wise=True)
-    night = RecordingStager(stager.stager, [to_microvolts]).stage(raw_of())
-    assert night.stages.tolist() == NAMES[CODES].tolist()
-
-
 def microvolts(signal):
     return 1e6 * signal
+
+
+def test_units(of_c3):
+    night = of_c3.stage(raw_of(1e6 * signals()))  # as from_raws takes it
+    assert night.stages.tolist() == ALL
+    with pytest.raises(ValueError, match=r"No signal in C3: .*in volts\?"):
+        of_c3.stage(raw_of(1e-6 * signals()))
+    # braindecode's tutorials scale to microvolts on the way: then nothing is left to scale.
+    to_microvolts = Preprocessor(microvolts, channel_wise=True)
+    night = RecordingStager(of_c3.stager, [to_microvolts]).stage(raw_of())
+    assert night.stages.tolist() == ALL
 
 
 def test_nan_and_flat_signals_are_named():
@@ -412,11 +406,10 @@ def test_nan_and_flat_signals_are_named():
         stager.stage(raw)
 
 
-def test_a_recording_shorter_than_an_epoch():
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
+def test_a_recording_shorter_than_an_epoch(of_c3):
     with pytest.raises(ValueError, match=r"No epoch of 30 s .* 0 to 29\.9\d* s"):
-        stager.stage(raw_of(signals()[:, :1199]))
-    assert len(stager.stage(raw_of(signals()[:, :1200]))) == 1
+        of_c3.stage(raw_of(signals()[:, :1199]))
+    assert len(of_c3.stage(raw_of(signals()[:, :1200]))) == 1
 
 
 def test_an_unfitted_stager():
@@ -429,109 +422,70 @@ def test_an_unfitted_stager():
 # ---------------------------------------------------------------- files
 
 
-def write(path, unit="uV"):
+def write(path, **options):
     """Write three channels in records of a second, in steps of 0.1 microvolts."""
-    digital = np.round(1e7 * signals()).astype("<i2")
-    # (channels, records * samples) -> (records, channels, samples)
-    payload = digital.reshape(3, -1, 40).swapaxes(0, 1).tobytes()
-    write_edf(path, ["C3", "EOG", "C4"], payload, 1, [40] * 3, [unit] * 3)
-    return path
+    channels = dict(zip(["C3", "EOG", "C4"], 1e6 * signals(), strict=True))
+    return write_edf(path, channels, 240, **options)
 
 
-def test_an_edf_file(tmp_path):
-    path = write(tmp_path / "night.edf")
-    night = RecordingStager(stager_of(ch_names=["C3"])).stage(str(path))
-    assert night.stages.tolist() == NAMES[CODES].tolist()
+def test_an_edf_file(tmp_path, of_c3):
+    night = of_c3.stage(str(write(tmp_path / "night.edf")))
+    assert night.stages.tolist() == ALL
     assert night.meas_date.isoformat() == "2000-01-01T22:00:00+00:00"
     assert night.to_yasa().hypno.index[1].isoformat() == "2000-01-01T22:00:30"
 
 
-def test_an_edf_file_that_does_not_say_its_unit(tmp_path):
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
+def test_an_edf_file_that_does_not_say_its_unit(tmp_path, of_c3):
     path = write(tmp_path / "night.edf", unit="")
-    with pytest.raises(ValueError, match="read_raw.*units='uV'"):
-        stager.stage(path)
-    raw = mne.io.read_raw(path, units="uV", verbose=False)  # what the error proposes
-    assert stager.stage(raw).stages.tolist() == NAMES[CODES].tolist()
+    raw = mne.io.read_raw(path, units="uV", verbose=False)
+    for given in (path, raw):
+        assert of_c3.stage(given).stages.tolist() == ALL
 
 
-def test_an_edf_file_that_was_cut_short(tmp_path):
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
+def test_an_edf_file_that_was_cut_short(tmp_path, of_c3, monkeypatch):
     path = write(tmp_path / "night.edf")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: -80 * 3 * 65])  # 65 of 240 s are lost
+    path.write_bytes(path.read_bytes()[: -80 * 3 * 65])  # 65 of 240 s are lost
     with pytest.raises(ValueError, match="night.edf.*cut short"):
-        stager.stage(path)
+        of_c3.stage(path)
     with pytest.warns(RuntimeWarning, match="Number of records"):
         raw = mne.io.read_raw(path)
-    assert stager.stage(raw).stages.tolist() == NAMES[CODES[:5]].tolist()
-    path.write_bytes(whole[:700])
-    with pytest.raises(ValueError, match="night.edf cannot be read as a recording"):
-        stager.stage(path)
-
-
-@pytest.mark.parametrize("seconds", [b"-inf", b"inf"])
-@pytest.mark.filterwarnings("ignore")  # whatever MNE thinks of it
-def test_an_edf_file_without_a_sampling_rate(tmp_path, seconds):
-    path = write(tmp_path / "night.edf")
-    data = path.read_bytes()
-    path.write_bytes(data[:244] + seconds.ljust(8) + data[252:])
-    with pytest.raises(ValueError, match="night.edf cannot be read as a recording"):
-        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
-
-
-def test_an_edf_file_that_was_cut_short_without_a_warning(tmp_path, monkeypatch):
-    """As MNE 1.11 reads it: the records that are there, without a warning."""
-    path = write(tmp_path / "night.edf")
-    path.write_bytes(path.read_bytes()[: -80 * 3 * 65])
-    with pytest.warns(RuntimeWarning):
-        raw = mne.io.read_raw(path)
+    assert of_c3.stage(raw).stages.tolist() == ALL[:5]
+    # As MNE 1.11 reads it: the records that are there, without a warning.
     monkeypatch.setattr(mne.io, "read_raw", lambda path: raw)
     with pytest.raises(ValueError, match="night.edf.*cut short"):
-        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
+        of_c3.stage(path)
 
 
-def test_a_recording_that_was_interrupted(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # whatever MNE thinks of them
+def test_files_that_are_not_there_or_no_recordings(tmp_path, of_c3):
+    with pytest.raises(FileNotFoundError, match="no recording .*night.edf"):
+        of_c3.stage(tmp_path / "night.edf")
+    write(tmp_path / "endless.edf", record="inf")
+    write(tmp_path / "backwards.edf", record="-inf")
+    write(tmp_path / "header.edf")
+    os.truncate(tmp_path / "header.edf", 700)
+    raw_of().save(tmp_path / "cut_raw.fif", verbose=False)
+    os.truncate(tmp_path / "cut_raw.fif", (tmp_path / "cut_raw.fif").stat().st_size - 3001)
+    for name in ("text.edf", "text.docx", "text.set"):
+        shutil.copy(__file__, tmp_path / name)
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as a recording"):
+            of_c3.stage(path)
+
+
+def test_a_recording_that_was_interrupted(tmp_path, of_c3):
     """After two minutes, for one and a half, as its EDF+D says."""
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
-    path = tmp_path / "night.edf"
     starts = np.arange(240) + 90 * (np.arange(240) >= 120)
-    digital = np.round(1e7 * signals()).astype("<i2").reshape(3, 240, 40).swapaxes(0, 1)
-    payload = b"".join(
-        record.tobytes() + f"+{start}\x14\x14".encode().ljust(16, b"\0")
-        for record, start in zip(digital, starts, strict=True)
-    )
-    names, units = ["C3", "EOG", "C4", "EDF Annotations"], ["uV", "uV", "uV", ""]
-    write_edf(path, names, payload, 1, [40, 40, 40, 8], units, reserved="EDF+D")
+    path = write(tmp_path / "night.edf", starts=starts, reserved="EDF+D")
     raw = mne.io.read_raw(path, verbose=False)
     for given in (path, raw):
         with pytest.raises(ValueError, match=r"night.edf .*after 120 s .*, for 90 s"):
-            stager.stage(given)
-    part = stager.stage(raw.copy().crop(tmax=120, include_tmax=False))
-    assert part.stages.tolist() == NAMES[CODES[:4]].tolist()
-    rest = stager.stage(raw.copy().crop(tmin=120))
-    assert rest.stages.tolist() == NAMES[CODES[4:]].tolist()
+            of_c3.stage(given)
+    part = of_c3.stage(raw.copy().crop(tmax=120, include_tmax=False))
+    assert part.stages.tolist() == ALL[:4]
+    rest = of_c3.stage(raw.copy().crop(tmin=120))
+    assert rest.stages.tolist() == ALL[4:]
     assert rest.meas_date.isoformat() == "2000-01-01T22:03:30+00:00"
-
-
-def test_a_fif_file_that_was_cut_short(tmp_path):
-    path = tmp_path / "night_raw.fif"
-    raw_of().save(path, verbose=False)
-    path.write_bytes(path.read_bytes()[:-3001])
-    with pytest.raises(ValueError, match="night_raw.fif cannot be read as a recording"):
-        RecordingStager(stager_of(ch_names=["C3"])).stage(path)
-
-
-def test_files_that_are_not_there_or_no_recordings(tmp_path):
-    stager = RecordingStager(stager_of(ch_names=["C3"]))
-    with pytest.raises(FileNotFoundError, match="no recording .*night.edf"):
-        stager.stage(tmp_path / "night.edf")
-    shutil.copy(__file__, tmp_path / "night.edf")
-    for name in ("night.docx", "night.set"):
-        shutil.copy(__file__, tmp_path / name)
-    for name in ("night.edf", "night.docx", "night.set"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read as a recording"):
-            stager.stage(tmp_path / name)
 
 
 # ---------------------------------------------------------------- a good estimator
@@ -544,6 +498,7 @@ def test_parameters_clone_and_pickle():
         "stager": stager.stager,
         "preprocessors": steps,
         "ch_names": ["C3"],
+        "unit": "auto",
     }
     assert stager.get_params()["stager__lr"] == 0.0
     assert repr(stager).startswith("RecordingStager(")

@@ -76,26 +76,21 @@ def test_fusion_equals_brute_force(drawn, length, fusion, batch, random):
         np.testing.assert_allclose(proba[epoch], expected, rtol=1e-9)
 
 
-def test_the_paper_s_score_and_its_stage():
-    """SPEC C5: the sum of log p over windows; argmax of it."""
-    rng = np.random.default_rng(0)
-    windows = make_windows([np.arange(50)], 20)
-    votes = rng.dirichlet(np.ones(5), size=(len(windows), 20))
+def test_the_papers_windows_score_and_stage():
+    """SPEC C1: N - 19 windows of 20 epochs a night; C5: argmax of the sum of log p."""
+    windows = make_windows([np.arange(757), np.arange(757, 757 + 1053)], 20)
+    assert len(windows) == 757 - 19 + 1053 - 19
+    assert np.all(np.diff(windows, axis=1) == 1)
+    np.testing.assert_array_equal(windows[:3, 0], [0, 1, 2])
+    assert 757 not in windows[: 757 - 19]
+    windows = windows[:31]  # of 50 epochs
+    votes = np.random.default_rng(0).dirichlet(np.ones(5), size=(31, 20))
     fused = Fusion(50, 5)
     fused.add(windows, np.moveaxis(votes, 1, 2))
     score = np.zeros((50, 5))
     for window, vote in zip(windows, votes, strict=True):
         score[window] += np.log(vote)
     np.testing.assert_array_equal(fused.answer().argmax(axis=1), score.argmax(axis=1))
-
-
-def test_the_papers_number_of_windows():
-    """SPEC C1: N - 19 windows of 20 epochs a night."""
-    windows = make_windows([np.arange(757), np.arange(757, 757 + 1053)], 20)
-    assert len(windows) == 757 - 19 + 1053 - 19
-    assert np.all(np.diff(windows, axis=1) == 1)
-    np.testing.assert_array_equal(windows[:3, 0], [0, 1, 2])
-    assert 757 not in windows[: 757 - 19]
 
 
 def test_short_runs():
@@ -105,20 +100,16 @@ def test_short_runs():
     assert make_windows([], 4).shape == (0, 4)
 
 
-def test_without_onset_rows_follow_one_another():
-    recording = np.array(["b", "a", "b", "a"])
-    assert [run.tolist() for run in find_runs(recording, None, 4)] == [[1, 3], [0, 2]]
-    assert [run.tolist() for run in find_runs(None, None, 4)] == [[0, 1, 2, 3]]
+def test_what_follows_what():
+    def runs(recording, onset, n_epochs):
+        return [run.tolist() for run in find_runs(recording, onset, n_epochs)]
 
-
-def test_rows_that_are_far_apart_are_no_sequence():
-    onset = np.array([0.0, 3000.0, 6000.0])
-    assert [run.tolist() for run in find_runs(None, onset, 3)] == [[0], [1], [2]]
-
-
-def test_an_epoch_that_is_there_twice():
+    # Without onsets rows follow one another; what is far apart is no sequence.
+    assert runs(np.array(["b", "a", "b", "a"]), None, 4) == [[1, 3], [0, 2]]
+    assert runs(None, None, 4) == [[0, 1, 2, 3]]
+    assert runs(None, np.array([0.0, 3000.0, 6000.0]), 3) == [[0], [1], [2]]
     with pytest.raises(ValueError, match="Two epochs of recording night begin at 30 s"):
-        find_runs(np.array(["night"] * 3), np.array([0.0, 30.0, 30.0]), 3)
+        runs(np.array(["night"] * 3), np.array([0.0, 30.0, 30.0]), 3)
 
 
 def test_unknown_fusion():

@@ -1,46 +1,34 @@
 """Codes of stages, held against the definitions and the real annotations of Sleep-EDF."""
 
-import csv
 from collections import Counter
 
+import mne
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from skleepkd import PairedEpochs
 from skleepkd.stages import (
+    SCHEMES,
+    UNSCORED,
     is_unscored,
     left_unscored,
     scheme_names,
+    stage_codes,
     stage_of_text,
     stages_at,
     to_scheme,
 )
+from tests.files import real_sleep_edf
 
-#: Nights whose in-bed part ends another number of epochs after the last sleep than 30.
-EXCEPTIONS = {"SC4001E0": 25, "SC4081E0": 32, "SC4092E0": 31}
+TEXTS = {"Sleep stage W": 0, "Sleep stage 1": 1, "Sleep stage 2": 2, "Sleep stage 3": 3}
+TEXTS |= {"Sleep stage 4": 3, "Sleep stage R": 4, "Sleep stage ?": -1, "Movement time": -1}
+TEXTS |= {"N1": 1, "n3": 3, " REM ": 4, "SLEEP STAGE N2": 2, np.str_("Wake"): 0}
+TEXTS |= {"Lights off": None, "Sleep stage": None, "5": None, "": None}
 
 
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("Sleep stage W", 0),
-        ("Sleep stage 1", 1),
-        ("Sleep stage 2", 2),
-        ("Sleep stage 3", 3),
-        ("Sleep stage 4", 3),
-        ("Sleep stage R", 4),
-        ("Sleep stage ?", -1),
-        ("Movement time", -1),
-        ("N1", 1),
-        ("n3", 3),
-        (" REM ", 4),
-        ("SLEEP STAGE N2", 2),
-        (np.str_("Wake"), 0),
-        ("Lights off", None),
-        ("Sleep stage", None),
-        ("5", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "code"), TEXTS.items())
 def test_texts(text, code):
     assert stage_of_text(text) == code
 
@@ -113,8 +101,6 @@ def test_left_unscored(y, classes, expected):
 
 
 def annotations(*rows):
-    import mne
-
     onset, duration, text = zip(*rows, strict=True)
     return mne.Annotations(onset, duration, text)
 
@@ -130,7 +116,7 @@ def test_a_stage_counts_for_the_epochs_wholly_inside():
     onset = np.arange(-30, 210, 30)
     #        -30  0  30  60  90 (ends at 105)  120  150  180
     assert stages_at(scored, onset).tolist() == [-1, 0, 0, 2, -1, -1, 4, -1]
-    assert stages_at(scored, [15, 45, 74.9, 75.1]).tolist() == [0, -1, 2, -1]
+    assert stages_at(scored, [15, 45, 74.9, 75.2]).tolist() == [0, -1, 2, -1]
     assert stages_at(scored, []).shape == (0,)
 
 
@@ -148,26 +134,11 @@ def test_epochs_of_twenty_seconds():
 # ---------------------------------------------------------------- real annotations
 
 
-@pytest.fixture(scope="module")
-def nights(shared_data):
-    """Rows of the Sleep-EDF tables by recording, as the csv module reads them."""
-    with open(shared_data / "sleep_edf_sc20_annotations.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    with open(shared_data / "sleep_edf_sc20_recordings.csv", newline="") as file:
-        lights_off = {
-            row["recording"]: int(row["lights_off_s"]) for row in csv.DictReader(file)
-        }
-    return {
-        name: (off, [row for row in rows if row["recording"] == name])
-        for name, off in lights_off.items()
-    }
-
-
-def test_every_text_of_sleep_edf_is_known(nights):
+def test_every_text_of_sleep_edf_is_known(shared_data):
     texts = Counter()
-    for _, rows in nights.values():
-        for row in rows:
-            texts[row["description"]] += int(row["duration_s"]) // 30
+    for rows, *_ in real_sleep_edf(shared_data).values():
+        for _, duration, text in rows:
+            texts[text] += duration // 30
     assert len(texts) == 8
     codes = Counter()
     for text, n_epochs in texts.items():
@@ -186,42 +157,18 @@ def test_every_text_of_sleep_edf_is_known(nights):
     assert [codes[code] for code in (1, 2, 3, 4)] == [2804, 17799, 5703, 7717]
 
 
-def test_in_bed_epochs_of_sleep_edf(nights):
-    """38,150 scored epochs between lights-off and 30 epochs after the last sleep."""
-    counts = Counter()
-    for name, (lights_off, rows) in nights.items():
-        scored = annotations(
-            *((int(r["onset_s"]), int(r["duration_s"]), r["description"]) for r in rows)
-        )
-        last = max(
-            onset + length
-            for onset, length in zip(scored.onset, scored.duration, strict=True)
-        )
-        y = stages_at(scored, np.arange(lights_off, last, 30))
-        wake_after = EXCEPTIONS.get(name, 30)
-        y = y[: np.flatnonzero(y > 0)[-1] + 1 + wake_after]
-        counts.update(y.tolist())
-    assert sum(counts.values()) == 38150 + 61
-    assert counts == {0: 4509, 1: 2762, 2: 17577, 3: 5591, 4: 7711, -1: 61}
-
-
 def test_texts_that_are_not_read_are_named():
-    mne = pytest.importorskip("mne")
-    from skleepkd import PairedEpochs
-
     rng = np.random.default_rng(0)
-    raws = [
-        mne.io.RawArray(
-            3e-5 * rng.standard_normal((1, 1500)), mne.create_info(1, 10.0, "eeg")
-        )
-        for _ in range(2)
-    ]
+    info = mne.create_info(1, 10.0, "eeg")
+    raws = [mne.io.RawArray(3e-5 * rng.standard_normal((1, 1500)), info) for _ in range(2)]
     texts = ["Wake", "Stage two", "NREM2", "arousal", "Apnoea", "5"]
     scored = mne.Annotations([0, 30, 60, 90, 0, 95], [30, 30, 30, 5, 130, 65], texts)
     texts = (r"'Apnoea' \(epochs: 4\)", r"'5' \(epochs: 2\)", r"'Stage two' \(epochs: 1\)")
     listed = f"longer: {', '.join(texts)}\\."
     with pytest.warns(UserWarning, match=listed) as caught:
-        X = PairedEpochs.from_raws(*raws, scored)
+        X = PairedEpochs.from_raws(
+            source_raw=raws[0], target_raw=raws[1], annotations=scored
+        )
     assert X.onset.tolist() == [0, 60]
     with pytest.warns(UserWarning, match=listed) as again:
         assert stages_at(scored, X.onset).tolist() == [0, 2]
@@ -240,3 +187,39 @@ def test_codes_are_no_texts(text):
     # Rechtschaffen and Kales' have no 0; a trigger is shorter than an epoch.
     scored = annotations((0, 0.1, "0"), *((30 * k, 30, text.format(k)) for k in codes[1:]))
     assert stages_at(scored, 30 * codes).tolist() == [-1, 1, 2, 3, 3]
+
+
+# ---------------------------------------------------------------- any stages
+
+SCHEME = st.sampled_from(sorted(SCHEMES))
+CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
+
+
+@given(CODES, SCHEME)
+def test_coarser_schemes_merge_and_never_split(codes, scheme):
+    merged = to_scheme(codes, scheme)
+    assert merged.dtype == np.int64
+    np.testing.assert_array_equal(merged == UNSCORED, codes == UNSCORED)
+    scored = codes >= 0
+    assert np.all(merged[scored] < len(SCHEMES[scheme]))
+    # Equal stages stay equal, and a later stage never gets an earlier place.
+    order = np.argsort(codes, kind="stable")
+    assert np.all(np.diff(merged[order]) >= 0)
+    np.testing.assert_array_equal(to_scheme(to_scheme(codes, "aasm"), scheme), merged)
+
+
+@given(SCHEME, st.data())
+def test_names_and_codes_of_a_scheme_are_one(scheme, data):
+    names = SCHEMES[scheme]
+    codes = data.draw(st.lists(st.integers(0, len(names) - 1), min_size=1))
+    given_names = np.array([names[code] for code in codes])
+    for y in (given_names, np.array(codes)):
+        np.testing.assert_array_equal(stage_codes(y, list(names), "y"), codes)
+
+
+@given(
+    st.integers(0, 4), st.sampled_from(["{}", " {} ", "Sleep stage {}", "SLEEP STAGE {}"])
+)
+def test_texts_of_stages_are_read_however_they_are_written(code, written):
+    assert stage_of_text(written.format(SCHEMES["aasm"][code])) == code
+    assert stage_of_text(written.format(SCHEMES["aasm"][code]).lower()) == code

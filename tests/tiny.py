@@ -1,9 +1,18 @@
 """Tiny networks and tiny pairs; a module, so that worker processes can import them."""
 
 import numpy as np
+import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from skleepkd import PairedEpochs
+
+FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
+SMALL_SEQSLEEPNET = {
+    f"module__{name}": 4 for name in ("hidden_size", "n_filters", "attention_size")
+}
+NAMES = np.array(["W", "N1", "N2", "N3", "REM"])
 
 
 class TinyNetwork(nn.Module):
@@ -25,24 +34,70 @@ class TinyNetwork(nn.Module):
         return self.head(self.dropout(self.features(power)))
 
 
-def make_pair(n_subjects=6, n_epochs=24, n_times=60, n_chans=2, seed=0, classes=5):
+class NeverTrained(nn.Module):
+    """Stands for a network whose training takes hours."""
+
+    def forward(self, x):
+        if self.training:
+            raise AssertionError("A network was trained before the mistake was found.")
+        return super().forward(x)
+
+
+class NeverTiny(NeverTrained, TinyNetwork):
+    """A teacher that must not be fitted."""
+
+
+def nights_of(target, source, n_subjects, name, **columns):
+    """A pair of equally long nights, one of each subject."""
+    n_epochs = len(target) // n_subjects
+    subject = np.repeat([name.format(k) for k in range(n_subjects)], n_epochs)
+    columns = {"subject": subject, "recording": np.char.add("night-", subject), **columns}
+    onset = np.tile(30.0 * np.arange(n_epochs), n_subjects)
+    target, source = (x if x is None else x.astype(np.float32) for x in (target, source))
+    return PairedEpochs(target, source=source, onset=onset, **columns)
+
+
+def make_pair(
+    n_subjects=6,
+    n_epochs=24,
+    n_times=60,
+    n_chans=2,
+    seed=0,
+    classes=5,
+    every=False,
+    name="s{}",
+):
     """Epochs whose power shows the stage, clearly in the source, dimly in the target."""
     rng = np.random.default_rng(seed)
     n = n_subjects * n_epochs
     y = rng.integers(0, classes, n)
+    if every:  # stage is there, however short the nights
+        y[:classes] = range(classes)
     scale = 5.0 * 1.8 ** y[:, None, None]
     source = scale * rng.standard_normal((n, n_chans, n_times))
     target = 0.5 * source + 10 * rng.standard_normal((n, n_chans, n_times))
-    subject = np.repeat([f"s{k}" for k in range(n_subjects)], n_epochs)
-    X = PairedEpochs(
-        target.astype(np.float32),
-        source.astype(np.float32),
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
-        sfreq=2.0,
-    )
-    return X, y
+    return nights_of(target, source, n_subjects, name, sfreq=2.0), y
+
+
+def make_spectra(n_subjects=4, n_epochs=16, name="target-{}", seed=0):
+    """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
+    rng = np.random.default_rng(seed)
+    n = n_subjects * n_epochs
+    y = rng.integers(0, 5, n)
+    y[:5] = range(5)
+    target, source = rng.standard_normal((2, n, 1, 6, 17))
+    target[np.arange(n), :, :, 2 + 2 * y] += 1
+    source[np.arange(n), :, :, 2 + 2 * y] += 2
+    return nights_of(target, source, n_subjects, name, sfreq=100.0), y
+
+
+def noise(*shape, sfreq, source=None, **columns):
+    """Nine epochs of noise of each of two subjects, and their stages."""
+    rng = np.random.default_rng(0)
+    target = 30 * rng.standard_normal((18, *shape), dtype=np.float32)
+    source = source and 50 * rng.standard_normal((18, *source), dtype=np.float32)
+    X = nights_of(target, source, 2, "s{}", sfreq=sfreq, **columns)
+    return X, np.tile([0, 1, 2, 3, 4, 4, 1, 0, 2], 2)
 
 
 class TinySequenceNetwork(nn.Module):
@@ -79,22 +134,44 @@ class TinySequenceNetwork(nn.Module):
         return self.classify_sequence(features.unflatten(0, x.shape[:2]))
 
 
-def make_spectra(n_subjects=4, n_epochs=16, cohort="target", seed=0):
-    """Standardised spectra of nights, brighter in one bin for each stage, with a source."""
-    rng = np.random.default_rng(seed)
-    n = n_subjects * n_epochs
-    y = rng.integers(0, 5, n)
-    y[:5] = range(5)
-    target, source = rng.standard_normal((2, n, 1, 6, 17)).astype(np.float32)
-    for epochs, gain in ((target, 1.0), (source, 2.0)):
-        epochs[np.arange(n), :, :, 2 + 2 * y] += gain
-    subject = np.repeat([f"{cohort}-{k}" for k in range(n_subjects)], n_epochs)
-    X = PairedEpochs(
-        target,
-        source,
-        subject=subject,
-        recording=np.char.add("night-", subject),
-        onset=np.tile(30.0 * np.arange(n_epochs), n_subjects),
-        sfreq=100.0,
+def weights(net):
+    """Copies of a stager's or a network's weights, by name."""
+    state = getattr(net, "module_", net).state_dict()
+    return {name: value.clone() for name, value in state.items()}
+
+
+def same(first, second):
+    """Whether two stagers, networks or sets of weights are equal, bit for bit."""
+    first, second = (x if isinstance(x, dict) else weights(x) for x in (first, second))
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
     )
-    return X, y
+
+
+class Stop(Callback):
+    """Counts passes, and stops the program in the batch after so many of them."""
+
+    after = None
+    passes = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training and self.after is not None and len(net.history) > self.after:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, net, **kwargs):
+        Stop.passes += 1
+
+
+def numbered(n_epochs=12, **changes):
+    """Build a pair whose every value and column tells its row."""
+    row = np.arange(n_epochs)
+    given = {
+        "target": np.tile(row[:, None, None], (1, 2, 5)).astype(np.float32),
+        "source": 1000 + np.tile(row[:, None, None], (1, 3, 7)).astype(np.float32),
+        "subject": [f"s{k // 4}" for k in row],
+        "recording": [f"night{k // 3}" for k in row],
+        "onset": 30.0 * row,
+        "sfreq": {"target": 5, "source": 7},
+        "ch_names": {"target": ["L", "R"], "source": ["C3", "C4", "O1"]},
+    }
+    return PairedEpochs(**{**given, **changes})

@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.edf import errors_naming
+from skleepkd.edf import errors_naming, first_onset, read_header
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import map_new
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, stage_of_text, to_scheme
@@ -129,8 +129,9 @@ def _cut(raw, channels, first, out):
     """Cut a recording's epochs, in microvolts; count those that it covers whole."""
     n_times = out.shape[2]
     n_covered = int(np.searchsorted(first + n_times, raw.n_times, side="right"))
+    picks = [raw.ch_names.index(name) for name in channels]  # "ecg" may be a type to MNE
     for row, start in enumerate(first[:n_covered]):
-        out[row] = 1e6 * raw.get_data(picks=channels, start=start, stop=start + n_times)
+        out[row] = 1e6 * raw.get_data(picks, start, start + n_times)
     return n_covered
 
 
@@ -260,6 +261,19 @@ def require_channels(recording, labels, wanted):
         raise ValueError(
             f"{recording} has no channel {', '.join(missing)}; it has {', '.join(labels)}. "
             "Choose others by channels=, or recordings by subjects=."
+        )
+
+
+def check_start(signals, stages):
+    """Refuse two files of a night, read whole, that do not begin at the same time."""
+    begun = {}
+    for path in (signals, stages):
+        late = round(first_onset(path))
+        begun[path] = read_header(path, whole=True).start + (f" + {late} s" if late else "")
+    if begun[signals] != begun[stages]:
+        raise ValueError(
+            f"{signals} begins at {begun[signals]}, {stages.name} at {begun[stages]}: do these "
+            "two files belong to each other?"
         )
 
 

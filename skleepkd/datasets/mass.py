@@ -11,7 +11,13 @@ import numpy as np
 from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text
+from skleepkd.stages import (
+    EPOCH_SECONDS,
+    scored_onsets,
+    scored_pieces,
+    stage_of_text,
+    stages_at,
+)
 
 #: The channels of Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
@@ -120,8 +126,9 @@ def load_mass(
     FileNotFoundError
         If a subset, a recording, or one of its two files is missing.
     ValueError
-        If a file is cut short or damaged, a channel is missing, epochs are not of 20 or
-        30 s or overlap, or the scoring ends more than 30 s after the recording.
+        If a file is cut short or damaged, a channel is missing, the two files of a night
+        do not begin at the same time, epochs are not of 20 or 30 s, different stages
+        overlap, or the scoring ends more than 30 s after the recording.
 
     Warns
     -----
@@ -183,7 +190,8 @@ def read_mass_night(root, number, *, sfreq=200.0):
     """Read the stages of one night, such as "01-01-0001"; onsets are those of its windows."""
     folder = Path(root) / f"SS{number[4]}_EDF"
     signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
-    header = read_header(signals, whole=True)
+    _loading.check_start(signals, stages)
+    header = read_header(signals)
     onset, y, epoch = _read_stages(stages)
     _loading.check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
     side = (EPOCH_SECONDS - epoch) / 2
@@ -231,19 +239,12 @@ def _read_stages(path):
             f"{typical:g} s."
         )
     _loading.warn_of_unknown(annotations.description, path)
-    # A duration that is not written is one epoch's.
-    n_epochs = np.where(durations > 0, (durations + _TOLERANCE) // epoch, 1).astype(int)
-    steps = np.concatenate([epoch * np.arange(n) for n in n_epochs])
-    onset = np.repeat(annotations.onset, n_epochs) + steps
-    codes = [stage_of_text(text) for text in annotations.description]
-    y = np.repeat([UNSCORED if code is None else code for code in codes], n_epochs)
-    overlap = np.flatnonzero(np.diff(onset) < epoch - _TOLERANCE)
-    if len(overlap):
-        raise ValueError(
-            f"{path}: epochs of {epoch:g} s overlap at {onset[overlap[0]]:.3f} and "
-            f"{onset[overlap[0] + 1]:.3f} s. Leave the recording out with subjects=."
-        )
-    return onset, y.astype(np.int64), epoch
+    # A duration that is not written is one epoch's, a text that is not known no stage.
+    annotations.duration = np.where(durations > 0, durations, epoch)
+    known = [stage_of_text(text) is not None for text in annotations.description]
+    annotations.description = np.where(known, annotations.description, "?")
+    onset = scored_onsets(scored_pieces(annotations, path), epoch)
+    return onset, stages_at(annotations, onset, epoch=epoch), epoch
 
 
 def _weights(name, labels, subset):

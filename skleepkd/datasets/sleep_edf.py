@@ -12,7 +12,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 
 from skleepkd.datasets import _loading
 from skleepkd.edf import open_edf, read_annotations, read_header
-from skleepkd.stages import EPOCH_SECONDS, stage_of_text, stages_at
+from skleepkd.stages import EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -205,12 +205,8 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
 def read_sleep_edf_night(folder, number, *, crop="in-bed"):
     """Read the stages of one night, such as "SC4001", of the part that is kept."""
     signals, stages = (_find_file(folder, number, kind) for kind in ("PSG", "Hypnogram"))
-    header, other = (read_header(path, whole=True) for path in (signals, stages))
-    if other.start != header.start:
-        raise ValueError(
-            f"{signals} begins at {header.start}, {stages.name} at {other.start}: do these "
-            "two files belong to each other?"
-        )
+    _loading.check_start(signals, stages)
+    header = read_header(signals)
     y = _read_stages(stages, header.n_records * header.seconds)
     first, stop = _part(y, number, header.start, crop)
     rows = np.arange(len(y))[first:stop]
@@ -249,12 +245,7 @@ def _read_stages(path, duration):
     if not len(annotations):
         raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
     ends = annotations.onset + annotations.duration
-    overlap = np.flatnonzero(annotations.onset[1:] < ends[:-1] - 1e-3)
-    if len(overlap):
-        raise ValueError(
-            f"{path}: stages overlap at {annotations.onset[overlap[0] + 1]:g} s. Leave the "
-            "subject out with subjects=."
-        )
+    scored_pieces(annotations, path)
     # "?" up to 24 hours after the start is how many of these files end.
     scored = [stage_of_text(text) >= 0 for text in annotations.description]
     _loading.check_end(max(ends[scored], default=0), duration, path)

@@ -199,20 +199,29 @@ def teacher_output(teacher, source, classes):
     return log_probabilities(probabilities, teacher.classes_, classes)
 
 
+def refuse_other_classes(given, wanted):
+    """Refuse a teacher of stages that the student lacks: its output would be of others."""
+    given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
+    strangers = [label for label in given if label not in wanted]
+    if strangers:
+        raise ValueError(
+            f"The teacher's classes are {given}; {strangers} are not among the student's, "
+            f"{wanted}. Give both the same classes=, or fit one to converted labels (codes are "
+            "never matched with names)."
+        )
+
+
 def log_probabilities(probabilities, given, wanted):
     """Logarithms of a teacher's probabilities, 0 for a class it lacks, by the student's classes."""
-    given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
-    if not set(given) & set(wanted):
-        raise ValueError(
-            f"Teacher and student have no class in common: {given} and {wanted}."
-        )
+    refuse_other_classes(given, wanted)
     output = np.full((len(probabilities), len(wanted)), -np.inf, dtype=np.float32)
     # Where a network is sure, float32 rounds the others to 0; a class that the teacher
     # knows is never impossible.
     tiny = np.finfo(np.float32).tiny
-    for column, label in enumerate(wanted):
-        if label in given:
-            output[:, column] = np.log(probabilities[:, given.index(label)].clip(min=tiny))
+    places = [
+        np.asarray(wanted).tolist().index(label) for label in np.asarray(given).tolist()
+    ]
+    output[:, places] = np.log(probabilities.clip(min=tiny))
     return output
 
 

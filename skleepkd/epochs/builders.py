@@ -1,38 +1,61 @@
 """Pairs out of MNE and braindecode objects: class methods of PairedEpochs, in microvolts."""
 
 import warnings
+from functools import wraps
 
 import numpy as np
 
-from skleepkd.edf import seconds_left_out
+from skleepkd.edf import seconds_late, seconds_left_out
+from skleepkd.epochs.channels import check_unit, pick_channels, to_microvolts
 from skleepkd.epochs.rows import Signal
-from skleepkd.stages import EPOCH_SECONDS, check_texts, stage_of_text
-
-#: EEG, EOG, EMG and ECG epochs spread over microvolts; a spread below this is volts.
-_VOLTS_BELOW = 5e-3
-#: A channel that spreads less than this (in volts) in an epoch is flat.
-FLAT_VOLTS = 1e-9
+from skleepkd.stages import (
+    EPOCH_SECONDS,
+    check_texts,
+    scored_onsets,
+    scored_pieces,
+    stage_of_text,
+)
 
 #: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
 _DATES_AGREE = 2.0
 
 
+def by_name(n_positional, line):
+    """Decorate a function whose further arguments go by name, with the line to write."""
+
+    def decorate(function):
+        @wraps(function)
+        def named(*args, **options):
+            if len(args) > n_positional:
+                raise TypeError(f"The two signals are given by name: {line}.")
+            return function(*args, **options)
+
+        return named
+
+    return decorate
+
+
 def from_mne(
-    cls, epochs, *, target, source=None, subject=None, recording=None, unit="auto"
+    cls, epochs, *, target=None, source=None, subject=None, recording=None, unit="auto"
 ):
     """Build a pair from one ``mne.Epochs`` that holds both modalities.
 
     Parameters
     ----------
-    epochs : mne.Epochs
-        Simultaneous channels. ``subject`` and ``recording`` columns of its metadata are
-        used where they exist. Bad epochs are left out, as ``epochs.drop_bad()`` does.
-    target, source : list of str
-        The channels of each modality.
+    epochs : mne.Epochs or list of mne.Epochs
+        Simultaneous channels; of a list, alike in all. ``subject`` and ``recording`` columns
+        of the metadata are used where they exist. Bad epochs are left out, as
+        ``epochs.drop_bad()`` does.
+    target, source : list of str, optional
+        The channels of each modality. Without a target all signals: all channels but
+        those of MNE's type "stim" or with names such as "hypnogram", "event" or "trigger".
     subject, recording : str or array-like of shape (n_epochs,), optional
         As in the constructor.
-    unit : {"auto", "V", "uV"}, default="auto"
-        What the signals are in; "auto" takes for volts what looks like volts.
+    unit : {"auto", "V", "uV"} or dict, default="auto"
+        What the signals are in. "auto" decides channel by channel, from its type, the unit
+        that its file states and its spread: volts become microvolts, what is no voltage
+        (SpO2, temperature, acceleration) stays. A dict says so of some channels, None
+        being no voltage: ``{"C3": "V", "SpO2": None}``.
 
     Returns
     -------
@@ -43,35 +66,50 @@ def from_mne(
     Raises
     ------
     ValueError
-        If a channel or the unit is unknown.
+        If a channel or a unit is unknown, or a voltage spreads neither as volts nor as
+        microvolts do.
+
+    Warns
+    -----
+    UserWarning
+        If channels are used that are marked as bad, or left out as no signals.
     """
-    if not epochs.preload:  # MNE does not know yet which epochs are bad
-        epochs = epochs.copy()
-        epochs.drop_bad(verbose="error")
-    ch_names = _picks(epochs.ch_names, target, source)
-    sfreq = epochs.info["sfreq"]
-    signals = {
-        modality: np.empty((len(epochs), len(names), len(epochs.times)), dtype=np.float32)
-        for modality, names in ch_names.items()
-    }
-    for start in range(0, len(epochs), 128):  # MNE computes in double precision
-        rows = slice(start, start + 128)
-        for modality, names in ch_names.items():
-            signals[modality][rows] = epochs.get_data(
-                picks=names, item=rows, copy=False, verbose="error"
-            )
-    metadata = {} if epochs.metadata is None else epochs.metadata
+    parts = epochs if isinstance(epochs, list | tuple) else [epochs]
+    # MNE does not know yet which epochs are bad where they are not loaded.
+    parts = [p if p.preload else p.copy().drop_bad(verbose="error") for p in parts]
+    first = parts[0]
+    if len({(*p.ch_names, p.info["sfreq"], len(p.times)) for p in parts}) > 1:
+        raise ValueError("The mne.Epochs differ in channels, sampling rates or lengths.")
+    check_unit(unit, first.ch_names)
+    ch_names = pick_channels(first, target, source)
+    signals = {}
+    for modality, names in ch_names.items():
+        shape = (sum(map(len, parts)), len(names), len(first.times))
+        signals[modality] = signal = np.empty(shape, dtype=np.float32)
+        numbers, row = [first.ch_names.index(name) for name in names], 0
+        for part in parts:
+            for start in range(0, len(part), 128):  # MNE computes in double precision
+                item = slice(start, min(start + 128, len(part)))
+                block = part.get_data(numbers, item=item, copy=False, verbose="error")
+                signal[row : row + len(block)] = block
+                row += len(block)
+        to_microvolts(signal, first, names, unit)
+    columns = {"subject": subject, "recording": recording}
+    for name, given in columns.items():
+        tables = [part.metadata for part in parts]
+        if given is None and all(table is not None and name in table for table in tables):
+            columns[name] = np.concatenate([table[name] for table in tables])
+    sfreq = first.info["sfreq"]
     return cls(
-        **{modality: to_microvolts(signal, unit) for modality, signal in signals.items()},
-        subject=metadata.get("subject") if subject is None else subject,
-        recording=metadata.get("recording") if recording is None else recording,
-        onset=epochs.events[:, 0] / sfreq + epochs.tmin,
+        **signals,
+        **columns,
+        onset=np.concatenate([part.events[:, 0] for part in parts]) / sfreq + first.tmin,
         sfreq=sfreq,
         ch_names=ch_names,
     )
 
 
-def from_windows(cls, dataset, *, target, source=None, unit="auto"):
+def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
     """Build a pair from a braindecode ``BaseConcatDataset`` of windows.
 
     Parameters
@@ -92,8 +130,8 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
     Raises
     ------
     ValueError
-        If there are no windows, their lengths or sampling rates differ, or a channel or
-        the unit is unknown.
+        If there are no windows, their lengths or sampling rates differ, a recording was
+        interrupted, paused or joined, or as :meth:`from_mne` does.
     """
     if not (len(dataset) and all(hasattr(part, "crop_inds") for part in dataset.datasets)):
         raise ValueError(
@@ -112,7 +150,10 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
             present = [
                 name for name, kind in zip(present, kinds, strict=True) if kind != "misc"
             ]
-        ch_names = _picks(present, target, source)
+        if hasattr(windows, "raw"):
+            seconds_left_out(mne_object)  # windows are not to reach over a gap
+        check_unit(unit, mne_object.ch_names)
+        ch_names = pick_channels(mne_object, target, source, present=present)
         if sfreq is None:
             sfreq, n_times = mne_object.info["sfreq"], windows[0][0].shape[-1]
             signals = {
@@ -124,11 +165,14 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
                 f"The recordings' sampling rates differ: {sfreq} and "
                 f"{mne_object.info['sfreq']} Hz. Resample them first."
             )
+        begin = row
         for window, _, where in (windows[i][:3] for i in range(len(windows))):
             for modality, names in ch_names.items():
                 signals[modality][row] = window[[present.index(name) for name in names]]
             onset.append(where[1] / sfreq)  # where[1] is the window's first sample
             row += 1
+        for modality, names in ch_names.items():
+            to_microvolts(signals[modality][begin:row], mne_object, names, unit)
         about = {} if windows.description is None else dict(windows.description)
         keys = ("subject", "session", "recording", "run")
         name = "-".join(str(about[key]) for key in keys if key in about)
@@ -137,7 +181,7 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
         subject += [about.get("subject")] * len(windows)
         recording += [name] * len(windows)
     return cls(
-        **{modality: to_microvolts(signal, unit) for modality, signal in signals.items()},
+        **signals,
         subject=None if None in subject else list(map(str, subject)),
         recording=recording,
         onset=onset,
@@ -146,16 +190,17 @@ def from_windows(cls, dataset, *, target, source=None, unit="auto"):
     )
 
 
+@by_name(1, "from_raws(target_raw=wearable, source_raw=psg, annotations=annotations)")
 def from_raws(
     cls,
-    source_raw,
-    target_raw,
-    annotations,
     *,
+    target_raw,
+    source_raw,
+    annotations,
     offset=0.0,
     drift=0.0,
-    source=None,
     target=None,
+    source=None,
     subject=None,
     recording=None,
     unit="auto",
@@ -165,17 +210,18 @@ def from_raws(
 
     Parameters
     ----------
-    source_raw, target_raw : mne.io.Raw
-        The polysomnography and the wearable.
+    target_raw, source_raw : mne.io.Raw
+        The wearable and the polysomnography.
     annotations : mne.Annotations
         Scored stages, in seconds from the start of ``source_raw``. Each makes as many
-        rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``.
+        rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``;
+        where stages are scored every 5 or 20 s, each stretch of them does.
     offset : float, default=0.0
         Seconds from the source's start to the target's; negative where that came first.
     drift : float, default=0.0
         Seconds that the target's clock gains in a second of the source's clock.
-    source, target : list of str, optional
-        Channels; all of them by default.
+    target, source : list of str, optional
+        Channels; all signals by default, as for :meth:`from_mne`.
     subject, recording, unit
         As for :meth:`from_mne`.
     epoch : float, default=30.0
@@ -191,36 +237,48 @@ def from_raws(
     Raises
     ------
     ValueError
-        If the annotations hold no stage or count from another moment than the start of
-        ``source_raw``, a recording was interrupted (EDF+D), no epoch is covered by both, or
-        a channel or the unit is unknown.
+        If the annotations hold no stage, different ones that overlap, or count from another
+        moment than the start of ``source_raw``; a recording was interrupted (EDF+D), paused
+        or joined; no epoch is covered by both; or as :meth:`from_mne` does.
     TypeError
-        If the recordings or the annotations are of another kind.
+        If the recordings or the annotations are of another kind, or not given by name.
 
     Warns
     -----
     UserWarning
-        If the offset is not what the recordings' dates say, or long annotations are no
-        known stage.
+        If the offset is not what the recordings' dates say, a file begins later than its
+        header says, long annotations are no known stage, or as :meth:`from_mne` does.
     """
     raws = {"target": target_raw, "source": source_raw}
     _check_kinds(raws, annotations)
-    # Seconds from its measurement date to its first sample.
+    # Seconds from the moment that annotations count from to its first sample.
     lead = {
         modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
     }
+    late = {"target": seconds_late(target_raw, 4), "source": seconds_late(source_raw, 4)}
     dates = [raw.info["meas_date"] for raw in raws.values()]
     if None not in dates:
-        began = (dates[0] - dates[1]).total_seconds() + lead["target"] - lead["source"]
+        began = {name: lead[name] + late[name] for name in raws}
+        began = (dates[0] - dates[1]).total_seconds() + began["target"] - began["source"]
         if abs(began - offset) > _DATES_AGREE:
             warnings.warn(
                 f"By the recordings' dates the target began {began:+.10g} s after the source; "
                 f"given offset={offset:g}. Give offset={began:.10g}, or take out a date that "
                 "is wrong: raw.set_meas_date(None).",
-                stacklevel=2,
+                stacklevel=3,
             )
-    check_texts(annotations, epoch=epoch)
-    onset = _scored_onsets(annotations, source_raw, lead["source"], epoch)
+    check_texts(annotations, epoch=epoch, stacklevel=4)
+    _check_clock(annotations, source_raw, lead["source"])
+    onset = scored_onsets(scored_pieces(annotations), epoch)
+    if not len(onset):
+        columns = zip(annotations.duration, annotations.description, strict=True)
+        lasts = [duration for duration, text in columns if stage_of_text(text) is not None]
+        found = ", ".join(f"{duration:g}" for duration in sorted(set(lasts))[-5:])
+        raise ValueError(
+            f"The annotations hold no sleep stage of at least one epoch ({epoch:g} s): "
+            f"{len(lasts)} of {len(annotations)} are stages, which last {found or 'no'} s. "
+            "Give mne.Annotations the durations of stages, or epoch= another length."
+        )
     seconds = {"target": (onset - offset) * (1 + drift), "source": onset}
     first, length, covered = {}, {}, np.ones(len(onset), dtype=bool)
     for modality, raw in raws.items():
@@ -237,16 +295,17 @@ def from_raws(
             f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({last}, offset "
             f"{offset:g} s). Check the offset's sign and the annotations' clock."
         )
+    check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])
     signals, ch_names = {}, {}
     for (modality, raw), wanted in zip(raws.items(), (target, source), strict=True):
-        wanted = raw.ch_names if wanted is None else wanted
-        names = ch_names[modality] = _picks(raw.ch_names, wanted)["target"]
+        names = pick_channels(raw, wanted, stacklevel=4)["target"]
+        numbers = [raw.ch_names.index(name) for name in names]
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
-            stop = start + length[modality]
-            signal[row] = raw.get_data(picks=names, start=start, stop=stop)
+            signal[row] = raw.get_data(numbers, start, start + length[modality])
+        to_microvolts(signal, raw, names, unit)
         # As a signal: its length is what the user has chosen, and is not checked.
-        signals[modality] = Signal(to_microvolts(signal, unit))
+        signals[modality], ch_names[modality] = Signal(signal), names
     return cls(
         **signals,
         subject=subject,
@@ -255,23 +314,6 @@ def from_raws(
         sfreq={modality: raw.info["sfreq"] for modality, raw in raws.items()},
         ch_names=ch_names,
     )
-
-
-def to_microvolts(array, unit):
-    """Scale epochs of floats in place to microvolts; "auto" takes for volts what looks so."""
-    if unit not in ("auto", "V", "uV"):
-        raise ValueError(f"unit is 'auto', 'V' or 'uV'; given {unit!r}.")
-    # Epoch by epoch: the deviation of a whole cohort would need its memory once more.
-    if unit == "V" or (unit == "auto" and in_volts([epoch.std(axis=1) for epoch in array])):
-        array *= 1e6
-    return array
-
-
-def in_volts(spread):
-    """Tell volts from microvolts by the spreads of epochs and channels that are not flat."""
-    spread = np.asarray(spread)
-    spread = spread[spread > 0]
-    return bool(len(spread)) and bool(np.median(spread) < _VOLTS_BELOW)
 
 
 def _check_kinds(raws, annotations):
@@ -290,51 +332,32 @@ def _check_kinds(raws, annotations):
         )
 
 
-def _scored_onsets(annotations, raw, lead, epoch):
-    """Onsets of the whole epochs inside the annotated stages, in seconds and in order."""
-    if annotations.orig_time is not None and raw.info["meas_date"] is not None:
+def _check_clock(annotations, raw, lead):
+    """Refuse annotations that count from another moment than a recording's first sample."""
+    if None not in (annotations.orig_time, raw.info["meas_date"]):
         # MNE's annotations of a cropped recording count from before the crop.
         ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds() - lead
-        if abs(ahead) > 0.5 / raw.info["sfreq"]:
-            raise ValueError(
-                f"The annotations count from {annotations.orig_time}, {ahead:+g} s after the "
-                "first sample of source_raw. Count them from that sample: mne.Annotations("
-                f"a.onset {ahead:+.10g}, a.duration, a.description), a being the annotations."
+    else:  # as the recording's own annotations tell, which count from before a crop too
+        own, given = (
+            {
+                (round(float(at), 3), text)
+                for at, text in zip(a.onset, a.description, strict=True)
+            }
+            for a in (raw.annotations, annotations)
+        )
+        shifted = {(round(at + lead, 3), text) for at, text in given}
+        ahead = -lead if len(own & given) > len(own & shifted) else 0.0
+        if lead and not own & (given | shifted):
+            warnings.warn(
+                f"source_raw begins {lead:g} s into its recording; annotations without a date "
+                "are taken to count from there. If they do not: mne.Annotations("
+                f"a.onset - {lead:.10g}, a.duration, a.description), a being the annotations.",
+                stacklevel=4,
             )
-    columns = (annotations.onset, annotations.duration, annotations.description)
-    stages = [
-        (start, duration)
-        for start, duration, text in zip(*columns, strict=True)
-        if stage_of_text(text) is not None
-    ]
-    onset = [
-        start + k * epoch
-        for start, duration in stages
-        for k in range(int((duration + 1e-3) // epoch))
-    ]
-    if not onset:
-        found = ", ".join(
-            f"{duration:g}" for duration in sorted({d for _, d in stages})[-5:]
-        )
+    if abs(ahead) > 0.5 / raw.info["sfreq"]:
         raise ValueError(
-            f"The annotations hold no sleep stage of at least one epoch ({epoch:g} s): "
-            f"{len(stages)} of {len(annotations)} are stages, which last {found or 'no'} s. "
-            "Give mne.Annotations the durations of stages, or epoch= another length."
+            f"The annotations count from {annotations.orig_time or 'before the crop'}, "
+            f"{ahead:+g} s after the first sample of source_raw. Count them from that sample: "
+            f"mne.Annotations(a.onset {ahead:+.10g}, a.duration, a.description), a being the "
+            "annotations."
         )
-    return np.unique(onset)
-
-
-def _picks(ch_names, target, source=None):
-    """Names of the wanted channels by modality, each of them present."""
-    wanted = {"target": target, "source": source}
-    picks = {
-        modality: [names] if isinstance(names, str) else list(names)
-        for modality, names in wanted.items()
-        if names is not None
-    }
-    missing = sorted({name for names in picks.values() for name in names} - set(ch_names))
-    if missing:
-        raise ValueError(
-            f"No channel named {', '.join(missing)}; the recording has {', '.join(ch_names)}."
-        )
-    return picks

@@ -4,14 +4,17 @@ import warnings
 
 import numpy as np
 from sklearn.utils import column_or_1d
+from skorch.utils import is_dataset
 
-from skleepkd.epochs.builders import FLAT_VOLTS, in_volts
+from skleepkd.epochs.channels import FLAT_VOLTS, VOLTS_BELOW
 from skleepkd.epochs.paired import PairedEpochs
 from skleepkd.epochs.rows import numbers_of
-from skleepkd.stages import UNSCORED, is_unscored
+from skleepkd.stages import UNSCORED, check_present, is_unscored
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
-SAMPLED_EPOCHS = 512
+SAMPLED_EPOCHS = 256
+#: How many times more or less a channel may spread than where a stager was fitted.
+_SPREAD_AGREES = 5
 
 
 def training_input(X, y, X_source=None, groups=None, *, source_for=None):
@@ -38,9 +41,11 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
     return pair, y
 
 
-def predicted_input(X, epoch_shape, ch_names, sfreq):
+def predicted_input(X, stager):
     """Take what a stager predicts as a checked pair, alike to what it was fitted to."""
     pair = as_pair(X)
+    epoch_shape, ch_names = stager.epoch_shape_, stager.ch_names_
+    sfreq = stager.signal_.get("sfreq")
     fitted, given = (
         f"{shape[0]} channel(s) and {', '.join(map(str, shape[1:]))} samples"
         for shape in (epoch_shape, pair.shape[1:])
@@ -66,7 +71,26 @@ def predicted_input(X, epoch_shape, ch_names, sfreq):
     if not len(pair):
         raise ValueError("X holds no epochs.")
     check_signal(pair, "target")
+    spreads = zip(stager.spread_ or (), typical_spread(pair) or (), strict=True)
+    for number, (fitted, given) in enumerate(spreads):
+        if fitted and given and not 1 / _SPREAD_AGREES <= given / fitted <= _SPREAD_AGREES:
+            warnings.warn(
+                f"Channel {names[number] if names else number} spreads over {given:.2g} in an "
+                f"epoch; over {fitted:.2g} where this stager was fitted. Is it in microvolts, of "
+                "the same derivation, filtered and scaled alike?",
+                stacklevel=4,
+            )
     return pair
+
+
+def typical_spread(pair):
+    """Median deviation of some epochs by channel, None where flat; None of spectrograms."""
+    if pair.ndim != 3:
+        return None
+    sample = np.arange(0, len(pair), max(1, len(pair) // 64))
+    spread = pair.read("target", sample).std(axis=2)  # (n_sampled, n_channels)
+    found = [column[column >= 1e6 * FLAT_VOLTS] for column in spread.T]
+    return [float(np.median(column)) if len(column) else None for column in found]
 
 
 def as_pair(X, X_source=None, groups=None):
@@ -83,7 +107,7 @@ def as_pair(X, X_source=None, groups=None):
         pair = pair.replace(source=source)
         pair = _with_subjects(pair, source.subject, "X_source")
     if groups is not None:
-        groups = np.asarray(groups)
+        groups = check_present(groups, "groups")
         if groups.shape != (len(pair),):
             raise ValueError(
                 f"groups names the subject of each epoch: expected shape ({len(pair)},), "
@@ -95,11 +119,20 @@ def as_pair(X, X_source=None, groups=None):
 def _one(X, name):
     if isinstance(X, PairedEpochs):
         return X
-    if hasattr(X, "get_data") and hasattr(X, "events"):
-        return PairedEpochs.from_mne(X, target=X.ch_names)
+    # scikit-learn slices mne.Epochs into a list of them.
+    first = X[0] if isinstance(X, list | tuple) and len(X) else X
+    if hasattr(first, "get_data") and hasattr(first, "events"):
+        return PairedEpochs.from_mne(X)
+    if hasattr(X, "get_metadata") and hasattr(X, "datasets"):  # of braindecode
+        return PairedEpochs.from_windows(X)
     X = numbers_of(X, name)
     # (n_epochs, n_times) -> (n_epochs, 1, n_times)
     return PairedEpochs(X[:, None] if X.ndim == 2 else X)
+
+
+def is_ready(X):
+    """Whether X is a data set of batches, which is not checked; braindecode's has a reading."""
+    return is_dataset(X) and not hasattr(X, "get_metadata")
 
 
 def _with_subjects(pair, subjects, name):
@@ -129,6 +162,8 @@ def check_labels(y, n_epochs):
             "A stager requires y to be passed, but the target y is None; give the stage of "
             "each epoch, -1 or '?' where unscored."
         )
+    if np.ma.is_masked(y):
+        raise ValueError("y has masked values; unscored epochs are -1: y.filled(-1).")
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
@@ -192,7 +227,8 @@ def check_signal(pair, modality, name=None):
         return
     sample = np.arange(0, n_epochs, max(1, n_epochs // SAMPLED_EPOCHS))
     spread = pair.read(modality, sample).std(axis=2)  # (n_sampled, n_channels)
-    if in_volts(spread.ravel()):
+    moving = spread[spread > 0]
+    if len(moving) and np.median(moving) < VOLTS_BELOW:
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch {np.median(spread):.2g}); "
             "microvolts are expected. Multiply by 1e6, or use PairedEpochs.from_mne."
@@ -206,7 +242,7 @@ def check_signal(pair, modality, name=None):
         which = ", ".join(str(known[k] if known else k) for k in flat)
         warnings.warn(
             f"The {name} has no signal in channel {which}: it is flat in all of "
-            f"{n_epochs} epochs. Was the electrode connected?",
+            f"{n_epochs} epochs, or in volts. Was the electrode connected?",
             stacklevel=5,
         )
 

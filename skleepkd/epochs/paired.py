@@ -17,7 +17,7 @@ from skleepkd.epochs.rows import (
     row_key,
     write_folder,
 )
-from skleepkd.stages import EPOCH_SECONDS
+from skleepkd.stages import EPOCH_SECONDS, as_seconds, check_present
 
 _MODALITIES = ("target", "source")
 
@@ -38,8 +38,8 @@ class PairedEpochs:
         The teacher's signal (polysomnography) of the same epochs, in microvolts.
     subject, recording : str, int or array-like of shape (n_epochs,), optional
         The subject and the night. One value serves all rows.
-    onset : array-like of float, shape (n_epochs,), optional
-        Seconds from the recording's start.
+    onset : array-like of shape (n_epochs,), optional
+        Seconds from the recording's start, as numbers or durations (timedelta64).
     sfreq : float or dict, optional
         Sampling rate in hertz, one for both or ``{"target": ..., "source": ...}``.
     ch_names : list of str or dict, optional
@@ -48,8 +48,11 @@ class PairedEpochs:
     Raises
     ------
     ValueError
-        If the lengths differ, an array has fewer than three axes or holds no numbers,
-        or a column has missing values. Epochs that do not last 30 s are a warning.
+        If the lengths differ, an array has fewer than three axes, more channels than
+        samples (above 32), masked values or no numbers, a column has missing values (also
+        as text, "nan"), or onsets are dates. Epochs that do not last 30 s are a warning.
+    TypeError
+        If the source is not given by name.
 
     Examples
     --------
@@ -62,11 +65,12 @@ class PairedEpochs:
     (2, 2, 6)
     """
 
+    @_builders.by_name(2, "PairedEpochs(target, source=source)")
     def __init__(
         self,
         target,
-        source=None,
         *,
+        source=None,
         subject=None,
         recording=None,
         onset=None,
@@ -359,14 +363,11 @@ def _as_signal(values, name):
 
 
 def _as_column(values, name, n_epochs):
-    column = np.asarray(values)
-    if column.dtype.kind in "OTf":
-        if any(value is None or value != value for value in column.ravel()):
-            raise ValueError(f"{name} has missing values.")
-        if column.dtype.kind != "f":  # text as pandas keeps it
-            column = column.astype(str)
+    column = check_present(values, name)
     if name == "onset":
-        column = column.astype(float)
+        column = as_seconds(column)
+    elif column.dtype.kind in "OT":  # text as pandas keeps it
+        column = column.astype(str)
     if column.ndim == 0:
         column = np.full(n_epochs, column)
     if column.shape != (n_epochs,):
@@ -396,7 +397,7 @@ def _check_length(shape, sfreq, modality):
         f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
         f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
         f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -20,6 +20,9 @@ BLOCK_BYTES = 16 * 2**20
 #: half-written has none, or still the one of the pair that lay there before.
 _ABOUT = "pair.json"
 
+#: With more channels than this, and than samples, two axes are exchanged.
+_MOST_CHANNELS = 32
+
 
 class Signal:
     """Epochs of one modality: a base array, never written to, and the numbers of some rows."""
@@ -133,6 +136,30 @@ def numbers_of(values, name):
             f"{wrong} of arrays of epochs. Two signals: PairedEpochs(target, source=source). "
             "Nights: np.concatenate(X), of pairs PairedEpochs.concatenate(X)."
         )
+    if isinstance(values, dict):
+        raise ValueError(f"{wrong}. Of a target and a source make PairedEpochs(**X).")
+    # Of lists, and of data sets of torch, NumPy would make arrays of one axis more.
+    is_list = hasattr(values, "__getitem__") and not hasattr(values, "__array__")
+    first = values[0] if is_list and not isinstance(values, str) and len(values) else None
+    if isinstance(first, np.ma.MaskedArray):
+        values = np.ma.stack(values)
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"The {name} has masked values. Leave such epochs out: "
+                "keep = ~np.ma.getmaskarray(X).any(axis=(1, 2)); X.data[keep], y[keep]."
+            )
+        values = values.data
+    if isinstance(first, tuple) and first and hasattr(first[0], "shape"):
+        raise ValueError(
+            f"{wrong} of tuples. Make a pair of braindecode's windows before they are sliced, "
+            "PairedEpochs.from_windows(dataset), or of arrays, PairedEpochs(target, source=...)."
+        )
+    if getattr(first, "ndim", 0) >= 3:
+        raise ValueError(
+            f"{wrong} of arrays of epochs. Two signals: PairedEpochs(target, source=source). "
+            "Nights: np.concatenate(X), of pairs PairedEpochs.concatenate(X)."
+        )
     try:
         array = np.asanyarray(values)
         if array.dtype == object and array.ndim > 1:
@@ -162,6 +189,11 @@ def as_signal(values, name):
         raise ValueError(
             f"The {name} must have the shape (n_epochs, n_channels, n_times); given "
             f"{array.shape}. Reshape your data; a single epoch is X[None]."
+        )
+    if array.ndim == 3 and array.shape[1] > max(array.shape[2], _MOST_CHANNELS):
+        raise ValueError(
+            f"The axes of the {name} are (n_epochs, n_channels, n_times); given {array.shape}, "
+            "which would be more channels than samples. Exchange them: X.swapaxes(1, 2)."
         )
     return Signal(array)
 

@@ -1,9 +1,17 @@
 """How the weights are chosen: after each pass, or every few training steps."""
 
 import copy
+from functools import partial
 
+import numpy as np
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import get_scorer
+from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
+from skorch.callbacks.scoring import ScoringBase
+
+from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
 
 class BestWeights(Callback):
@@ -207,3 +215,40 @@ def kappa_of_confusion(confusion):
     chance = float(table.sum(0) @ table.sum(1)) / float(total) ** 2
     agreement = float(table.trace() / total)
     return (agreement - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+def score_by_labels(callbacks):
+    """Let skorch's scoring callbacks, which hold codes against labels, judge scored epochs."""
+    for _, callback in callbacks:
+        if isinstance(callback, ScoringBase):
+            callback.scoring_ = partial(_score_labels, scoring=callback.scoring_)
+
+
+def _score_labels(net, X, y, scoring):
+    if y is None:  # skorch's cache is off
+        y = np.concatenate([batch[1] for batch in net.get_iterator(X)])
+    codes = np.ravel(y)  # of windows, (windows, length) -> (windows * length,)
+    scored = codes >= 0
+    if callable(scoring) and not hasattr(scoring, "_score_func"):  # the user's own
+        unscored = UNSCORED_NAME if net.classes_.dtype.kind == "U" else UNSCORED
+        return scoring(net, X, np.where(scored, net.classes_[codes], unscored))
+    scorer = get_scorer("accuracy" if scoring is None else scoring)
+    return scorer(_ScoredEpochs(net, scored), X, net.classes_[codes[scored]])
+
+
+class _ScoredEpochs(ClassifierMixin, BaseEstimator):
+    """A stager as scorers see it, which predicts the scored epochs alone."""
+
+    def __init__(self, net, scored):
+        self.net = net
+        self.scored = scored
+        self.classes_ = net.classes_
+
+    def predict_proba(self, X):
+        probabilities = NeuralNetClassifier.predict_proba(self.net, X)  # past the door
+        # (windows, n_classes, length) -> (windows * length, n_classes)
+        probabilities = np.moveaxis(probabilities, 1, -1)
+        return probabilities.reshape(-1, len(self.classes_))[self.scored]
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]

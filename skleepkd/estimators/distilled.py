@@ -25,6 +25,8 @@ from skleepkd.distillation.teacher import (
     TeacherInFold,
     check_given,
     final_stager,
+    is_frozen,
+    refuse_other_classes,
     set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
@@ -308,12 +310,15 @@ class DistilledSleepStager(SleepStager):
         if self.teacher is None:
             self.teacher_ = None
             return None
-        params = self.strategy_.teacher_params(self, self._find_classes(y))
+        classes = self._find_classes(y)
+        params = self.strategy_.teacher_params(self, classes)
         held_out = tuple(self.held_out_.tolist())
         teacher = TeacherInFold(
             self.teacher, pair.source_epochs, y, held_out, seed, self.checkpoint, **params
         )
         self.teacher_ = teacher.estimator
+        if is_frozen(self.teacher) and self.alpha:
+            refuse_other_classes(self.teacher.classes_, classes)
         return teacher
 
     def _select_rows(self, pair, y, scored):

@@ -15,37 +15,39 @@ from skleepkd.stages import (
     left_unscored,
     scheme_names,
     stage_of_text,
+    warn_of_shift,
 )
 
 #: Below this many subjects, "auto" holds nobody out: to choose a pass on one or two
 #: subjects is mostly noise.
 SUBJECTS_FOR_AUTO = 10
 
+#: The line that converts words for stages.
+_CONVERT = "np.array([skleepkd.stages.stage_of_text(text) for text in y])"
+
 
 def find_classes(classes, y):
-    """Labels of the network's outputs: those of ``y``, of a scheme, or a list."""
+    """Labels of the network's outputs, sorted: those of ``y``, of a scheme, or a list."""
     seen = np.unique(y[~left_unscored(y, classes)])
+    names = y.dtype.kind == "U"
     if classes is None:
         found = seen
-        if UNSCORED in found.tolist():
-            warnings.warn(
-                "The labels -1 and 1 are taken for two classes. Where -1 means unscored, "
-                "only stage 1 is in y: name the stages, classes='aasm'.",
-                stacklevel=6,
-            )
-        if y.dtype.kind == "U":
-            _check_spelling(y, found)
+        if names:
+            _check_names(y, found)
+        else:
+            _check_codes(found)
     elif isinstance(classes, str):
-        names = scheme_names(classes)
-        found = np.array(names) if y.dtype.kind in "US" else np.arange(len(names))
+        stages = scheme_names(classes)
+        found = np.sort(stages) if names else np.arange(len(stages))
+        warn_of_shift(seen, len(stages))
     else:
-        found = np.asarray(classes)
+        found = np.sort(np.asarray(classes))
     unknown = [str(label) for label in seen if label not in found]
     if unknown:
         raise ValueError(
             f"Unknown stage {', '.join(unknown)} in y; the classes are "
             f"{', '.join(map(str, found))}. Mend the spelling, write '?' where nobody scored, "
-            "convert other texts ([skleepkd.stages.stage_of_text(text) for text in y]) or codes "
+            f"convert other texts ({_CONVERT}) or codes "
             "(skleepkd.stages.to_scheme), name another scheme, or list all: classes=[...]."
         )
     if len(np.unique(found)) < len(found) or left_unscored(found).any():
@@ -58,22 +60,38 @@ def find_classes(classes, y):
     return found
 
 
-def _check_spelling(y, names):
-    """Find slips where names alone tell the classes: each would be a class of its own."""
+def _check_codes(found):
+    """Warn of codes that are those of no scheme: nothing says which stages they are."""
+    if UNSCORED in found:
+        warnings.warn(
+            "The labels -1 and 1 are taken for two classes. Where -1 means unscored, "
+            "only stage 1 is in y: name the stages, classes='aasm'.",
+            stacklevel=7,
+        )
+    elif len(found) > 5 or not np.array_equal(found, range(len(found))):
+        warnings.warn(
+            f"y holds the codes {', '.join(map(str, found))}, learned as they come. If they are "
+            "AASM stages (0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 unscored), convert the others and "
+            "give classes='aasm'; if not, list them: classes=[...].",
+            stacklevel=7,
+        )
+
+
+def _check_names(y, names):
+    """Refuse words for stages that are not their scheme's names; warn of strangers beside."""
     scheme = max(SCHEMES, key=lambda scheme: np.isin(names, SCHEMES[scheme]).sum())
     known = np.isin(names, SCHEMES[scheme])
-    stages = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
+    spelt = {name.casefold(): name for name in SCHEMES[scheme]} if known.any() else {}
     others = names[~known].tolist()
-    slips = []
-    for name in others:
-        unscored = stage_of_text(name) == UNSCORED
-        stage = UNSCORED_NAME if unscored else stages.get(name.strip().casefold())
-        if stage is not None:
-            slips.append(f"{name!r} instead of {stage!r}")
+    meant = {name: spelt.get(name.strip().casefold(), _name_of(name)) for name in others}
+    slips = [f"{name!r} instead of {stage!r}" for name, stage in meant.items() if stage]
+    if "0" in others and slips:
+        slips = ["codes as text"]
     if slips:
         raise ValueError(
-            f"y holds {', '.join(slips)}. Mend the spelling; if these are classes of "
-            "their own, list all labels: classes=[...]."
+            f"y holds {', '.join(slips)}. Mend the spelling, or convert all to codes: "
+            f"y.astype(int) of digits, {_CONVERT} of words. If these are classes of their own, "
+            "list all labels: classes=[...]."
         )
     # One name alone may be shared by chance: "W" and "S" are wake and sleep.
     if others and known.sum() > 1:
@@ -86,10 +104,17 @@ def _check_spelling(y, names):
         )
 
 
+def _name_of(text):
+    """Name the stage, or "?", that a text of annotations means; None where it means none."""
+    code = stage_of_text(text)
+    if code is None:
+        return None
+    return UNSCORED_NAME if code == UNSCORED else SCHEMES["aasm"][code]
+
+
 def encode(y, classes):
     """Codes of labels, their places among ``classes``, or -1 where they are no class."""
-    order = np.argsort(classes)
-    codes = order[np.searchsorted(classes, y, sorter=order).clip(max=len(classes) - 1)]
+    codes = np.searchsorted(classes, y).clip(max=len(classes) - 1)
     codes[~np.isin(y, classes)] = UNSCORED
     return codes
 

@@ -8,14 +8,20 @@ import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
-from skorch.utils import is_dataset
 
 from skleepkd.distillation.leakage import seen_epochs, warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
-from skleepkd.epochs.checks import check_labels, predicted_input, training_input
-from skleepkd.estimators import batches, foreign, labels, outputs, parameters, passes
-from skleepkd.estimators.callbacks import BestWeights, check_monitors
+from skleepkd.epochs import checks
+from skleepkd.estimators import (
+    batches,
+    callbacks,
+    foreign,
+    labels,
+    outputs,
+    parameters,
+    passes,
+)
 from skleepkd.networks.build import build_network, input_spec
 from skleepkd.stages import is_unscored, left_unscored
 
@@ -38,9 +44,9 @@ class SleepStager(NeuralNetClassifier):
         braindecode's ("USleep", ...), a class or a factory. ``n_chans``, ``n_times``,
         ``n_outputs`` and ``sfreq`` (hertz) are taken from the data.
     classes : None, {"aasm", "wldr", "wnr"} or array-like, default=None
-        The columns of ``predict_proba``: None for the labels that ``y`` holds; a
-        scheme or a list fixes them, so that a fold without N1 keeps five columns.
-        Labels are never mapped (``skleepkd.stages.to_scheme`` does).
+        The stages: None for the labels that ``y`` holds; a scheme or a list fixes them,
+        so that a fold without N1 keeps five columns. Labels are never mapped
+        (``skleepkd.stages.to_scheme`` does).
     class_weight : None, "balanced" or dict, default=None
         Weights of the classes in the cross-entropy.
     sequence_length : int, default=1
@@ -86,11 +92,13 @@ class SleepStager(NeuralNetClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, in the order of the columns of ``predict_proba``.
+        Labels in sorted order, that of the columns of ``predict_proba``.
     held_out_ : ndarray
         Subjects that chose the weights.
     fitted_on_ : dict
         "subject" and "recording": what ``fit`` was given, None where not known.
+    spread_ : list of float or None
+        How far each channel spreads in an epoch, in microvolts; None of spectrograms.
     seen_epochs_ : ndarray of uint32 or None
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
@@ -247,7 +255,7 @@ class SleepStager(NeuralNetClassifier):
             fitted on, other than the very epochs that ``fit`` was given.
         """
         self.check_is_fitted()
-        if is_dataset(X):
+        if checks.is_ready(X):
             return super().predict_proba(X)
         return self.predict_pair(self.check_predicted(X))
 
@@ -280,7 +288,7 @@ class SleepStager(NeuralNetClassifier):
         float
         """
         predicted = self.predict(X)
-        y = check_labels(y, len(predicted))
+        y = checks.check_labels(y, len(predicted))
         scored = ~is_unscored(y) | np.isin(y, self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
@@ -308,7 +316,7 @@ class SleepStager(NeuralNetClassifier):
     def _fit(self, X, y, X_source=None, groups=None, go_on=False):
         go_on = (go_on or self.warm_start) and self.initialized_
         source_for = self._check_parameters(go_on)
-        pair, y = training_input(X, y, X_source, groups, source_for=source_for)
+        pair, y = checks.training_input(X, y, X_source, groups, source_for=source_for)
         return self.end_fit(self.begin_fit(pair, y, go_on))
 
     def _check_parameters(self, go_on):
@@ -341,7 +349,7 @@ class SleepStager(NeuralNetClassifier):
         if not go_on:
             with random:
                 self.initialize()
-        check_monitors(self)
+        callbacks.check_monitors(self)
         outputs.check_network(self)
         return SimpleNamespace(pair=pair, codes=codes, random=random, source=source)
 
@@ -386,6 +394,7 @@ class SleepStager(NeuralNetClassifier):
         self.class_weight_ = labels.class_weights(weight, codes[training], classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
+        self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
 
@@ -399,9 +408,7 @@ class SleepStager(NeuralNetClassifier):
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
-        pair = predicted_input(
-            X, self.epoch_shape_, self.ch_names_, self.signal_.get("sfreq")
-        )
+        pair = checks.predicted_input(X, self)
         warn_of_leakage(pair, self)
         return pair
 
@@ -458,7 +465,7 @@ class SleepStager(NeuralNetClassifier):
 
     def get_dataset(self, X, y=None):
         """Make the data set of what skorch was given."""
-        return X if is_dataset(X) else self.make_dataset(self.check_predicted(X), y)
+        return X if checks.is_ready(X) else self.make_dataset(self.check_predicted(X), y)
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """Split by subject where subjects are held out, else as ``train_split`` says."""
@@ -503,7 +510,13 @@ class SleepStager(NeuralNetClassifier):
     @property
     def _default_callbacks(self):
         *others, print_log = (c for c in super()._default_callbacks if c[0] != "valid_acc")
-        return [*others, ("best_weights", BestWeights()), print_log]
+        return [*others, ("best_weights", callbacks.BestWeights()), print_log]
+
+    def initialize_callbacks(self):
+        """Initialise the callbacks; skorch's scores are to compare labels."""
+        super().initialize_callbacks()
+        callbacks.score_by_labels(self.callbacks_)
+        return self
 
     def trained_nets(self):
         """Nets that are trained together."""

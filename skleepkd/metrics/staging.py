@@ -5,7 +5,14 @@ from sklearn.metrics import confusion_matrix, make_scorer
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
-from skleepkd.stages import is_unscored, stage_codes, stage_labels
+from skleepkd.stages import (
+    check_present,
+    column_labels,
+    is_unscored,
+    stage_codes,
+    stage_labels,
+    warn_of_shift,
+)
 
 _BY_STAGE = ("f1", "sensitivity", "specificity")
 
@@ -94,6 +101,8 @@ def staging_report(y_true, y_pred, groups=None, classes="aasm"):
     0.6
     """
     y_true, y_pred, groups = _scored(y_true, y_pred, groups)
+    if isinstance(classes, str):
+        warn_of_shift(np.unique(y_true), len(stage_labels(classes)), "y_true")
     pooled = _scores(y_true, y_pred, classes)
     per_subject, mean, interval = {}, {}, {}
     if groups is not None:
@@ -121,7 +130,8 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     proba : array-like of shape (n_epochs, n_classes)
         What ``predict_proba`` returns. Unscored epochs may have NaN.
     classes : {"aasm", "wldr", "wnr"} or list, default="aasm"
-        The stages of the columns: a scheme's name, or the labels (``stager.classes_``).
+        The stages of the columns, which are in the order of ``stager.classes_``: a scheme's
+        name (of names in ``y_true``, the alphabetical order), or the sorted labels.
     n_bins : int, default=15
 
     Returns
@@ -152,12 +162,12 @@ def expected_calibration_error(y_true, proba, *, classes="aasm", n_bins=15, grou
     Examples
     --------
     >>> from skleepkd.metrics import expected_calibration_error
-    >>> proba = [[0.8, 0.1, 0.1]] * 5
+    >>> proba = [[0.1, 0.1, 0.8]] * 5  # of N, R and W
     >>> f"{expected_calibration_error(['W', 'W', 'R', 'N', '?'], proba, classes='wnr'):.2f}"
     '0.30'
     """
     y_true, proba, groups = _scored(y_true, np.asarray(proba, dtype=float), groups)
-    labels = stage_labels(classes)
+    labels = column_labels(classes, y_true)
     if proba.shape[1:] != (len(labels),):
         raise ValueError(
             f"proba has the shape {proba.shape}; a column for each of {labels} is expected. "
@@ -188,7 +198,7 @@ def _scored(y_true, predicted, groups=None):
     scored = ~is_unscored(y_true)
     if not scored.any():
         raise ValueError(f"None of the {len(scored)} epochs is scored: leave this set out.")
-    groups = None if groups is None else np.asarray(groups)[scored]
+    groups = None if groups is None else check_present(groups, "groups")[scored]
     return y_true[scored], predicted[scored], groups
 
 

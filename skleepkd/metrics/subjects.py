@@ -4,6 +4,8 @@ import numpy as np
 from scipy import stats
 from sklearn.utils import Bunch, check_random_state
 
+from skleepkd.stages import check_present
+
 
 def bootstrap_interval(values, *, confidence=0.95, n_resamples=10_000, random_state=0):
     """Percentile bootstrap interval of a mean over subjects.
@@ -179,9 +181,10 @@ def _check_subjects(**scores):
         raise ValueError(
             f"One score is needed for each of the same two or more subjects; given {shapes}."
         )
-    stacked = np.array(list(scores.values()), dtype=float)
+    stacked = [check_present(values, name) for name, values in scores.items()]
+    stacked = np.array(stacked, dtype=float)
     if not np.isfinite(stacked).all():
-        raise ValueError("A score is nan or infinite; leave out subjects without a score.")
+        raise ValueError("A score is infinite; leave out subjects without a score.")
     return stacked
 
 

@@ -15,7 +15,7 @@ from skleepkd.distillation.teacher import final_stager, is_frozen
 from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
 from skleepkd.estimators.labels import draw_held_out
-from skleepkd.stages import is_unscored
+from skleepkd.stages import check_present, is_unscored
 
 _FOUND = {
     "unknown subjects": "Nothing says whose the epochs are, so that no split of them can be "
@@ -164,7 +164,7 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     groups = params.get("groups") if groups is None else groups
     subject = groups if pair.subject is None else pair.subject
     named = {"subject": subject, "recording": pair.recording, "groups": groups}
-    named = {name: np.asarray(c) for name, c in named.items() if c is not None}
+    named = {n: check_present(c, n) for n, c in named.items() if c is not None}
     if groups is not None and same_people(named["subject"], named["groups"]):
         del named["groups"]
     if "recording" not in named:

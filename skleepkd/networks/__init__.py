@@ -1,10 +1,11 @@
 """Sleep-staging networks: plain ``nn.Module`` classes with braindecode's argument names."""
 
 from .cross_modal_transformer import EpochCrossModalTransformer
+from .logpower import LogPowerNet
 from .seqsleepnet import SeqSleepNet
 from .utime import UTime
 
-__all__ = ["EpochCrossModalTransformer", "SeqSleepNet", "USleep", "UTime"]
+__all__ = ["EpochCrossModalTransformer", "LogPowerNet", "SeqSleepNet", "USleep", "UTime"]
 
 
 def __getattr__(name):

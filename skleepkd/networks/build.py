@@ -160,7 +160,7 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1, of_softmax=
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             output = network(torch.zeros(shape, device=device))
-            if of_softmax and torch.is_tensor(output) and _are_probabilities(output):
+            if of_softmax and _are_probabilities(output):
                 ramp = torch.linspace(-50, 50, math.prod(shape), device=device)
                 of_softmax = _are_probabilities(network(ramp.reshape(shape))) and of_softmax
             else:
@@ -192,8 +192,9 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1, of_softmax=
 
 
 def _are_probabilities(output):
-    ones = output.new_ones(())
-    return bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), ones)
+    if not torch.is_tensor(output) or output.ndim < 2 or (output < 0).any():
+        return False
+    return torch.allclose(output.sum(dim=1), output.new_ones(()))
 
 
 def uncompiled(module):

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
 from skleepkd.plotting.hypnogram import LEGEND, make_panels, stage_colors, stage_or_gap
-from skleepkd.stages import stage_labels
+from skleepkd.stages import sleep_order, stage_labels
 
 
 class EmbeddingDisplay:
@@ -132,6 +132,7 @@ class EmbeddingDisplay:
         legend |= {"markerscale": 2, "handletextpad": 0.2}
         if by_stage:
             labels = stage_labels(self.classes)
+            labels = [labels[k] for k in sleep_order(labels)]
             codes, colors = stage_or_gap(self.y, labels, "y"), stage_colors(labels)
             for panel, (name, places) in zip(self.ax_, self.embedding.items(), strict=True):
                 panel.set_title(name, fontsize="medium")

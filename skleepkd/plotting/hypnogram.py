@@ -5,7 +5,14 @@ from sklearn.utils import check_consistent_length
 
 from skleepkd.metrics import staging_report
 from skleepkd.pipelines import final_estimator, scheme_of, transform
-from skleepkd.stages import EPOCH_SECONDS, UNSCORED, is_unscored, stage_codes, stage_labels
+from skleepkd.stages import (
+    EPOCH_SECONDS,
+    UNSCORED,
+    column_labels,
+    is_unscored,
+    stage_codes,
+    stage_labels,
+)
 
 #: From the top of a hypnogram to its bottom: amber for wake, red for REM, blues that darken
 #: with the depth of sleep.
@@ -40,7 +47,8 @@ class HypnogramDisplay:
         20 s) the middle is drawn.
     probabilities : array-like of shape (n_steps, n_classes), optional
         The predicted probability of each stage, a row for each epoch, or a hypnodensity
-        [1]_ as :meth:`skleepkd.SleepStager.hypnodensity` gives it.
+        [1]_ as :meth:`skleepkd.SleepStager.hypnodensity` gives it: columns in the order of
+        ``stager.classes_`` (in alphabetical order where ``y_true`` and ``y_pred`` are names).
     resolution : float, default=30.0
         Seconds for each row of ``probabilities``.
     proba_onset : array-like of shape (n_steps,), optional
@@ -130,9 +138,9 @@ class HypnogramDisplay:
                 transform(estimator, X), resolution, return_onset=True
             )
         # Stages that the estimator lacks have the probability 0.
-        labels = stage_labels(classes)
-        probabilities = np.zeros((len(predicted), len(labels)))
-        probabilities[:, stage_codes(estimator.classes_, labels, "classes_")] = predicted
+        columns = column_labels(classes, estimator.classes_)
+        probabilities = np.zeros((len(predicted), len(columns)))
+        probabilities[:, stage_codes(estimator.classes_, columns, "classes_")] = predicted
         return cls(
             y_true=y,
             y_pred=estimator.predict(X),
@@ -194,7 +202,10 @@ class HypnogramDisplay:
                 starts = first + self.resolution * np.arange(len(probabilities))
             check_consistent_length(probabilities, starts)
             title = f"Predicted probability every {self.resolution:g} s"
-            steps = _in_time(probabilities[:, from_top], starts, self.resolution)
+            y = y_pred if y_true is None else y_true
+            columns = labels if y is None else column_labels(self.classes, y)
+            places = [columns.index(labels[code]) for code in from_top]
+            steps = _in_time(probabilities[:, places], starts, self.resolution)
             panels.append((title, _draw_probabilities, *steps))
 
         figsize = (10, 0.4 + 1.7 * len(panels))

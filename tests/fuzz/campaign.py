@@ -1,176 +1,136 @@
-"""Damage files, have them read, count what came of it."""
+"""Damage files, read them, and count what came of it."""
 
-import json
+import faulthandler
 import os
+import resource
 import shutil
-import signal
-import subprocess
 import sys
-from collections import Counter
+import traceback
+import warnings
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.forgeries import (
-    forge_edf,
-    forge_json_file,
-    forge_model,
-    forge_npy,
+from tests.fuzz.damage import CANARY, FORGES
+
+#: A valid file: what it is, its folder's name, its path in there, how it is damaged, the
+#: reader of the folder, and words of which one is in every clear error.
+Seed = namedtuple("Seed", "kind name file forge read words")
+
+#: Audit events that a reader has no reason to cause.
+_FORBIDDEN = (
+    *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile"),
+    *("subprocess.", "pty.", "socket.", "urllib.", "http.client", "ftplib.", "webbrowser."),
+    *("pickle.", "exec", "import", "marshal.", "code.__new__", "ctypes.dlopen"),
+    *("function.__new__", "shutil.", "tempfile.", "os.remove", "os.rename", "os.mkdir"),
+    *("os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate", "os.kill"),
 )
-from tests.fuzz.mutations import damage, damage_text
-
-FORGES = {
-    "edf": forge_edf,
-    "json": forge_json_file,
-    "model": forge_model,
-    "npy": forge_npy,
-    "plain": damage,
-    "text": damage_text,
-}
-#: Parts of the files that each kind gets; of a kind its seeds get equal ones.
-SHARES = {
-    "EDF": 20,
-    "recording": 5,
-    "EDF+ annotations": 15,
-    "events": 20,
-    "WFDB": 5,
-    "model": 15,
-    "pair": 5,
-}
-#: The process was ended by one of these: it took too long.
-_LIMITS = {signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-class Reader:
-    """A child process that reads, and is started again when it has ended.
+class Watch:
+    """An audit hook that notes what a read does besides reading."""
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where the seeds are, or will be.
-    module : str
-        Has ``make_seeds(folder)``.
-    cpu, clock : float
-        Seconds of processor time, and on the clock, that a read may take.
-    """
+    def __init__(self):
+        self.noted = None
+        sys.addaudithook(self)
 
-    def __init__(self, folder, module="tests.fuzz.seeds", cpu=10, clock=120):
-        self.folder, self.limits = folder.resolve(), (str(cpu), str(clock))
-        self.module = module
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "-m", "tests.fuzz.child", self.folder]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            [*command, self.module, *self.limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "stderr.txt").open("ab"),
-            # A place of its own for what a file may bring a reader to write.
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        )
-        line = self.process.stdout.readline()
-        if not line:
-            text = (self.folder / "stderr.txt").read_text(errors="replace")
-            raise RuntimeError(f"The reading process did not start:\n{text[-3000:]}")
-        self.seeds = json.loads(line)
-
-    def read(self, number, place):
-        """Have a seed's folder read, and return the result or how the process ended."""
-        self.process.stdin.write(f"{number} {place}\n".encode())
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if line.endswith(b"\n"):
-            return json.loads(line)
-        code = self.process.wait()
-        self.stop()
-        self.start()
-        ended = signal.Signals(-code) if code < 0 else None
-        outcome = "hang" if ended in _LIMITS else "crash"
-        return {"outcome": outcome, "error": ended.name if ended else f"exit {code}"}
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+    def __call__(self, event, args):
+        if self.noted is None:
+            return
+        writes = event == "open" and bool(args[2] & _WRITING)
+        if not (writes or event.startswith(_FORBIDDEN)) or _imports_torch(event, args):
+            return
+        self.noted.append(f"{event} {str(args)[:200]}")
+        if event.startswith(("os.", "subprocess.", "socket.", "shutil.")) or writes:
+            raise PermissionError(f"a reader must not {event}")
 
     def __enter__(self):
-        return self
+        self.noted = []
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.stop()
+        self.last, self.noted = self.noted, None
 
 
-def plan(seeds, n_files):
-    """Return how many damaged files each seed gets."""
-    shares = np.array(
-        [
-            SHARES.get(seed["kind"], 1)
-            / sum(other["kind"] == seed["kind"] for other in seeds)
-            for seed in seeds
-        ]
-    )
-    ends = np.round(np.cumsum(shares) / shares.sum() * n_files).astype(int)
-    return np.diff(ends, prepend=0)
+def _imports_torch(event, args):
+    """Whether torch imports parts of itself, as it does to compile a network."""
+    names = [args[0]] if event == "import" else []
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load":
+            names.append(frame.f_locals.get("name"))
+        frame = frame.f_back
+    return any(str(name).partition(".")[0] == "torch" for name in names)
 
 
-def run(n_files, seed, folder, module="tests.fuzz.seeds", **limits):
-    """Read damaged files.
+def read(seed, folder, watch, seconds):
+    """Read a folder: how it ended, and what was wrong; a hang ends the process."""
+    outcome, about = "read", ""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        with watch:
+            seed.read(folder)
+    except BaseException as error:
+        outcome, about = judge(error, seed), traceback.format_exc()
+    faulthandler.cancel_dump_traceback_later()
+    if watch.last or Path(CANARY).exists():
+        outcome, about = "code", "; ".join(watch.last) or CANARY
+    return outcome, about
 
-    Parameters
-    ----------
-    n_files : int
-        How many.
-    seed : int
-        Equal seeds make equal files.
-    folder : pathlib.Path
-        Gets the valid files, and in ``faults`` those that were not read or refused
-        as they should be, each with a text of what happened.
-    module : str
-        Has ``make_seeds(folder)``.
-    **limits
-        Those of :class:`Reader`.
 
-    Returns
-    -------
-    dict of Counter
-        How many files of each kind ended how: "read", "refused", "error", "memory",
-        "hang", "crash" or "code".
+def judge(error, seed):
+    """Separate a clear refusal from a fault."""
+    above = error
+    while above is not None:
+        if isinstance(above, MemoryError) or "can't allocate memory" in str(above):
+            return "memory"
+        above = above.__cause__ or above.__context__
+    clear = isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError)
+    named = any(word in str(error) for word in seed.words)
+    return "refused" if clear and named else "error"
+
+
+def limit_memory(n_bytes=2**30):
+    """Let the address space grow by so much and no more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + n_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def run(n_files, random_state, folder, seeds, seconds=60):
+    """Read so many damaged files, shared alike among the seeds of ``folder / "seeds"``.
+
+    Those that were not read or refused as they should be are kept in ``folder / "faults"``,
+    each with a text of what happened. Returns a Counter for each kind of file of how its
+    files ended: "read", "refused", "error", "memory" or "code".
     """
-    faults, work = folder / "faults", folder / "work"
-    counts = {}
-    with Reader(folder / "seeds", module, **limits) as reader:
-        valid = [
-            (reader.folder / each["name"] / each["file"]).read_bytes()
-            for each in reader.seeds
-        ]
-        for number, n_own in enumerate(plan(reader.seeds, n_files)):
-            listed = reader.seeds[number]
-            place = work / listed["name"]
-            path = place / listed["file"]
-            shutil.copytree(reader.folder / listed["name"], place)
-            alike = [
-                data
-                for data, other in zip(valid, reader.seeds, strict=True)
-                if other["forge"] == listed["forge"]
-            ]
-            count = counts.setdefault(listed["kind"], Counter())
-            for file in range(n_own):
-                rng = np.random.default_rng([seed, number, file])
-                other = alike[rng.integers(len(alike))]
-                data = FORGES[listed["forge"]](valid[number], other, rng)
+    warnings.simplefilter("ignore")
+    faults, work, counts = folder / "faults", folder / "work", {}
+    for seed in seeds:  # imports what a reader imports late
+        seed.read(folder / "seeds" / seed.name)
+    limit_memory()
+    watch = Watch()
+    valid = [(folder / "seeds" / seed.name / seed.file).read_bytes() for seed in seeds]
+    ends = np.linspace(0, n_files, len(seeds) + 1).astype(int)
+    for number, seed in enumerate(seeds):
+        place = work / seed.name
+        shutil.copytree(folder / "seeds" / seed.name, place)
+        pairs = zip(valid, seeds, strict=True)
+        alike = [data for data, other in pairs if other.forge == seed.forge]
+        count = counts.setdefault(seed.kind, Counter())
+        for file in range(ends[number + 1] - ends[number]):
+            rng = np.random.default_rng([random_state, number, file])
+            other = alike[rng.integers(len(alike))]
+            data = FORGES[seed.forge](valid[number], other, rng)
+            # Where the process ends, this is the file at fault.
+            (place / seed.file).write_bytes(data)
+            outcome, about = read(seed, place, watch, seconds)
+            count[outcome] += 1
+            if outcome not in ("read", "refused"):
+                faults.mkdir(exist_ok=True)
+                path = faults / f"{seed.name}-{file}-{outcome}-{seed.file}"
                 path.write_bytes(data)
-                result = reader.read(number, place.resolve())
-                count[result["outcome"]] += 1
-                if result["outcome"] not in ("read", "refused"):
-                    faults.mkdir(parents=True, exist_ok=True)
-                    name = f"{listed['name']}-{path.stem}-{file}-{result['outcome']}"
-                    (faults / (name + path.suffix)).write_bytes(data)
-                    (faults / f"{name}.txt").write_text(json.dumps(result, indent=1))
-            shutil.rmtree(work)
+                path.with_name(f"{path.name}.txt").write_text(about)
+        shutil.rmtree(work)
     return counts

@@ -1,0 +1,276 @@
+"""One runner for the benchmarks: options, fits that are kept, looks at the test, a page.
+
+A study fits methods by name on folds of subjects, and writes a page, a table and perhaps a
+picture. Each finished fit is kept (:class:`joblib.Memory`), so an interrupted run goes on
+where it was, and a second one only prints. ``label_budget.py`` is a short example.
+"""
+
+import argparse
+import csv
+import hashlib
+import multiprocessing
+import platform
+import shlex
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from joblib import Memory, Parallel, delayed
+from skorch.callbacks import Callback
+from tables import markdown_table
+
+import skleepkd
+from skleepkd.memory import key_of, replace_file
+from skleepkd.metrics import staging_report
+
+LIBRARIES = ("skleepkd", "torch", "skorch", "scikit-learn", "braindecode", "mne", "numpy")
+
+
+class Setting(NamedTuple):
+    """An option that the results depend on; None stands for the default's value."""
+
+    text: str
+    default: object = None
+    fast: object = None  # with --fast
+    real: object = None  # with --data
+    paper: object = None  # where it is not that with --data
+    choices: tuple | None = None
+
+
+def parse(parser, settings, argv=None):
+    """Read the command line: the settings, and how to run.
+
+    ``parser`` has what is no setting, such as ``--data``. What is given on the command line
+    counts more than ``--fast``. The result has "settings", a dict of the settings alone,
+    "shown", the same in words and beside the paper's, and "argv".
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    here = Path(__file__).parent
+    for name, (text, *values, _, choices) in settings.items():
+        known = next((value for value in values if value is not None), 0)
+        several = {"nargs": "+"} if isinstance(known, list) else {}
+        kind = type(known[0] if several else known)
+        shown = zip(values, ("default", "--fast", "--data"), strict=True)
+        shown = ", ".join(f"{of} {value}" for value, of in shown if value is not None)
+        text = f"{text} ({shown})" if shown else text
+        parser.add_argument(f"--{name}", type=kind, choices=choices, help=text, **several)
+    add = parser.add_argument
+    add("--fast", action="store_true", help="a run of seconds")
+    add("--n-jobs", type=int, default=1, help="fits at a time (default 1)")
+    add("--output", type=Path, default=here / "results", help="folder of the page")
+    add("--cache", type=Path, default=here / "cache", help="folder of finished fits")
+    options = parser.parse_args(argv)
+    options.argv, options.settings, options.shown = argv, {}, {}
+    for name, setting in settings.items():
+        name = name.replace("-", "_")
+        of_run = setting.real if getattr(options, "data", None) else None
+        given = (getattr(options, name), setting.fast if options.fast else None, of_run)
+        value = next((value for value in given if value is not None), setting.default)
+        options.settings[name] = value
+        setattr(options, name, value)
+        paper = setting.real if setting.paper is None else setting.paper
+        options.shown[name] = setting.text, in_words(value), in_words(paper)
+    return options
+
+
+def in_words(value):
+    """Write a setting's value as text."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else f"{value}"
+
+
+def parser_of(doc):
+    """Make a parser that shows a module's docstring."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=form)
+
+
+class Study:
+    """Fits that are kept, and the page of what they gave.
+
+    ``name`` is that of the benchmark's file, ``options`` those of :func:`parse`. In
+    ``memory`` fits are kept, and stagers may keep their teachers. What another version of
+    the package has kept is not read.
+    """
+
+    def __init__(self, name, options):
+        self.name, self.options = name, options
+        self.folder = options.cache / f"{name}-{source_digest()}"
+        self.memory = Memory(self.folder, verbose=0)
+        self.n_fits = self.n_new = 0
+        self.cpu_seconds = 0.0
+        self.began = time.perf_counter()
+
+    def run(self, function, tasks, /, **shared):
+        """Call a function for each task, unless its result is kept; return dicts by task.
+
+        ``tasks`` are arguments by the task's name, ``shared`` those of all tasks. Where
+        things lie, "memory" and "folder", is no part of what a result depends on. A task's
+        error is raised; what is finished stays.
+        """
+        places = ("memory", "folder")
+        depends = {name: value for name, value in shared.items() if name not in places}
+        key = key_of(function, depends)
+        call = self.memory.cache(_call, ignore=["name", "function", "arguments"])
+        calls = [
+            (key_of(key, task), name, function, shared | task)
+            for name, task in tasks.items()
+        ]
+        self.n_fits += len(calls)
+        self.n_new += sum(not call.check_call_in_cache(*one) for one in calls)
+        fits = Parallel(self.options.n_jobs)(delayed(call)(*one) for one in calls)
+        self.cpu_seconds += sum(fit.get("cpu_seconds", 0.0) for fit in fits)
+        return dict(zip(tasks, fits, strict=True))
+
+    def head(self, title, about=None, names=None):
+        """Begin a page: title, command, this run, and settings beside the paper's.
+
+        ``about`` is a dict of further lines, each "here" and "paper"; ``names`` those of
+        the settings that are shown, all by default.
+        """
+        command = shlex.join(["python", f"benchmarks/{self.name}.py", *self.options.argv])
+        minutes = (time.perf_counter() - self.began) / 60
+        versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        shown = self.options.shown
+        rows = [[name, here, paper] for name, (here, paper) in (about or {}).items()]
+        rows += [shown[name] for name in names or shown]
+        has_paper = any(row[2] != "-" for row in rows)
+        rows = [["Setting", "Here", "Paper"], *rows]
+        header, *rows = (row if has_paper else row[:2] for row in rows)
+        parts = [f"# {title}"]
+        if "simulated" in title:
+            parts.append(
+                "**Simulated nights.** Every number here is of simulated nights; none says "
+                "how a method does on people."
+                + " The paper's values are of other nights, real ones."
+                * has_paper
+            )
+        return [
+            *parts,
+            f"```\n{command}\n```",
+            f"This run took {minutes:.1f} minutes with {self.options.n_jobs} fit(s) at a time "
+            f"and did {self.n_new} of {self.n_fits} fits; any others were there from an "
+            f"earlier run. All fits together take {self.cpu_seconds / 60:.1f} minutes of "
+            f"processor time. {device}, one thread a fit; Python "
+            f"{platform.python_version()}, {versions}.",
+            markdown_table(header, rows),
+        ]
+
+    def write(self, name, parts, rows, figure=None):
+        """Write a page of paragraphs, a table of dicts and a picture; print the page."""
+        page = "\n\n".join(part for part in parts if part) + "\n"
+        write_page(self.options.output, name, page, rows)
+        if figure is not None:
+            figure.savefig(self.options.output / f"{name}.png", dpi=100)
+        print(page)
+
+
+def _call(key, name, function, arguments):
+    """Do a task; ``key`` stands for all that its result depends on."""
+    print(name, file=sys.stderr, flush=True)  # how far it is
+    torch.set_num_threads(1)
+    return function(**arguments)
+
+
+def write_page(folder, name, page, rows):
+    """Write a page, and dicts with the same keys as lines of a table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / f"{name}.md", page.encode())
+    with (folder / f"{name}.csv").open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def source_digest():
+    """Digest of the package's source, so that kept results are those of this code."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(skleepkd.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def in_new_process(function, **arguments):
+    """Call a function in a process of its own, whose memory holds nothing else."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, **arguments).result()
+
+
+def timed_fit(stager, X, y):
+    """Fit a stager; return its seconds, those of looks at the test left out."""
+    seen, cpu_seen = Watch.seconds, Watch.cpu_seconds
+    started, cpu_started = time.perf_counter(), time.process_time()
+    stager.fit(X, y)
+    seconds = time.perf_counter() - started - (Watch.seconds - seen)
+    cpu_seconds = time.process_time() - cpu_started - (Watch.cpu_seconds - cpu_seen)
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+class Watch(Callback):
+    """Score the test subjects while a network is trained, without effect on the training.
+
+    Papers that choose their weights on the test subject report such scores, and curves of
+    a training show them. The network predicts in evaluation mode, the state of the random
+    numbers is restored, and no weights are kept.
+
+    ``X`` and ``y`` are the test subjects' epochs, as the stager takes them, and their
+    stages. With ``every`` there is a look after so many steps, the first before any step;
+    else one after each pass.
+
+    ``looks_`` is a list of dicts: "step", "test_accuracy", "kappa" and, but for the first,
+    "train_loss", the mean over the steps since the look before. ``best_predicted_`` are the
+    stages predicted at the (first) look with the highest kappa, ``steps_`` is the number of
+    steps.
+    """
+
+    #: Time of all looks in this process; no part of a fit.
+    seconds = cpu_seconds = 0.0
+
+    def __init__(self, X, y, every=None):
+        self.X = X
+        self.y = y
+        self.every = every
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget an earlier training, and look at the start of this one."""
+        self.looks_, self.losses_, self.steps_ = [], [], 0
+        if self.every:
+            self.look(net)
+
+    def on_batch_end(self, net, training=False, loss=None, **kwargs):
+        """Note the loss, and look after every few steps."""
+        if not training:
+            return
+        self.steps_ += 1
+        self.losses_.append(loss.item())
+        if self.every and self.steps_ % self.every == 0:
+            self.look(net)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Look after a pass."""
+        if not self.every:
+            self.look(net)
+
+    def look(self, net):
+        """Predict and score the test subjects' epochs."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        with torch.random.fork_rng():
+            predicted = net.predict(self.X)
+        scores = staging_report(self.y, predicted).pooled
+        look = {"step": self.steps_, "test_accuracy": scores["accuracy"]}
+        look["kappa"] = scores["kappa"]
+        if self.losses_:
+            look["train_loss"] = sum(self.losses_) / len(self.losses_)
+            self.losses_ = []
+        if all(look["kappa"] > earlier["kappa"] for earlier in self.looks_):
+            self.best_predicted_ = predicted.tolist()
+        self.looks_.append(look)
+        Watch.seconds += time.perf_counter() - started
+        Watch.cpu_seconds += time.process_time() - cpu_started

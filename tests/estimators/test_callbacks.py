@@ -1,0 +1,108 @@
+"""The choice of weights, step by step."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd.estimators.callbacks import StepwiseValidation, kappa_of_confusion
+from tests.tiny import FAST, TinyNetwork, make_pair
+
+
+class Scripted(StepwiseValidation):
+    """Evaluations that are known beforehand."""
+
+    def __init__(self, script, **kwargs):
+        super().__init__(**kwargs)
+        self.script = script
+
+    def _evaluate(self, net):
+        weights = net.module_.head.weight.detach().clone()
+        self.seen_ = [*getattr(self, "seen_", []), weights] if self.scores_ else [weights]
+        return "valid_accuracy", self.script[len(self.scores_)]
+
+
+def train(callback, passes=100, **params):
+    X, y = make_pair(n_subjects=4)  # 3 subjects train: 72 epochs, 9 steps a pass
+    options = {**FAST, "max_epochs": passes, "batch_size": 8, "validation": 1, **params}
+    options["callbacks__best_weights"] = callback
+    stager = SleepStager(TinyNetwork, **options).fit(X, y)
+    return stager, dict(stager.callbacks_)["best_weights"]
+
+
+def test_spec_c4_stops_after_fifty_evaluations_below_the_best():
+    """Every 10 steps; best at the tie that comes later; 50 below it, not before 1000."""
+    script = [0.5, 0.7, 0.6, 0.7] + [0.69] * 400
+    stager, chosen = train(Scripted(script), passes=200)
+    assert chosen.best_step_ == 40
+    # The 50th evaluation below is at step 540, before 1000.
+    assert chosen.steps_ == 1000
+    assert len(chosen.scores_) == 100
+    torch.testing.assert_close(stager.module_.head.weight.data, chosen.seen_[3])
+    assert len(stager.history) == -(-1000 // 9)
+
+
+def test_patience_counts_evaluations_in_a_row():
+    script = [0.5, 0.4, 0.4, 0.6] + [0.1] * 50
+    _, chosen = train(Scripted(script, every=2, patience=3, min_steps=0))
+    assert chosen.steps_ == 2 * 7
+    assert chosen.best_step_ == 8
+
+
+def test_training_may_end_before():
+    stager, chosen = train(Scripted([0.5, 0.6, 0.4], every=9, patience=9), passes=3)
+    assert len(stager.history) == 3
+    assert chosen.best_step_ == 18
+    assert stager.best_epoch_ == 2
+    torch.testing.assert_close(stager.module_.head.weight.data, chosen.seen_[1])
+
+
+@pytest.mark.parametrize("score", ["accuracy", "kappa"])
+def test_the_score_is_that_of_the_held_out_subjects(score):
+    """With the whole pass as step, it is what the last weights score there."""
+    stager, chosen = train(StepwiseValidation(every=9, score=score), passes=2, lr=0.01)
+    X, y = make_pair(n_subjects=4)
+    rows = np.isin(X.subject, stager.held_out_)
+    function = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}[score]
+    expected = function(y[rows], stager.predict(X[rows]))
+    np.testing.assert_allclose(max(chosen.scores_), expected, rtol=1e-6)
+    assert stager.history[-1, "batches", 8, f"valid_{score}"] == chosen.scores_[-1]
+    # The same steps are taken, whatever is looked at between them.
+    often, _ = train(StepwiseValidation(every=3), passes=2, lr=0.01)
+    assert often.history[:, "train_loss"] == stager.history[:, "train_loss"]
+
+
+def test_without_held_out_subjects_it_does_nothing(pair):
+    callback = StepwiseValidation(every=1, patience=1, min_steps=1)
+    stager = SleepStager(TinyNetwork, callbacks__best_weights=callback, **FAST)
+    assert len(stager.set_params(max_epochs=2).fit(*pair).history) == 2
+
+
+def test_unknown_score():
+    with pytest.raises(ValueError, match="score is 'accuracy' or 'kappa'; given 'f1'"):
+        train(StepwiseValidation(score="f1"))
+
+
+def test_kappa_by_hand():
+    # 21 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
+    assert kappa_of_confusion(torch.tensor([12, 3, 6, 9])) == pytest.approx(0.4)
+    assert kappa_of_confusion(torch.tensor([4, 0, 0, 0])) == 0
+
+
+def test_features_alone_are_judged_by_their_loss():
+    """In the first of two steps no label, and no untrained head, decides."""
+    X, y = make_pair(n_subjects=4)
+    options = {"feature_max_epochs": 3, "max_epochs": 0, "batch_size": 8, "validation": 1}
+    options["callbacks__best_weights"] = StepwiseValidation(every=9)
+    teacher = SleepStager(TinyNetwork, max_epochs=1, device="cpu")
+    options = {**FAST, "strategy": "two-step", "lr": 1.0, **options}
+    net = DistilledSleepStager(teacher, **options).fit(X, y)
+    name = "valid_feature_loss"
+    seen = [b[name] for row in net.history for b in row["batches"] if name in b]
+    np.testing.assert_allclose(seen, net.history[:, name])
+    assert np.argmin(seen) < 2, "the test needs a best evaluation before the last"
+    rows = np.isin(X.subject, net.held_out_)
+    own = net.extract_features(X[rows])
+    taught = net.teacher_.extract_features(X.source_epochs[rows])
+    np.testing.assert_allclose(np.square(own - taught).mean(), min(seen), rtol=1e-2)

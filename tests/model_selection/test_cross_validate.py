@@ -1,0 +1,226 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from sklearn import config_context, model_selection
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import cohen_kappa_score, make_scorer
+from sklearn.model_selection import GroupKFold, KFold
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
+from skleepkd.metrics import sleep_scorers
+from skleepkd.model_selection import cross_validate
+from tests.tiny import FAST, TinyNetwork
+
+TEACHER = SleepStager(TinyNetwork, classes="aasm", **FAST)
+STUDENT = DistilledSleepStager(TEACHER, classes="aasm", **FAST)
+
+
+class Counted(ClassifierMixin, BaseEstimator):
+    """Predicts the most frequent class, and writes each fit into a file."""
+
+    def __init__(self, log, gain=1.0):
+        self.log = log
+        self.gain = gain
+
+    def fit(self, X, y, groups=None, broken=None):
+        with Path(self.log).open("a") as file:
+            file.write(f"{len(X)}\n")
+        if (Path(self.log).parent / "broken").exists() and 0 not in X:
+            raise RuntimeError("broken")
+        self.classes_, counts = np.unique(y, return_counts=True)
+        self.most_frequent_ = self.classes_[counts.argmax()]
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.most_frequent_)
+
+
+@pytest.fixture
+def counted(tmp_path):
+    return Counted(str(tmp_path / "log"))
+
+
+def fits(counted):
+    """Fits so far; they are forgotten."""
+    log = Path(counted.log)
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return len(lines)
+
+
+# ---------------------------------------------------------------- as in scikit-learn
+
+
+@pytest.mark.parametrize(
+    "stager",
+    [TEACHER, DistilledSleepStager(TEACHER, strategy="online", **FAST)],
+    ids=["supervised", "online"],
+)
+def test_scores_are_those_of_scikit_learn(pair, stager, tmp_path):
+    X, y = pair
+    given = {"groups": X.subject, "cv": GroupKFold(3), "scoring": sleep_scorers()}
+    given["return_train_score"] = True
+    expected = model_selection.cross_validate(stager, X, y, **given)
+    for _ in range(2):
+        scores = cross_validate(stager, X, y, memory=tmp_path, **given)
+        assert scores.keys() == expected.keys()
+        for name in expected.keys() - {"fit_time", "score_time"}:
+            values = expected[name]
+            assert scores[name].dtype == values.dtype
+            np.testing.assert_array_equal(scores[name], values)
+        assert (scores["fit_time"] > 0).all()
+
+
+def test_estimators_and_rows_are_returned_on_request(counted, tmp_path):
+    X, y = np.arange(12), np.arange(12) % 3
+    given = {"cv": 3, "return_estimator": True, "return_indices": True}
+    expected = model_selection.cross_validate(counted, X, y, **given)
+    scores = cross_validate(counted, X, y, memory=tmp_path, **given)
+    assert scores.keys() == expected.keys()
+    kept, plain = (
+        [net.most_frequent_ for net in found["estimator"]] for found in (scores, expected)
+    )
+    assert kept == plain
+    for part in ("train", "test"):
+        np.testing.assert_array_equal(scores["indices"][part], expected["indices"][part])
+
+
+def test_two_processes_over_memory_maps(pair, tmp_path):
+    X, y = pair
+    given = {"groups": X.subject, "cv": GroupKFold(3), "memory": tmp_path / "kept"}
+    mapped = X.to_memmap(tmp_path / "pair")
+    scores = cross_validate(STUDENT, mapped, y, n_jobs=2, **given)
+    again = cross_validate(STUDENT, X, y, **given)  # by value: nothing is fitted again
+    for name in scores:
+        np.testing.assert_array_equal(again[name], scores[name])
+
+
+def test_metadata_with_and_without_routing(pair, tmp_path):
+    X, y = pair
+    given = {"cv": GroupKFold(2), "scoring": make_scorer(cohen_kappa_score)}
+    plain = model_selection.cross_validate(STUDENT, X, y, groups=X.subject, **given)
+    given |= {"params": {"X_source": X["source"], "groups": X.subject}}
+    by_groups = cross_validate(
+        STUDENT, X["target"], y, groups=X.subject, memory=tmp_path, **given
+    )
+    with config_context(enable_metadata_routing=True):
+        routed = cross_validate(
+            STUDENT, X["target"], y, memory=tmp_path / "routed", **given
+        )
+        with pytest.raises(ValueError, match="params="):
+            cross_validate(STUDENT, X, y, groups=X.subject, memory=tmp_path)
+    for scores in (by_groups, routed):
+        np.testing.assert_array_equal(scores["test_score"], plain["test_score"])
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_what_differs_is_fitted_and_nothing_else(counted, tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 2)), np.arange(12) % 3
+    groups = np.arange(12) // 4
+    given = {"groups": groups, "cv": GroupKFold(3), "scoring": "accuracy"}
+    given["memory"] = tmp_path
+
+    def count(estimator=counted, X=X, y=y, **changed):
+        cross_validate(estimator, X, y, **{**given, **changed})
+        return fits(counted)
+
+    assert count() == 3
+    assert count() == count(memory=joblib.Memory(str(tmp_path), verbose=0)) == 0
+    touched = X.copy()
+    touched[3, 1] += 1e-12
+    assert count(X=touched) == 3
+    assert count(y=np.roll(y, 1)) == 3
+    assert count(estimator=Counted(counted.log, gain=2.0)) == 3
+    assert count(scoring="f1_macro") == 3
+    assert count(cv=KFold(3, shuffle=True, random_state=0), groups=None) == 3
+    assert count(params={"groups": groups}) == 3
+    assert count(return_train_score=True) == 3
+    # Of five folds, those are fitted whose rows are new.
+    splits = list(GroupKFold(3).split(X, y, groups))
+    assert count(cv=[*splits, (np.arange(6), np.arange(6, 12))]) == 1
+    assert count() == 0
+
+
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
+def test_a_frozen_teacher_counts_by_its_weights(pair, tmp_path):
+    """Two equal trainings differ in their clocks alone."""
+    X, y = pair
+    kept = {"memory": tmp_path, "groups": X.subject, "cv": GroupKFold(2)}
+    times = []
+    for seed in (0, 0, 1):
+        teacher = SleepStager(TinyNetwork, **{**FAST, "random_state": seed})
+        frozen = FrozenEstimator(teacher.fit(X.source_epochs, y))
+        # A student without a seed is kept all the same.
+        stager = FineTunedSleepStager(frozen, max_epochs=1, device="cpu")
+        times.append(cross_validate(stager, X, y, **kept)["fit_time"].tolist())
+    assert times[0] == times[1] != times[2]
+
+
+def test_an_error_keeps_the_finished_folds(counted, tmp_path):
+    X, y = np.arange(12), np.arange(12) % 3
+    broken = tmp_path / "broken"
+    broken.touch()
+    folds = [(np.r_[0, 4:12], [1, 2, 3]), (np.arange(4, 12), np.arange(4))]
+    with pytest.raises(RuntimeError, match="broken"):
+        cross_validate(counted, X, y, cv=folds, memory=tmp_path)
+    assert fits(counted) == 2
+    broken.unlink()
+    cross_validate(counted, X, y, cv=folds, memory=tmp_path)
+    assert fits(counted) == 1
+
+
+def test_a_damaged_fold_is_fitted_again(counted, tmp_path):
+    X, y = np.arange(12), np.arange(12) % 3
+    expected = cross_validate(counted, X, y, cv=3, memory=tmp_path)
+    file = sorted(tmp_path.rglob("output.pkl"))[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    fits(counted)
+    scores = cross_validate(counted, X, y, cv=3, memory=tmp_path)  # joblib logs a warning
+    assert fits(counted) == 1
+    np.testing.assert_array_equal(scores["test_score"], expected["test_score"])
+
+
+def test_errors_say_what_to_do(pair, tmp_path):
+    X, y = pair
+    with pytest.raises(ValueError, match="in a module"):
+        cross_validate(SleepStager(lambda **kw: TinyNetwork(**kw)), X, y, memory=tmp_path)
+
+
+# ---------------------------------------------------------------- five kills
+
+
+def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.interrupted", "folds", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(child.stdout.splitlines()[-1])
+    runs = found["runs"]
+    assert [run["killed"] for run in runs] == 5 * [True] + 2 * [False]
+    assert runs[3]["parts"] == 1, "this one was killed while it wrote"
+    subjects = {f"s{k}" for k in range(6)}
+    folds = ["+".join(sorted(subjects - {f"s{k}"})) for k in range(6)]  # in their order
+    kept = 0
+    for run in runs:
+        # Folds follow one another, so those that are kept are the first.
+        assert run["fits"] == folds[kept : kept + len(run["fits"])]
+        unfinished = 1 if run["killed"] else 0
+        kept += len(run["fits"]) - unfinished
+        assert run["kept"] == kept
+    assert kept == 6
+    assert not runs[-1]["fits"]
+    assert runs[-2]["result"] == runs[-1]["result"] == found["expected"]
