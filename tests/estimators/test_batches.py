@@ -117,14 +117,14 @@ def test_context_helps_where_stages_last():
     """A stage that lasts is read better from its neighbours than from one noisy epoch."""
     rng = np.random.default_rng(0)
 
-    def nights(n_subjects):
+    def nights(n_subjects, first=0):
         y = np.repeat(rng.integers(0, 2, n_subjects * 6), 10)
         X = rng.standard_normal((len(y), 1, 6)).astype(np.float32)
         X *= (1 + 0.7 * y[:, None, None]).astype(np.float32)
-        night = np.repeat(np.arange(n_subjects), 60)
+        night = first + np.repeat(np.arange(n_subjects), 60)
         return PairedEpochs(X, recording=night, subject=night), y
 
-    train, test = nights(12), nights(12)
+    train, test = nights(12), nights(12, first=12)
     params = {"classes": [0, 1], "max_epochs": 8, "lr": 0.03, "validation": None}
     alone, together = (
         stager_of(length=n, **params).fit(*train).score(*test) for n in (1, 10)

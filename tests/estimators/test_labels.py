@@ -37,6 +37,7 @@ def test_labels_seen_are_the_classes(pair):
     assert stager().fit(X[rows], y[rows]).classes_.tolist() == [0, 2, 3, 4]
 
 
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 @pytest.mark.parametrize("unscored", [-1, "?"])
 def test_unscored_rows_are_skipped(pair, unscored):
     X, y = pair
@@ -59,6 +60,7 @@ def test_score_takes_the_labels_that_fit_takes(pair):
         fitted.score(X, np.full(len(y), -1))
 
 
+@pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 def test_minus_one_means_unscored_unless_it_is_a_class():
     X, y = make_pair(classes=2)
     with pytest.warns(UserWarning, match="-1 and 1 are taken for two classes"):
