@@ -37,7 +37,7 @@ def describe(stager):
     >>> print(describe(stager.fit(X, y)))
     Network: UTime, 680 parameters, trained as SleepStager by skleepkd ...
     Fitted on: subjects not known, recordings not known; nobody held out, no score
-    Predicts: N2, W
+    Predicts: W, N2
     Needs: 1 channel (names not known), 13.3333 Hz, microvolts
     """
     recorded = isinstance(stager, RecordingStager)

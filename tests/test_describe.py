@@ -85,7 +85,7 @@ def test_steps_and_preprocessors(pair):
 def test_what_is_not_known(pair):
     X, y = pair
     text = describe(clone(SMALL).fit(X["target"], np.array(["W", "N2"])[y % 2]))
-    for part in ("subjects not known, recordings not known", "names not known", "N2, W"):
+    for part in ("subjects not known, recordings not known", "names not known", "W, N2"):
         assert part in text
     with pytest.raises(NotFittedError, match="not fitted yet: call fit first"):
         describe(SleepStager("UTime"))

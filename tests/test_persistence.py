@@ -323,7 +323,7 @@ def test_what_fit_learned_comes_back(path):
     options = {"classes": ["a", "c", "b"], "class_weight": "balanced"}
     stager = clone(TINY).set_params(**options).fit(X, np.array(["a", "b", "c"])[y % 3])
     again = saved_and_loaded(stager, path, TinyNetwork)
-    assert again.classes_.tolist() == ["a", "c", "b"]
+    assert again.classes_.tolist() == ["a", "b", "c"]
     assert again.signal_ == stager.signal_
     assert again.epoch_shape_ == (2, 60)
     assert list(again.ch_names_) == ["L", "R"]

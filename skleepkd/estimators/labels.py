@@ -41,7 +41,7 @@ def find_classes(classes, y):
         found = np.sort(stages) if names else np.arange(len(stages))
         warn_of_shift(seen, len(stages))
     else:
-        found = np.sort(np.asarray(classes))
+        found = np.sort(np.atleast_1d(classes))
     unknown = [str(label) for label in seen if label not in found]
     if unknown:
         raise ValueError(

@@ -149,7 +149,7 @@ def test_classes_are_the_pretrained_stagers(pair, frozen):
     for net in (tuned(frozen), tuned(frozen, classes="aasm")):
         assert net.fit(X[rows], y[rows]).classes_.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="pretrained stager's.*Leave classes out"):
-        tuned(frozen, classes=[4, 3, 2, 1, 0]).fit(X, y)
+        tuned(frozen, classes=[0, 1, 2, 3, 4, 5]).fit(X, y)
     with pytest.raises(ValueError, match="Unknown stage 7"):
         tuned(frozen).fit(X, np.where(y == 4, 7, y))
 

@@ -244,7 +244,7 @@ def test_calibration_error_at_its_ends():
 
 def test_the_upper_end_belongs_to_a_bin():
     # At 0.5 (wrong) and 0.6 (right): one bin of (0.4, 0.6] beside (0.5, 0.75].
-    proba = np.array([[0.5, 0.25, 0.25], [0.6, 0.2, 0.2]])
+    proba = np.array([[0.25, 0.25, 0.5], [0.2, 0.2, 0.6]])  # N, R, W
     y_true = ["N", "W"]
     apart = (0.5 + 0.4) / 2
     together = abs(1 / 2 - 1.1 / 2)
@@ -264,8 +264,9 @@ def test_calibration_error_agrees_with_a_loop():
             expected += inside.mean() * abs(accuracy - proba.max(axis=1)[inside].mean())
     assert expected_calibration_error(y_true, proba) == pytest.approx(expected)
     # 32-bit outputs of a network, labels as names.
-    names = np.array(AASM)[y_true]
-    error = expected_calibration_error(names, proba.astype(np.float32), classes=AASM)
+    order = np.argsort(AASM)
+    names, proba = np.array(AASM)[y_true], proba[:, order].astype(np.float32)
+    error = expected_calibration_error(names, proba, classes=sorted(AASM))
     assert error == pytest.approx(expected, abs=1e-6)
 
 
