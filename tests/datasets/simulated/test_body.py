@@ -189,7 +189,7 @@ def test_scalp_and_ear_see_one_body(nights):
         frequencies, c = coherence(scalp, ear, fs=SFREQ, nperseg=int(4 * SFREQ))
         return c[(frequencies >= 1) & (frequencies < 8)].mean()
 
-    for k, night in enumerate(nights):
+    for k, night in enumerate(nights[:2]):
         same = shared((night, "A1-A2"), (night, "L-R"))
         other = shared((nights[k - 1], "A1-A2"), (night, "L-R"))
         assert same > 0.2
