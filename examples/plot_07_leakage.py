@@ -64,7 +64,8 @@ for name, (stager, cv) in studies.items():
     report = check_leakage(stager, X, y, cv=cv)
     print(f"{name}: {'nothing found' if report.ok else 'LEAKAGE'}")
     for found in {(found.kind, found.where): found for found in report.findings}.values():
-        print(f"    {found.kind} {found.where}, such as {', '.join(found.what[:2])}")
+        what = f"{found.kind} {found.where}".strip()
+        print(f"    {what}, such as {', '.join(found.what[:2])}")
 
 # %%
 # The whole report also lists what no check can see, which remains for you to verify:

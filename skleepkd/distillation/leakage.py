@@ -23,7 +23,7 @@ def warn_of_leakage(pair, stager):
         if here is None or seen is None or stager.module_ in _warned:
             continue
         if known:  # nights of several people may have one name
-            seen = np.setdiff1d(seen, own)
+            seen = np.setdiff1d(seen, [] if own is None else own)
         known = own is not None
         rows = np.flatnonzero(np.isin(here, seen))
         if len(rows) and stager.seen_epochs_ is not None:
@@ -35,14 +35,13 @@ def warn_of_leakage(pair, stager):
 
 
 def _warn(stager, name, leaked, of_others):
-    message, cure = (
-        "This stager was fitted on other epochs of",
-        "Split by subject: GroupKFold",
-    )
     if len(of_others):
         role, leaked = _frozen_part(stager)[0], of_others
         message = f"The frozen {role} was fitted on"
         cure = f"Give the {role} unfitted (each fold fits it), or fitted on others"
+    else:
+        message = "This stager was fitted on other epochs of"
+        cure = "Split by subject: GroupKFold"
     warnings.warn(
         f"{message} the {name} {', '.join(map(str, leaked[:5]))}, on which this stager is judged "
         f"now: the score is optimistic. {cure}. Where it is meant: warnings.filterwarnings("

@@ -12,6 +12,7 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import EarlyStopping
 from torch import nn
 
 from skleepkd import (
@@ -301,3 +302,39 @@ def test_what_from_module_refuses():
     np.testing.assert_allclose(stager.predict_proba(X), outputs_of(ends[0], X), rtol=1e-5)
     with raises("fitted to 2 Hz; given epochs at 4 Hz"):
         stager.predict(PairedEpochs(X["target"][:, :, :60], sfreq=4.0))
+
+
+# ---------------------------------------------------------------- kinds of values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "adam"}, r"optimizer=torch.optim.AdamW, or the like; given 'adam'"),
+        ({"criterion": "nll"}, "criterion=torch.nn.CrossEntropyLoss"),
+        ({"callbacks": EarlyStopping()}, r"callbacks=\[EarlyStopping\(...\)\]"),
+        ({"module": None}, "module is a network's name, a class or a factory; given None"),
+        ({"module": PLAIN}, "module is a network's name.*given SleepStager"),
+        ({"validation": (np.zeros((3, 2, 60)), np.zeros(3))}, "a tuple of subjects"),
+    ],
+)
+def test_values_of_another_kind(pair, wrong, message):
+    with raises(message):
+        clone(PLAIN).set_params(**wrong).fit(*pair)
+
+
+def test_subjects_in_the_place_of_a_source(pair):
+    X, y = pair
+    for subjects in (X.subject, np.arange(len(y))):
+        with raises(r"Subjects go by name: fit\(X, y, groups=subjects\)"):
+            ALL[1].fit(X, y, subjects)
+
+
+def test_networks_that_are_frozen_or_scripts(pair):
+    with raises(
+        r"given TinyNetwork. Write teacher=FrozenEstimator\(SleepStager.from_module"
+    ):
+        DistilledSleepStager(FrozenEstimator(trained()), TinyNetwork, **FAST).fit(*pair)
+    script = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(120, 5)))
+    with raises("no TorchScript"):
+        SleepStager.from_module(script, classes="aasm", **ABOUT)
