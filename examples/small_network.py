@@ -1,3 +1,0 @@
-"""LogPowerNet by its former name, until nothing imports it from here."""
-
-from skleepkd.networks import LogPowerNet as SmallNetwork  # noqa: F401
