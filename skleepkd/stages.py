@@ -39,7 +39,7 @@ _TEXTS = {
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
 #: What missing values look like as text, n/a in BIDS.
-_MISSING = ["nan", "NaN", "None", "NaT", "<NA>", "n/a"]
+MISSING = ["nan", "NaN", "None", "NaT", "<NA>", "n/a"]
 
 
 def scheme_names(scheme):
@@ -85,7 +85,7 @@ def check_present(values, name):
     elif column.dtype.kind == "f":
         missing = np.isnan(column).any()
     else:
-        missing = np.isin(np.asarray(column, dtype=str), _MISSING).any()
+        missing = np.isin(np.asarray(column, dtype=str), MISSING).any()
     if missing or np.ma.is_masked(values):
         raise ValueError(f"{name} has missing values: leave such rows out, or name them.")
     return column

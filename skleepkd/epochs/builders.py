@@ -156,6 +156,7 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
         ch_names = pick_channels(mne_object, target, source, present=present)
         if sfreq is None:
             sfreq, n_times = mne_object.info["sfreq"], windows[0][0].shape[-1]
+            target, source = ch_names["target"], ch_names.get("source")  # of all, in order
             signals = {
                 modality: np.empty((len(dataset), len(names), n_times), dtype=np.float32)
                 for modality, names in ch_names.items()

@@ -114,7 +114,7 @@ def _unit_of(name, kind, stated, spread, strict):
     states_volts = stated is not None and stated.endswith("V")
     if kind not in _VOLTAGES and not states_volts:
         return None
-    if stated == "n/a" or kind == "bio":
+    if stated == "n/a" or (kind == "bio" and not states_volts):
         return "V" if typical < _SURELY_VOLTS_BELOW else None
     if typical < VOLTS_BELOW:
         return "V"

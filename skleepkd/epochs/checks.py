@@ -9,7 +9,7 @@ from skorch.utils import is_dataset
 from skleepkd.epochs.channels import FLAT_VOLTS, VOLTS_BELOW
 from skleepkd.epochs.paired import PairedEpochs
 from skleepkd.epochs.rows import numbers_of
-from skleepkd.stages import UNSCORED, check_present, is_unscored
+from skleepkd.stages import MISSING, UNSCORED, check_present, is_unscored
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
 SAMPLED_EPOCHS = 256
@@ -173,7 +173,7 @@ def check_labels(y, n_epochs):
         raise ValueError(f"y has shape {y.shape}; X has {n_epochs} epochs, one label each.")
     if y.dtype.kind == "S":
         y = y.astype(str)
-    if y.dtype.kind == "U" and np.isin(y, ["nan", "None"]).any():
+    if y.dtype.kind == "U" and np.isin(y, MISSING).any():
         raise ValueError(
             'y holds missing values as text ("nan"); an unscored epoch is "?".'
         )

@@ -106,6 +106,14 @@ def write(path, **channels):
     return mne.io.read_raw(path, verbose=False)
 
 
+def test_a_voltage_of_any_type_is_in_volts_where_its_file_states_it(tmp_path):
+    raw = write(tmp_path / "night.edf", C3=("uV", 20.0), B=("mV", 1.0))
+    with warnings.catch_warnings(action="ignore"):
+        raw.set_channel_types({"B": "bio"})
+    X = PairedEpochs.from_raws(target_raw=raw, source_raw=raw, annotations=NIGHT)
+    np.testing.assert_allclose(X["target"].std(axis=2).mean(axis=0), [20, 1000], rtol=0.1)
+
+
 def test_units_that_files_state(tmp_path):
     """MNE types all of them as EEG and takes what it does not know for volts."""
     channels = {

@@ -148,6 +148,18 @@ def windows_of(descriptions, by_event=False, scale=None, **options):
 PEOPLE = [{"subject": s, "session": n} for s, n in (("s7", "a"), ("s7", "b"), ("s8", "a"))]
 
 
+def test_recordings_whose_channels_are_in_another_order():
+    windows, values = windows_of(PEOPLE[:2])
+    second = windows.datasets[1]
+    second.raw = second.raw.copy().reorder_channels(["R", "C3", "L"])
+    X = PairedEpochs.from_windows(windows)
+    assert X.ch_names["target"] == ["C3", "L", "R"]
+    np.testing.assert_allclose(X["target"][8], 1e6 * values[1][:, :300], rtol=1e-5)
+    second.raw = second.raw.copy().drop_channels(["R"])
+    with raises("No channel named R; the recording has C3, L"):
+        PairedEpochs.from_windows(windows)
+
+
 @pytest.mark.parametrize("by_event", [False, True])
 def test_from_windows(by_event):
     windows, values = windows_of(PEOPLE, by_event)

@@ -196,9 +196,10 @@ def test_what_to_do_about_unknown_names(pair, label, hint):
 def test_missing_labels_as_text_are_no_stage(pair):
     X, y = pair
     names = NAMES[y].astype(object)
-    names[3] = np.nan
-    with pytest.raises(ValueError, match="missing values as text"):
-        stager().fit(X, names.astype(str))
+    for missing in (np.nan, "<NA>", "n/a"):
+        names[3] = missing
+        with pytest.raises(ValueError, match="missing values as text"):
+            stager().fit(X, names.astype(str))
 
 
 def test_classes_that_cannot_be(pair):
