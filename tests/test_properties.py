@@ -44,7 +44,7 @@ def test_labels_come_back_from_their_codes(y, data):
 
 
 @given(st.data(), st.integers(2, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
     codes = npst.arrays(np.int64, n_epochs, elements=st.integers(0, 4))
     y_true, y_pred = data.draw(codes), data.draw(codes)
@@ -81,7 +81,7 @@ def recordings(draw):
 
 
 @given(recordings(), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_windows_hold_each_epoch_and_cross_nothing(drawn, length):
     recording, onset = drawn
     runs = find_runs(recording, onset, len(onset))
@@ -99,7 +99,7 @@ def test_windows_hold_each_epoch_and_cross_nothing(drawn, length):
 
 
 @given(recordings(), st.integers(1, 8), st.sampled_from(FUSIONS), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, seed):
     recording, onset = drawn
     runs = find_runs(recording, onset, len(onset))
@@ -157,7 +157,7 @@ def stager():
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parameters_come_back_from_a_file(tmp_path_factory, stager, value):
     step = EpochwiseTransformer(exponential_moving_standardize, {"value": value})
     path = tmp_path_factory.getbasetemp() / "stager.safetensors"

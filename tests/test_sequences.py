@@ -29,7 +29,7 @@ def nights(draw):
 
 
 @given(nights())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_runs_end_at_gaps_and_nights(drawn):
     recording, onset, truth = drawn
     found = find_runs(recording, onset, len(recording))
@@ -39,7 +39,7 @@ def test_runs_end_at_gaps_and_nights(drawn):
 @given(
     nights(), st.integers(1, 6), st.sampled_from(FUSIONS), st.integers(1, 5), st.randoms()
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_fusion_equals_brute_force(drawn, length, fusion, batch, random):
     recording, onset, truth = drawn
     n_epochs, n_classes = len(recording), 3

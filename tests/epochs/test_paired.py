@@ -97,7 +97,7 @@ def draw_key(data, n_epochs):
     return data.draw(st.one_of(keys))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_sequence_of_keys_equals_an_array(data):
     X, rows = numbered(), np.arange(12)

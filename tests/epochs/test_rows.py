@@ -449,7 +449,7 @@ def test_file_systems_that_take_no_room_ahead(X, tmp_path, monkeypatch):
 
 
 @given(st.data(), st.integers(0, 9), st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_pair_comes_back_from_its_folder(data, n_epochs, n_channels, n_times):
     shape, values = (n_epochs, n_channels, n_times), st.floats(-1e6, 1e6, width=32)
     target = data.draw(npst.arrays(np.float32, shape, elements=values))

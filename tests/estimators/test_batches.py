@@ -66,7 +66,6 @@ def by_hand(stager, X):
 @given(st.data())
 @settings(
     max_examples=10,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_prediction_equals_re_encoding_each_window(fitted, name, data):
