@@ -152,11 +152,12 @@ def seconds_left_out(raw):
         within = [gap for gap in gaps if first + margin < gap[0] < last - margin]
         if within:
             at, seconds = within[0]
+            cut = f"{at - max(first, 0):.10g}"  # of joined files: in this one
             raise ValueError(
-                f"{path} was interrupted {len(within)} time(s), first after {at:g} s of "
+                f"{path} was interrupted {len(within)} time(s), first after {at:.10g} s of "
                 f"signal, for {seconds:g} s, which MNE passes over. Take the parts: "
-                f"raw.copy().crop(tmax={at - first:g}, include_tmax=False), then "
-                f"raw.copy().crop(tmin={at - first:g}) and so on; of a data set leave the "
+                f"raw.copy().crop(tmax={cut}, include_tmax=False), then "
+                f"raw.copy().crop(tmin={cut}) and so on; of a data set leave the "
                 "subject out with subjects=."
             )
         left_out += sum(seconds for at, seconds in gaps if at <= first + margin)

@@ -230,7 +230,7 @@ def check_signal(pair, modality, name=None):
     moving = spread[spread > 0]
     if len(moving) and np.median(moving) < VOLTS_BELOW:
         raise ValueError(
-            f"The {name} looks like volts (median spread of an epoch {np.median(spread):.2g}); "
+            f"The {name} looks like volts (median spread of an epoch {np.median(moving):.2g}); "
             "microvolts are expected. Multiply by 1e6, or use PairedEpochs.from_mne."
         )
     flat = np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if n_epochs > 1 else []
