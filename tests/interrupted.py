@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -190,6 +191,19 @@ def killed_fits(folder):
         runs.append(life(run, place, None))
         found[name] = {"whole": whole, "runs": runs}
     return found
+
+
+def found_in_child(kind, folder):
+    """Return what a process of its own prints for "folds" or "fits"."""
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.interrupted", kind, str(folder)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

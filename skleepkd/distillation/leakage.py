@@ -16,11 +16,13 @@ class LeakageWarning(UserWarning):
 
 def warn_of_leakage(pair, stager):
     """Warn, once a fit, of people whom a stager has seen, but for the very same epochs."""
+    if stager.module_ in _warned:
+        return
     known = False
     for name in ("subject", "recording"):
         here, own = getattr(pair, name), stager.fitted_on_[name]
         seen = seen_by(stager, name)
-        if here is None or seen is None or stager.module_ in _warned:
+        if here is None or seen is None:
             continue
         if known:  # nights of several people may have one name
             seen = np.setdiff1d(seen, [] if own is None else own)
@@ -32,6 +34,7 @@ def warn_of_leakage(pair, stager):
         if len(rows):
             leaked = np.unique(here[rows])
             _warn(stager, name, leaked, np.setdiff1d(leaked, own) if known else leaked)
+            return
 
 
 def _warn(stager, name, leaked, of_others):

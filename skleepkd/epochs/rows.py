@@ -114,33 +114,28 @@ class Signal:
         self._base, self._file = state.get("base"), state.get("file")
 
 
+def _is_recording(given):
+    return hasattr(given, "first_samp") or isinstance(given, str | os.PathLike)
+
+
 def numbers_of(values, name):
     """Take what is given for epochs as an array of numbers, uncopied where it is one."""
-    first = values[0] if isinstance(values, list | tuple) and len(values) else None
     if issparse(values):
         raise TypeError(f"The {name} is a sparse matrix; epochs are dense: X.toarray().")
     wrong = (
         f"The {name} must be an array of numbers of shape (n_epochs, n_channels, n_times); "
         f"given {type(values).__name__}"
     )
-    if any(
-        hasattr(given, "first_samp") or isinstance(given, str | os.PathLike)
-        for given in (values, first)
-    ):
-        raise ValueError(
-            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, or a file; "
-            "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
-        )
-    if getattr(first, "ndim", 0) >= 3:
-        raise ValueError(
-            f"{wrong} of arrays of epochs. Two signals: PairedEpochs(target, source=source). "
-            "Nights: np.concatenate(X), of pairs PairedEpochs.concatenate(X)."
-        )
     if isinstance(values, dict):
         raise ValueError(f"{wrong}. Of a target and a source make PairedEpochs(**X).")
     # Of lists, and of data sets of torch, NumPy would make arrays of one axis more.
     is_list = hasattr(values, "__getitem__") and not hasattr(values, "__array__")
-    first = values[0] if is_list and not isinstance(values, str) and len(values) else None
+    first = values[0] if is_list and not _is_recording(values) and len(values) else None
+    if _is_recording(values) or _is_recording(first):
+        raise ValueError(
+            f"{wrong}, a recording: RecordingStager(stager).stage(raw) stages it, or a file; "
+            "PairedEpochs.from_raws cuts the epochs of mne.io.read_raw(file)."
+        )
     if isinstance(first, np.ma.MaskedArray):
         values = np.ma.stack(values)
     if isinstance(values, np.ma.MaskedArray):

@@ -1,12 +1,7 @@
 """Passes: what a stager does otherwise than skorch, and what it keeps of each pass."""
 
 import hashlib
-import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import TrainingStopped
+from tests.interrupted import found_in_child
 from tests.tiny import FAST, Stop, TinyNetwork, same
 
 OPTIONS = {**FAST, "validation": 2, "max_epochs": 3, "module__dropout": 0.2}
@@ -139,15 +135,7 @@ def stopped(monkeypatch, after, estimator, *data):
 
 def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
     """In the middle of every pass, and while a checkpoint is written."""
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.interrupted", "fits", str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(child.stdout.splitlines()[-1])
+    found = found_in_child("fits", tmp_path)
     assert len(found) == 6
     for name, kind in found.items():
         whole, (writing, *runs) = kind["whole"], kind["runs"]

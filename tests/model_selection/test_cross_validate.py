@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import joblib
@@ -16,6 +12,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.metrics import sleep_scorers
 from skleepkd.model_selection import cross_validate
+from tests.interrupted import found_in_child
 from tests.tiny import FAST, TinyNetwork
 
 TEACHER = SleepStager(TinyNetwork, classes="aasm", **FAST)
@@ -200,15 +197,7 @@ def test_errors_say_what_to_do(pair, tmp_path):
 
 
 def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.interrupted", "folds", str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(child.stdout.splitlines()[-1])
+    found = found_in_child("folds", tmp_path)
     runs = found["runs"]
     assert [run["killed"] for run in runs] == 5 * [True] + 2 * [False]
     assert runs[3]["parts"] == 1, "this one was killed while it wrote"
