@@ -36,7 +36,7 @@ def describe(stager):
     >>> stager = SleepStager("UTime", module__filters=(4, 4), module__pools=(4,), max_epochs=1)
     >>> print(describe(stager.fit(X, y)))
     Network: UTime, 680 parameters, trained as SleepStager by skleepkd ...
-    Fitted on: subjects not known, recordings not known; nobody held out, no score
+    Fitted on: subjects not known, recordings not known, 16 scored epochs; nobody held out, no score
     Predicts: W, N2
     Needs: 1 channel (names not known), 13.3333 Hz, microvolts
     """
@@ -52,15 +52,20 @@ def describe(stager):
         zip(map(str, last.classes_[order]), map(str, classes[order]), strict=True)
     )
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
+    scored = getattr(last, "n_scored_", None)  # not of files of before
+    labels = "" if scored is None else f", {scored:,} scored epochs"
+    if scored == 0:
+        labels = ", no label: from its teacher's predictions alone"
     score = "nobody held out, no score"
     if len(last.held_out_) and last.history_:
         best = getattr(last, "best_epoch_", None) or len(last.history_)
         kappa = last.history_[best - 1].get("valid_kappa", float("nan"))
-        score = f"kappa {kappa:.2f} on {_count(last.held_out_, 'held-out subject')}"
+        judge = " with the teacher" if scored == 0 else ""
+        score = f"kappa {kappa:.2f}{judge} on {_count(last.held_out_, 'held-out subject')}"
     lines = [
         f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",
         f"Fitted on: {_count(seen_by(last, 'subject'), 'subject')}, "
-        f"{_count(seen_by(last, 'recording'), 'recording')}; {score}",
+        f"{_count(seen_by(last, 'recording'), 'recording')}{labels}; {score}",
         f"Predicts: {', '.join(n if n == c else f'{c} ({n})' for c, n in classes.items())}",
         f"Needs: {_count(range(last.epoch_shape_[0]), 'channel')} ({names}), "
         f"{'unknown rate' if rate is None else f'{rate:g} Hz'}, microvolts",

@@ -100,6 +100,9 @@ def _resampled(x, axis, length):
     return flat.reshape(*rows.shape[:-1], length).movedim(-1, axis)
 
 
+#: In place of a layer's name, of a teacher that is no network but has features.
+EXTRACTED = "extract_features"
+
 #: Feature losses and adapters by name.
 FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
 ADAPTERS = {"linear": Projection}
@@ -131,7 +134,10 @@ class MatchedLayer(nn.Module):
 
 
 def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_length):
-    """Pair layers of two networks; ``shapes``: of an epoch (or window) of either."""
+    """Pair layers of two networks; ``shapes``: of an epoch (or window) of either.
+
+    Without a teacher's network the second shape is that of the features themselves.
+    """
     if isinstance(loss, str):
         loss = FEATURE_LOSSES[loss]()
     elif not isinstance(loss, FeatureLoss):
@@ -143,7 +149,9 @@ def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_lengt
         # Drawn apart, so that the batches are those of a student without adapters.
         with torch.random.fork_rng(devices=[]):
             student_shapes = feature_shapes(student, own, shapes[0])
-            teacher_shapes = feature_shapes(teacher, other, shapes[1])
+            teacher_shapes = [shapes[1]]
+            if teacher is not None:
+                teacher_shapes = feature_shapes(teacher, other, shapes[1])
             adapters = [
                 _make_adapter(adapter, *both, sequence_length)
                 for both in zip(student_shapes, teacher_shapes, strict=True)
@@ -165,6 +173,16 @@ def _make_adapter(adapter, student_shape, teacher_shape, sequence_length):
 
 
 def _pair_names(layers, student, teacher):
+    if teacher is None:
+        own = layers or feature_layers(student)
+        own = [own] if isinstance(own, str) else list(own)
+        if len(own) != 1 or not isinstance(own[0], str):
+            raise ValueError(
+                f"The teacher's extract_features gives one array, which one layer of the student "
+                f"follows; given {own}. Name it: layers=['...']."
+            )
+        check_layers(student, own)
+        return [(own[0], EXTRACTED)]
     if layers is None:
         own, other = feature_layers(student), feature_layers(teacher)
         if len(own) != len(other):

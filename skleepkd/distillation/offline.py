@@ -12,6 +12,7 @@ from skleepkd.distillation.strategy import (
     needs_something_to_learn,
 )
 from skleepkd.distillation.teacher import (
+    extracted_features,
     final_stager,
     log_probabilities,
     teacher_features,
@@ -49,7 +50,7 @@ def columns_of_teacher(student, pair, y, *, features):
     # Features belong to windows, the output of all of them to an epoch; else both are
     # computed at once.
     windows = student.windows_of(pair, y) if student.sequence_length_ > 1 else None
-    at_once = features and student.alpha and windows is None
+    at_once = features and student.alpha and windows is None and stager is not None
     columns, arrays = {}, []
     if at_once:
         nonlinearity = stager._get_predict_nonlinearity()
@@ -71,6 +72,11 @@ def columns_of_teacher(student, pair, y, *, features):
 def _features(student, source, windows, *more):
     """Features of the matched layers, and of one more with its summary."""
     stager, matched = final_stager(student.teacher_), student.matched_layers
+    if stager is None:
+        array = extracted_features(student.teacher_, source)
+        # (n_epochs, ...), or (n_windows, length, ...)
+        array = torch.from_numpy(array if windows is None else array[windows])
+        return [layer.loss.summarise(array).numpy() for layer in matched]
     layers = [layer.teacher_layer for layer in matched]
     summaries = [layer.loss.summarise for layer in matched]
     if more:

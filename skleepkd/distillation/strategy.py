@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sklearn.base import BaseEstimator
 
-from skleepkd.distillation.teacher import final_stager
+from skleepkd.distillation.teacher import final_stager, has_features
 
 #: What a batch carries of the teacher: logarithms of its probabilities, shape (batch,
 #: n_classes), and the summary of each matched layer's features.
@@ -120,7 +120,16 @@ def needs_stager(student, what):
     if final_stager(student.teacher) is None:
         raise ValueError(
             f"{what} needs a teacher that is a SleepStager or a Pipeline that ends in one; "
-            f"given {type(student.teacher).__name__}, which has probabilities alone: "
+            f"given {type(student.teacher).__name__}. Give strategy='offline' and a module."
+        )
+
+
+def needs_features(student, what):
+    """Refuse a teacher without features, where ``what`` compares them."""
+    if not has_features(student.teacher):
+        raise ValueError(
+            f"{what} needs a teacher that is a SleepStager or has extract_features(X); given "
+            f"{type(student.teacher).__name__}, which has probabilities alone: "
             "feature_loss=None, alpha > 0 and a module."
         )
 

@@ -37,7 +37,12 @@ def final_stager(teacher):
     """Return the stager at a teacher's end, or None where it is another classifier."""
     # Of what is fitted here no part may be frozen, so only what is frozen is seen through.
     last = final_estimator(teacher) if is_frozen(teacher) else _end_of(teacher)
-    return last if hasattr(type(last), "extract_features") else None
+    return last if hasattr(type(last), "predict_pair") else None
+
+
+def has_features(teacher):
+    """Whether a teacher is a stager, or another estimator that extracts features."""
+    return hasattr(type(final_estimator(teacher)), "extract_features")
 
 
 def _end_of(estimator):
@@ -199,6 +204,13 @@ def teacher_output(teacher, source, classes):
     return log_probabilities(probabilities, teacher.classes_, classes)
 
 
+def most_probable(teacher, source, classes):
+    """Codes of the stages that a fitted teacher holds for the most probable."""
+    if final_stager(teacher) is not None:
+        source = transformed(teacher, source)
+    return teacher_output(teacher, source, classes).argmax(axis=1)
+
+
 def refuse_other_classes(given, wanted):
     """Refuse a teacher of stages that the student lacks: its output would be of others."""
     given, wanted = np.asarray(given).tolist(), np.asarray(wanted).tolist()
@@ -223,6 +235,23 @@ def log_probabilities(probabilities, given, wanted):
     ]
     output[:, places] = np.log(probabilities.clip(min=tiny))
     return output
+
+
+def extracted_features(teacher, source):
+    """Features of a fitted teacher that is no stager, (n_epochs, ...) float32."""
+    extractor = final_estimator(teacher)
+    features = np.asarray(
+        extractor.extract_features(transform(teacher, source)), np.float32
+    )
+    name = type(extractor).__name__
+    if features.ndim < 2 or len(features) != len(source):
+        raise ValueError(
+            f"{name}.extract_features(X) gave shape {features.shape} for {len(source)} epochs; "
+            "(n_epochs, ...) is expected."
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f"The features of {name} are NaN or infinite.")
+    return features
 
 
 def teacher_features(stager, dataset, layers, summaries):

@@ -3,7 +3,7 @@
 import torch
 
 from skleepkd.distillation.offline import columns_of_teacher
-from skleepkd.distillation.strategy import Step, Strategy, needs_stager
+from skleepkd.distillation.strategy import Step, Strategy, needs_features
 from skleepkd.distillation.teacher import final_stager, network_spec, transformed
 from skleepkd.memory import key_of, source_of
 from skleepkd.networks.build import uncompiled
@@ -26,7 +26,7 @@ class TwoStep(Strategy):
 
     def check(self, student):
         """Refuse a student without features to learn first."""
-        needs_stager(student, "strategy='two-step'")
+        needs_features(student, "strategy='two-step'")
         if not student.uses_features:
             raise ValueError(
                 "strategy='two-step' learns features first: give a feature_loss and a "
@@ -51,11 +51,12 @@ def _key(student, pair, y):
     params = student.get_params(deep=False)
     teacher = final_stager(student.teacher_)
     source = transformed(student.teacher_, pair.source_epochs)
+    stagers = [student] if teacher is None else [student, teacher]
     own = {name: value for name, value in params.items() if name not in _LATER}
     return key_of(
         own,
-        [source_of(network_spec(stager)[0]) for stager in (student, teacher)],
-        uncompiled(teacher.module_).state_dict(),
+        [source_of(network_spec(stager)[0]) for stager in stagers],
+        student.teacher_ if teacher is None else uncompiled(teacher.module_).state_dict(),
         uncompiled(student.module_).state_dict(),
         (pair.target_epochs, source.target_epochs, student.held_out_, y >= 0),
         torch.initial_seed(),

@@ -200,7 +200,7 @@ def from_raws(
     *,
     target_raw,
     source_raw,
-    annotations,
+    annotations=None,
     offset=0.0,
     drift=0.0,
     target=None,
@@ -216,10 +216,11 @@ def from_raws(
     ----------
     target_raw, source_raw : mne.io.Raw
         The wearable and the polysomnography.
-    annotations : mne.Annotations
+    annotations : mne.Annotations, optional
         Scored stages, in seconds from the start of ``source_raw``. Each makes as many
         rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``;
-        where stages are scored every 5 or 20 s, each stretch of them does.
+        where stages are scored every 5 or 20 s, each stretch of them does. Without, every
+        whole epoch from the start of ``source_raw`` is a row, of a night that nobody scored.
     offset : float, default=0.0
         Seconds from the source's start to the target's; negative where that came first.
     drift : float, default=0.0
@@ -271,10 +272,14 @@ def from_raws(
                 "is wrong: raw.set_meas_date(None).",
                 stacklevel=3,
             )
-    check_texts(annotations, epoch=epoch, stacklevel=4)
-    _check_clock(annotations, source_raw, lead["source"])
-    onset = scored_onsets(scored_pieces(annotations), epoch)
-    if not len(onset):
+    if annotations is None:
+        seconds = source_raw.n_times / source_raw.info["sfreq"]
+        onset = epoch * np.arange(seconds // epoch)
+    else:
+        check_texts(annotations, epoch=epoch, stacklevel=4)
+        _check_clock(annotations, source_raw, lead["source"])
+        onset = scored_onsets(scored_pieces(annotations), epoch)
+    if not len(onset) and annotations is not None:
         columns = zip(annotations.duration, annotations.description, strict=True)
         lasts = [duration for duration, text in columns if stage_of_text(text) is not None]
         found = ", ".join(f"{duration:g}" for duration in sorted(set(lasts))[-5:])
@@ -295,8 +300,8 @@ def from_raws(
             name: f"{raw.n_times / raw.info['sfreq']:.0f} s" for name, raw in raws.items()
         }
         raise ValueError(
-            f"None of the {len(onset)} scored epochs (from {onset[0]:.0f} to "
-            f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({last}, offset "
+            f"None of the {len(onset)} epochs (from {onset[:1].sum():.0f} to "
+            f"{onset[-1:].sum() + epoch:.0f} s) is covered by both recordings ({last}, offset "
             f"{offset:g} s). Check the offset's sign and the annotations' clock."
         )
     check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])
@@ -328,7 +333,7 @@ def _check_kinds(raws, annotations):
                 f"{modality}_raw is an mne.io.Raw; given {type(raw).__name__}. "
                 "mne.io.read_raw(path) opens a file."
             )
-    if not hasattr(annotations, "orig_time"):
+    if annotations is not None and not hasattr(annotations, "orig_time"):
         raise TypeError(
             f"annotations are mne.Annotations; given {type(annotations).__name__}. Of a file: "
             "mne.read_annotations(path); of names such as 'N2' of all epochs: "

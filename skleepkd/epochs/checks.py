@@ -17,8 +17,8 @@ SAMPLED_EPOCHS = 256
 _SPREAD_AGREES = 5
 
 
-def training_input(X, y, X_source=None, groups=None, *, source_for=None):
-    """Take what ``fit`` is given as a checked pair and its labels; ``source_for`` needs one."""
+def training_input(X, y, X_source=None, groups=None, *, source_for=None, why_labels=""):
+    """Take what ``fit`` is given as a checked pair and its labels (see :func:`check_labels`)."""
     if getattr(y, "ndim", 1) > 2 or hasattr(y, "get_data"):
         raise ValueError(
             f"y is one stage for each epoch; given {type(y).__name__}, signals. Of two signals: "
@@ -34,7 +34,7 @@ def training_input(X, y, X_source=None, groups=None, *, source_for=None):
         raise ValueError(
             f"{source_for} needs the teacher's signal: a PairedEpochs with a source, or X_source=."
         )
-    y = check_labels(y, len(pair))
+    y = check_labels(y, len(pair), why_labels)
     check_signal(pair, "target")
     if source_for is not None:
         check_signal(pair, "source")
@@ -155,12 +155,14 @@ def same_people(one, other):
     return len(both) == len({name for name, _ in both}) == len({name for _, name in both})
 
 
-def check_labels(y, n_epochs):
-    """Take labels as a one-dimensional array of codes or names, at least one of them scored."""
+def check_labels(y, n_epochs, why_labels=""):
+    """Take labels as an array of codes or names; None if none is scored and ``why_labels`` is."""
+    if y is None and why_labels is None:
+        return None
     if y is None:
         raise ValueError(
             "A stager requires y to be passed, but the target y is None; give the stage of "
-            "each epoch, -1 or '?' where unscored."
+            f"each epoch, -1 or '?' where unscored. {why_labels}".rstrip()
         )
     if np.ma.is_masked(y):
         raise ValueError("y has masked values; unscored epochs are -1: y.filled(-1).")
@@ -189,9 +191,10 @@ def check_labels(y, n_epochs):
             f"Unknown stage {y.min()} in y; the code of an unscored epoch is -1."
         )
     if is_unscored(y).all():
-        raise ValueError(
-            f"None of the {n_epochs} epochs is scored: nothing to learn or judge."
-        )
+        if why_labels is None:
+            return None
+        given = f"None of the {n_epochs} epochs is scored: nothing to learn or judge."
+        raise ValueError(f"{given} {why_labels}".rstrip())
     return y
 
 

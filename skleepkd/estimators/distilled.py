@@ -18,22 +18,30 @@ from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
     Strategy,
+    needs_features,
     needs_stager,
     note_term,
 )
 from skleepkd.distillation.teacher import (
     TeacherInFold,
     check_given,
+    extracted_features,
     final_stager,
     is_frozen,
+    most_probable,
     refuse_other_classes,
     set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
 from skleepkd.estimators.batches import training_windows
+from skleepkd.estimators.labels import unscored_like
 from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
 from skleepkd.networks.build import uncompiled
+from skleepkd.stages import is_unscored
+
+#: Epochs from which the shape of a teacher's features is seen, if it is no stager.
+FEW = 20
 
 STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
@@ -62,7 +70,8 @@ class DistilledSleepStager(SleepStager):
         where only its probabilities are used, any classifier. It is cloned and fitted
         on the source of the rows that ``fit`` is given, so in cross-validation it never
         sees the test subject. ``sklearn.frozen.FrozenEstimator(teacher)`` marks one
-        that is fitted already and is used as it is. None where a strategy of your own
+        that is fitted already and is used as it is. Whatever has ``extract_features(X)``,
+        (n_epochs, ...), teaches one layer of features. None where a strategy of your own
         needs no teacher.
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
@@ -117,6 +126,8 @@ class DistilledSleepStager(SleepStager):
         The fitted teacher; it predicts ``X.source_epochs``.
     strategy_ : Strategy
         What was done with it.
+    feature_shape_ : tuple of int or None
+        Shape of an epoch's features, of a teacher that is no stager.
     matched_layers_ : torch.nn.ModuleList
         One for each pair of layers, with its loss and its adapter.
     adapters_ : torch.nn.ModuleList
@@ -129,8 +140,11 @@ class DistilledSleepStager(SleepStager):
     Notes
     -----
     Rows that nobody scored (y is -1 or "?") have no cross-entropy but keep the teacher's
-    terms, so paired nights without labels teach as well (some other nights must have
-    them). A teacher that is not frozen has passes, batches and a learning rate of its own
+    terms, so paired nights without labels teach as well. **No label at all** is needed
+    where the teacher is a ``FrozenEstimator`` and ``alpha=1``; or features alone, where
+    ``start_from_teacher`` or ``layers="output"`` gives the student its last layer. The
+    classes are then the teacher's, and ``validation`` chooses the pass that agrees best
+    with the teacher (``valid_kappa``). A teacher that is not frozen has passes, batches and a learning rate of its own
     (``teacher__max_epochs`` and so on). Fit one to be frozen on ``X.source_epochs``. In
     half precision, a frozen
     teacher's features are kept in memory up to 1 GiB a layer, in a temporary memory map
@@ -181,7 +195,7 @@ class DistilledSleepStager(SleepStager):
 
     # ------------------------------------------------------------ the contract
 
-    def fit(self, X, y, X_source=None, groups=None, **unknown):
+    def fit(self, X, y=None, X_source=None, groups=None, **unknown):
         """Fit the teacher (unless it is frozen) and the student.
 
         Parameters
@@ -190,6 +204,7 @@ class DistilledSleepStager(SleepStager):
             The pair or, with ``X_source``, the target alone; in microvolts.
         y : array-like of shape (n_epochs,)
             Stages, codes or names; -1 or "?" where unscored (the teacher's terms remain).
+            None where nobody scored anything (see Notes).
         X_source : array of shape (n_epochs, n_channels, n_times), optional
             The source of the same epochs, where X is no pair.
         groups : array-like of shape (n_epochs,), optional
@@ -208,7 +223,7 @@ class DistilledSleepStager(SleepStager):
         return self._fit(X, y, X_source, groups)
 
     @available_if(_goes_on)
-    def partial_fit(self, X, y, classes=None, groups=None):
+    def partial_fit(self, X, y=None, classes=None, groups=None):
         """Train the student on; a teacher that is not frozen is fitted anew to these rows.
 
         Parameters
@@ -260,8 +275,9 @@ class DistilledSleepStager(SleepStager):
             raise ValueError("adapter projects features for a feature_loss, which is None.")
         if self.teacher is not None or not own:
             check_given(self.teacher, "teacher")
+        if self.uses_features:
+            needs_features(self, "a feature_loss")
         needs = {
-            "a feature_loss": self.uses_features,
             "start_from_teacher": self.start_from_teacher,
             "module=None": self.module is None,
         }
@@ -274,6 +290,18 @@ class DistilledSleepStager(SleepStager):
         if stager is not None:
             self._check_teacher(stager)
         return None if self.teacher is None else "Distillation"
+
+    def why_labels(self):
+        """Say why scored epochs are needed, or None where they are not."""
+        if not is_frozen(self.teacher):
+            return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
+        own = [self.layers] if isinstance(self.layers, str) else self.layers or ()
+        of_last = [OUTPUT in (name, name[0]) for name in own] + [self.start_from_teacher]
+        if self.alpha == 1 or (
+            self.uses_features and self.strategy != "two-step" and any(of_last)
+        ):
+            return None
+        return "To learn from the teacher's output alone, without a label, give alpha=1."
 
     def _check_teacher(self, stager):
         by_name = isinstance(stager.classes, str) and isinstance(self.classes, str)
@@ -305,8 +333,20 @@ class DistilledSleepStager(SleepStager):
 
     # ------------------------------------------------------------ fitting
 
+    def begin_fit(self, pair, y, go_on=False):
+        """Do all of a fit of checked input but the passes; y is None where nothing is scored."""
+        if y is None:
+            y = unscored_like(self.teacher.classes_, len(pair))
+        return super().begin_fit(pair, y, go_on)
+
+    def _find_classes(self, y):
+        if self.classes is None and is_unscored(y).all():
+            return np.sort(self.teacher.classes_)
+        return super()._find_classes(y)
+
     def _begin_source(self, pair, y, seed, go_on):
         """Build the teacher's network, and refuse a teacher that the student cannot follow."""
+        self.feature_shape_ = None
         if self.teacher is None:
             self.teacher_ = None
             return None
@@ -317,6 +357,10 @@ class DistilledSleepStager(SleepStager):
             self.teacher, pair.source_epochs, y, held_out, seed, self.checkpoint, **params
         )
         self.teacher_ = teacher.estimator
+        if self.uses_features and final_stager(self.teacher_) is None:
+            self.teacher_ = teacher.fit(self.memory)
+            some = pair.source_epochs[:FEW]
+            self.feature_shape_ = extracted_features(self.teacher_, some).shape[1:]
         if is_frozen(self.teacher) and self.alpha:
             refuse_other_classes(self.teacher.classes_, classes)
         return teacher
@@ -331,13 +375,21 @@ class DistilledSleepStager(SleepStager):
     def end_fit(self, training):
         """Fit the teacher and pass over the training rows, step by step."""
         strategy, pair, codes = self.strategy_, training.pair, training.codes
-        if self.teacher is not None and strategy.fits_teacher_first:
+        if (
+            self.teacher is not None
+            and strategy.fits_teacher_first
+            and not self.feature_shape_
+        ):
             self.teacher_ = training.source.fit(self.memory)
             if self.start_from_teacher and not self.history:  # else it goes on
                 copy_weights(self._teacher_module(), uncompiled(self.module_))
         before = []
         with training.random:
             columns = strategy.prepare(self, pair, codes)
+            validates = self.validates(pair)
+            if validates.any() and (codes[validates] < 0).all():  # the teacher judges
+                asked = pair.source_epochs[validates]
+                codes[validates] = most_probable(self.teacher_, asked, self.classes_)
             for number, step in enumerate(strategy.steps(self, pair, codes)):
                 if number:
                     before += self.history
@@ -400,9 +452,12 @@ class DistilledSleepStager(SleepStager):
         self.matched_layers_ = nn.ModuleList()
         if self.uses_features:
             window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
-            shapes = [window + n.epoch_shape_ for n in (self, final_stager(self.teacher_))]
+            stager, teacher = final_stager(self.teacher_), None
+            shapes = [window + self.epoch_shape_, window + (self.feature_shape_ or ())]
+            if stager is not None:
+                shapes[1], teacher = window + stager.epoch_shape_, self._teacher_module()
             options = (self.layers, self.feature_loss, self.adapter)
-            networks = (uncompiled(self.module_), self._teacher_module())
+            networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_
             self.matched_layers_ = match_layers(*options, *networks, shapes, length)
             if any(
@@ -412,7 +467,7 @@ class DistilledSleepStager(SleepStager):
         return self
 
     def _need_equal_classes(self, name):
-        teacher = final_stager(self.teacher_).classes_
+        teacher = self.teacher_.classes_
         if not np.array_equal(teacher, self.classes_):
             raise ValueError(
                 f"{name} needs the same classes= in the same order: the teacher has "
@@ -442,7 +497,8 @@ class DistilledSleepStager(SleepStager):
         """Record the means of the loss's terms, as ``train_<term>`` and ``valid_<term>``."""
         self.strategy_.after_pass(self)
         for name, (total, count) in self.terms_.items():
-            self.history.record(name, float(total) / max(count, 1))
+            if count:
+                self.history.record(name, float(total) / count)
 
     def train_step(self, batch, **fit_params):
         """Train on a batch, between the strategy's two hooks."""

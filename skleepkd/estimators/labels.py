@@ -140,9 +140,17 @@ def class_weights(class_weight, codes, classes):
     return weights
 
 
-def draw_held_out(validation, subjects, random_state):
-    """Draw the subjects that validate, of those of the scored training rows."""
-    known = None if subjects is None else np.unique(subjects)
+def unscored_like(classes, n_epochs):
+    """Labels that say of each epoch that nobody scored it, of the kind of ``classes``."""
+    names = np.asarray(classes).dtype.kind not in "iu"
+    return np.full(n_epochs, UNSCORED_NAME if names else UNSCORED)
+
+
+def draw_held_out(validation, subjects, scored, learned, random_state):
+    """Draw who validates, of those with scored rows, if any; some are left to learn from."""
+    known = None
+    if subjects is not None:
+        known = np.unique(subjects[scored if scored.any() else learned])
     if isinstance(validation, str) and validation == "auto":
         enough = known is not None and len(known) >= SUBJECTS_FOR_AUTO
         validation = 0.1 if enough else None
@@ -170,7 +178,7 @@ def draw_held_out(validation, subjects, random_state):
             f"validation names {sorted(map(str, strangers))}, who are not among the "
             f"training subjects {[str(name) for name in known]}."
         )
-    if len(chosen) >= len(known):
+    if np.isin(subjects[learned], chosen).all():
         raise ValueError(
             f"validation={validation!r} would hold out all of the {len(known)} training "
             "subjects; nobody would be left to train on."

@@ -12,6 +12,7 @@ from skorch.callbacks import EarlyStopping
 
 from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
+from skleepkd.estimators.progress import Progress
 from skleepkd.memory import key_of, replace_file
 
 
@@ -68,7 +69,8 @@ def run_passes(net, loop, dataset, epochs):
 
 def _run_until_stopped(net, loop, epochs):
     try:
-        loop(epochs=epochs)
+        with Progress(net, epochs) as net.progress_:
+            loop(epochs=epochs)
     except TrainingStopped as stopped:
         # Callbacks at the end of a pass expect it to have been validated.
         (datasets,) = stopped.args
@@ -82,6 +84,8 @@ def _run_until_stopped(net, loop, epochs):
         early = [c for c in callbacks if isinstance(c, EarlyStopping)]
         if not any(c.misses_ >= c.patience for c in early):
             raise
+    finally:
+        del net.progress_
 
 
 def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
@@ -95,6 +99,8 @@ def run_batches(net, iterator, training, prefix, step_fn, **fit_params):
             net.history.record_batch(f"{prefix}_loss", losses[-1])
             net.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
             net.notify("on_batch_end", batch=batch, training=training, **step)
+            if training and net.progress_ is not None:
+                net.progress_.step(iterator, net.history)
     finally:
         batches = net.history[-1]["batches"]
         own = [entry for entry in batches if f"{prefix}_loss" in entry]

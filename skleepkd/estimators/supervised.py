@@ -80,7 +80,8 @@ class SleepStager(NeuralNetClassifier):
         are compared, it answers uncompiled.
     max_epochs, batch_size, lr, optimizer, verbose
         As in skorch: passes over the training rows, epochs in a batch, the learning rate,
-        the optimiser (Adam; ``optimizer__*`` are its arguments), and 1 for a line a pass.
+        the optimiser (Adam; ``optimizer__*`` are its arguments). ``verbose``: None for a
+        bar in a terminal or notebook where it takes long, 0 for nothing, 1 for a line a pass.
     criterion : type, default=StageCrossEntropy
         The loss of logits and codes, -1 being unscored.
     train_split : None or callable, default=None
@@ -99,6 +100,8 @@ class SleepStager(NeuralNetClassifier):
         "subject" and "recording": what ``fit`` was given, None where not known.
     spread_ : list of float or None
         How far each channel spreads in an epoch, in microvolts; None of spectrograms.
+    n_scored_ : int
+        Epochs with a stage that ``fit`` was given; 0 where a teacher alone taught.
     seen_epochs_ : ndarray of uint32 or None
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
@@ -135,7 +138,7 @@ class SleepStager(NeuralNetClassifier):
     ((40, 2), ['N2', 'W'])
     """
 
-    checkpoint_ = None  # a training that is being kept has one
+    checkpoint_ = progress_ = None  # a training that is kept, or runs, has one
     seen_epochs_ = None  # where no people are known
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
@@ -161,7 +164,7 @@ class SleepStager(NeuralNetClassifier):
         criterion=labels.StageCrossEntropy,
         train_split=None,
         predict_nonlinearity=softmax,
-        verbose=0,
+        verbose=None,
         **kwargs,
     ):
         self.class_weight = class_weight
@@ -315,12 +318,19 @@ class SleepStager(NeuralNetClassifier):
 
     def _fit(self, X, y, X_source=None, groups=None, go_on=False):
         go_on = (go_on or self.warm_start) and self.initialized_
-        source_for = self._check_parameters(go_on)
-        pair, y = checks.training_input(X, y, X_source, groups, source_for=source_for)
+        needs = {
+            "source_for": self._check_parameters(go_on),
+            "why_labels": self.why_labels(),
+        }
+        pair, y = checks.training_input(X, y, X_source, groups, **needs)
         return self.end_fit(self.begin_fit(pair, y, go_on))
 
     def _check_parameters(self, go_on):
         """Refuse parameters that do not go together; say for what a source is needed, if it is."""
+
+    def why_labels(self):
+        """Say why scored epochs are needed, or None where they are not."""
+        return "Only a DistilledSleepStager with a fitted teacher learns without a label."
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
@@ -331,17 +341,18 @@ class SleepStager(NeuralNetClassifier):
         # A student and its teacher must not begin at the same weights by accident.
         random_state = check_random_state(self.random_state)
         seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
-        subjects = pair.subject
-        if subjects is not None:
-            subjects = subjects[~left_unscored(y, self.classes)]
-        self.held_out_ = labels.draw_held_out(self.validation, subjects, seed)
+        scored = ~left_unscored(y, self.classes)
+        learned = scored | (self.why_labels() is None)
+        self.held_out_ = labels.draw_held_out(
+            self.validation, pair.subject, scored, learned, seed
+        )
         self.best_epoch_ = None
         self.seen_epochs_ = seen_epochs(pair, self.seen_epochs_ if go_on else None)
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
         if self.sequence_length_ > 1:
-            batches.check_windows(self, pair, scored)
+            batches.check_windows(self, pair, scored | learned)
         pair, y = self._select_rows(pair, y, scored)
         codes = labels.encode(y, classes)
         self._remember_input(pair, codes, classes, go_on)
@@ -374,8 +385,8 @@ class SleepStager(NeuralNetClassifier):
 
     def _remember_input(self, pair, codes, classes, go_on):
         """Remember what the stager is fitted to, which must be as before if it goes on."""
-        training = ~self.validates(pair)
-        if not (codes[training] >= 0).any():
+        training, scored = ~self.validates(pair), codes >= 0
+        if self.why_labels() is not None and not scored[training].any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
@@ -397,6 +408,7 @@ class SleepStager(NeuralNetClassifier):
         self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
         self.fitted_on_ = fitted_on
+        self.n_scored_ = int(scored.sum()) + (self.n_scored_ if go_on else 0)
 
     def _run_step(self, step, pair, codes, columns=None):
         """Train for the passes of a step, on rows that carry further columns."""

@@ -451,7 +451,7 @@ def test_what_is_no_recording_and_no_annotations():
 
 def test_no_epoch_that_both_cover():
     raw = device(10, float, 300)
-    with raises("None of the 8 scored epochs .from 0 to 300 s.*offset -400 s"):
+    with raises("None of the 8 epochs .from 0 to 300 s.*offset -400 s"):
         PairedEpochs.from_raws(
             source_raw=raw, target_raw=raw, annotations=NIGHT, offset=-400
         )
