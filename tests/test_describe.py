@@ -34,7 +34,7 @@ def test_what_a_reader_looks_for(tmp_path):
     kappa = max(stager.history_[:, "valid_kappa"])
     for part in (
         f"Network: UTime, {n_parameters:,} parameters, trained as SleepStager by skleepkd 0.",
-        "Fitted on: 12 subjects, 12 recordings; ",
+        "Fitted on: 12 subjects, 12 recordings, 120 scored epochs; ",
         f"kappa {kappa:.2f} on 1 held-out subject",
         "Predicts: 0 (W), 1 (N1), 2 (N2), 3 (N3), 4 (REM)",
         "Needs: 2 channels (L, R), 2 Hz, microvolts",

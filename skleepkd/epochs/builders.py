@@ -273,13 +273,13 @@ def from_raws(
                 stacklevel=3,
             )
     if annotations is None:
-        seconds = source_raw.n_times / source_raw.info["sfreq"]
-        onset = epoch * np.arange(seconds // epoch)
+        most = source_raw.n_times // round(epoch * source_raw.info["sfreq"])
+        onset = epoch * np.arange(most + 1)  # what is not covered is left out below
     else:
         check_texts(annotations, epoch=epoch, stacklevel=4)
         _check_clock(annotations, source_raw, lead["source"])
         onset = scored_onsets(scored_pieces(annotations), epoch)
-    if not len(onset) and annotations is not None:
+    if not len(onset):
         columns = zip(annotations.duration, annotations.description, strict=True)
         lasts = [duration for duration, text in columns if stage_of_text(text) is not None]
         found = ", ".join(f"{duration:g}" for duration in sorted(set(lasts))[-5:])
@@ -300,8 +300,8 @@ def from_raws(
             name: f"{raw.n_times / raw.info['sfreq']:.0f} s" for name, raw in raws.items()
         }
         raise ValueError(
-            f"None of the {len(onset)} epochs (from {onset[:1].sum():.0f} to "
-            f"{onset[-1:].sum() + epoch:.0f} s) is covered by both recordings ({last}, offset "
+            f"None of the {len(onset)} epochs (from {onset[0]:.0f} to "
+            f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({last}, offset "
             f"{offset:g} s). Check the offset's sign and the annotations' clock."
         )
     check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])

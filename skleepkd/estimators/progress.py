@@ -29,10 +29,10 @@ class Progress:
             return
         if self.bar is None:
             total = self.passes * len(iterator) if hasattr(iterator, "__len__") else None
-            how = {"delay": PATIENCE, "leave": False, "unit": "batch"}
-            self.bar, self.before = tqdm(total=total, **how), len(history) - 1
-        done = len(history) - self.before
-        text = f"{self.name}, pass {done} of {self.passes}"
+            self.bar = tqdm(total=total, delay=PATIENCE, leave=False, unit="batch")
+            self.before = len(history) - 1
+        number = len(history) - self.before
+        text = f"{self.name}, pass {number} of {self.passes}"
         self.bar.set_description(text, refresh=False)
         self.bar.update()
 

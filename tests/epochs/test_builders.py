@@ -354,6 +354,23 @@ def test_epochs_at_the_edges_are_dropped():
     assert late.onset.tolist() == ONSET[1:]
 
 
+def test_without_annotations_every_whole_epoch_is_a_row():
+    source, target = device(10, float, 400), device(8, lambda t: t + 12.0, 300)
+    both = {"source_raw": source, "target_raw": target, "unit": "V"}
+    X = PairedEpochs.from_raws(**both, offset=-12.0)
+    # The target lasts from -12 to 288 s of the source's clock.
+    assert X.onset.tolist() == [0, 30, 60, 90, 120, 150, 180, 210, 240]
+    annotated = PairedEpochs.from_raws(
+        **both, annotations=scored((0, 390, "Sleep stage W")), offset=-12.0
+    )
+    for modality in ("target", "source"):
+        np.testing.assert_array_equal(X[modality], annotated[modality])
+    late = PairedEpochs.from_raws(**both, offset=45.0, epoch=15)
+    assert late.onset.tolist() == [*range(45, 331, 15)]
+    with raises("None of the 14 epochs .from 0 to 420 s. is covered by both"):
+        PairedEpochs.from_raws(**both, offset=900.0)
+
+
 def test_rows_come_in_order_and_once():
     backwards = scored((60, 30, "N2"), (0, 60, "W"), (30, 30, "W"))
     raw = device(10, float, 200)
