@@ -63,6 +63,16 @@ def seen_epochs(pair, before=None):
     return seen if before is None else np.union1d(seen, before)
 
 
+def seen_names(pair, before=None):
+    """Subjects and recordings of a fit, and of those before; None of what is not known."""
+    seen = {}
+    for name in ("subject", "recording"):
+        columns = [getattr(pair, name), *([] if before is None else [before[name]])]
+        known = all(column is not None for column in columns)
+        seen[name] = np.unique(np.concatenate(columns)) if known else None
+    return seen
+
+
 def seen_by(stager, name):
     """Subjects or nights that went into a stager's weights, through frozen ones too."""
     seen, (_, frozen) = stager.fitted_on_[name], _frozen_part(stager)

@@ -291,8 +291,9 @@ class DistilledSleepStager(SleepStager):
             self._check_teacher(stager)
         return None if self.teacher is None else "Distillation"
 
+    @property
     def why_labels(self):
-        """Say why scored epochs are needed, or None where they are not."""
+        """Why scored epochs are needed; None where they are not."""
         if not is_frozen(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
         own = [self.layers] if isinstance(self.layers, str) else self.layers or ()

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
 
-from skleepkd.distillation.leakage import seen_epochs, warn_of_leakage
+from skleepkd.distillation.leakage import seen_epochs, seen_names, warn_of_leakage
 from skleepkd.distillation.strategy import Step
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs import checks
@@ -140,6 +140,8 @@ class SleepStager(NeuralNetClassifier):
 
     checkpoint_ = progress_ = None  # a training that is kept, or runs, has one
     seen_epochs_ = None  # where no people are known
+    #: Why scored epochs are needed; None where they are not.
+    why_labels = "Only a DistilledSleepStager with a fitted teacher learns without a label."
 
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's convention)
 
@@ -320,17 +322,13 @@ class SleepStager(NeuralNetClassifier):
         go_on = (go_on or self.warm_start) and self.initialized_
         needs = {
             "source_for": self._check_parameters(go_on),
-            "why_labels": self.why_labels(),
+            "why_labels": self.why_labels,
         }
         pair, y = checks.training_input(X, y, X_source, groups, **needs)
         return self.end_fit(self.begin_fit(pair, y, go_on))
 
     def _check_parameters(self, go_on):
         """Refuse parameters that do not go together; say for what a source is needed, if it is."""
-
-    def why_labels(self):
-        """Say why scored epochs are needed, or None where they are not."""
-        return "Only a DistilledSleepStager with a fitted teacher learns without a label."
 
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
@@ -342,7 +340,7 @@ class SleepStager(NeuralNetClassifier):
         random_state = check_random_state(self.random_state)
         seed, source_seed = random_state.randint(np.iinfo(np.int32).max, size=2).tolist()
         scored = ~left_unscored(y, self.classes)
-        learned = scored | (self.why_labels() is None)
+        learned = scored | (self.why_labels is None)
         self.held_out_ = labels.draw_held_out(
             self.validation, pair.subject, scored, learned, seed
         )
@@ -386,7 +384,7 @@ class SleepStager(NeuralNetClassifier):
     def _remember_input(self, pair, codes, classes, go_on):
         """Remember what the stager is fitted to, which must be as before if it goes on."""
         training, scored = ~self.validates(pair), codes >= 0
-        if self.why_labels() is not None and not scored[training].any():
+        if self.why_labels is not None and not scored[training].any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
@@ -395,11 +393,6 @@ class SleepStager(NeuralNetClassifier):
                 f"{self.classes_.tolist()} and {self.signal_}; given {classes.tolist()} and "
                 f"{signal}. Fix the classes with classes=."
             )
-        fitted_on = {}
-        for name in ("subject", "recording"):
-            columns = [getattr(pair, name), *([self.fitted_on_[name]] if go_on else [])]
-            known = all(column is not None for column in columns)
-            fitted_on[name] = np.unique(np.concatenate(columns)) if known else None
         self.classes_inferred_ = classes
         weight = self.class_weight
         self.class_weight_ = labels.class_weights(weight, codes[training], classes)
@@ -407,7 +400,7 @@ class SleepStager(NeuralNetClassifier):
         self.epoch_shape_ = pair.shape[1:]
         self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
-        self.fitted_on_ = fitted_on
+        self.fitted_on_ = seen_names(pair, self.fitted_on_ if go_on else None)
         self.n_scored_ = int(scored.sum()) + (self.n_scored_ if go_on else 0)
 
     def _run_step(self, step, pair, codes, columns=None):
