@@ -39,10 +39,10 @@ from skleepkd.distillation import FeatureMSE
 from skleepkd.metrics import gap_closed, paired_test, staging_report
 from skleepkd.plotting import EmbeddingDisplay, HypnogramDisplay, TrainingCurveDisplay
 
-# Chosen on the seeds 101 to 103, like the weights of the losses below.
-PASSES = 8
-
 SEED = 0
+# As many as take three minutes on two cores. The weights of the losses below were chosen on
+# the seeds 101 to 103.
+PASSES = 8
 N_SUBJECTS, N_EPOCHS, N_FOLDS, N_JOBS = 16, 150, 4, 2
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])

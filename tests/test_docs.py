@@ -3,9 +3,12 @@
 import doctest
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from skleepkd import datasets
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Pages whose Python is run elsewhere (tests/test_clusters.py), or takes hours.
@@ -49,6 +52,20 @@ def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
         runner.run(test, clear_globs=False)
         here = test.globs
     assert runner.summarize(verbose=False).failed == 0
+
+
+def test_the_first_block_of_the_readme_runs_and_the_start_page_has_it(monkeypatch, capsys):
+    text = (DOCS.parent / "README.md").read_text()
+    block = text.split("```python\n")[1].split("```")[0]
+    simulate = datasets.make_cohort
+    monkeypatch.setattr(datasets, "make_cohort", partial(simulate, n_epochs=12))
+    exec(block.replace("max_epochs=5", "max_epochs=1"), {})
+    shown = text.split("```text\n")[1].split("```")[0]
+    assert re.sub(r"-?\d", "0", capsys.readouterr().out) == re.sub(r"\d", "0", shown)
+    start = (DOCS / "index.md").read_text()
+    markers = re.findall(r':(?:start-after|end-before): "(.*)"', start)
+    assert len(markers) == 4
+    assert all(text.count(marker) == 1 for marker in markers)
 
 
 def listed_names():
