@@ -72,7 +72,7 @@ class GsscStager(ReadyStager):
 
     References
     ----------
-    .. [1] Hanna, J. and Floeel, A. (2023). An accessible and versatile deep learning-based
+    .. [1] Hanna, J. and Flöel, A. (2023). An accessible and versatile deep learning-based
        sleep stage classifier. Frontiers in Neuroinformatics 17:1086634.
 
     Examples

@@ -44,7 +44,8 @@ class YasaStager(ReadyStager):
     Notes
     -----
     The signals are in microvolts, neither filtered nor scaled, at any sampling rate above
-    60 Hz (they are resampled to YASA's 100 Hz).
+    60 Hz (they are resampled to YASA's 100 Hz). An EMG that was stored as its envelope, as
+    that of Sleep-EDF, is none: ``emg=False``.
 
     Features are smoothed over minutes and compared with the night's own, so all epochs of a
     recording (of a subject, where recordings are not known) are staged together, in the
