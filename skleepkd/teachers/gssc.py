@@ -81,7 +81,7 @@ class GsscStager(ReadyStager):
     >>> from skleepkd import DistilledSleepStager
     >>> from skleepkd.teachers import GsscStager
     >>> student = DistilledSleepStager(
-    ...     FrozenEstimator(GsscStager()), module="LogPowerNet", feature_loss=None, alpha=0.5
+    ...     FrozenEstimator(GsscStager()), module="LogPowerNet", adapter="linear", alpha=0.5
     ... )
     """
 
