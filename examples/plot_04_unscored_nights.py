@@ -13,66 +13,23 @@ stages simulated ones is printed first.
 """
 
 # %%
-# YASA as a classifier
-# --------------------
+# YASA as a teacher
+# -----------------
 # A teacher is given the source as a :class:`~skleepkd.PairedEpochs`, and predicts for each
-# row the probabilities of its ``classes_``. YASA looks at whole nights of one central EEG
-# channel, since it smooths over minutes and compares with the night's median; so the epochs
-# of each recording are put in order and joined again. ``__sklearn_is_fitted__`` says that
-# it needs no fitting.
-
-import logging
-import warnings
+# row the probabilities of its ``classes_``. :class:`~skleepkd.teachers.YasaStager` puts the
+# rows of each recording in order, since YASA looks at whole nights, finds the EEG by the
+# channel's name and needs no fitting. :class:`~skleepkd.teachers.GsscStager` could stand in
+# its place.
 
 import matplotlib.pyplot as plt
-import mne
 import numpy as np
-import yasa
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.frozen import FrozenEstimator
 from skorch.callbacks import LRScheduler
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
 from skleepkd.metrics import paired_test, staging_report
-
-# YASA's classifier was stored by an older scikit-learn, which says so at each loading.
-warnings.filterwarnings("ignore", category=InconsistentVersionWarning)
-logging.getLogger("yasa").setLevel(logging.ERROR)
-
-
-class YasaStager(ClassifierMixin, BaseEstimator):
-    """YASA's stager of one central EEG channel, as it comes."""
-
-    classes_ = np.arange(5)  # W, N1, N2, N3, REM
-
-    def fit(self, X, y=None):
-        """Do nothing: YASA is trained."""
-        return self
-
-    def predict_proba(self, X):
-        """Stage whole nights of one channel; shape (n_epochs, 5)."""
-        proba = np.empty((len(X), 5))
-        info = mne.create_info(["EEG"], X.sfreq["target"], "eeg")
-        for recording in np.unique(X.recording):
-            rows = np.flatnonzero(X.recording == recording)
-            rows = rows[np.argsort(X.onset[rows])]
-            if np.any(np.diff(X.onset[rows]) != 30):
-                raise ValueError(f"Epochs of {recording} are missing: YASA needs them all.")
-            volts = 1e-6 * X["target"][rows, 0].reshape(1, -1)
-            raw = mne.io.RawArray(volts, info, verbose="error")
-            night = yasa.SleepStaging(raw, eeg_name="EEG").predict().proba
-            proba[rows] = night[["WAKE", "N1", "N2", "N3", "REM"]]
-        return proba
-
-    def predict(self, X):
-        """Return the most probable stage of each epoch."""
-        return self.predict_proba(X).argmax(axis=1)
-
-    def __sklearn_is_fitted__(self):
-        return True
-
+from skleepkd.teachers import YasaStager
 
 # %%
 # Scored, unscored, to test on
