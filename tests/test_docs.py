@@ -20,6 +20,7 @@ PACKAGES = (
     *("skleepkd.distillation", "skleepkd.networks", "skleepkd.preprocessing"),
     *("skleepkd.datasets", "skleepkd.metrics", "skleepkd.model_selection"),
     *("skleepkd.plotting", "skleepkd.recipes", "skleepkd.sequences", "skleepkd.stages"),
+    "skleepkd.teachers",
 )
 
 

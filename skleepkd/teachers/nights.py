@@ -1,0 +1,217 @@
+"""What ready stagers share: channels by name, and rows put in order as whole nights."""
+
+import importlib
+import re
+
+import numpy as np
+from scipy.signal import resample_poly
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.sequences import ONSET_TOLERANCE, find_runs
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES
+
+#: A hole of at most so many seconds does not end a night: what is before and after it is
+#: joined, since both stagers compare an epoch with the rest of its night.
+HOLE_SECONDS = 300.0
+#: What has fewer epochs is not a night by itself: it stays with the rest of its recording.
+LEAST_EPOCHS = 10
+
+#: What may stand before an electrode's name, as in "EEG C3-CLE" and "PSG_C3".
+_BEFORE = r"^(?!.*(?:EOG|ECG|EKG|EMG))(?:.*[ _:(])?"
+#: Names of channels by kind, those that are tried first first.
+_KINDS = {
+    "eeg": (
+        _BEFORE + r"C[34z](?!\d)",
+        _BEFORE + r"(?:Fp|AF|FC|FT|CP|TP|PO|[FCTPO])(?:z|\d{1,2})(?!\d)",
+        r"EEG",
+    ),
+    "eog": (r"EOG|(?<![A-Z])(?:E[12]|LOC|ROC)(?![A-Z\d])",),
+    "emg": (r"chin|mental", r"^(?!.*(?:leg|tib)).*EMG"),
+}
+
+
+class ReadyStager(ClassifierMixin, BaseEstimator):
+    """A stager of whole nights that was trained elsewhere: a classifier that needs no fit."""
+
+    def fit(self, X=None, y=None):
+        """Do nothing, since it is trained; return the stager.
+
+        Parameters
+        ----------
+        X, y : object, optional
+            Not looked at.
+
+        Returns
+        -------
+        self
+        """
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    @property
+    def classes_(self):
+        """Codes 0 to 4 (W, N1, N2, N3, REM), or names in alphabetical order."""
+        return self._sorted_classes()[0]
+
+    def _sorted_classes(self):
+        """Return the sorted classes, and of each its place among W, N1, N2, N3, REM."""
+        names = np.array(SCHEMES["aasm"])
+        if self.labels not in ("codes", "names"):
+            raise ValueError(f"labels is 'codes' or 'names'; given {self.labels!r}.")
+        if self.labels == "codes":
+            return np.arange(len(names)), np.arange(len(names))
+        return np.sort(names), np.argsort(names)
+
+    def predict_proba(self, X):
+        """Predict the probability of each stage.
+
+        Parameters
+        ----------
+        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
+            Its target: epochs of 30 s in microvolts, in any order. The rows of a recording
+            are one night, in the order of their onsets; rows of which these are not known
+            follow one another.
+
+        Returns
+        -------
+        ndarray of shape (n_epochs, 5)
+            For each row, in the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            If a channel is not there or no EEG channel is found, epochs do not last 30 s,
+            overlap or hold NaN, or a night is too short.
+        ImportError
+            If the package that has the stager is not installed.
+        """
+        probabilities = self._by_night(X, self._stage, self._least_epochs)
+        return probabilities[:, self._sorted_classes()[1]]
+
+    def predict(self, X):
+        """Predict the most probable stage of each epoch.
+
+        Parameters
+        ----------
+        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
+            As for :meth:`predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_epochs,)
+        """
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def _by_night(self, X, compute, least):
+        """Compute an array with a row for each epoch from the signals of each night."""
+        pair, output = as_pair(X), None
+        n_times = self._check(pair)
+        channels = {}
+        for kind in self._kinds:
+            number = find_channel(pair, kind, getattr(self, kind))
+            if number is not None:
+                channels[kind] = number
+        for rows in find_nights(pair, least):
+            night = pair.read("target", rows)[:, list(channels.values())]
+            # (n_epochs, n_channels, n_times) -> (n_channels, n_epochs * n_times)
+            night = night.swapaxes(0, 1).reshape(len(channels), -1).astype(float)
+            night = resample_poly(night, self._n_times, n_times, axis=1)
+            part = compute(dict(zip(channels, night, strict=True)))
+            if output is None:
+                output = np.empty((len(pair), part.shape[1]), dtype=part.dtype)
+            output[rows] = part
+        return output
+
+    def _check(self, pair):
+        """Refuse what are no epochs of 30 s; return their number of samples."""
+        rate, name = pair.sfreq["target"], type(self).__name__
+        if pair.ndim != 3 or not len(pair):
+            raise ValueError(
+                f"{name} stages epochs of shape (n_epochs, n_channels, n_times), signals in "
+                f"microvolts; given shape {pair.shape}."
+            )
+        n_times = pair.shape[2]
+        if rate and abs(n_times - EPOCH_SECONDS * rate) > 1:
+            raise ValueError(
+                f"{name} stages epochs of 30 s; given {n_times} samples at {rate:g} Hz, "
+                f"{n_times / rate:.4g} s. Cut epochs of 30 s, or correct sfreq=."
+            )
+        check_signal(pair, "target", f"signal that {name} is given")
+        return n_times
+
+
+def find_channel(pair, kind, wanted):
+    """Find the channel that is named, or the first that fits; None where there is none."""
+    names = pair.ch_names["target"]
+    if wanted is False and kind != "eeg":
+        return None
+    if names is None:
+        if wanted is None:
+            if kind != "eeg":
+                return None
+            if pair.shape[1] == 1:
+                return 0
+        raise ValueError(
+            f"Which of the {pair.shape[1]} channels is the {kind.upper()} is not known. Name "
+            "all of them in the pair, PairedEpochs(..., ch_names=['C4-A1', ...]) (of a source, "
+            f"ch_names={{'source': [...]}}), and where the name does not say it, {kind}=."
+        )
+    if wanted is not None:
+        if wanted not in names:
+            raise ValueError(f"No channel named {wanted}; there are {', '.join(names)}.")
+        return names.index(wanted)
+    for pattern in _KINDS[kind]:
+        for number, name in enumerate(names):
+            if re.search(pattern, name, re.IGNORECASE):
+                return number
+    if kind == "eeg":
+        raise ValueError(
+            f"By their names none of the channels {', '.join(names)} is an EEG. If one is, name "
+            f"it, eeg={names[0]!r}."
+        )
+    return None
+
+
+def find_nights(pair, least=1):
+    """Find the rows of each stretch that is staged by itself, in time order."""
+    recording, onset = pair.recording, pair.onset
+    if recording is None:
+        recording = pair.subject
+    nights = []
+    for run in find_runs(recording, onset, len(pair)):
+        last = nights[-1] if nights else run[:0]
+        if len(last) and (recording is None or recording[last[0]] == recording[run[0]]):
+            hole = onset[run[0]] - onset[last[-1]] - EPOCH_SECONDS
+            if hole <= HOLE_SECONDS or min(len(last), len(run)) < LEAST_EPOCHS:
+                nights[-1] = np.concatenate([last, run])
+                continue
+        nights.append(run)
+    for rows in nights:
+        night = "X" if recording is None else f"recording {recording[rows[0]]!s}"
+        if len(rows) < least:
+            raise ValueError(
+                f"Of {night} there are {len(rows)} epochs ({0.5 * len(rows):g} min); at least "
+                f"{0.5 * least:g} min are needed. Leave it out, or give the whole night."
+            )
+        if (
+            onset is not None
+            and (np.diff(onset[rows]) < EPOCH_SECONDS - ONSET_TOLERANCE).any()
+        ):
+            raise ValueError(
+                f"Epochs of {night} overlap: their onsets are less than 30 s apart. Give "
+                "every epoch once, or each night a recording= of its own."
+            )
+    return nights
+
+
+def import_extra(module, extra):
+    """Import a package of an extra, or say how it is installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module.partition('.')[0]} is not installed: pip install 'skleepkd[{extra}]'."
+        ) from error
