@@ -40,6 +40,7 @@ from real_nights_runs import (
     ALONE,
     CONTROL,
     NO_LABEL,
+    OWN,
     TEACHER,
     TWICE,
     UNSCORED,
@@ -48,6 +49,7 @@ from real_nights_runs import (
     run_few,
     run_fold,
 )
+from real_nights_ucddb import TEXT as TWO_NIGHTS
 from real_nights_ucddb import two_nights
 from study import Setting, Study, parse, parser_of
 
@@ -60,6 +62,7 @@ SETTINGS = {
     "passes": Setting("passes, over which the learning rate falls as a cosine", 10, 1),
     "steps": Setting("steps of a pass, of 128 epochs", 20, 2),
     "sequence-steps": Setting("steps of a pass, of 32 sequences", 10, 2),
+    "night-passes": Setting("passes of 25 steps of 32 epochs on UCDDB", 15, 1),
     "lr": Setting("learning rate (Adam)", 0.003),
     "feature-weight": Setting("weight of the feature term", 10.0),
     "alpha": Setting("share of the softmax term beside labels", 0.9),
@@ -67,13 +70,46 @@ SETTINGS = {
 }
 #: What ``--development`` tries, one setting at a time, and on which runs.
 SEARCH = {
-    "lr": ("few", [0.01]),
-    "passes": ("few", [20]),
-    "alpha": ("few", [0.5, 1.0]),
-    "temperature": ("few", [1.0, 4.0]),
-    "feature_weight": ("fold", [1.0, 100.0]),
-    "sequence_steps": ("sequences", [20]),
+    "lr": ("few", [0.001, 0.01], [ALONE, UNSCORED, NO_LABEL, CONTROL]),
+    "passes": ("few", [5, 20], [ALONE, UNSCORED, NO_LABEL, CONTROL]),
+    "alpha": ("few", [0.5, 1.0], [UNSCORED]),
+    "temperature": ("few", [1.0, 4.0], [UNSCORED, NO_LABEL]),
+    "feature_weight": ("fold", [1.0, 100.0], [ALONE, "offline"]),
+    "sequence_steps": ("sequences", [20], [ALONE, "softmax"]),
 }
+TEXT = """\
+**Real nights**: 20 nights of ten people (SC400 to SC409) of Sleep-EDF Expanded (Kemp et al.
+2000, IEEE TBME 47(9):1185-1194; Goldberger et al. 2000, Circulation 101(23):e215-e220),
+staged by experts. Not signals but seven numbers of each epoch and derivation, computed by the
+public repository matteo-omizzolo/sleep-EDF (MIT); what a network of raw signals would gain may
+differ. Pz-Oz plays the wearable; it is a scalp electrode, and a real wearable is worse.
+
+Kappa is the mean over {n_people} people of each person's mean over seeds, in brackets its 95 %
+bootstrap interval over people. Differences are paired by person, p is that of an exact
+sign-flip test, not corrected for the number of questions, "better for" counts people. "Not
+shown" is not "equal": the interval says how much there may be. People who are tested have
+trained the networks that test others, which intervals do not know. **Settings were chosen on
+SC400 to SC404**, who are among the ten; the other five are shown apart (`--development` prints
+the search)."""
+FEW = """\
+Of the nine others, five belong to the teacher and four are "own" people, of whom so many are
+scored; each seed draws anew. What is compared:
+
+- *alone*: trained on the scored people's Pz-Oz;
+- *teacher*: a frozen teacher, trained on Fpz-Cz with Pz-Oz of the five, is followed beside the
+  labels (softmax); *and unscored people*: on the own people without labels too;
+- *no label*: the teacher is followed on the four own people, of whom nobody is scored;
+- *teacher's people's own Pz-Oz*: no distillation, just a stager trained on the five people's
+  Pz-Oz and their labels, *too*: with the scored own people. **Whoever has these needs no
+  teacher, unless it beats them**; where the teacher's people never wore the device there are none;
+- *all of it*: the teacher is followed on all nine people, beside all labels of Pz-Oz;
+- *own teacher*: it was trained on the scored people alone, and five more people are unscored.
+
+Where somebody is scored, the last columns compare with *alone* at the same number; where
+nobody is, with the teacher's people's own Pz-Oz."""
+TUNED = """\
+A network trained on Fpz-Cz of the five goes on with Pz-Oz of the scored people, all of it or a
+part ("direct" is not trained on), and is compared with training from scratch on them."""
 #: On whom nothing was chosen.
 UNSEEN = [f"SC40{k}" for k in range(5, 10)]
 # ---------------------------------------------------------------- tables
@@ -122,7 +158,7 @@ def table(scores, rows, baseline, gap=False):
 
 
 def questions(numbers):
-    """What a reader asks of few labels: a text, and the two that are compared."""
+    """List what a reader asks of few labels: a text, and the two that are compared."""
     no = f"{NO_LABEL}, "
     others = {
         "the teacher's people's own Pz-Oz and labels": CONTROL,
@@ -139,7 +175,7 @@ def questions(numbers):
             (f"{n} scored: teacher and unscored people, or alone?", (UNSCORED, n), alone),
             (f"{n} scored: the teacher without unscored people?", ("teacher", n), alone),
             (f"{n} scored: twice the passes?", (TWICE, n), alone),
-            (f"{n} scored, who train the teacher too?", (f"own {UNSCORED}", n), alone),
+            (f"{n} scored, who train the teacher too?", (OWN, n), alone),
             (f"{n} scored: that, or all labels of Pz-Oz?", (UNSCORED, n), joined),
             (f"{n} scored: all labels, and the teacher and unscored?", (ALL, n), joined),
             (f"{n} scored: fine-tuned from Fpz-Cz?", ("fine-tuned: all", n), alone),
@@ -182,11 +218,11 @@ def draw(scores, numbers):
 # ---------------------------------------------------------------- the runs
 
 
-def run_kind(study, kind, settings, X, y):
+def run_kind(study, kind, settings, X, y, only=None):
     """Run the folds of one kind ("few", "fold", "sequences"); return averaged scores."""
-    function, more = (run_few, {}) if kind == "few" else (run_fold, {})
+    function, more = run_few, {"only": only}
     if kind != "few":
-        more["sequences"] = kind == "sequences"
+        function, more["sequences"] = run_fold, kind == "sequences"
     settings = {n: v for n, v in settings.items() if n not in ("seeds", "people")}
     tasks = {
         (person, seed): {"person": person, "seed": seed}
@@ -200,9 +236,9 @@ def run_kind(study, kind, settings, X, y):
 def search(study, X, y):
     """Print what each setting gives on the development people, the others at their default."""
     settings, lines = study.options.settings | {"scored": [1]}, []
-    for name, (kind, values) in SEARCH.items():
+    for name, (kind, values, only) in SEARCH.items():
         for value in [settings[name], *values]:
-            scores = run_kind(study, kind, settings | {name: value}, X, y)
+            scores = run_kind(study, kind, settings | {name: value}, X, y, only)
             kappas = {
                 f"{method} {n}": np.mean([of["kappa"] for of in persons.values()])
                 for (method, n), persons in scores.items()
@@ -223,9 +259,7 @@ def read_options(argv=None):
     parser.add_argument("--development", action="store_true", help=what)
     options = parse(parser, SETTINGS, argv)
     if options.data is None and options.sleep_edf is None:
-        parser.error(
-            "give --data or --sleep-edf; --help names the public files"
-        )
+        parser.error("give --data or --sleep-edf; --help names the public files")
     if options.development:
         options.people, options.seeds = 5, options.seeds[:1]
     return options
@@ -242,7 +276,7 @@ def main(argv=None):
     if options.development:
         search(study, X, y)
         return
-    kinds = ("fold", "sequences", "few")
+    kinds = ("few", "fold", "sequences")
     scores = {kind: run_kind(study, kind, options.settings, X, y) for kind in kinds}
     parts, lines = ([], []) if of_files else two_nights(study, options.data)
     lines += [
@@ -262,7 +296,6 @@ def main(argv=None):
 def page(study, scores, parts):
     """Put the page together."""
     few, numbers = scores["few"], study.options.scored
-    n_people = len(few[NO_LABEL, 0])
 
     def over_alone(name, n):
         return None if name in (TEACHER, ALONE) else (ALONE, n)
@@ -278,7 +311,7 @@ def page(study, scores, parts):
     tuned += [(ALONE, n) for n in numbers]
     return [
         *study.head("Real nights"),
-        TEXT.format(n_people=n_people),
+        TEXT.format(n_people=len(few[NO_LABEL, 0])),
         "## All others are scored",
         "Two hidden layers on five epochs:",
         table(scores["fold"], sorted(scores["fold"]), over_alone, gap=True),
@@ -292,7 +325,7 @@ def page(study, scores, parts):
         "## From Fpz-Cz to Pz-Oz",
         TUNED,
         table(few, tuned, lambda name, n: (ALONE, n) if n and name != ALONE else None),
-        *parts,
+        *(["## Two nights of UCDDB", TWO_NIGHTS, *parts] if parts else []),
     ]
 
 

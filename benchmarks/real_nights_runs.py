@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 from time import process_time
 
@@ -22,6 +23,7 @@ from skleepkd.sequences import find_runs
 TEACHER, ALONE, TWICE = "teacher", "alone", "alone, twice the passes"
 NO_LABEL, CONTROL = "no label", "teacher's people's own Pz-Oz"
 UNSCORED, ALL = "teacher and unscored people", "all of it"
+OWN = f"own {UNSCORED}"
 
 
 class FiveEpochs(nn.Module):
@@ -141,8 +143,8 @@ def scores_of(stager, X, y):
     return staging_report(y, stager.predict(X)).pooled
 
 
-def run_fold(settings, X, y, person, seed, sequences):
-    """Train every method on all people but one, who is staged."""
+def run_fold(settings, X, y, person, seed, sequences, only=None):
+    """Train methods, all but for those not among ``only``, on all people but one."""
     began, test = process_time(), X.subject == person
     network = Recurrent if sequences else FiveEpochs
     how, twice = (training(settings, sequences, passes) for passes in (1, 2))
@@ -162,22 +164,34 @@ def run_fold(settings, X, y, person, seed, sequences):
             "online": DistilledSleepStager(plain, strategy="online", **features, **shared),
             "softmax": DistilledSleepStager(plain, feature_loss=None, **softmax, **shared),
         }
+        if only is not None:
+            stagers = {name: stagers[name] for name in only}
         for name, stager in stagers.items():
             pair = single if name == "transfer" else X
             stager.fit(pair[~test], y[~test])
     of_test = X[test].target_epochs
     scores = {(name, 9): scores_of(of, of_test, y[test]) for name, of in stagers.items()}
-    teacher = stagers["softmax"].teacher_
-    scores[TEACHER, 9] = scores_of(teacher, X[test].source_epochs, y[test])
+    teacher = getattr(stagers.get("softmax"), "teacher_", None)
+    if teacher is not None:
+        scores[TEACHER, 9] = scores_of(teacher, X[test].source_epochs, y[test])
     return {"scores": scores, "cpu_seconds": process_time() - began}
 
 
-def run_few(settings, X, y, person, seed):
-    """Train with few scored people or none, and a teacher of about half of the others."""
-    began, everybody = process_time(), np.unique(X.subject)
+def draw_people(subject, person, seed):
+    """Part the others into the teacher's people and own ones, the first of whom are scored."""
+    everybody = np.unique(subject)
     place = int(np.searchsorted(everybody, person))
     others = np.random.default_rng([seed, place]).permutation(np.delete(everybody, place))
-    theirs, own = np.split(others, [(len(others) + 1) // 2])
+    return np.split(others, [(len(others) + 1) // 2])
+
+
+def run_few(settings, X, y, person, seed, only=None):
+    """Train with few scored people or none, and a teacher of about half of the others.
+
+    ``only`` names methods, all by default.
+    """
+    began, (theirs, own) = process_time(), draw_people(X.subject, person, seed)
+    others = np.concatenate([theirs, own])
     how, test = training(settings), X.subject == person
     both, target = X.source_epochs, X.target_epochs
     single = target.replace(target=X["source"][:, :1])
@@ -206,38 +220,42 @@ def run_few(settings, X, y, person, seed):
         )
         return fit(student, people, scored, of)
 
-    def score(name, n, stager, of=target):
-        scores[name, n] = scores_of(stager, of[test], y[test])
+    def score(name, n, make, of=target):
+        if only is None or name in only:
+            scores[name, n] = scores_of(make(), of[test], y[test])
+
+    def follow_stages():
+        rows = np.isin(X.subject, own)
+        stager = SleepStager(FiveEpochs, random_state=seed, **how)
+        return stager.fit(target[rows], teacher.predict(both[rows]))
+
+    def tune(part, scored):
+        start = FrozenEstimator(other)
+        stager = FineTunedSleepStager(start, trainable=part, random_state=seed, **how)
+        return fit(stager, scored, scored, target)
 
     teacher, control, other = plain(theirs, both), plain(theirs), plain(theirs, single)
-    score(TEACHER, 0, teacher, both)
-    score(CONTROL, 0, control)
-    score(NO_LABEL, 0, follow(teacher, own))
-    score(f"{NO_LABEL}, twice the passes", 0, follow(teacher, own, passes=2))
-    on_itself = X.replace(source=X["target"])
-    score(f"{NO_LABEL}, taught by {CONTROL}", 0, follow(control, own, of=on_itself))
-    rows = np.isin(X.subject, own)
-    hard = SleepStager(FiveEpochs, random_state=seed, **how)
-    hard.fit(target[rows], teacher.predict(both[rows]))
-    score(f"{NO_LABEL}, the teacher's stages", 0, hard)
     few, many = np.split(others, [2])
-    score(f"{NO_LABEL}, teacher of 2, the others", 0, follow(plain(few, both), many))
-    score(f"{CONTROL}, 2 people", 0, plain(few))
-    score("direct", 0, other)
-    for n in [0, *settings["scored"]]:
-        scored = own[:n]
-        score(ALL, n, follow(teacher, others, [*theirs, *scored]))
-        if not n:
-            continue
-        score(ALONE, n, plain(scored))
-        score(TWICE, n, plain(scored, passes=2))
-        score(f"{CONTROL} too", n, plain([*theirs, *scored]))
-        score("teacher", n, follow(teacher, scored, scored))
-        score(UNSCORED, n, follow(teacher, own, scored))
-        score(f"own {UNSCORED}", n, follow(plain(scored, both), [*theirs, *scored], scored))
+    no, on_itself = f"{NO_LABEL}, ", X.replace(source=X["target"])
+    score(TEACHER, 0, lambda: teacher, both)
+    score(CONTROL, 0, lambda: control)
+    score("direct", 0, lambda: other)
+    score(NO_LABEL, 0, lambda: follow(teacher, own))
+    score(f"{no}twice the passes", 0, lambda: follow(teacher, own, passes=2))
+    score(f"{no}taught by {CONTROL}", 0, lambda: follow(control, own, of=on_itself))
+    score(f"{no}the teacher's stages", 0, follow_stages)
+    score(f"{no}teacher of 2, the others", 0, lambda: follow(plain(few, both), many))
+    score(f"{CONTROL}, 2 people", 0, lambda: plain(few))
+    score(ALL, 0, lambda: follow(teacher, others, theirs))
+    for n in settings["scored"]:
+        scored, joined = own[:n], [*theirs, *own[:n]]
+        score(ALONE, n, partial(plain, scored))
+        score(TWICE, n, partial(plain, scored, passes=2))
+        score(f"{CONTROL} too", n, partial(plain, joined))
+        score("teacher", n, partial(follow, teacher, scored, scored))
+        score(UNSCORED, n, partial(follow, teacher, own, scored))
+        score(ALL, n, partial(follow, teacher, others, joined))
+        score(OWN, n, lambda: follow(plain(scored, both), joined, scored))  # noqa: B023
         for part in ("all", "first", "head"):
-            tuned = FineTunedSleepStager(
-                FrozenEstimator(other), trainable=part, random_state=seed, **how
-            )
-            score(f"fine-tuned: {part}", n, fit(tuned, scored, scored, target))
+            score(f"fine-tuned: {part}", n, partial(tune, part, scored))
     return {"scores": scores, "cpu_seconds": process_time() - began}

@@ -207,7 +207,9 @@ def test_in_a_pipeline_by_arrays_and_on_a_recording(cohort, unscored, tmp_path):
     assert pipeline.fit(others).predict_proba(others).shape == (len(others), 5)
     student = student_of(teacher, max_epochs=1)
     student.fit(others["target"], X_source=others["source"], groups=others.subject)
-    path = save(student, tmp_path / "student.safetensors") or tmp_path / "student.safetensors"
+    path = (
+        save(student, tmp_path / "student.safetensors") or tmp_path / "student.safetensors"
+    )
     again = load(path, module=TinyNetwork)
     assert again.n_scored_ == 0
     assert "no label" in describe(again)
@@ -215,9 +217,7 @@ def test_in_a_pipeline_by_arrays_and_on_a_recording(cohort, unscored, tmp_path):
     signal = 1e-6 * np.concatenate(list(others["target"][:10]), axis=1)
     stager = RecordingStager(again, ch_names=["A", "B"])
     night = stager.stage(mne.io.RawArray(signal, info, verbose="error"))
-    np.testing.assert_array_equal(
-        night.stages, NAMES[again.predict(others["target"][:10])]
-    )
+    np.testing.assert_array_equal(night.stages, NAMES[again.predict(others["target"][:10])])
 
 
 def test_windows_of_epochs(cohort, unscored):
@@ -325,7 +325,9 @@ def test_features_that_do_not_fit_are_refused(cohort):
         DistilledSleepStager(FrozenEstimator(model), TinyNetwork, **FAST).fit(X, y)
     for params in ({"module": None}, {"start_from_teacher": True}, {"strategy": "online"}):
         with pytest.raises(ValueError, match="needs a teacher that is a SleepStager"):
-            DistilledSleepStager(frozen, **{"module": TinyNetwork, **params}, **FAST).fit(X, y)
+            DistilledSleepStager(frozen, **{"module": TinyNetwork, **params}, **FAST).fit(
+                X, y
+            )
 
 
 class Bare(nn.Module):
