@@ -96,7 +96,7 @@ def student_signal(path, scaled, worn):
     signal = resample_poly(signal, SFREQ, round(sfreq), axis=1).astype(np.float32)
     if worn:
         signal = wear_electrode(signal, y, SFREQ, random_state=int(path.stem[-3:]))
-    if scaled:
+    if scaled:  # to the size of a usual EEG
         signal *= 20 / np.median(signal.std(axis=1))
     return signal, epoch, y
 
