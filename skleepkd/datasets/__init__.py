@@ -4,7 +4,7 @@ from skleepkd.datasets.boas import load_boas
 from skleepkd.datasets.cinc2018 import fetch_cinc2018, load_cinc2018
 from skleepkd.datasets.eesm import load_eesm
 from skleepkd.datasets.mass import MassSplit, load_mass
-from skleepkd.datasets.simulated import make_cohort, simulate_night
+from skleepkd.datasets.simulated import make_cohort, simulate_night, wear_electrode
 from skleepkd.datasets.sleep_edf import SleepEdfFolds, fetch_sleep_edf, load_sleep_edf
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "load_sleep_edf",
     "make_cohort",
     "simulate_night",
+    "wear_electrode",
 ]

@@ -1,5 +1,6 @@
 """Functions on recordings, and transformers of epochs."""
 
+from skleepkd.preprocessing.band_powers import BandPowers
 from skleepkd.preprocessing.ear import (
     EAR_ELECTRODES,
     PAPER_REJECTIONS,
@@ -21,6 +22,7 @@ __all__ = [
     "EAR_ELECTRODES",
     "PAPER_REJECTIONS",
     "SCALP_DERIVATIONS",
+    "BandPowers",
     "EpochScaler",
     "EpochwiseTransformer",
     "LogSpectrogram",

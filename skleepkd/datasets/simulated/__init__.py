@@ -23,7 +23,7 @@ from skleepkd.datasets.simulated.heart import Heart, draw_beats, draw_ecg
 from skleepkd.epochs import PairedEpochs
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
 
-__all__ = ["make_cohort", "simulate_night"]
+__all__ = ["make_cohort", "simulate_night", "wear_electrode"]
 
 SCALP = ("A1-A2", "C3-O1", "C4-O2")
 EAR = ("L-R", "LE", "RE")
@@ -259,6 +259,53 @@ Nobody slept for this: stage sequences follow figures measured on the Sleep-EDF
 annotations, everything else is a model. No score on it says how a method does on people.
 """
     return Bunch(X=X, y=y, groups=groups, DESCR=description)
+
+
+def wear_electrode(signal, stages, sfreq, *, gain=0.4, noise=1.0, random_state=None):
+    """Record a real EEG as the simulated electrodes between the ears would.
+
+    Real brain, simulated electrode: the signal is made smaller, and gets the noise, drift,
+    spells of bad contact and movements of the simulated L-R (:func:`simulate_night`).
+
+    Parameters
+    ----------
+    signal : array of shape (n_epochs, 30 * sfreq)
+        The epochs of one night in microvolts, in their order. They are taken to follow one
+        another: what a night lacks is a gap in the noise too.
+    stages : array-like of int, shape (n_epochs,)
+        AASM codes, by which the body moves; where unscored (-1) it does as in REM.
+    sfreq : float
+        Sampling rate in hertz, at least about 20.
+    gain : float, default=0.4
+        What the electrodes see of the signal; chosen.
+    noise : float, default=1.0
+        Factor of all that is added.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    ndarray of shape (n_epochs, 30 * sfreq), float32, microvolts
+
+    Raises
+    ------
+    ValueError
+        If epochs do not last 30 s or there is not one stage for each.
+    """
+    signal, stages = np.asarray(signal), np.asarray(stages)
+    clock = Clock(len(signal), sfreq)
+    if signal.shape != (len(stages), round(EPOCH_SECONDS * sfreq)):
+        raise ValueError(
+            f"One night of {len(stages)} stages at {sfreq:g} Hz has the shape ({len(stages)}, "
+            f"{round(EPOCH_SECONDS * sfreq)}), (n_epochs, 30 * sfreq); given {signal.shape}."
+        )
+    rngs = np.random.default_rng(_entropy(random_state)).spawn(3)
+    contact_rng, motion_rng, noise_rng = rngs
+    worn = gain * signal.astype(np.float32).reshape(1, -1)
+    bad = _draw_contacts(clock.n_seconds, contact_rng)["L-R"]
+    _add_noise(worn[0], "L-R", clock, noise, bad, noise_rng)
+    motions = draw_motions(np.repeat(stages, round(EPOCH_SECONDS)), motion_rng)
+    _add_motions(worn, ["L-R"], clock, noise, motions)
+    return worn.reshape(signal.shape)
 
 
 def draw_motions(stage, rng):

@@ -3,10 +3,10 @@
 import mne
 import numpy as np
 import pytest
-from scipy.signal import decimate
+from scipy.signal import decimate, welch
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from skleepkd.datasets import make_cohort, simulate_night
+from skleepkd.datasets import make_cohort, simulate_night, wear_electrode
 from skleepkd.datasets.simulated import DERIVATIONS
 
 W, N1, N2, N3, REM = range(5)
@@ -226,3 +226,52 @@ def test_yasa_recognises_the_stages():
     assert scalp > ear + 0.1
     scores = f1_score(y, predicted["C4-A1"], labels=[W, N2, N3, REM], average=None)
     assert scores.min() > 0.4
+
+
+# A real signal through the simulated electrode
+
+
+def test_an_electrode_without_noise_shrinks_the_signal_more_in_bad_contact():
+    signal = np.random.default_rng(0).normal(0, 30, (200, 1920))
+    worn = wear_electrode(signal, np.full(200, N2), 64.0, noise=0, random_state=0)
+    assert worn.dtype == np.float32
+    share = worn / signal
+    good = np.isclose(share, 0.4, rtol=1e-3)
+    bad = np.isclose(share, 0.4 * 0.35, rtol=1e-3)
+    assert (good | bad).mean() > 0.99  # the rest lies between
+    # Either ear is badly connected for 15 of 155 epochs.
+    assert bad.mean() == pytest.approx(1 - (140 / 155) ** 2, abs=0.12)
+
+
+def test_the_noise_of_an_electrode_is_added_to_what_it_sees():
+    signal, stages = np.random.default_rng(0).normal(0, 30, (60, 1920)), np.full(60, N3)
+    silent = wear_electrode(0 * signal, stages, 64.0, random_state=1)
+    alone = wear_electrode(signal, stages, 64.0, noise=0, random_state=1)
+    both = wear_electrode(signal, stages, 64.0, random_state=1)
+    np.testing.assert_allclose(both, alone + silent, atol=1e-3)
+    # White noise of 2.8 microvolts up to 32 Hz, and drift of 5 times 0.3 over the frequency.
+    frequencies, density = welch(silent, 64.0, nperseg=256)
+    above = (frequencies > 20) & (frequencies < 30)
+    found = np.sqrt(np.median(density[:, above]))
+    assert found == pytest.approx(2.8 / np.sqrt(32) + 5 * 0.3 / 25, rel=0.05)
+    again = wear_electrode(0 * signal, stages, 64.0, random_state=1)
+    np.testing.assert_array_equal(again, silent)
+
+
+def test_who_wears_an_electrode_awake_moves_more():
+    silence = np.zeros((100, 1920))
+    sizes = [
+        np.quantile(
+            np.abs(wear_electrode(silence, np.full(100, stage), 64.0, random_state=0)),
+            0.995,
+        )
+        for stage in (W, N3)
+    ]
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+def test_one_stage_for_each_epoch_of_an_electrode():
+    with pytest.raises(ValueError, match=r"n_epochs, 30 \* sfreq.*given \(4, 1920\)"):
+        wear_electrode(np.zeros((4, 1920)), [0, 0, 2], 64.0)
+    with pytest.raises(ValueError, match="given"):
+        wear_electrode(np.zeros((4, 1920)), [0, 0, 2, 2], 100.0)

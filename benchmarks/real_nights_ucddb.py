@@ -1,0 +1,183 @@
+"""The part of ``real_nights.py`` on two whole nights of UCDDB.
+
+Ready-made teachers stage the two nights; students of a raw signal, ``LogPowerNet``, are
+trained on one of them and tested on the other: from labels, or from what GSSC predicts,
+without a label. The signal is as it was recorded, or scaled by night, or as the simulated
+electrodes between the ears would record it.
+"""
+
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+import tables
+from real_nights_runs import SomeBatches
+from scipy.signal import resample_poly
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import LRScheduler
+
+from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.datasets import wear_electrode
+from skleepkd.metrics import staging_report
+from skleepkd.teachers import GsscStager, YasaStager
+
+WHOLE = "018", "022"
+TEXT = """\
+Two nights prove nothing; they show that all of this runs on real EEG. The St. Vincent's
+University Hospital / University College Dublin Sleep Apnea Database (PhysioNet; Goldberger et
+al. 2000), one central channel, from files of the public repository
+kakao-bits/SleepEEgClassification; patients of a sleep clinic. Students are `LogPowerNet` at 64
+Hz, trained on the other of the two nights, means over seeds and their range. Of the other
+people only epochs of waking and deep sleep are public there, so no stager of whole nights can
+stage them. "Scaled by night" divides a night by the median deviation of its epochs;
+"simulated electrode" is `skleepkd.datasets.wear_electrode`, a real brain under the noise of
+the simulated ear."""
+SFREQ = 64
+#: R&K's codes of the files as AASM codes: wake, REM, stages 1 to 4.
+_CODES = np.array([0, 4, 1, 2, 3, 3])
+_FROM_LABELS, _WITH_OTHERS = "labels", "labels, other people's epochs too"
+_FROM_TEACHER = "GSSC, no label"
+_SIGNALS = {
+    "raw": (False, False),
+    "scaled by night": (True, False),
+    "simulated electrode": (False, True),
+    "simulated electrode, scaled": (True, True),
+}
+
+
+class Known(ClassifierMixin, BaseEstimator):
+    """A teacher whose predictions are its source: computed once, for all students."""
+
+    classes_ = np.arange(5)
+
+    def fit(self, X, y=None):
+        """Do nothing."""
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict_proba(self, X):
+        """Return what it is given, (n_epochs, 1, 1, 5)."""
+        return np.asarray(X)[:, 0, 0]
+
+
+def read_night(path):
+    """Read a night's epochs in microvolts, their numbers and stages."""
+    with np.load(path) as file:
+        signal = 100 * float(file["step"]) * file["signal"].astype(float)
+        epoch, sfreq = file["epoch"], float(file["sfreq"])
+        scores = file["scores"][epoch]
+    known = (scores >= 0) & (scores < len(_CODES))
+    y = np.where(known, _CODES[np.where(known, scores, 0)], -1)
+    return signal, epoch, y, sfreq
+
+
+def pair_of(signal, epoch, name, sfreq, source=None):
+    """Name the rows of a night's only channel, (n_epochs, n_times)."""
+    about = {"subject": name, "recording": name, "onset": 30.0 * epoch, "sfreq": sfreq}
+    return PairedEpochs(signal[:, None], source=source, **about)
+
+
+def ask_teachers(path):
+    """Stage a night by the ready-made stagers; probabilities of each."""
+    began = process_time()
+    signal, epoch, _, sfreq = read_night(path)
+    X = pair_of(signal.astype(np.float32), epoch, path.stem, sfreq)
+    stagers = {"YASA": YasaStager(), "GSSC": GsscStager()}
+    found = {name: stager.predict_proba(X) for name, stager in stagers.items()}
+    return {"probabilities": found, "cpu_seconds": process_time() - began}
+
+
+def student_signal(path, scaled, worn):
+    """Give a night as the student sees it: one channel at 64 Hz, and the stages."""
+    signal, epoch, y, sfreq = read_night(path)
+    signal = resample_poly(signal, SFREQ, round(sfreq), axis=1).astype(np.float32)
+    if worn:
+        signal = wear_electrode(signal, y, SFREQ, random_state=int(path.stem[-3:]))
+    if scaled:  # to the size of a usual EEG
+        signal *= 20 / np.median(signal.std(axis=1))
+    return signal, epoch, y
+
+
+def run_student(folder, train, test, way, signal, answers, passes, seed):
+    """Train a student on one night, and test it on the other."""
+    began = process_time()
+    scaled, worn = _SIGNALS[signal]
+    numbers = [train]
+    if way == _WITH_OTHERS:
+        files = sorted(folder.glob("ucddb*.npz"))
+        numbers += [file.stem[-3:] for file in files if file.stem[-3:] not in WHOLE]
+    nights = [student_signal(folder / f"ucddb{n}.npz", scaled, worn) for n in numbers]
+    how = {
+        "classes": "aasm",
+        "batch_size": 32,
+        "max_epochs": passes,
+        "lr": 0.003,
+        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=passes)],
+        "iterator_train": SomeBatches,
+        "iterator_train__steps": 25,
+        "validation": None,
+        "random_state": seed,
+        "device": "cpu",
+    }
+    X = PairedEpochs.concatenate(
+        [pair_of(x, e, n, SFREQ) for (x, e, _), n in zip(nights, numbers, strict=True)]
+    )
+    if way == _FROM_TEACHER:
+        X = X.replace(source=answers[:, None, None].astype(np.float32))
+        stager = DistilledSleepStager(
+            FrozenEstimator(Known()), "LogPowerNet", alpha=1, feature_loss=None, **how
+        ).fit(X)
+    else:
+        y = np.concatenate([y for _, _, y in nights])
+        stager = SleepStager("LogPowerNet", **how).fit(X, y)
+    x, epoch, y = student_signal(folder / f"ucddb{test}.npz", scaled, worn)
+    predicted = stager.predict(pair_of(x, epoch, test, SFREQ))
+    kappa = staging_report(y, predicted).pooled["kappa"]
+    return {"kappa": kappa, "cpu_seconds": process_time() - began}
+
+
+def two_nights(study, folder):
+    """Train and test all students; return the paragraphs of the page, and rows."""
+    folder = Path(folder) / "ucddb"
+    settings, rows, lines = study.options.settings, [], []
+    asked = study.run(ask_teachers, {n: {"path": folder / f"ucddb{n}.npz"} for n in WHOLE})
+    for name in ("YASA", "GSSC"):
+        kappas = []
+        for number in WHOLE:
+            y = read_night(folder / f"ucddb{number}.npz")[2]
+            predicted = asked[number]["probabilities"][name].argmax(axis=1)
+            kappas.append(staging_report(y, predicted).pooled["kappa"])
+        rows.append([name, "raw", *(f"{kappa:.3f}" for kappa in kappas)])
+        lines += list(zip([name] * 2, ["raw"] * 2, WHOLE, kappas, strict=True))
+    ways = _FROM_LABELS, _WITH_OTHERS, _FROM_TEACHER
+    tasks = {
+        (way, signal, test, seed): {
+            "way": way,
+            "signal": signal,
+            "train": train,
+            "test": test,
+            "seed": seed,
+            "answers": asked[train]["probabilities"]["GSSC"],
+        }
+        for way in ways
+        for signal in _SIGNALS
+        for train, test in (WHOLE, WHOLE[::-1])
+        for seed in settings["seeds"]
+    }
+    shared = {"folder": folder, "passes": settings["night_passes"]}
+    results = study.run(run_student, tasks, **shared)
+    for way in ways:
+        for signal in _SIGNALS:
+            row = [f"student: {way}", signal]
+            for test in WHOLE:
+                seeds = [results[way, signal, test, s]["kappa"] for s in settings["seeds"]]
+                row.append(f"{np.mean(seeds):.3f} ({min(seeds):.3f} to {max(seeds):.3f})")
+                lines.append((row[0], signal, test, np.mean(seeds)))
+            rows.append(row)
+    header = ["stager", "signal", *(f"kappa on {number}" for number in WHOLE)]
+    names = ("method", "scored", "subject", "kappa")
+    of_csv = [dict(zip(names, line, strict=True)) for line in lines]
+    return [tables.markdown_table(header, rows)], [{"run": "ucddb"} | of for of in of_csv]
