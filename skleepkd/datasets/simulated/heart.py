@@ -95,13 +95,13 @@ class Heart:
         self.breaths = np.clip(rng.normal(0.26, 0.03), 0.18, 0.34)  # hertz, REM
         self.trend = rng.normal(0.07, 0.04)  # how much the rate falls in a night
         # Breathing's modulation, those of low and of very low frequency.
-        modulation = rng.normal(0, (_RSA_SD, _SLOW_SD, _SLOW_SD))
-        self.modulation = np.exp(modulation + rng.normal(0, _SHARED_SD))
+        self.modulation = np.exp(rng.normal(0, (_RSA_SD, _SLOW_SD, _SLOW_SD)))
         self.arousal = np.exp(rng.normal(0, 0.3))
         self.ectopic = np.exp(rng.normal(0, 1.0))
         self.delay = _DELAY * np.exp(rng.normal(0, 0.06, 5))
         self.width = _WIDTH * np.exp(rng.normal(0, 0.06, 5))
         self.size = _SIZE * np.exp(rng.normal(0, 0.2, 5)) * np.exp(rng.normal(0, 0.2))
+        self.modulation *= np.exp(rng.normal(0, _SHARED_SD))
 
 
 def draw_beats(course, heart, moved, rng):
