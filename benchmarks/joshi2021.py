@@ -17,12 +17,19 @@ from pathlib import Path
 import numpy as np
 import tables
 from matplotlib.figure import Figure
+from simulation_realism import has_sleepecg, stage_with_sleepecg
 from skorch.callbacks import LRScheduler
 from study import Setting, Study, parse, parser_of, timed_fit
 from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
-from skleepkd.datasets import MassSplit, load_cinc2018, load_mass, make_cohort
+from skleepkd.datasets import (
+    MassSplit,
+    load_cinc2018,
+    load_mass,
+    make_cohort,
+    simulate_night,
+)
 from skleepkd.metrics import gap_closed, staging_report
 from skleepkd.plotting import EmbeddingDisplay
 from skleepkd.preprocessing import EpochScaler
@@ -44,7 +51,9 @@ ROWS = {
     "ecg-sequences": ("*ours:* ECG, sequences of epochs", "ecg", {}, 2),
     "sd+cl-sequences": ("*ours:* SD + CL, sequences of epochs", "sd+cl", {}, 2),
 }
-LABELS = {row: label for row, (label, *_) in ROWS.items()}
+#: What a user would take instead: it has three stages and is not trained here.
+READY = "sleepecg"
+LABELS = {row: label for row, (label, *_) in ROWS.items()} | {READY: "SleepECG, ready-made"}
 BASELINES = ("ecg", "ecg-twice", "ecg-unweighted", "ecg-sequences")
 DISTILLED = ("sd+cl", "at+cl", "at+sd+cl", "sd+cl-sequences")
 
@@ -185,6 +194,23 @@ def fit_row(row, n_classes, alpha, settings, split, X, y, memory):
     }
 
 
+def stage_ready(options, split, X, y):
+    """Stage whole simulated nights with SleepECG, as a row of three stages.
+
+    It wants 100 Hz: the same nights, recorded at that rate.
+    """
+    predicted, night = {}, {"sfreq": 100.0, "derivations": ["ECG"]}
+    night |= {"n_epochs": options.epochs, "random_state": options.seed}
+    for subject in (*split["validation"], *split["test"]):
+        number = int(subject.rsplit("s", 1)[1])
+        ecg = simulate_night(subject=number, **night).signals[0]
+        predicted[subject] = stage_with_sleepecg(ecg, night["sfreq"])
+    chosen_on = {subject: predicted.pop(subject) for subject in split["validation"]}
+    report = tables.report_of(chosen_on, X, to_scheme(y, "wnr"), "wnr")
+    kappa = report.pooled["kappa"]
+    return {"alpha": None, "predicted": predicted, "validation_kappa": kappa}
+
+
 def load_cohort(options):
     """Load or simulate nights, and scale each channel of each epoch from 0 to 1."""
     if options.data is None:
@@ -297,6 +323,22 @@ def about_gap(scores):
     return f"The EEG is {gap.gap:.3f} [{low:.3f}, {high:.3f}] above the ECG in kappa.{note}"
 
 
+def about_ready(n_classes, rows):
+    """Say what the row of SleepECG is, or why there is none."""
+    if n_classes == 4:
+        return "SleepECG, which a user might take instead, has no stager of four stages."
+    if READY not in rows:
+        return "SleepECG is not installed: `pip install sleepecg keras` adds its row."
+    return (
+        "SleepECG's `wrn-gru-mesa` comes trained, on 1971 real nights, and stages the same "
+        "nights at 100 Hz, whole and in their order. It was made for nights of seven hours "
+        "and more and for windows of 4.5 min: a night here is a tenth of that, with a whole "
+        "night's course, so the row is less than it can do (the page `simulation_realism` "
+        "has nights of seven hours). It reads neighbouring epochs, as only the rows with "
+        "sequences do here."
+    )
+
+
 def parts_of(n_classes, fits, rows, reports, note):
     """Write the paragraphs of a scheme: all fits, those of the rows, and their reports."""
     scheme, paper = SCHEMES[n_classes], PAPER[n_classes]
@@ -307,6 +349,8 @@ def parts_of(n_classes, fits, rows, reports, note):
     yield about_gap(scores)
     yield f"### Table I: weighted F1 and accuracy{note}"
     yield table_1(rows, reports, paper)
+    if note:
+        yield about_ready(n_classes, rows)
     yield (
         "Mean: over test subjects, with a 95 % bootstrap interval over them; pooled: over "
         "all their epochs, as the paper's."
@@ -444,6 +488,8 @@ def main(argv=None):
             if fit["alpha"] == chosen[n].get(fit["row"])
         }
         rows[n] = {row: of_row[row] for row in ROWS}
+        if n == 3 and options.data is None and has_sleepecg():
+            rows[n][READY] = stage_ready(options, split, X, y)
         reports[n] = {
             row: tables.report_of(fit["predicted"], X, to_scheme(y, scheme), scheme)
             for row, fit in rows[n].items()

@@ -1,6 +1,7 @@
 """The benchmark of Joshi et al. (2021)."""
 
 import shutil
+from contextlib import contextmanager
 
 import joshi2021
 import numpy as np
@@ -25,16 +26,31 @@ SPLIT = {"train": ("a", "b"), "validation": ("c",), "test": ("d", "e")}
 def finished(tmp_path_factory):
     """Run the command once, for all tests that look at what it leaves behind."""
     folder = tmp_path_factory.mktemp("benchmark")
-    return run(joshi2021, folder, *FAST), folder
+    with ready_made():
+        return run(joshi2021, folder, *FAST), folder
+
+
+@contextmanager
+def ready_made(installed=True):
+    """Put stages by a rule in the place of SleepECG, installed or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joshi2021, "has_sleepecg", lambda: installed)
+        patch.setattr(joshi2021, "stage_with_sleepecg", stage_by_turns)
+        yield
+
+
+def stage_by_turns(ecg, sfreq):
+    assert sfreq == 100
+    return np.arange(len(ecg) // 3000) % 3
 
 
 def test_every_method_in_both_schemes_for_each_test_subject(finished):
     rows = finished[0].rows
-    assert {(row["n_classes"], row["method"]) for row in rows} == {
-        (n, method) for n in "43" for method in joshi2021.ROWS
-    }
+    expected = {(n, method) for n in "43" for method in joshi2021.ROWS}
+    expected.add(("3", joshi2021.READY))
+    assert {(row["n_classes"], row["method"]) for row in rows} == expected
     assert len({row["subject"] for row in rows}) == 2
-    assert len(rows) == 2 * N_FITS
+    assert len(rows) == 2 * (N_FITS + 1)
 
 
 def test_scores_are_those_of_the_predictions(finished):
@@ -44,7 +60,10 @@ def test_scores_are_those_of_the_predictions(finished):
     for row in finished[0].rows:
         n, subject = int(row["n_classes"]), row["subject"]
         suffix = "_0.5" if row["method"] in joshi2021.CHOSEN else ""
-        predicted = fits[f"{row['method']}{suffix}-{n}"]["predicted"][subject]
+        if row["method"] == joshi2021.READY:
+            predicted = np.arange(24) % 3
+        else:
+            predicted = fits[f"{row['method']}{suffix}-{n}"]["predicted"][subject]
         truth = to_scheme(cohort.y, joshi2021.SCHEMES[n])[cohort.groups == subject]
         f1 = f1_score(truth, predicted, labels=[1], average=None)
         expected = {
@@ -65,6 +84,8 @@ def test_page_says_what_it_is(finished):
     name = "subjects to train on, to choose on, to test on"
     assert line_of(result.page, name)[1:] == ["2, 1, 2", "158, 20, 22"]
     assert "| SD + CL | paper | 54.0 | 61.0 | 31.0 | 35.0 |" in result.page
+    line_of(result.page, "SleepECG, ready-made", "-")  # once: in one table of three stages
+    assert "has no stager of four stages" in result.page
     assert "## 3 stages (W N R), simulated" in result.page
     assert (folder / "out" / "joshi2021_simulated.png").stat().st_size > 1000
 
@@ -75,9 +96,12 @@ def test_run_goes_on_where_it_was(finished):
     shared = [len(kept(folder, what)) for what in ("teacher/_fit", "distilled/_learn")]
     assert shared == [2, 2]
     shutil.rmtree(kept(folder, "_call")[5].parent)
-    again = run(joshi2021, folder, *FAST)
+    with ready_made(installed=False):
+        again = run(joshi2021, folder, *FAST)
     assert f"did 1 of {N_FITS} fits" in again.page
-    assert again.rows == first.rows
+    trained = [row for row in first.rows if row["method"] != joshi2021.READY]
+    assert again.rows == trained
+    assert "`pip install sleepecg keras` adds its row" in again.page
     found = [len(kept(folder, what)) for what in ("teacher/_fit", "distilled/_learn")]
     assert found == shared
 

@@ -6,13 +6,9 @@ whole number. The rate has a person's mean, follows the stages, falls over the n
 is modulated slowly, at about 0.1 Hz and by breathing. P, Q, R, S and T are Gaussians
 around each beat, an idea of McSharry et al. (2003, IEEE TBME 50(3):289-294).
 
-Heart rate, breathing rate and the strength of respiratory sinus arrhythmia by stage are
-those of Penzel et al. (2016, Front Physiol 7:460, Table 1). Breathing is most regular in
-deep sleep (Cabiddu et al. 2012, Front Physiol 3:45); slow fluctuations of the heart rate
-are those of wake and REM sleep and go in deep sleep (Bunde et al. 2000, Phys Rev Lett
-85:3736-3739); an arousal makes the heart fast, then slow (Sforza et al. 2000, Clin
-Neurophysiol 111:1611-1619). Bands are the Task Force's (1996, Circulation 93:1043-1065).
-Every other number is chosen, and judged by ``benchmarks/simulation_realism.py``.
+Sources stand beside the numbers. Every number without one is chosen; the whole is judged by
+``benchmarks/simulation_realism.py``. Bands are the Task Force's (1996, Circulation
+93:1043-1065).
 """
 
 from collections import namedtuple
@@ -24,16 +20,42 @@ from scipy.signal import fftconvolve, lfilter
 
 from skleepkd.datasets.simulated.body import HIGHEST, SECONDS, Clock, W
 
-#: Heart rate, breathing rate and strength of respiratory sinus arrhythmia by stage (W,
-#: N1, N2, N3, REM), as multiples of those in REM sleep (Penzel et al. 2016).
-_RATE = np.array([1.06, 0.98, 0.98, 0.99, 1.0])
+#: All by stage (W, N1, N2, N3, REM), as multiples of REM sleep. Breathing rate and strength
+#: of respiratory sinus arrhythmia: Penzel et al. (2016, Front Physiol 7:460, Table 1).
 _BREATHS = np.array([1.02, 0.95, 0.95, 0.92, 1.0])
 _RSA = np.array([0.90, 1.33, 1.33, 1.37, 1.0])
-#: Relative size of the modulation of the heart rate: by breathing in REM sleep (the
-#: amplitude), and by stage those of low and of very low frequency (root mean square).
-_RSA_SIZE = 0.042
-_LOW = np.array([0.026, 0.020, 0.012, 0.006, 0.020])
-_VERY_LOW = np.array([0.064, 0.036, 0.014, 0.007, 0.057])
+#: Heart rate. Penzel et al. have 1.06 awake, 0.98 in N1 and N2, 0.99 in N3; Somers et al.
+#: (1993, N Engl J Med 328:303-307) 64 beats a minute awake, 59 in stage 4 and about as many
+#: in REM sleep as awake. Both agree on deep sleep and waking; REM sleep is put half way
+#: between them. N1 is chosen.
+_RATE = np.array([1.03, 0.97, 0.955, 0.955, 1.0])
+#: Modulation by breathing in REM sleep, relative amplitude: it gives about the power between
+#: 0.15 and 0.4 Hz of people of 47 years awake, 148 ms2 (Choi et al. 2020, Front Aging
+#: Neurosci 12:610626: its logarithm is 6.833 - 0.039 years).
+_RSA_SIZE = 0.022
+#: Modulation between 0.04 and 0.15 Hz, relative root mean square. With what arousals and
+#: movements add, its power is to breathing's as in Vanoli et al. (1995, Circulation
+#: 91:1918-1922, at 47 years): 4.0 awake, 1.2 in NREM, 3.0 in REM sleep; within NREM sleep
+#: the ratio falls as sleep deepens (Bonnet and Arand 1997, Electroencephalogr Clin
+#: Neurophysiol 102:390-396).
+_LOW = np.array([0.014, 0.017, 0.014, 0.014, 0.0155])
+#: Modulation below 0.04 Hz, the same: strong in waking and in REM sleep, weak in NREM sleep
+#: (Busek et al. 2005, spectral analysis of the heart rate variability in sleep; Bunde et al.
+#: 2000, Phys Rev Lett 85:3736-3739; at sleep onset Shinar et al. 2006, Auton Neurosci
+#: 130:17-27). Its sizes are estimates: all variability awake is 1.15 times that in REM
+#: sleep, as in Penzel et al.; theirs in NREM sleep (0.93 to 0.97) is nearer to REM's.
+_VERY_LOW = np.array([0.064, 0.036, 0.018, 0.012, 0.048])
+#: The heart follows a change of stage within a minute or so, and is ahead as often as behind
+#: (Bonnet and Arand 1997): standard deviation in seconds.
+_TRANSITION = 20.0
+#: An arousal makes the heart fast, then slow (Sforza et al. 2000, Clin Neurophysiol
+#: 111:1611-1619): 8 beats a minute, one of middle intensity in Azarbarzin et al. (2014,
+#: Sleep 37:645-653: 0.7 to 2.4 beats for each of nine steps). A movement: half of it, chosen.
+_AROUSAL, _MOVEMENT, _SLOWING = 0.13, 0.065, 0.35
+#: How much subjects differ in all variability, in breathing's share, and in each of the two
+#: slower ones (log amplitude); LF/HF then spreads by 0.8, as in Vanoli et al.
+_SHARED_SD, _RSA_SD, _SLOW_SD = 0.35, 0.35, 0.15
+#: Breathing is most regular in deep sleep (Cabiddu et al. 2012, Front Physiol 3:45).
 #: Relative irregularity of the breathing rate and of the depth of breath, by stage.
 _UNEVEN_RATE = np.array([0.15, 0.10, 0.07, 0.04, 0.14])
 _UNEVEN_DEPTH = np.array([0.35, 0.25, 0.18, 0.10, 0.32])
@@ -73,12 +95,13 @@ class Heart:
         self.breaths = np.clip(rng.normal(0.26, 0.03), 0.18, 0.34)  # hertz, REM
         self.trend = rng.normal(0.07, 0.04)  # how much the rate falls in a night
         # Breathing's modulation, those of low and of very low frequency.
-        self.modulation = np.exp(rng.normal(0, (0.5, 0.3, 0.3)))
+        self.modulation = np.exp(rng.normal(0, (_RSA_SD, _SLOW_SD, _SLOW_SD)))
         self.arousal = np.exp(rng.normal(0, 0.3))
         self.ectopic = np.exp(rng.normal(0, 1.0))
         self.delay = _DELAY * np.exp(rng.normal(0, 0.06, 5))
         self.width = _WIDTH * np.exp(rng.normal(0, 0.06, 5))
         self.size = _SIZE * np.exp(rng.normal(0, 0.2, 5)) * np.exp(rng.normal(0, 0.2))
+        self.modulation *= np.exp(rng.normal(0, _SHARED_SD))
 
 
 def draw_beats(course, heart, moved, rng):
@@ -87,8 +110,7 @@ def draw_beats(course, heart, moved, rng):
     clock = Clock(n_epochs, _STEPS)
 
     def by_stage(values):
-        # The body follows a change of stage within some ten seconds.
-        return clock.at_samples(gaussian_filter1d(values[course.stage], 5.0))
+        return clock.at_samples(gaussian_filter1d(values[course.stage], _TRANSITION))
 
     fresh = rng.normal(0, _MOMENT_SD * np.sqrt(1 - _MOMENT_MEMORY**2), (3, n_epochs))
     fresh[:, 0] = rng.normal(0, _MOMENT_SD, 3)
@@ -110,11 +132,13 @@ def draw_beats(course, heart, moved, rng):
     log_rate = np.log(heart.rate / 60 * by_stage(_RATE))
     log_rate -= heart.trend * (clock.times / clock.n_seconds - 0.5)
     log_rate += _RSA_SIZE * by_stage(_RSA) * rsa * breathing
-    log_rate += by_stage(_LOW) * low * _band(clock, rng, 0.07, 0.13, 0.0)
+    log_rate += by_stage(_LOW) * low * _band(clock, rng, 0.04, 0.15, 0.0)
     log_rate += by_stage(_VERY_LOW) * very_low * _band(clock, rng, 0.003, 0.04, -1.0)
     awake = course.stage == W
     aroused = np.flatnonzero(awake[1:] & ~awake[:-1]) + 1.0
-    log_rate += heart.arousal * _accelerations(clock, np.r_[aroused, moved], rng)
+    sizes = np.repeat([_AROUSAL, _MOVEMENT], [len(aroused), len(moved)])
+    onsets = np.r_[aroused, moved]
+    log_rate += heart.arousal * _accelerations(clock, onsets, sizes, rng)
 
     integral = rng.uniform() + np.cumsum(np.exp(log_rate)) / _STEPS
     beats = np.arange(np.ceil(integral[0]), integral[-1])
@@ -162,14 +186,14 @@ def _band(clock, rng, low, high, exponent):
     return clock.noise(rng, lambda f: np.sqrt(f**exponent / power), low, high)
 
 
-def _accelerations(clock, onsets, rng):
+def _accelerations(clock, onsets, sizes, rng):
     """Log heart rate after arousals and movements: faster for seconds, then slower."""
-    sizes = np.exp(rng.normal(0, 0.4, len(onsets)))
+    sizes = sizes * np.exp(rng.normal(0, 0.4, len(onsets)))
     impulses = np.zeros(clock.n_times)
     np.add.at(impulses, (onsets * _STEPS).astype(int), sizes)
     t = np.arange(0, 30, 1 / _STEPS)
-    response = 0.13 * np.exp(-0.5 * ((t - 4) / 2) ** 2)
-    response -= 0.045 * np.exp(-0.5 * ((t - 13) / 4) ** 2)
+    response = np.exp(-0.5 * ((t - 4) / 2) ** 2)
+    response -= _SLOWING * np.exp(-0.5 * ((t - 13) / 4) ** 2)
     return fftconvolve(impulses, response)[: clock.n_times]
 
 
