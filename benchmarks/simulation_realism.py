@@ -1,10 +1,10 @@
 """How real do the simulated nights look to stagers that were trained on real ones?
 
 They have seen thousands of real nights and none of ours. YASA (Vallat and Walker 2021,
-eLife 10:e70092) stages the EEG at 100 Hz, SleepECG (its documentation,
-https://sleepecg.readthedocs.io) the beats of the heart. Cohen's kappa and each stage's F1
-are with the simulated scorer's stages, pooled over the nights. This judges the constants of
-the simulator, not a method.
+eLife 10:e70092) and GSSC (Hanna and Flöel 2023, Frontiers in Neuroinformatics 17:1086634)
+stage the EEG at 100 Hz, SleepECG (its documentation, https://sleepecg.readthedocs.io) the
+beats of the heart. Cohen's kappa and each stage's F1 are with the simulated scorer's stages,
+pooled over the nights. This judges the constants of the simulator, not a method.
 
 Beside them a random forest is cross-validated over the simulated subjects, on heart rate
 variability (of the epoch, of 2.5 min on either side too, and of both on each subject's own
@@ -19,12 +19,10 @@ The rows of the heart need ``pip install sleepecg keras``; without it they are l
 import contextlib
 import datetime
 import io
-import logging
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 
-import mne
 import numpy as np
 import tables
 from scipy.signal import find_peaks, medfilt, resample_poly, welch
@@ -33,8 +31,10 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from study import Setting, Study, parse, parser_of
 
+from skleepkd import PairedEpochs
 from skleepkd.datasets import simulate_night
 from skleepkd.stages import EPOCH_SECONDS, scheme_names, to_scheme
+from skleepkd.teachers import GsscStager, YasaStager
 
 #: What a stager of the EEG is given: an EEG derivation and, in some rows, one of the eyes.
 MONTAGES = {
@@ -43,7 +43,6 @@ MONTAGES = {
     "ear L-R": ("L-R", None),
     "ear LE": ("LE", None),
 }
-_CODES = {"WAKE": 0, "N1": 1, "N2": 2, "N3": 3, "REM": 4}
 
 #: SleepECG's stagers: our codes (W N R, or wake and sleep) for its stages 1, 2 and 3, and
 #: kappa and accuracy on a thousand real nights (SHHS) by its documentation.
@@ -68,23 +67,19 @@ SETTINGS = {
 }
 
 
-def stage_with_yasa(night, eeg, eog=None):
-    """Stage a night at 100 Hz, from one or two derivations, with YASA."""
-    import yasa
-
-    names = [eeg] if eog is None else [eeg, eog]
-    rows = [night.ch_names.index(name) for name in names]
-    info = mne.create_info(names, night.sfreq, ["eeg", "eog"][: len(names)])
-    raw = mne.io.RawArray(1e-6 * night.signals[rows], info, verbose="error")
-    logging.getLogger("yasa").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prediction = yasa.SleepStaging(raw, eeg_name=eeg, eog_name=eog).predict()
-    return np.array([_CODES[stage] for stage in prediction.hypno])
+def stage_eeg(stager, night, eeg, eog=None):
+    """Stage a night from one or two derivations with a ready-made stager."""
+    # (n_derivations, n_samples) -> (n_epochs, n_derivations, n_times)
+    epochs = night.signals.reshape(len(night.ch_names), len(night.y), -1).swapaxes(0, 1)
+    X = PairedEpochs(epochs, sfreq=night.sfreq, ch_names=night.ch_names)
+    return stager.set_params(eeg=eeg, eog=eog or False).predict(X)
 
 
 #: A function of a night, its EEG derivation and one of the eyes or None.
-EEG_STAGERS = {"YASA": stage_with_yasa}
+EEG_STAGERS = {
+    "YASA": partial(stage_eeg, YasaStager(emg=False)),
+    "GSSC": partial(stage_eeg, GsscStager()),
+}
 
 
 def has_sleepecg():

@@ -11,11 +11,11 @@ from tests.benchmarks import line_of, run
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Run the command with stages by a rule in the place of the ready-made stagers."""
-    pytest.importorskip("yasa")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulation_realism, "has_sleepecg", lambda: True)
         patch.setattr(simulation_realism, "stage_with_sleepecg", stage_by_turns)
-        patch.setitem(simulation_realism.EEG_STAGERS, "YASA", lambda night, *of: night.y)
+        for name in simulation_realism.EEG_STAGERS:
+            patch.setitem(simulation_realism.EEG_STAGERS, name, lambda night, *of: night.y)
         return run(simulation_realism, tmp_path_factory.mktemp("benchmark"), "--fast")
 
 
