@@ -221,9 +221,8 @@ print(f"\nPictures are in {folder.resolve()}")
 script = Path(__file__).resolve().parents[1] / "benchmarks" / "real_nights.py"
 if (data / "sleep_edf_features").is_dir() and script.exists():
     print("\nReal nights: one draw of people (the page has three, and what each row means)")
-    quick = ["--part", "few", "--seeds", "0", "--scored", "1", "--n-jobs", str(N_JOBS)]
-    where = ["--output", str(folder), "--cache", str(folder / "cache")]
-    command = [sys.executable, str(script), "--data", str(data), *quick, *where]
-    subprocess.run(command, check=True)
+    how = ["--quick", "--n-jobs", str(N_JOBS), "--cache", str(folder / "cache")]
+    command = [sys.executable, str(script), "--data", str(data), *how]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 else:
     print(f"\nNo real nights in {data}: give their folder, --data")
