@@ -1,6 +1,7 @@
 """Powers of frequency bands, variance and mobility of epochs."""
 
 import numpy as np
+from scipy.signal import welch
 
 from skleepkd.epochs.checks import check_signal
 from skleepkd.preprocessing.paired import StatelessTransformer
@@ -113,8 +114,6 @@ class BandPowers(StatelessTransformer):
         return features
 
     def _of_block(self, block, sfreq):
-        from scipy.signal import welch  # takes as long to import as much of the package
-
         n_window = min(round(self.window * sfreq), block.shape[2])
         frequencies, density = welch(block, sfreq, nperseg=n_window)
         variance = block.var(axis=2, dtype=np.float64)  # (n_epochs, n_channels)
