@@ -39,6 +39,7 @@ from real_nights_runs import (
     ALL,
     ALONE,
     CONTROL,
+    FOLLOWED,
     NO_LABEL,
     OWN,
     TEACHER,
@@ -77,6 +78,8 @@ SEARCH = {
     "feature_weight": ("fold", [1.0, 100.0], [ALONE, "offline"]),
     "sequence_steps": ("sequences", [20], [ALONE, "softmax"]),
 }
+#: What ``--quick`` prints.
+QUICK = [TEACHER, ALONE, UNSCORED, NO_LABEL, CONTROL]
 TEXT = """\
 **Real nights**: 20 nights of ten people (SC400 to SC409) of Sleep-EDF Expanded (Kemp et al.
 2000, IEEE TBME 47(9):1185-1194; Goldberger et al. 2000, Circulation 101(23):e215-e220),
@@ -96,14 +99,15 @@ Of the nine others, five belong to the teacher and four are "own" people, of who
 scored; each seed draws anew. What is compared:
 
 - *alone*: trained on the scored people's Pz-Oz;
-- *teacher*: a frozen teacher, trained on Fpz-Cz with Pz-Oz of the five, is followed beside the
-  labels (softmax); *and unscored people*: on the own people without labels too;
+- *teacher*: trained on Fpz-Cz with Pz-Oz of the five, which no wearable has; *with the
+  teacher*: Pz-Oz alone, which follows it beside the labels (softmax); *and unscored people*: on
+  the own people without labels too;
 - *no label*: the teacher is followed on the four own people, of whom nobody is scored;
 - *teacher's people's own Pz-Oz*: no distillation, just a stager trained on the five people's
   Pz-Oz and their labels, *too*: with the scored own people. **Whoever has these needs no
   teacher, unless it beats them**; where the teacher's people never wore the device there are none;
 - *all of it*: the teacher is followed on all nine people, beside all labels of Pz-Oz;
-- *own teacher*: it was trained on the scored people alone, and five more people are unscored.
+- *with an own teacher*: it was trained on the scored people alone, and five more people are unscored.
 
 Where somebody is scored, the last columns compare with *alone* at the same number; where
 nobody is, with the teacher's people's own Pz-Oz."""
@@ -173,7 +177,7 @@ def questions(numbers):
         asked += [
             (f"no label, or {n} scored alone?", (NO_LABEL, 0), alone),
             (f"{n} scored: teacher and unscored people, or alone?", (UNSCORED, n), alone),
-            (f"{n} scored: the teacher without unscored people?", ("teacher", n), alone),
+            (f"{n} scored: the teacher without unscored people?", (FOLLOWED, n), alone),
             (f"{n} scored: twice the passes?", (TWICE, n), alone),
             (f"{n} scored, who train the teacher too?", (OWN, n), alone),
             (f"{n} scored: that, or all labels of Pz-Oz?", (UNSCORED, n), joined),
@@ -255,6 +259,8 @@ def read_options(argv=None):
         "--data", type=Path, help="folder of features and UCDDB (see above)"
     )
     parser.add_argument("--sleep-edf", type=Path, help="folder of Sleep-EDF's recordings")
+    what = "print one draw of few labels, in half a minute"
+    parser.add_argument("--quick", action="store_true", help=what)
     what = "search for settings on SC400 to SC404, and print"
     parser.add_argument("--development", action="store_true", help=what)
     options = parse(parser, SETTINGS, argv)
@@ -262,6 +268,8 @@ def read_options(argv=None):
         parser.error("give --data or --sleep-edf; --help names the public files")
     if options.development:
         options.people, options.seeds = 5, options.seeds[:1]
+    if options.quick:
+        options.seeds, options.settings["scored"] = options.seeds[:1], [1]
     return options
 
 
@@ -276,6 +284,11 @@ def main(argv=None):
     if options.development:
         search(study, X, y)
         return
+    if options.quick:
+        few = run_kind(study, "few", options.settings, X, y, QUICK)
+        rows = sorted(few, key=lambda key: key[1])
+        print(table(few, rows, in_few))
+        return
     kinds = ("few", "fold", "sequences")
     # Sequences are slow: without twice the passes.
     only = {"sequences": [ALONE, "transfer", "offline", "online", "softmax"]}
@@ -284,7 +297,7 @@ def main(argv=None):
         for kind in kinds
     }
     for n in options.scored:  # with all own people scored nobody is left over
-        scores["few"].setdefault((UNSCORED, n), scores["few"]["teacher", n])
+        scores["few"].setdefault((UNSCORED, n), scores["few"][FOLLOWED, n])
     parts, lines = ([], []) if of_files else two_nights(study, options.data)
     lines += [
         {"run": kind, "method": name, "scored": n, "subject": who, "kappa": of["kappa"]}
@@ -300,17 +313,21 @@ def main(argv=None):
     )
 
 
+def over_alone(name, n):
+    """Name what a method is held against where all others are scored."""
+    return None if name in (TEACHER, ALONE) else (ALONE, n)
+
+
+def in_few(name, n):
+    """Name what a method is held against where few are scored, or nobody."""
+    if name in (ALONE, CONTROL, TEACHER):
+        return None
+    return (ALONE, n) if n else (CONTROL, 0)
+
+
 def page(study, scores, parts):
     """Put the page together."""
     few, numbers = scores["few"], study.options.scored
-
-    def over_alone(name, n):
-        return None if name in (TEACHER, ALONE) else (ALONE, n)
-
-    def in_few(name, n):
-        if name in (ALONE, CONTROL, TEACHER):
-            return None
-        return (ALONE, n) if n else (CONTROL, 0)
 
     asked = [[text, *against(few, *pair)] for text, *pair in questions(numbers)]
     tuned = [key for key in few if key[0] == "direct" or key[0].startswith("fine-tuned")]

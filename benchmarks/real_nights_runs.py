@@ -22,8 +22,9 @@ from skleepkd.sequences import find_runs
 
 TEACHER, ALONE, TWICE = "teacher", "alone", "alone, twice the passes"
 NO_LABEL, CONTROL = "no label", "teacher's people's own Pz-Oz"
-UNSCORED, ALL = "teacher and unscored people", "all of it"
-OWN = f"own {UNSCORED}"
+FOLLOWED, UNSCORED = "with the teacher", "with the teacher and unscored people"
+ALL = "all of it"
+OWN = "with an own teacher and unscored people"
 
 
 class FiveEpochs(nn.Module):
@@ -256,7 +257,7 @@ def run_few(settings, X, y, person, seed, only=None):
         score(ALONE, n, partial(plain, scored))
         score(TWICE, n, partial(plain, scored, passes=2))
         score(f"{CONTROL} too", n, partial(plain, joined))
-        score("teacher", n, partial(follow, teacher, scored, scored))
+        score(FOLLOWED, n, partial(follow, teacher, scored, scored))
         if n < len(own):
             score(UNSCORED, n, partial(follow, teacher, own, scored))
         score(ALL, n, partial(follow, teacher, others, joined))

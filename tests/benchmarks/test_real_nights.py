@@ -142,7 +142,7 @@ def test_a_student_without_labels_has_seen_none(cohort):
     changed = {key for key in one if one[key] != two[key]}
     unlabelled = {key for key in one if key[1] == 0 and not key[0].endswith("the others")}
     assert not changed & unlabelled
-    assert {(runs.ALONE, 1), ("teacher", 1), (runs.OWN, 1)} <= changed
+    assert {(runs.ALONE, 1), (runs.FOLLOWED, 1), (runs.OWN, 1)} <= changed
 
 
 @pytest.mark.parametrize("sequences", [False, True])
