@@ -93,7 +93,10 @@ sign-flip test, not corrected for the number of questions, "better for" counts p
 shown" is not "equal": the interval says how much there may be. People who are tested have
 trained the networks that test others, which intervals do not know. **Settings were chosen on
 SC400 to SC404**, who are among the ten; the other five are shown apart (`--development` prints
-the search)."""
+the search). The steps of a pass were changed once, for speed, when a few runs of SC400 had been
+seen. What was chosen suits the student a little better than the control, and is not the best for
+offline distillation: with a feature weight of 1 it has 0.719 on those five instead of 0.711 (alone
+0.722)."""
 FEW = """\
 Of the nine others, five belong to the teacher and four are "own" people, of whom so many are
 scored; each seed draws anew. What is compared:
