@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sklearn.base import BaseEstimator
 
 from skleepkd.distillation.teacher import final_stager, has_features
+from skleepkd.pipelines import final_estimator
 
 #: What a batch carries of the teacher: logarithms of its probabilities, shape (batch,
 #: n_classes), and the summary of each matched layer's features.
@@ -129,7 +130,7 @@ def needs_features(student, what):
     if not has_features(student.teacher):
         raise ValueError(
             f"{what} needs a teacher that is a SleepStager or has extract_features(X); given "
-            f"{type(student.teacher).__name__}, which has probabilities alone: "
+            f"{type(final_estimator(student.teacher)).__name__}, which has probabilities alone: "
             "feature_loss=None, alpha > 0 and a module."
         )
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, check_memory, has_fit_parameter
 from skorch import NeuralNet
 
@@ -63,7 +64,7 @@ def check_given(estimator, name):
             "it, once fitted, FrozenEstimator(pipeline), or nothing."
         )
     fitted = hasattr(estimator, "classes_") and getattr(last, "initialized_", True)
-    if fitted and not is_frozen(estimator):
+    if fitted and not is_frozen(estimator) and get_tags(estimator).requires_fit:
         warnings.warn(
             f"{name} is fitted already, and a clone of it is fitted anew to the rows of this fit. "
             f"To use it as it is, give {name}=FrozenEstimator(...) (sklearn.frozen).",
@@ -199,9 +200,27 @@ def teacher_output(teacher, source, classes):
     stager = final_stager(teacher)
     if stager is None:
         probabilities = teacher.predict_proba(teacher_input(teacher, source))
+        probabilities = _check_probabilities(probabilities, teacher, len(source))
     else:
         probabilities = stager.predict_pair(source)
     return log_probabilities(probabilities, teacher.classes_, classes)
+
+
+def _check_probabilities(probabilities, teacher, n_epochs):
+    """Take what a classifier of somebody else's predicts as an array of probabilities."""
+    probabilities = np.asarray(probabilities)
+    expected = (n_epochs, len(teacher.classes_))
+    wrong = "" if probabilities.shape == expected else f"shape {probabilities.shape}"
+    if not wrong and not np.isfinite(probabilities).all():
+        wrong = "NaN or infinite values"
+    if not wrong and ((probabilities < 0).any() or (probabilities.sum(axis=1) <= 0).any()):
+        wrong = "negative values, or rows of zeros"
+    if wrong:
+        raise ValueError(
+            f"{type(final_estimator(teacher)).__name__}.predict_proba gave {wrong}; expected "
+            f"are probabilities of shape {expected}, one row an epoch."
+        )
+    return probabilities
 
 
 def most_probable(teacher, source, classes):
@@ -240,9 +259,10 @@ def log_probabilities(probabilities, given, wanted):
 def extracted_features(teacher, source):
     """Features of a fitted teacher that is no stager, (n_epochs, ...) float32."""
     extractor = final_estimator(teacher)
-    features = np.asarray(
-        extractor.extract_features(transform(teacher, source)), np.float32
-    )
+    features = extractor.extract_features(transform(teacher, source))
+    if torch.is_tensor(features):
+        features = features.detach().cpu()
+    features = np.asarray(features, np.float32)
     name = type(extractor).__name__
     if features.ndim < 2 or len(features) != len(source):
         raise ValueError(

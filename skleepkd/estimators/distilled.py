@@ -297,10 +297,13 @@ class DistilledSleepStager(SleepStager):
         if not is_frozen(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
         own = [self.layers] if isinstance(self.layers, str) else self.layers or ()
-        of_last = [OUTPUT in (name, name[0]) for name in own] + [self.start_from_teacher]
-        if self.alpha == 1 or (
-            self.uses_features and self.strategy != "two-step" and any(of_last)
-        ):
+        follows_logits = self.adapter is None and final_stager(self.teacher) is not None
+        follows_logits &= any(
+            name in (OUTPUT, (OUTPUT, OUTPUT)) for name in map(_pair, own)
+        )
+        both_steps = isinstance(self.strategy, TwoStep) or self.strategy == "two-step"
+        has_last = self.uses_features and (self.start_from_teacher or follows_logits)
+        if self.alpha == 1 or (has_last and not both_steps):
             return None
         return "To learn from the teacher's output alone, without a label, give alpha=1."
 
@@ -337,12 +340,23 @@ class DistilledSleepStager(SleepStager):
     def begin_fit(self, pair, y, go_on=False):
         """Do all of a fit of checked input but the passes; y is None where nothing is scored."""
         if y is None:
+            if self.train_split is not None:
+                raise ValueError(
+                    "Without a label the teacher judges subjects who are held out: give "
+                    "validation=, a number of them or their names, in place of train_split."
+                )
             y = unscored_like(self.teacher.classes_, len(pair))
         return super().begin_fit(pair, y, go_on)
 
     def _find_classes(self, y):
         if self.classes is None and is_unscored(y).all():
-            return np.sort(self.teacher.classes_)
+            found = np.sort(self.teacher.classes_)
+            if is_unscored(found).any():
+                raise ValueError(
+                    f"The teacher's classes are {found.tolist()}, of which one means unscored "
+                    "here. Fit it to other labels."
+                )
+            return found
         return super()._find_classes(y)
 
     def _begin_source(self, pair, y, seed, go_on):
@@ -535,6 +549,11 @@ class DistilledSleepStager(SleepStager):
                 term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
                 note_term(self, "softmax_loss", term, training, len(y_true))
                 loss = loss + self.alpha * term
+        if self.alpha == 1 and self.step_.stages and not (features or TEACHER_OUTPUT in X):
+            raise ValueError(
+                f"Nothing would be learned: alpha is 1, and {type(self.strategy_).__name__} gives "
+                "no TEACHER_OUTPUT. Return it from prepare or before_step, or lower alpha."
+            )
         if features:
             summaries = [
                 X[TEACHER_FEATURE.format(n)].to(self.device) for n in range(len(features))
@@ -554,6 +573,10 @@ def _learn(key, epochs, student, run):
         for module in student.trained_modules()
     ]
     return weights, list(student.history)
+
+
+def _pair(name):
+    return name if isinstance(name, str) else tuple(name)
 
 
 def copy_weights(teacher, student):

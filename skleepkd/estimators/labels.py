@@ -176,7 +176,7 @@ def draw_held_out(validation, subjects, scored, learned, random_state):
     if strangers:
         raise ValueError(
             f"validation names {sorted(map(str, strangers))}, who are not among the "
-            f"training subjects {[str(name) for name in known]}."
+            f"training subjects {[str(name) for name in known]}, or have no scored epoch."
         )
     if np.isin(subjects[learned], chosen).all():
         raise ValueError(

@@ -54,7 +54,7 @@ def run_passes(net, loop, dataset, epochs):
         _run_until_stopped(net, loop, epochs)
         return
     teacher = final_stager(getattr(net, "teacher_", None))
-    about = (dataset.pair, dataset.y, net.held_out_, epochs, net.step_)
+    about = (dataset.pair, dataset.y, dataset.extras, net.held_out_, epochs, net.step_)
     key = key_of(net, teacher, *about, torch.initial_seed())
     checkpoint = net.checkpoint_ = Checkpoint(net, key, epochs)
     try:

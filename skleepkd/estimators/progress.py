@@ -40,4 +40,7 @@ class Progress:
 def _is_watched():
     """Whether this is the main process of a terminal or a notebook."""
     main = multiprocessing.current_process().name == "MainProcess"
-    return main and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    is_terminal = getattr(
+        sys.stderr, "isatty", bool
+    )  # a program without a console has none
+    return main and (is_terminal() or "ipykernel" in sys.modules)

@@ -193,7 +193,7 @@ class SleepStager(NeuralNetClassifier):
             **kwargs,
         )
 
-    def fit(self, X, y, groups=None, **unknown):
+    def fit(self, X, y=None, groups=None, **unknown):
         """Train the network.
 
         Parameters

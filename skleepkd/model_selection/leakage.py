@@ -271,7 +271,8 @@ def _train_split(stager, rows, y, subject):
     """Split as skorch does, where no subjects are held out."""
     scored = ~is_unscored(y)
     rows, y, subject = rows[scored], y[scored], subject[scored]
-    if len(draw_held_out(stager.validation, subject, np.random.RandomState(0))):
+    all_rows = np.ones(len(rows), dtype=bool)
+    if len(draw_held_out(stager.validation, subject, all_rows, all_rows, 0)):
         return []
     sides = stager.train_split(rows, y)
     own = all(hasattr(side, "indices") for side in sides)

@@ -88,6 +88,7 @@ class GsscStager(ReadyStager):
     _kinds = ("eeg", "eog")
     _n_times = 2560
     _least_epochs = 1
+    _least_rate = 60.0  # hertz
 
     def __init__(self, eeg=None, eog=None, labels="codes"):
         self.eeg = eeg

@@ -6,10 +6,11 @@ import re
 import numpy as np
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 
-from skleepkd.epochs.checks import as_pair, check_signal
+from skleepkd.epochs.checks import as_pair, check_labels, check_signal
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES, is_unscored
 
 #: A hole of at most so many seconds does not end a night: what is before and after it is
 #: joined, since both stagers compare an epoch with the rest of its night.
@@ -18,21 +19,27 @@ HOLE_SECONDS = 300.0
 LEAST_EPOCHS = 10
 
 #: What may stand before an electrode's name, as in "EEG C3-CLE" and "PSG_C3".
-_BEFORE = r"^(?!.*(?:EOG|ECG|EKG|EMG))(?:.*[ _:(])?"
+_NO_EEG = r"^(?!.*(?:EOG|ECG|EKG|EMG|LOC|ROC|temp|flow|resp|pulse|spo2|sao2|snor))"
+_BEFORE = _NO_EEG + r"(?:.*[ _:(])?"
 #: Names of channels by kind, those that are tried first first.
 _KINDS = {
     "eeg": (
         _BEFORE + r"C[34z](?!\d)",
         _BEFORE + r"(?:Fp|AF|FC|FT|CP|TP|PO|[FCTPO])(?:z|\d{1,2})(?!\d)",
-        r"EEG",
+        _NO_EEG + r".*EEG",
     ),
     "eog": (r"EOG|(?<![A-Z])(?:E[12]|LOC|ROC)(?![A-Z\d])",),
-    "emg": (r"chin|mental", r"^(?!.*(?:leg|tib)).*EMG"),
+    "emg": (
+        r"(?<![A-Z])(?:chin|(?:sub)?mental)",
+        r"^(?!.*(?:leg|tib|(?<![A-Z])[LR]AT(?![A-Z]))).*EMG",
+    ),
 }
 
 
 class ReadyStager(ClassifierMixin, BaseEstimator):
     """A stager of whole nights that was trained elsewhere: a classifier that needs no fit."""
+
+    _least_rate = 0.0  # hertz
 
     def fit(self, X=None, y=None):
         """Do nothing, since it is trained; return the stager.
@@ -105,6 +112,32 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
         """
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
+    def score(self, X, y, sample_weight=None):
+        """Accuracy over the scored epochs.
+
+        Parameters
+        ----------
+        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
+            As for :meth:`predict_proba`.
+        y : array-like of shape (n_epochs,)
+            Stages; -1 or "?" where unscored.
+        sample_weight : array-like of shape (n_epochs,), optional
+            Weights of the epochs.
+
+        Returns
+        -------
+        float
+        """
+        y, predicted = check_labels(y, len(X)), self.predict(X)
+        scored = ~is_unscored(y)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
+        return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit, tags.input_tags.three_d_array = False, True
+        return tags
+
     def _by_night(self, X, compute, least):
         """Compute an array with a row for each epoch from the signals of each night."""
         pair, output = as_pair(X), None
@@ -138,6 +171,11 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"{name} stages epochs of 30 s; given {n_times} samples at {rate:g} Hz, "
                 f"{n_times / rate:.4g} s. Cut epochs of 30 s, or correct sfreq=."
+            )
+        if n_times <= self._least_rate * EPOCH_SECONDS:
+            raise ValueError(
+                f"{name} looks at frequencies up to 30 Hz, so it needs more than {self._least_rate:g} "
+                f"Hz; given {n_times / EPOCH_SECONDS:g} Hz. Give the signal as it was recorded."
             )
         check_signal(pair, "target", f"signal that {name} is given")
         return n_times

@@ -74,6 +74,7 @@ class YasaStager(ReadyStager):
     _kinds = ("eeg", "eog", "emg")
     _n_times = round(EPOCH_SECONDS * _SFREQ)
     _least_epochs = LEAST_EPOCHS
+    _least_rate = 60.0  # hertz
 
     def __init__(self, eeg=None, eog=None, emg=None, labels="codes"):
         self.eeg = eeg

@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from skorch.dataset import ValidSplit
 from torch import nn
 
 from skleepkd import (
@@ -19,6 +20,7 @@ from skleepkd import (
     load,
     save,
 )
+from skleepkd.distillation import Strategy
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import FAST, NAMES, TinyNetwork, TinySequenceNetwork, make_pair
 
@@ -347,3 +349,80 @@ def test_a_student_that_declares_no_layer_names_one(cohort):
     with pytest.raises(ValueError, match="layers="):
         DistilledSleepStager(frozen, Bare, adapter="linear", **FAST).fit(X, y)
     DistilledSleepStager(frozen, Bare, layers="head", adapter="linear", **FAST).fit(X, y)
+
+
+# ---------------------------------------------------------------- what must not pass unseen
+
+
+def test_another_source_is_another_training(teacher, unscored, tmp_path):
+    X, _ = unscored
+    params = {"max_epochs": 1, "feature_loss": None}
+    student = student_of(teacher, checkpoint=tmp_path, **params)
+    student.fit(X)
+    turned = X.replace(source=X["source"][::-1].copy())
+    again, fresh = student.fit(turned), student_of(teacher, **params).fit(turned)
+    np.testing.assert_array_equal(again.predict_proba(X), fresh.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    "layers", ["output", [("output", "features")], [["features", "output"]]]
+)
+def test_an_adapter_does_not_stand_for_the_last_layer(teacher, unscored, layers):
+    X, _ = unscored
+    with pytest.raises(ValueError, match="give alpha=1"):
+        student_of(teacher, alpha=0.0, layers=layers, adapter="linear").fit(X)
+
+
+def test_a_strategy_that_gives_nothing_is_refused(teacher, unscored):
+    X, _ = unscored
+    with pytest.raises(
+        ValueError, match="Nothing would be learned: alpha is 1, and Strategy"
+    ):
+        student_of(teacher, strategy=Strategy(), feature_loss=None).fit(X)
+
+
+class Odd(ClassifierMixin, BaseEstimator):
+    classes_ = np.arange(5)
+
+    def __init__(self, how):
+        self.how = how
+
+    def fit(self, X, y):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict_proba(self, X):
+        even = np.full((len(X), 5), 0.2)
+        return {
+            "NaN": np.where(np.arange(5) == 4, np.nan, even),
+            "one column": even[:, :1],
+            "logarithms": np.log(even),
+            "zeros": 0 * even,
+            "fewer rows": even[1:],
+        }[self.how]
+
+
+@pytest.mark.parametrize("how", ["NaN", "one column", "logarithms", "zeros", "fewer rows"])
+def test_odd_probabilities_are_refused(unscored, how):
+    X, _ = unscored
+    student = student_of(FrozenEstimator(Odd(how)), feature_loss=None, module=TinyNetwork)
+    with pytest.raises(ValueError, match=r"Odd\.predict_proba gave .*expected.*\(160, 5\)"):
+        student.fit(X)
+
+
+def test_classes_that_mean_unscored_and_a_split_by_rows_are_refused(teacher, unscored):
+    X, _ = unscored
+    odd = Odd("zeros")
+    odd.classes_ = np.array([-1, 1])
+    with pytest.raises(ValueError, match="one means unscored"):
+        student_of(FrozenEstimator(odd), feature_loss=None, module=TinyNetwork).fit(X)
+    with pytest.raises(ValueError, match="give validation="):
+        student_of(teacher, train_split=ValidSplit(4)).fit(X)
+
+
+def test_a_stager_that_is_given_no_labels_says_who_needs_none(unscored):
+    X, _ = unscored
+    with pytest.raises(ValueError, match="y is None.*fitted teacher learns without"):
+        SleepStager(TinyNetwork, **FAST).fit(X)

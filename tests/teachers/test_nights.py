@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skleepkd import PairedEpochs
+from skleepkd.teachers import GsscStager, YasaStager
 from skleepkd.teachers.nights import ReadyStager, find_channel, find_nights
 
 
@@ -219,3 +220,35 @@ def test_what_is_no_epoch_of_a_signal_is_refused():
     X[1, 0, 5] = np.nan
     with pytest.raises(ValueError, match="holds NaN.*epoch 1"):
         Echo().predict(X)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "found"),
+    [
+        (["EEG LOC-REF", "EEG EKG1-REF", "EEG1"], "eeg", "EEG1"),
+        (["T1 Temp", "Flow C4", "EEG2"], "eeg", "EEG2"),
+        (["Machine flow", "Environmental", "EMG RAT", "Chin1-Chin2"], "emg", "Chin1-Chin2"),
+        (["EMG RAT", "EMG1"], "emg", "EMG1"),
+        (["Submental"], "emg", "Submental"),
+    ],
+)
+def test_names_that_only_look_like_a_kind(names, kind, found):
+    X = PairedEpochs(np.zeros((2, len(names), 3000), np.float32), ch_names=names)
+    assert names[find_channel(X, kind, None)] == found
+
+
+def test_too_slow_signals_are_refused():
+    X = 20 * np.random.default_rng(0).standard_normal((20, 1, 750)).astype(np.float32)
+    with pytest.raises(ValueError, match="more than 60 Hz; given 25 Hz"):
+        GsscStager().predict_proba(X)
+
+
+def test_unscored_epochs_are_no_errors(monkeypatch):
+    def stage(self, X):
+        return np.eye(5)[np.arange(len(X)) % 5]
+
+    monkeypatch.setattr(YasaStager, "predict_proba", stage)
+    y = np.where(np.arange(20) % 2, np.arange(20) % 5, -1)
+    X = np.zeros((20, 1, 3000))
+    assert YasaStager().score(X, y) == 1.0
+    assert YasaStager().score(X, np.where(y == 1, 0, y)) == pytest.approx(0.8)
