@@ -84,6 +84,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skleepkd",),
     "download_all_examples": False,
+    "thumbnail_size": (800, 560),
     "show_memory": False,
     "show_signature": False,
     "remove_config_comments": True,
