@@ -172,6 +172,12 @@ def _make_adapter(adapter, student_shape, teacher_shape, sequence_length):
     return ADAPTERS[adapter](student_shape, teacher_shape, -1 if recurrent else 0)
 
 
+def name_pairs(layers):
+    """Pairs of names, the student's and the teacher's, that ``layers=`` gives."""
+    names = [layers] if isinstance(layers, str) else layers
+    return [(name, name) if isinstance(name, str) else tuple(name) for name in names]
+
+
 def _pair_names(layers, student, teacher):
     if teacher is None:
         own = layers or feature_layers(student)
@@ -192,8 +198,7 @@ def _pair_names(layers, student, teacher):
             )
         pairs = list(zip(own, other, strict=True))
     else:
-        names = [layers] if isinstance(layers, str) else layers
-        pairs = [(name, name) if isinstance(name, str) else tuple(name) for name in names]
+        pairs = name_pairs(layers)
     if not pairs:
         raise ValueError("layers is empty; name a layer, or give feature_loss=None.")
     check_layers(student, [own for own, _ in pairs])

@@ -198,6 +198,12 @@ def check_labels(y, n_epochs, why_labels=""):
     return y
 
 
+def judged_labels(y, n_epochs, classes):
+    """Check labels that predictions are held against, and mark those that somebody scored."""
+    y = check_labels(y, n_epochs)
+    return y, ~is_unscored(y) | np.isin(y, classes)
+
+
 def _of_one_kind(y):
     """Take an array of objects for what its values are: all integers, or all names."""
     for kind, dtype in (((int, np.integer), np.int64), (str, str)):

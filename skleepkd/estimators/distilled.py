@@ -10,7 +10,12 @@ from sklearn.utils.validation import check_memory
 from torch import nn
 
 from skleepkd.distillation.features import OUTPUT, capture_of
-from skleepkd.distillation.layers import FEATURE_LOSSES, check_adapter, match_layers
+from skleepkd.distillation.layers import (
+    FEATURE_LOSSES,
+    check_adapter,
+    match_layers,
+    name_pairs,
+)
 from skleepkd.distillation.losses import SoftmaxDistillation
 from skleepkd.distillation.offline import Offline
 from skleepkd.distillation.online import Online
@@ -296,11 +301,8 @@ class DistilledSleepStager(SleepStager):
         """Why scored epochs are needed; None where they are not."""
         if not is_frozen(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
-        own = [self.layers] if isinstance(self.layers, str) else self.layers or ()
         follows_logits = self.adapter is None and final_stager(self.teacher) is not None
-        follows_logits &= any(
-            name in (OUTPUT, (OUTPUT, OUTPUT)) for name in map(_pair, own)
-        )
+        follows_logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
         both_steps = isinstance(self.strategy, TwoStep) or self.strategy == "two-step"
         has_last = self.uses_features and (self.start_from_teacher or follows_logits)
         if self.alpha == 1 or (has_last and not both_steps):
@@ -573,10 +575,6 @@ def _learn(key, epochs, student, run):
         for module in student.trained_modules()
     ]
     return weights, list(student.history)
-
-
-def _pair(name):
-    return name if isinstance(name, str) else tuple(name)
 
 
 def copy_weights(teacher, student):

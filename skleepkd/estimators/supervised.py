@@ -23,7 +23,7 @@ from skleepkd.estimators import (
     passes,
 )
 from skleepkd.networks.build import build_network, input_spec
-from skleepkd.stages import is_unscored, left_unscored
+from skleepkd.stages import left_unscored
 
 
 def softmax(logits):
@@ -293,8 +293,7 @@ class SleepStager(NeuralNetClassifier):
         float
         """
         predicted = self.predict(X)
-        y = checks.check_labels(y, len(predicted))
-        scored = ~is_unscored(y) | np.isin(y, self.classes_)
+        y, scored = checks.judged_labels(y, len(predicted), self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 

@@ -8,9 +8,9 @@ from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 
-from skleepkd.epochs.checks import as_pair, check_labels, check_signal
+from skleepkd.epochs.checks import as_pair, check_signal, judged_labels
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
-from skleepkd.stages import EPOCH_SECONDS, SCHEMES, is_unscored
+from skleepkd.stages import EPOCH_SECONDS, SCHEMES
 
 #: A hole of at most so many seconds does not end a night: what is before and after it is
 #: joined, since both stagers compare an epoch with the rest of its night.
@@ -128,8 +128,8 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
         -------
         float
         """
-        y, predicted = check_labels(y, len(X)), self.predict(X)
-        scored = ~is_unscored(y)
+        predicted = self.predict(X)
+        y, scored = judged_labels(y, len(predicted), self.classes_)
         weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
         return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
