@@ -1,12 +1,18 @@
 """What a student learns from its teacher, and how the teacher is kept honest."""
 
+from skleepkd.distillation.feature_losses import (
+    AttentionTransfer,
+    ContrastiveDistillation,
+    FeatureLoss,
+    FeatureMSE,
+    RelationalDistillation,
+)
 from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.layers import Projection
 from skleepkd.distillation.leakage import LeakageWarning
-from skleepkd.distillation.losses import (
-    AttentionTransfer,
-    FeatureLoss,
-    FeatureMSE,
+from skleepkd.distillation.output_losses import (
+    CorrelationDistillation,
+    DecoupledDistillation,
     SoftmaxDistillation,
 )
 from skleepkd.distillation.strategy import TEACHER_OUTPUT, Step, Strategy
@@ -14,10 +20,14 @@ from skleepkd.distillation.strategy import TEACHER_OUTPUT, Step, Strategy
 __all__ = [
     "TEACHER_OUTPUT",
     "AttentionTransfer",
+    "ContrastiveDistillation",
+    "CorrelationDistillation",
+    "DecoupledDistillation",
     "FeatureLoss",
     "FeatureMSE",
     "LeakageWarning",
     "Projection",
+    "RelationalDistillation",
     "SoftmaxDistillation",
     "Step",
     "Strategy",

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skleepkd.distillation.features import check_layers, feature_shapes
-from skleepkd.distillation.losses import (
-    AttentionTransfer,
+from skleepkd.distillation.feature_losses import (
+    FEATURE_LOSSES,
     FeatureLoss,
-    FeatureMSE,
     PlainFeatureLoss,
 )
+from skleepkd.distillation.features import check_layers, feature_shapes
 from skleepkd.networks.build import feature_layers
 
 
@@ -103,8 +102,7 @@ def _resampled(x, axis, length):
 #: In place of a layer's name, of a teacher that is no network but has features.
 EXTRACTED = "extract_features"
 
-#: Feature losses and adapters by name.
-FEATURE_LOSSES = {"mse": FeatureMSE, "attention": AttentionTransfer}
+#: Adapters by name.
 ADAPTERS = {"linear": Projection}
 
 

@@ -9,16 +9,12 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_memory
 from torch import nn
 
+from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.features import OUTPUT, capture_of
-from skleepkd.distillation.layers import (
-    FEATURE_LOSSES,
-    check_adapter,
-    match_layers,
-    name_pairs,
-)
-from skleepkd.distillation.losses import SoftmaxDistillation
+from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
 from skleepkd.distillation.offline import Offline
 from skleepkd.distillation.online import Online
+from skleepkd.distillation.output_losses import SoftmaxDistillation
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,

@@ -1,8 +1,10 @@
-"""Losses by which a student follows its teacher: ``forward(student, teacher)``."""
+"""Losses between features: ``forward(student, teacher)``."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from skleepkd.distillation.output_losses import EQUAL_BELOW, check_temperature
 
 #: A channel whose spread is below this share of the typical spread counts as dead.
 DEAD_BELOW = 0.05
@@ -105,12 +107,7 @@ class FeatureMSE(FeatureLoss):
 
     def compare(self, student, teacher):
         """Return the squared distance, reduced as ``reduction`` says."""
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"The student's features have shape {tuple(student.shape[1:])} and the "
-                f"teacher's {tuple(teacher.shape[1:])}; FeatureMSE compares equal shapes. Name "
-                'other layers, or project them: DistilledSleepStager(..., adapter="linear").'
-            )
+        _need_equal_shapes(self, student, teacher)
         if self.standardize:
             mean, std = self.mean, self.std
             if mean is None:
@@ -178,6 +175,15 @@ class AttentionTransfer(FeatureLoss):
         return torch.linalg.vector_norm(student - teacher, dim=1).mean()
 
 
+def _need_equal_shapes(loss, student, teacher):
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"The student's features have shape {tuple(student.shape[1:])} and the teacher's "
+            f"{tuple(teacher.shape[1:])}; {type(loss).__name__} compares equal shapes. Name "
+            'other layers, or project them: DistilledSleepStager(..., adapter="linear").'
+        )
+
+
 def _channel_statistics(features):
     over = [axis for axis in range(features.ndim) if axis != 1]
     mean = features.mean(dim=over, keepdim=True)
@@ -189,43 +195,150 @@ def _channel_statistics(features):
     return mean, torch.where(std > DEAD_BELOW * typical, std, typical)
 
 
-class SoftmaxDistillation(nn.Module):
-    """Kullback-Leibler divergence from the teacher's softened output.
+class RelationalDistillation(FeatureLoss):
+    """Difference between how the student's and the teacher's features lie to each other.
 
-    T^2 KL(teacher || student), summed over classes and averaged over epochs; the
-    factor keeps the gradient's size when T changes.
+    For each pair of rows of the batch their Euclidean distance, divided by the mean of
+    all distances that are not zero; for each three the cosine of the angle at the second.
+    Both sides' are compared by the smooth L1 distance (half the square below 1, the
+    absolute value minus one half above), averaged over all n^2 pairs and n^3 triples::
+
+        distance_weight * mean over (i, j) + angle_weight * mean over (i, j, k)
+
+    Rotations, reflections, shifts and scales of either side change nothing, and the two
+    sides may have any shapes, without an adapter. A row is an epoch or, of stagers of
+    sequences, a window, its features strung together.
 
     Parameters
     ----------
-    temperature : float, default=1.0
-        Both sides' logits are divided by it before the softmax.
+    distance_weight : float, default=1.0
+        Weight of the distances; the paper's code takes 25.
+    angle_weight : float, default=1.0
+        Weight of the angles; the paper's code takes 50. At 0 they are not computed.
+
+    Notes
+    -----
+    Angles take memory with the third power of the batch: four arrays of n^3 numbers,
+    about 0.3 GB for 256 rows. The angles at a row and its equal are 0.
 
     References
     ----------
-    Hinton et al. (2015), Distilling the knowledge in a neural network.
+    Park et al. (2019), Relational knowledge distillation, equations 3 to 10.
 
     Examples
     --------
     >>> import torch
-    >>> from skleepkd.distillation import SoftmaxDistillation
-    >>> logits = torch.tensor([[0.0, 1.0]])
-    >>> SoftmaxDistillation(temperature=2.0)(logits, -logits).round(decimals=3)
-    tensor(0.4900)
+    >>> from skleepkd.distillation import RelationalDistillation
+    >>> teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    >>> student = torch.tensor([[8.0, 0.0, 1.0], [8.0, 0.0, 7.0], [0.0, 0.0, 1.0]])
+    >>> RelationalDistillation()(student, teacher).abs().round(decimals=4)  # twice, turned
+    tensor(0.)
     """
 
-    def __init__(self, temperature=1.0):
+    def __init__(self, distance_weight=1.0, angle_weight=1.0):
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"The temperature must be positive; given {temperature!r}.")
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+
+    def summarise(self, features):
+        """Return a row for each epoch or window, (batch, features), of (batch, ...)."""
+        return features.flatten(1)
+
+    def compare(self, student, teacher):
+        """Return the mean difference of distances and of angles, weighted."""
+        # A teacher's summaries are kept in half precision, whose products may overflow.
+        own = _squared_distances(student)
+        other = _squared_distances(teacher.to(student.dtype))
+        loss = self.distance_weight * F.smooth_l1_loss(_distances(own), _distances(other))
+        if self.angle_weight:
+            angles = F.smooth_l1_loss(_cosines(own), _cosines(other))
+            loss = loss + self.angle_weight * angles
+        return loss
+
+
+def _squared_distances(rows):
+    """Squared distances of rows, (n, n), exactly 0 between rows that are equal."""
+    # Through products of rows, since all differences would be n^2 copies of a row. Around
+    # their mean, where less is lost to rounding.
+    rows = rows - rows.mean(dim=0)
+    products = rows @ rows.T
+    squares = products.diagonal()
+    sums = squares[:, None] + squares
+    apart = sums - 2 * products
+    return apart.masked_fill(apart <= EQUAL_BELOW * sums, 0)
+
+
+def _distances(squared):
+    """Distances, (n, n), in units of the mean of those that are not zero."""
+    equal = squared == 0
+    # The square root's gradient is infinite at 0, so that it is never taken there.
+    distances = squared.masked_fill(equal, 1).sqrt().masked_fill(equal, 0)
+    total = distances.sum()
+    return distances * (~equal).sum() / (total + (total == 0))
+
+
+def _cosines(squared):
+    """Cosines of the angles, (n, n, n): at the first row, between the other two."""
+    equal = squared == 0
+    inverse = squared.masked_fill(equal, 1).rsqrt().masked_fill(equal, 0)
+    # The law of cosines.
+    products = (squared[:, :, None] + squared[:, None, :] - squared) / 2
+    return products * inverse[:, :, None] * inverse[:, None, :]
+
+
+class ContrastiveDistillation(FeatureLoss):
+    """Cross-entropy of telling an epoch by its teacher's features from the batch's others.
+
+    With c(i, j) the cosine of the student's features of epoch i and the teacher's of j::
+
+        mean over i of -log(exp(c(i, i) / T) / sum over j of exp(c(i, j) / T))
+
+    The two views of an epoch are the pair that belongs together; all other epochs of the
+    batch are the contrast, so the loss is at most the logarithm of the batch's size where
+    the student tells nothing. Features are compared as they are, moment by moment,
+    without an average over time; those of a stager of sequences are a window's.
+
+    Parameters
+    ----------
+    temperature : float, default=0.1
+        Cosines are divided by it before the softmax.
+
+    References
+    ----------
+    van den Oord et al. (2018), Representation learning with contrastive predictive
+    coding, equation 4 (InfoNCE); Tian et al. (2020), Contrastive representation
+    distillation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skleepkd.distillation import ContrastiveDistillation
+    >>> features = torch.eye(4)  # each epoch by itself
+    >>> ContrastiveDistillation(temperature=1.0)(features, features)
+    tensor(0.7437)
+    """
+
+    def __init__(self, temperature=0.1):
+        super().__init__()
+        check_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, student, teacher):
-        """Return the loss of logits of shape (batch, n_classes, ...), a scalar.
+    def compare(self, student, teacher):
+        """Return the cross-entropy of the epochs of a batch, a scalar."""
+        _need_equal_shapes(self, student, teacher)
+        # (batch, ...) -> (batch, features), each of length one
+        own, other = (
+            F.normalize(x.to(student.dtype).flatten(1), dim=1) for x in (student, teacher)
+        )
+        cosines = own @ other.T  # (batch, batch)
+        pairs = torch.arange(len(own), device=own.device)
+        return F.cross_entropy(cosines / self.temperature, pairs)
 
-        ``teacher`` may as well hold logarithms of probabilities: a softmax does not see
-        the constant between them. A class that the teacher lacks is minus infinity.
-        """
-        log_student = F.log_softmax(student / self.temperature, dim=1)
-        teacher = F.softmax(teacher / self.temperature, dim=1)
-        divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim=1)
-        return self.temperature**2 * divergence.mean()
+
+#: Feature losses by name.
+FEATURE_LOSSES = {
+    "mse": FeatureMSE,
+    "attention": AttentionTransfer,
+    "relational": RelationalDistillation,
+    "contrastive": ContrastiveDistillation,
+}
