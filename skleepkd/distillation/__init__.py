@@ -10,11 +10,13 @@ from skleepkd.distillation.feature_losses import (
 from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.layers import Projection
 from skleepkd.distillation.leakage import LeakageWarning
+from skleepkd.distillation.mean_teacher import MeanTeacher
 from skleepkd.distillation.output_losses import (
     CorrelationDistillation,
     DecoupledDistillation,
     SoftmaxDistillation,
 )
+from skleepkd.distillation.schedules import Fade, WarmUp
 from skleepkd.distillation.strategy import TEACHER_OUTPUT, Step, Strategy
 
 __all__ = [
@@ -23,13 +25,16 @@ __all__ = [
     "ContrastiveDistillation",
     "CorrelationDistillation",
     "DecoupledDistillation",
+    "Fade",
     "FeatureLoss",
     "FeatureMSE",
     "LeakageWarning",
+    "MeanTeacher",
     "Projection",
     "RelationalDistillation",
     "SoftmaxDistillation",
     "Step",
     "Strategy",
+    "WarmUp",
     "capture_features",
 ]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skleepkd.distillation.output_losses import EQUAL_BELOW, check_temperature
+from skleepkd.distillation.output_losses import EQUAL_BELOW, call_loss, check_temperature
 
 #: A channel whose spread is below this share of the typical spread counts as dead.
 DEAD_BELOW = 0.05
@@ -42,9 +42,9 @@ class PlainFeatureLoss(FeatureLoss):
         super().__init__()
         self.loss = loss
 
-    def compare(self, student, teacher):
+    def compare(self, student, teacher, y):
         """Return what the loss says."""
-        return self.loss(student, teacher)
+        return call_loss(self.loss, student, teacher, y)
 
 
 class FeatureMSE(FeatureLoss):

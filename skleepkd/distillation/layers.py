@@ -6,12 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skleepkd.distillation.feature_losses import (
-    FEATURE_LOSSES,
-    FeatureLoss,
-    PlainFeatureLoss,
-)
+from skleepkd.distillation.feature_losses import FeatureLoss, PlainFeatureLoss
 from skleepkd.distillation.features import check_layers, feature_shapes
+from skleepkd.distillation.output_losses import call_loss
 from skleepkd.networks.build import feature_layers
 
 
@@ -126,9 +123,9 @@ class MatchedLayer(nn.Module):
         self.loss = loss
         self.adapter = adapter
 
-    def forward(self, adapted, summary):
+    def forward(self, adapted, summary, y):
         """Return the loss of the student's adapted features and the teacher's summary."""
-        return self.loss.compare(self.loss.summarise(adapted), summary)
+        return call_loss(self.loss.compare, self.loss.summarise(adapted), summary, y)
 
 
 def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_length):
@@ -136,9 +133,7 @@ def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_lengt
 
     Without a teacher's network the second shape is that of the features themselves.
     """
-    if isinstance(loss, str):
-        loss = FEATURE_LOSSES[loss]()
-    elif not isinstance(loss, FeatureLoss):
+    if not isinstance(loss, FeatureLoss):
         loss = PlainFeatureLoss(loss)
     pairs = _pair_names(layers, student, teacher)
     adapters = [nn.Identity() for _ in pairs]

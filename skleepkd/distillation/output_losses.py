@@ -21,9 +21,13 @@ def check_temperature(temperature):
         raise ValueError(f"The temperature must be positive; given {temperature!r}.")
 
 
-def takes_labels(loss):
-    """Whether a loss is called (student, teacher, y): its ``forward`` has a ``y``."""
-    return "y" in inspect.signature(loss.forward).parameters
+def call_loss(loss, student, teacher, y):
+    """Call a loss, with the stages' codes where it has a ``y`` or needs a third argument."""
+    parameters = inspect.signature(getattr(loss, "forward", loss)).parameters
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters.values() if p.kind in kinds and p.default is p.empty]
+    takes_labels = "y" in parameters or len(needed) > 2
+    return loss(student, teacher, y) if takes_labels else loss(student, teacher)
 
 
 class SoftmaxDistillation(nn.Module):

@@ -46,7 +46,8 @@ class Strategy(BaseEstimator):
     ``student.strategy_``: ``__init__`` stores parameters alone, and what a fit learns goes
     into attributes that end in an underscore. Of the student the hooks may use its
     parameters, ``module_``, ``teacher_``, ``matched_layers_`` (one for each pair of layers
-    whose features are compared), ``classes_`` and ``device``.
+    whose features are compared), ``classes_``, ``device`` and, while it is trained,
+    ``share_``, how much of the step is done, from 0 to 1.
     """
 
     #: Whether the teacher is fitted before its student is trained.
@@ -91,6 +92,27 @@ class Strategy(BaseEstimator):
         """Return the batch that a training or validation step is given: (dict, codes)."""
         return batch
 
+    def further_terms(self, student, logits, x, y):
+        """Return what joins the loss, as a dict of names and pairs (weight, term).
+
+        Parameters
+        ----------
+        student : DistilledSleepStager
+            Its ``share_`` says how much of the training is done, from 0 to 1.
+        logits : torch.Tensor of shape (batch, n_classes, ...)
+            The student's.
+        x : dict of str to torch.Tensor
+            The batch, as :meth:`before_step` left it.
+        y : torch.Tensor of shape (batch, ...)
+            Codes of the stages, -1 where unscored.
+
+        Returns
+        -------
+        dict of str to (float, torch.Tensor)
+            Terms are means over epochs; the history has each under its name.
+        """
+        return {}
+
     def after_step(self, student):
         """Do something after each training step, as a moving average would."""
 
@@ -99,6 +121,10 @@ class Strategy(BaseEstimator):
 
     def trained_nets(self, student):
         """Return further nets that are trained together with the student."""
+        return []
+
+    def kept_modules(self, student):
+        """Return further modules whose weights at the best pass are kept with the student's."""
         return []
 
 

@@ -9,8 +9,16 @@ from skleepkd.memory import key_of, source_of
 from skleepkd.networks.build import uncompiled
 
 #: Parameters that the first step does not depend on; of the teacher its weights tell.
-_LATER = {"alpha", "temperature", "feature_weight", "class_weight", "classes", "max_epochs"}
-_LATER |= {"teacher", "strategy", "memory", "verbose", "device", "checkpoint"}
+_LATER = {"alpha", "feature_weight", "class_weight", "classes", "max_epochs"}
+_LATER |= {
+    "output_loss",
+    "teacher",
+    "strategy",
+    "memory",
+    "verbose",
+    "device",
+    "checkpoint",
+}
 
 
 class TwoStep(Strategy):
@@ -52,7 +60,7 @@ def _key(student, pair, y):
     teacher = final_stager(student.teacher_)
     source = transformed(student.teacher_, pair.source_epochs)
     stagers = [student] if teacher is None else [student, teacher]
-    own = {name: value for name, value in params.items() if name not in _LATER}
+    own = {n: value for n, value in params.items() if n.split("__")[0] not in _LATER}
     return key_of(
         own,
         [source_of(network_spec(stager)[0]) for stager in stagers],

@@ -12,9 +12,15 @@ from torch import nn
 from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
+from skleepkd.distillation.objective import (
+    check_loss,
+    make_loss,
+    set_temperature,
+    weights_at,
+)
 from skleepkd.distillation.offline import Offline
 from skleepkd.distillation.online import Online
-from skleepkd.distillation.output_losses import SoftmaxDistillation
+from skleepkd.distillation.output_losses import OUTPUT_LOSSES, call_loss
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
@@ -61,7 +67,7 @@ class DistilledSleepStager(SleepStager):
     student's loss is::
 
         (1 - alpha) * cross-entropy
-        + alpha * temperature^2 * KL(teacher || student)
+        + alpha * output_loss(student's logits, teacher's)
         + feature_weight * feature_loss(student's features, teacher's features)
 
     Parameters
@@ -87,11 +93,13 @@ class DistilledSleepStager(SleepStager):
         fresh optimiser, all of the loss but the feature term.
         One of your own is a :class:`~skleepkd.distillation.Strategy`; a copy of it is
         fitted, ``strategy_``.
-    feature_loss : {"mse", "attention"}, None or torch.nn.Module, default="mse"
+    feature_loss : {"mse", "attention", "relational", "contrastive"}, None, torch.nn.Module or its class, default="mse"
         Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
-        :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time), or
-        a module that is called with (student, teacher). None: no term.
-    feature_weight : float, default=1.0
+        :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time),
+        :class:`~skleepkd.distillation.RelationalDistillation` (of any two widths),
+        :class:`~skleepkd.distillation.ContrastiveDistillation`, or a module that is called
+        with (student, teacher) or (student, teacher, y). None: no term.
+    feature_weight : float or callable, default=1.0
         Weight of the feature term (of no effect in two steps).
     layers : sequence of str or of (student, teacher) pairs, or None, default=None
         Layers that are compared, the average over several; None for what the networks
@@ -103,10 +111,19 @@ class DistilledSleepStager(SleepStager):
         the student's and the teacher's shape (without the batch) and returns a module.
         Adapters are trained by the student's optimiser and are no part of what it
         predicts with, saves or exports.
-    alpha : float, default=0.0
-        Share of the softmax term, from 0 to 1.
-    temperature : float, default=1.0
-        Temperature of the softmax term.
+    alpha : float or callable, default=0.0
+        Share of the teacher's output, from 0 to 1. It, ``temperature`` and
+        ``feature_weight`` may be functions of the share of training done, from 0 to 1,
+        such as :class:`~skleepkd.distillation.Fade`, and then change from pass to pass.
+    output_loss : {"softmax", "dkd", "dist"}, torch.nn.Module or its class, default="softmax"
+        Compares outputs: :class:`~skleepkd.distillation.SoftmaxDistillation`,
+        :class:`~skleepkd.distillation.DecoupledDistillation`,
+        :class:`~skleepkd.distillation.CorrelationDistillation`, or a module that is called
+        with logits, as for ``feature_loss``. ``output_loss__*`` and ``feature_loss__*`` are
+        the losses' own parameters.
+    temperature : float, callable or None, default=None
+        Of all losses that have one, unless it is given as ``output_loss__temperature``, say.
+        None: the losses' own (1 of outputs).
     feature_max_epochs : int or None, default=None
         Passes of the first of two steps; None for ``max_epochs``.
     start_from_teacher : bool, default=False
@@ -163,6 +180,7 @@ class DistilledSleepStager(SleepStager):
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
+    prefixes_ = [*SleepStager.prefixes_, "feature_loss"]  # noqa: RUF012 (of feature_loss__*)
 
     def __init__(
         self,
@@ -175,7 +193,8 @@ class DistilledSleepStager(SleepStager):
         layers=None,
         adapter=None,
         alpha=0.0,
-        temperature=1.0,
+        output_loss="softmax",
+        temperature=None,
         feature_max_epochs=None,
         start_from_teacher=False,
         memory=None,
@@ -188,6 +207,7 @@ class DistilledSleepStager(SleepStager):
         self.layers = layers
         self.adapter = adapter
         self.alpha = alpha
+        self.output_loss = output_loss
         self.temperature = temperature
         self.feature_max_epochs = feature_max_epochs
         self.start_from_teacher = start_from_teacher
@@ -263,14 +283,10 @@ class DistilledSleepStager(SleepStager):
                 f"Unknown strategy {self.strategy!r}; the strategies are "
                 f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
             )
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is a share from 0 to 1; given {self.alpha!r}.")
-        if isinstance(self.feature_loss, str) and self.feature_loss not in FEATURE_LOSSES:
-            raise ValueError(
-                f"Unknown feature_loss {self.feature_loss!r}; name one of "
-                f"{', '.join(map(repr, FEATURE_LOSSES))}, or give None or an nn.Module."
-            )
-        SoftmaxDistillation(self.temperature)
+        weights_at(self, 0.0)
+        check_loss("output_loss", self.output_loss, OUTPUT_LOSSES)
+        if self.feature_loss is not None:
+            check_loss("feature_loss", self.feature_loss, FEATURE_LOSSES)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
             raise ValueError("adapter projects features for a feature_loss, which is None.")
@@ -423,11 +439,12 @@ class DistilledSleepStager(SleepStager):
     def _run_step(self, step, pair, codes, columns=None):
         """Train for a step, or take what ``memory`` keeps of an equal one."""
         run = partial(super()._run_step, step, pair, codes, columns)
+        epochs = self.max_epochs if step.max_epochs is None else step.max_epochs
+        self.span_ = len(self.history), epochs  # passes before, and those of this step
         if step.key is None:
             run()
             return
         learn = check_memory(self.memory).cache(_learn, ignore=["student", "run"])
-        epochs = self.max_epochs if step.max_epochs is None else step.max_epochs
         weights, self.history[:] = learn(step.key, epochs, student=self, run=run)
         for module, own in zip(self.trained_modules(), weights, strict=True):
             uncompiled(module).load_state_dict(own)
@@ -459,7 +476,12 @@ class DistilledSleepStager(SleepStager):
     def initialize_criterion(self):
         """Build the criterion and the teacher's terms."""
         super().initialize_criterion()
-        self.softmax_loss_ = SoftmaxDistillation(self.temperature)
+        self.output_loss_ = make_loss(
+            "output_loss",
+            self.output_loss,
+            OUTPUT_LOSSES,
+            self.get_params_for("output_loss"),
+        )
         # Beside the losses, adapters are trained by the student's optimiser and resumed, and
         # are no part of the network.
         self.matched_layers_ = nn.ModuleList()
@@ -469,7 +491,9 @@ class DistilledSleepStager(SleepStager):
             shapes = [window + self.epoch_shape_, window + (self.feature_shape_ or ())]
             if stager is not None:
                 shapes[1], teacher = window + stager.epoch_shape_, self._teacher_module()
-            options = (self.layers, self.feature_loss, self.adapter)
+            own = self.get_params_for("feature_loss")
+            loss = make_loss("feature_loss", self.feature_loss, FEATURE_LOSSES, own)
+            options = (self.layers, loss, self.adapter)
             networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_
             self.matched_layers_ = match_layers(*options, *networks, shapes, length)
@@ -493,7 +517,8 @@ class DistilledSleepStager(SleepStager):
 
     def trained_modules(self):
         """Modules whose best weights are kept together: networks and adapters."""
-        return [*super().trained_modules(), self.adapters_]
+        kept = self.strategy_.kept_modules(self)
+        return [*super().trained_modules(), self.adapters_, *kept]
 
     def resumed_objects(self):
         """Objects beside the networks on which the next pass depends."""
@@ -502,9 +527,20 @@ class DistilledSleepStager(SleepStager):
     # ------------------------------------------------------------ passes, batches, the loss
 
     def on_epoch_begin(self, net, **kwargs):
-        """Forget the terms of the loss of the last pass."""
+        """Forget the terms of the loss of the last pass; set the weights of this one."""
         super().on_epoch_begin(net, **kwargs)
         self.terms_ = {}
+        before, passes = self.span_
+        self.share_ = (len(self.history) - 1 - before) / passes
+        self.weights_ = weights_at(self, self.share_)
+        if self.weights_.temperature is not None:
+            losses = {
+                "output_loss": self.output_loss_,
+                "feature_loss": self.matched_layers_,
+            }
+            for name, loss in losses.items():
+                if not hasattr(self, f"{name}__temperature"):  # which counts more
+                    set_temperature(loss, self.weights_.temperature)
 
     def on_epoch_end(self, net, **kwargs):
         """Record the means of the loss's terms, as ``train_<term>`` and ``valid_<term>``."""
@@ -538,29 +574,37 @@ class DistilledSleepStager(SleepStager):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return cross-entropy and the teacher's terms, weighted."""
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
-        loss = 0.0
-        if self.step_.stages:
+        stages, (alpha, feature_weight, _) = self.step_.stages, self.weights_
+        codes, terms = y_true.to(self.device), {}
+        if stages:
             term = super().get_loss(logits, y_true, X=X, training=training)
-            note_term(self, "cross_entropy", term, training, int((y_true >= 0).sum()))
-            loss = (1 - self.alpha) * term
+            terms["cross_entropy"] = (1 - alpha), term
             if TEACHER_OUTPUT in X:
-                term = self.softmax_loss_(logits, X[TEACHER_OUTPUT].to(self.device))
-                note_term(self, "softmax_loss", term, training, len(y_true))
-                loss = loss + self.alpha * term
-        if self.alpha == 1 and self.step_.stages and not (features or TEACHER_OUTPUT in X):
-            raise ValueError(
-                f"Nothing would be learned: alpha is 1, and {type(self.strategy_).__name__} gives "
-                "no TEACHER_OUTPUT. Return it from prepare or before_step, or lower alpha."
-            )
+                teacher = X[TEACHER_OUTPUT].to(self.device)
+                name = self.output_loss if isinstance(self.output_loss, str) else "output"
+                term = call_loss(self.output_loss_, logits, teacher, codes)
+                terms[f"{name}_loss"] = alpha, term
         if features:
             summaries = [
                 X[TEACHER_FEATURE.format(n)].to(self.device) for n in range(len(features))
             ]
             matched = zip(self.matched_layers, features, summaries, strict=True)
-            term = sum(layer(own, other) for layer, own, other in matched) / len(features)
-            note_term(self, "feature_loss", term, training, len(y_true))
-            loss = loss + (self.feature_weight if self.step_.stages else 1.0) * term
-        return loss
+            term = sum(layer(own, other, codes) for layer, own, other in matched)
+            terms["feature_loss"] = (
+                (feature_weight if stages else 1.0),
+                term / len(features),
+            )
+        terms |= self.strategy_.further_terms(self, logits, X, y_true)
+        if alpha == 1 and stages and len(terms) == 1:
+            raise ValueError(
+                f"Nothing would be learned: alpha is 1, and {type(self.strategy_).__name__} gives "
+                "no TEACHER_OUTPUT. Return it from prepare or before_step, or lower alpha."
+            )
+        n_scored = int((y_true >= 0).sum())
+        for name, (_, term) in terms.items():
+            of = n_scored if name == "cross_entropy" else len(y_true)
+            note_term(self, name, term, training, of)
+        return sum(weight * term for weight, term in terms.values())
 
 
 def _learn(key, epochs, student, run):

@@ -1,0 +1,70 @@
+"""What a student minimises: losses by name, class or module, and their weights in a pass."""
+
+import copy
+from typing import NamedTuple
+
+from torch import nn
+
+from skleepkd.distillation.output_losses import check_temperature
+from skleepkd.distillation.schedules import value_at
+
+
+class Weights(NamedTuple):
+    """Weights and temperature of the terms in a pass; the temperature None: the losses' own."""
+
+    alpha: float
+    feature_weight: float
+    temperature: float | None
+
+
+def weights_at(student, share):
+    """Return a student's weights when a share of the training is done."""
+    temperature = student.temperature
+    if temperature is not None:
+        temperature = temperature(share) if callable(temperature) else temperature
+        check_temperature(temperature)
+    return Weights(
+        value_at("alpha", student.alpha, share, highest=1.0),
+        value_at("feature_weight", student.feature_weight, share),
+        temperature,
+    )
+
+
+def check_loss(name, loss, known):
+    """Refuse what is neither the name, the class nor an instance of a loss."""
+    if isinstance(loss, str):
+        if loss in known:
+            return
+        names = ", ".join(map(repr, known))
+        raise ValueError(
+            f"Unknown {name} {loss!r}; name one of {names}, or give an nn.Module."
+        )
+    kind = loss if isinstance(loss, type) else type(loss)
+    if not issubclass(kind, nn.Module):
+        raise ValueError(
+            f"{name} is {', '.join(map(repr, known))}, or a class or instance of nn.Module that is "
+            f"called with (student, teacher); given {loss!r}."
+        )
+
+
+def make_loss(name, loss, known, params):
+    """Make a loss, with the parameters that are given for it."""
+    if not isinstance(loss, nn.Module):
+        return (known[loss] if isinstance(loss, str) else loss)(**params)
+    module = copy.deepcopy(loss)
+    for key, value in params.items():
+        if not hasattr(module, key):
+            raise ValueError(
+                f"{type(module).__name__} has no {key}, as {name}__{key} asks."
+            )
+        setattr(module, key, value)
+    if "temperature" in params:
+        check_temperature(module.temperature)
+    return module
+
+
+def set_temperature(losses, temperature):
+    """Give a temperature to all losses that have one."""
+    for module in losses.modules():
+        if hasattr(module, "temperature"):
+            module.temperature = temperature

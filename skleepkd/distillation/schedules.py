@@ -1,0 +1,68 @@
+"""Weights and temperatures that change during a training."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A weight that grows in a line from 0 to its value, and stays there.
+
+    Parameters
+    ----------
+    value : float, default=1.0
+        What it grows to.
+    until : float, default=0.5
+        Share of the training done, above 0 and up to 1, from which it is reached.
+
+    Examples
+    --------
+    >>> from skleepkd.distillation import WarmUp
+    >>> [WarmUp(0.8, until=0.5)(share) for share in (0.0, 0.25, 0.5, 0.9)]
+    [0.0, 0.4, 0.8, 0.8]
+    """
+
+    value: float = 1.0
+    until: float = 0.5
+
+    def __call__(self, share):
+        """Return the weight when a share of the training is done, from 0 to 1."""
+        return self.value * min(1.0, share / self.until)
+
+
+@dataclass(frozen=True)
+class Fade:
+    """A weight that falls in a line from its value to 0, so that labels have the last word.
+
+    Parameters
+    ----------
+    value : float, default=1.0
+        What it falls from.
+    until : float, default=1.0
+        Share of the training done, above 0 and up to 1, from which it is 0.
+
+    Examples
+    --------
+    >>> from skleepkd.distillation import Fade
+    >>> [Fade(0.8, until=0.5)(share) for share in (0.0, 0.25, 0.5, 0.9)]
+    [0.8, 0.4, 0.0, 0.0]
+    """
+
+    value: float = 1.0
+    until: float = 1.0
+
+    def __call__(self, share):
+        """Return the weight when a share of the training is done, from 0 to 1."""
+        return self.value * max(0.0, 1.0 - share / self.until)
+
+
+def value_at(name, setting, share, lowest=0.0, highest=float("inf")):
+    """Return a number, or what a function of the share of training done gives, if it is valid."""
+    value = setting(share) if callable(setting) else setting
+    if not isinstance(value, bool | str | type(None)) and lowest <= value <= highest:
+        return float(value)
+    when = f" when {share:.0%} of the training is done" if callable(setting) else ""
+    kind = "a share from 0 to 1" if highest == 1 else "a finite number, not below 0"
+    raise ValueError(
+        f"{name} is {kind}, or a function of the share of training done that returns one; "
+        f"given {value!r}{when}."
+    )
