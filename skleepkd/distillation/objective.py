@@ -63,8 +63,12 @@ def make_loss(name, loss, known, params):
     return module
 
 
-def set_temperature(losses, temperature):
-    """Give a temperature to all losses that have one."""
-    for module in losses.modules():
-        if hasattr(module, "temperature"):
-            module.temperature = temperature
+def set_temperature(student, temperature):
+    """Give a temperature to all losses of a student that have one and were given no other."""
+    losses = {"output_loss": student.output_loss_, "feature_loss": student.matched_layers_}
+    for name, loss in losses.items():
+        if temperature is None or hasattr(student, f"{name}__temperature"):
+            continue
+        for module in loss.modules():
+            if hasattr(module, "temperature"):
+                module.temperature = temperature

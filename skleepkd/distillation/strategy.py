@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sklearn.base import BaseEstimator
+from torch import nn
 
 from skleepkd.distillation.teacher import final_stager, has_features
 from skleepkd.pipelines import final_estimator
@@ -167,4 +168,28 @@ def needs_something_to_learn(student):
         raise ValueError(
             "Nothing of the teacher would reach the student: feature_loss is None and "
             "alpha is 0. Give one of them, or start_from_teacher=True."
+        )
+
+
+def check_stager(student, stager):
+    """Refuse a teaching stager whose classes, network or windows the student cannot follow."""
+    by_name = isinstance(stager.classes, str) and isinstance(student.classes, str)
+    if by_name and stager.classes != student.classes:
+        raise ValueError(
+            f"The teacher's classes are {stager.classes!r}, the student's "
+            f"{student.classes!r}: their codes mean other stages. Give both the same scheme."
+        )
+    if isinstance(stager.module, nn.Module) and not (
+        student.module or student.start_from_teacher
+    ):
+        raise ValueError(
+            "The teacher's network is an instance, and the student would begin at its weights: "
+            "give module=, the network's class, or start_from_teacher=True."
+        )
+    window_by_window = student.uses_features or not student.strategy_.fits_teacher_first
+    if window_by_window and stager.sequence_length_ != student.sequence_length_:
+        raise ValueError(
+            "Features, and an online teacher, see the student's windows: the teacher's "
+            f"sequence_length is {stager.sequence_length_}, the student's "
+            f"{student.sequence_length_}. Give both the same, or feature_loss=None, alpha > 0."
         )

@@ -25,6 +25,7 @@ from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
     Strategy,
+    check_stager,
     needs_features,
     needs_stager,
     note_term,
@@ -44,7 +45,7 @@ from skleepkd.estimators.batches import training_windows
 from skleepkd.estimators.labels import unscored_like
 from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
-from skleepkd.networks.build import uncompiled
+from skleepkd.networks.build import copy_weights, uncompiled
 from skleepkd.stages import is_unscored
 
 #: Epochs from which the shape of a teacher's features is seen, if it is no stager.
@@ -305,7 +306,7 @@ class DistilledSleepStager(SleepStager):
         self.strategy_.check(self)
         stager = final_stager(self.teacher)
         if stager is not None:
-            self._check_teacher(stager)
+            check_stager(self, stager)
         return None if self.teacher is None else "Distillation"
 
     @property
@@ -320,28 +321,6 @@ class DistilledSleepStager(SleepStager):
         if self.alpha == 1 or (has_last and not both_steps):
             return None
         return "To learn from the teacher's output alone, without a label, give alpha=1."
-
-    def _check_teacher(self, stager):
-        by_name = isinstance(stager.classes, str) and isinstance(self.classes, str)
-        if by_name and stager.classes != self.classes:
-            raise ValueError(
-                f"The teacher's classes are {stager.classes!r}, the student's "
-                f"{self.classes!r}: their codes mean other stages. Give both the same scheme."
-            )
-        if isinstance(stager.module, nn.Module) and not (
-            self.module or self.start_from_teacher
-        ):
-            raise ValueError(
-                "The teacher's network is an instance, and the student would begin at its weights: "
-                "give module=, the network's class, or start_from_teacher=True."
-            )
-        window_by_window = self.uses_features or not self.strategy_.fits_teacher_first
-        if window_by_window and stager.sequence_length_ != self.sequence_length_:
-            raise ValueError(
-                "Features, and an online teacher, see the student's windows: the teacher's "
-                f"sequence_length is {stager.sequence_length_}, the student's "
-                f"{self.sequence_length_}. Give both the same, or feature_loss=None, alpha > 0."
-            )
 
     @property
     def uses_features(self):
@@ -615,14 +594,3 @@ def _learn(key, epochs, student, run):
         for module in student.trained_modules()
     ]
     return weights, list(student.history)
-
-
-def copy_weights(teacher, student):
-    """Give a student its teacher's weights, if the networks are equal."""
-    try:
-        student.load_state_dict(teacher.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            "The student cannot begin at the teacher's weights: the networks differ (give "
-            f"both as many channels and samples and the same module). {error}"
-        ) from error

@@ -242,3 +242,14 @@ def _as_ours(module):
         module = copy.copy(module)  # with the same layers and weights
         module.__class__ = networks.USleep
     return module
+
+
+def copy_weights(teacher, student):
+    """Give a student its teacher's weights, if the networks are equal."""
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            "The student cannot begin at the teacher's weights: the networks differ (give "
+            f"both as many channels and samples and the same module). {error}"
+        ) from error
