@@ -199,8 +199,8 @@ class RelationalDistillation(FeatureLoss):
     """Difference between how the student's and the teacher's features lie to each other.
 
     For each pair of rows of the batch their Euclidean distance, divided by the mean of
-    all distances that are not zero; for each three the cosine of the angle at the second.
-    Both sides' are compared by the smooth L1 distance (half the square below 1, the
+    all distances that are not zero; for each three of them the cosine of the angle at the
+    first. Both sides' are compared by the smooth L1 distance (half the square below 1, the
     absolute value minus one half above), averaged over all n^2 pairs and n^3 triples::
 
         distance_weight * mean over (i, j) + angle_weight * mean over (i, j, k)
@@ -212,18 +212,20 @@ class RelationalDistillation(FeatureLoss):
     Parameters
     ----------
     distance_weight : float, default=1.0
-        Weight of the distances; the paper's code takes 25.
+        Weight of the distances.
     angle_weight : float, default=1.0
-        Weight of the angles; the paper's code takes 50. At 0 they are not computed.
+        Weight of the angles; the paper gives them twice the weight of the distances. At 0
+        they are not computed.
 
     Notes
     -----
     Angles take memory with the third power of the batch: four arrays of n^3 numbers,
-    about 0.3 GB for 256 rows. The angles at a row and its equal are 0.
+    about 0.3 GB for 256 rows. Where two of three rows are equal to 1 part in 1,000, the
+    cosine at either is 0.
 
     References
     ----------
-    Park et al. (2019), Relational knowledge distillation, equations 3 to 10.
+    Park et al. (2019), Relational knowledge distillation, section 3.2.
 
     Examples
     --------

@@ -85,9 +85,9 @@ class DecoupledDistillation(nn.Module):
     Parameters
     ----------
     target_weight : float, default=1.0
-        Weight of the target's part, alpha in the paper.
+        Weight of the target's part (TCKD), alpha in the paper.
     other_weight : float, default=1.0
-        Weight of the others' part, beta in the paper, which takes 2 to 8 for pictures.
+        Weight of the others' part (NCKD), beta in the paper.
     temperature : float, default=1.0
         Both sides' logits are divided by it before the softmax.
 
@@ -97,7 +97,7 @@ class DecoupledDistillation(nn.Module):
 
     References
     ----------
-    Zhao et al. (2022), Decoupled knowledge distillation, equations 5 to 7.
+    Zhao et al. (2022), Decoupled knowledge distillation, section 3.
 
     Examples
     --------
@@ -171,8 +171,7 @@ class CorrelationDistillation(nn.Module):
 
     References
     ----------
-    Huang et al. (2022), Knowledge distillation from a stronger teacher (DIST), equations
-    7 to 10.
+    Huang et al. (2022), Knowledge distillation from a stronger teacher (DIST), section 4.
 
     Examples
     --------

@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
-from scipy.stats import entropy
+from scipy.spatial.distance import cdist
+from scipy.special import log_softmax
+from scipy.stats import ortho_group
 
-from skleepkd.distillation import AttentionTransfer, FeatureMSE, SoftmaxDistillation
+from skleepkd.distillation import (
+    AttentionTransfer,
+    ContrastiveDistillation,
+    FeatureMSE,
+    RelationalDistillation,
+)
 
 
 def random_features(shape=(4, 3, 5), seed=0):
@@ -117,46 +123,141 @@ def test_attention_transfer_needs_time_and_equally_much_of_it():
         AttentionTransfer()(torch.zeros(4, 3, 5), torch.zeros(4, 3, 6))
 
 
-def test_softmax_distillation_closed_form():
-    student = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    teacher = torch.tensor([[0.0, np.log(3.0)], [0.0, 0.0]])
-    # KL((1/4, 3/4) || (1/2, 1/2)), averaged with an epoch without difference.
-    divergence = 0.25 * np.log(0.5) + 0.75 * np.log(1.5)
-    assert SoftmaxDistillation()(student, teacher).item() == pytest.approx(divergence / 2)
+# ---------------------------------------------------------------- relations
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_softmax_distillation_against_scipy(temperature):
+def test_relational_distillation_by_hand():
+    # Distances 3, 4, 5, whose mean is 4; cosines 0, 3/5, 4/5 at the three corners.
+    teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    # Distances 1, 2, 1, whose mean is 4/3; cosines 1, -1, 1.
+    student = torch.tensor([[0.0], [1.0], [2.0]])
+    # 0.75, 1.5, 0.75 beside 0.75, 1, 1.25, each twice among the nine.
+    distances = RelationalDistillation(angle_weight=0.0)(student, teacher)
+    assert distances.item() == pytest.approx(2 * (0.125 + 0.125) / 9)
+    # Apart by 1, 1.6 and 0.2, each twice among the 27.
+    angles = RelationalDistillation(distance_weight=0.0)(student, teacher)
+    assert angles.item() == pytest.approx(2 * (0.5 + 1.1 + 0.02) / 27)
+    both = RelationalDistillation(2.0, 3.0)(student, teacher)
+    assert both.item() == pytest.approx((2 * distances + 3 * angles).item())
+
+
+def relations(rows):
+    """Distances in units of their mean, and cosines, from all differences."""
+    rows = rows.reshape(len(rows), -1)
+    apart = rows[:, None] - rows
+    length = np.linalg.norm(apart, axis=2)
+    unit = apart / np.where(length > 0, length, 1)[:, :, None]
+    return length / length[length > 0].mean(), np.einsum("ijd,ikd->ijk", unit, unit)
+
+
+def smooth_l1(first, second):
+    apart = abs(first - second)
+    return np.where(apart < 1, apart**2 / 2, apart - 0.5).mean()
+
+
+def test_relational_distillation_of_any_two_shapes_against_numpy():
     rng = np.random.default_rng(0)
-    student, teacher = rng.standard_normal((2, 6, 5))
-    p, q = (softmax(x / temperature, axis=1) for x in (teacher, student))
-    expected = temperature**2 * entropy(p, q, axis=1).mean()
-    loss = SoftmaxDistillation(temperature)
-    measured = loss(torch.from_numpy(student), torch.from_numpy(teacher))
-    assert measured.item() == pytest.approx(expected)
-    # Logarithms of probabilities serve as logits.
-    log_p = torch.from_numpy(np.log(softmax(teacher, axis=1)))
-    assert loss(torch.from_numpy(student), log_p).item() == pytest.approx(expected)
+    student, teacher = rng.standard_normal((6, 3, 4)), rng.standard_normal((6, 7)) + 5
+    student[4] = student[1]  # two equal rows
+    (own, own_cosines), (other, cosines) = relations(student), relations(teacher)
+    expected = 2 * smooth_l1(own, other) + 3 * smooth_l1(own_cosines, cosines)
+    loss = RelationalDistillation(2.0, 3.0)
+    measured = loss(torch.from_numpy(student), torch.from_numpy(teacher)).item()
+    assert measured == pytest.approx(expected)
 
 
-def test_softmax_distillation_of_a_class_that_the_teacher_lacks():
-    student = torch.tensor([[1.0, 0.0, 2.0]], requires_grad=True)
-    teacher = torch.tensor([[0.0, 0.0, -torch.inf]])
-    loss = SoftmaxDistillation(2.0)(student, teacher)
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(student.grad).all()
-    assert student.grad[0, 2] > 0  # it is pushed down
+def test_relational_distillation_sees_no_rotation_no_scale_and_no_shift():
+    student, teacher = random_features((8, 12))
+    turned = 30 * teacher @ torch.from_numpy(ortho_group.rvs(12, random_state=0)) - 7
+    loss = RelationalDistillation()
+    assert loss(turned, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert loss(student, teacher).item() > 0.01
+
+
+@pytest.mark.parametrize("n_features", [2, 36_000])
+@pytest.mark.parametrize("rows", [[0], [0, 0, 0], [0, 0, 1, 2], [0, 1, 2, 3]])
+def test_relations_of_equal_rows_have_a_finite_gradient(rows, n_features):
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 4, n_features, generator=generator) + 3
+    for student, teacher in ((one[rows], other[rows]), (one[rows], other[: len(rows)])):
+        student.requires_grad_()
+        loss = RelationalDistillation()(student, teacher)
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+        if len(set(rows)) == 1:  # nothing lies apart
+            assert not gradient.any()
+
+
+def test_relational_distillation_gradient():
+    student, teacher = random_features((5, 3, 2))
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(RelationalDistillation(), (student, teacher))
+
+
+def test_a_teachers_relations_in_half_precision():
+    """Their squares would be above the largest number of half precision, 65,504."""
+    student, teacher = (100 * x.float() for x in random_features((6, 50)))
+    loss = RelationalDistillation()
+    expected = loss(student, teacher).item()
+    assert loss(student, teacher.half()).item() == pytest.approx(expected, rel=1e-2)
+
+
+# ---------------------------------------------------------------- contrast
+
+
+@pytest.mark.parametrize("temperature", [0.1, 2.0])
+def test_contrastive_distillation_closed_forms(temperature):
+    loss = ContrastiveDistillation(temperature)
+    features = torch.eye(7, dtype=torch.float64).reshape(7, 7, 1)
+    # One cosine of 1 beside six of 0.
+    expected = np.log(1 + 6 * np.exp(-1 / temperature))
+    assert loss(features, features).item() == pytest.approx(expected)
+    # Epochs that cannot be told apart; and the neighbour's features in place of one's own.
+    assert loss(torch.ones_like(features), features).item() == pytest.approx(np.log(7))
+    wrong = loss(features.roll(1, 0), features).item()
+    assert wrong == pytest.approx(expected + 1 / temperature)
+
+
+def test_contrastive_distillation_against_scipy():
+    student, teacher = random_features((6, 3, 5))
+    angles = cdist(*(x.reshape(6, -1).numpy() for x in (student, teacher)), "cosine")
+    expected = -np.diag(log_softmax((1 - angles) / 0.3, axis=1)).mean()
+    loss = ContrastiveDistillation(0.3)
+    assert loss(student, teacher).item() == pytest.approx(expected)
+    # The length of the features does not matter.
+    assert loss(9 * student, teacher / 7).item() == pytest.approx(expected)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(loss, (student, teacher))
+
+
+def test_contrast_of_silent_features_and_of_one_epoch_has_a_finite_gradient():
+    for n in (1, 4):
+        student = torch.zeros(n, 5, requires_grad=True)
+        loss = ContrastiveDistillation()(student, torch.ones(n, 5))
+        loss.backward()
+        assert loss.item() == pytest.approx(np.log(n))
+        assert torch.isfinite(student.grad).all()
+
+
+def test_contrast_names_the_adapter():
+    with pytest.raises(ValueError, match=r"\(3,\).*\(5,\).*adapter=\"linear\""):
+        ContrastiveDistillation()(torch.zeros(4, 3), torch.zeros(4, 5))
+
+
+def test_contrast_reads_its_temperature_when_it_is_called():
+    student, teacher = random_features()
+    loss = ContrastiveDistillation(1.0)
+    loss.temperature = 0.2
+    expected = ContrastiveDistillation(0.2)(student, teacher).item()
+    assert loss(student, teacher).item() == pytest.approx(expected)
 
 
 def test_arguments():
     with pytest.raises(ValueError, match="reduction"):
         FeatureMSE(reduction="max")
     with pytest.raises(ValueError, match="temperature"):
-        SoftmaxDistillation(0)
-
-
-# ---------------------------------------------------------------- batches and sequences
+        ContrastiveDistillation(0)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -166,20 +267,11 @@ def test_arguments():
         FeatureMSE(),
         FeatureMSE(reduction="sum"),
         AttentionTransfer(),
-        SoftmaxDistillation(3.0),
     ],
-    ids=["mse", "sum", "attention", "softmax"],
+    ids=["mse", "sum", "attention"],
 )
 def test_a_samples_loss_does_not_depend_on_the_others(loss, batch):
     """The loss of a batch is the mean of those of its samples."""
     student, teacher = random_features((batch, 4, 5))
     alone = [loss(s[None], t[None]).item() for s, t in zip(student, teacher, strict=True)]
     assert loss(student, teacher).item() == pytest.approx(np.mean(alone))
-
-
-def test_outputs_of_sequences_are_averaged_over_batch_and_epochs():
-    """Logits (batch, classes, epochs) cost what they cost epoch by epoch."""
-    student, teacher = random_features((3, 5, 4))
-    flat = [x.movedim(1, 2).reshape(12, 5) for x in (student, teacher)]
-    loss = SoftmaxDistillation(2.0)
-    assert loss(student, teacher).item() == pytest.approx(loss(*flat).item())
