@@ -51,6 +51,7 @@ from skleepkd.stages import is_unscored
 #: Epochs from which the shape of a teacher's features is seen, if it is no stager.
 FEW = 20
 
+_LOSSES = ("output_loss", "feature_loss")
 STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 
@@ -181,7 +182,7 @@ class DistilledSleepStager(SleepStager):
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
-    prefixes_ = [*SleepStager.prefixes_, "feature_loss"]  # noqa: RUF012 (of feature_loss__*)
+    prefixes_ = [*SleepStager.prefixes_, "feature_loss"]  # noqa: RUF012 (feature_loss__*)
 
     def __init__(
         self,
@@ -270,7 +271,11 @@ class DistilledSleepStager(SleepStager):
         """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
         for name in ("teacher", "strategy"):
             params = set_inner_params(self, name, params)
-        return super().set_params(**params)
+        # Losses are made in fit; skorch would make the criterion anew at once.
+        own = {n: v for n, v in params.items() if n.split("__")[0] in _LOSSES}
+        vars(self).update(own)
+        self._params_to_validate |= {name for name in own if "__" in name}
+        return super().set_params(**{n: v for n, v in params.items() if n not in own})
 
     @property
     def adapters_(self):
@@ -512,14 +517,7 @@ class DistilledSleepStager(SleepStager):
         before, passes = self.span_
         self.share_ = (len(self.history) - 1 - before) / passes
         self.weights_ = weights_at(self, self.share_)
-        if self.weights_.temperature is not None:
-            losses = {
-                "output_loss": self.output_loss_,
-                "feature_loss": self.matched_layers_,
-            }
-            for name, loss in losses.items():
-                if not hasattr(self, f"{name}__temperature"):  # which counts more
-                    set_temperature(loss, self.weights_.temperature)
+        set_temperature(self, self.weights_.temperature)
 
     def on_epoch_end(self, net, **kwargs):
         """Record the means of the loss's terms, as ``train_<term>`` and ``valid_<term>``."""
