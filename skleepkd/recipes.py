@@ -120,8 +120,9 @@ def anandakumar2022(
         pretrained = SleepStager(network, **supervised)
         return FineTunedSleepStager(pretrained, trainable="all", **seed, **training)
     teacher = SleepStager(network, **(supervised if method == "offline" else distilled))
-    losses = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
-    return DistilledSleepStager(teacher, strategy=method, **losses, **seed, **distilled)
+    terms = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
+    student = {"strategy": method, "start_from_teacher": False, **terms, **seed}
+    return DistilledSleepStager(teacher, **student | distilled)
 
 
 def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **params):
@@ -209,7 +210,8 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
     if method in ("eeg", "ecg"):
         stager = SleepStager("UTime", random_state=random_state, **shared)
         return _on_source(stager) if method == "eeg" else stager
-    features = {"strategy": "two-step", "feature_loss": "attention"}
+    student = {"output_loss": "softmax", "temperature": 1.0, "start_from_teacher": False}
+    features = {"strategy": "two-step", "feature_loss": "attention", "feature_weight": 1.0}
     if method == "sd+cl":
         features = {"strategy": "offline", "feature_loss": None}
     elif reference:
@@ -218,10 +220,8 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
     return DistilledSleepStager(
         SleepStager("UTime", **shared),
         alpha=0.0 if method == "at+cl" else alpha,
-        temperature=1.0,
         random_state=random_state,
-        **features,
-        **shared,
+        **student | features | shared,
     )
 
 

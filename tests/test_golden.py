@@ -133,8 +133,18 @@ def supervised(module=Golden, **params):
     return SleepStager(module, **{**FAST, **params})
 
 
+#: The settings of a student, named, so that other defaults move no number.
+FEATURES = {
+    "strategy": "offline",
+    "feature_loss": "mse",
+    "feature_weight": 1.0,
+    "alpha": 0.0,
+}
+FEATURES |= {"output_loss": "softmax", "temperature": 1.0, "start_from_teacher": False}
+
+
 def student(teacher=TEACHER, module=None, **params):
-    return DistilledSleepStager(teacher, module, **{**FAST, **params})
+    return DistilledSleepStager(teacher, module, **{**FAST, **FEATURES, **params})
 
 
 online = partial(student, strategy="online")
@@ -150,8 +160,8 @@ def sequence(module=TinySequenceNetwork, **params):
 
 
 def sequence_student(strategy, **params):
-    params = {"alpha": 0.5, **SEQUENCES, **params}
-    return DistilledSleepStager(sequence(), strategy=strategy, **params)
+    own = {"alpha": 0.5, "strategy": strategy}
+    return student(sequence(), **{**SEQUENCES, **own, **params})
 
 
 def utime(teacher=False, **params):
@@ -211,9 +221,7 @@ CASES = {
     "offline, own loss": student(feature_loss=nn.L1Loss()),
     "offline, logits compared": student(layers=["output"]),
     "offline, attention": student(feature_loss="attention", layers=["filters"], alpha=0.2),
-    "offline, attention of UTime": DistilledSleepStager(
-        utime(True), feature_loss="attention", **FAST, **UTIME
-    ),
+    "offline, attention of UTime": student(utime(True), feature_loss="attention", **UTIME),
     "offline, adapter": student(WIDE, Golden, module__n_filters=3, adapter="linear"),
     "online, adapter": student(
         WIDE, Golden, module__n_filters=3, adapter="linear", strategy="online"
@@ -274,7 +282,7 @@ CASES = {
     "sequences, offline": sequence_student("offline"),
     "sequences, offline, unscored": (sequence_student("offline"), "unscored"),
     "sequences, offline, attention": (
-        DistilledSleepStager(
+        student(
             sequence("SeqSleepNet", **SEQSLEEPNET),
             feature_loss="attention",
             **SEQUENCES,
@@ -282,7 +290,7 @@ CASES = {
         ),
         "spectra",
     ),
-    "sequences, offline, answers of single epochs": DistilledSleepStager(
+    "sequences, offline, answers of single epochs": student(
         TEACHER, TinySequenceNetwork, feature_loss=None, alpha=0.5, **SEQUENCES
     ),
     "sequences, online": sequence_student("online"),

@@ -12,7 +12,13 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.distillation import FeatureMSE, SoftmaxDistillation, capture_features
+from skleepkd.distillation import (
+    CorrelationDistillation,
+    DecoupledDistillation,
+    FeatureMSE,
+    SoftmaxDistillation,
+    capture_features,
+)
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import (
     FAST,
@@ -575,3 +581,100 @@ def test_bad_pairs(pair):
     ):
         with pytest.raises(ValueError, match=message):
             student(NEVER).fit(given, y, X_source=X_source)
+
+
+# ---------------------------------------------------------------- losses by name
+
+
+class Labelled(nn.Module):
+    """A loss of outputs that keeps the codes it is given."""
+
+    seen = []  # noqa: RUF012
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, student, teacher, y):
+        Labelled.seen.append(y.clone())
+        return self.scale * (student - teacher).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("dkd", DecoupledDistillation), ("dist", CorrelationDistillation)],
+)
+def test_output_losses_by_name_class_and_instance(pair, frozen, name, loss):
+    X, y = pair
+    y = np.where(X.subject == "s0", -1, y)
+    options = {"alpha": 0.5, "feature_loss": None, "max_epochs": 2}
+    by_name, by_class, by_instance = (
+        student(frozen, output_loss=given, **options).fit(X, y)
+        for given in (name, loss, loss())
+    )
+    assert same(by_name, by_class)
+    assert same(by_name, by_instance)
+    assert not same(by_name, student(frozen, **options).fit(X, y))
+    assert by_name.history_[-1][f"train_{name}_loss"] > 0
+    assert by_instance.history_[-1]["train_output_loss"] > 0
+
+
+def test_a_loss_that_needs_labels_is_given_their_codes(pair, frozen):
+    X, y = pair
+    Labelled.seen.clear()
+    y = np.where(X.subject == "s0", -1, y)
+    options = {"batch_size": 999, "iterator_train__shuffle": False}
+    student(frozen, alpha=0.5, output_loss=Labelled, **options).fit(X, y)
+    np.testing.assert_array_equal(Labelled.seen[0].numpy(), y)
+    student(frozen, feature_loss=Labelled(), **options).fit(X, y)
+    np.testing.assert_array_equal(Labelled.seen[-1].numpy(), y)
+
+
+def test_parameters_of_losses_are_set_and_searched(pair, frozen):
+    X, y = pair
+    net = student(frozen, alpha=0.5, output_loss="dkd", output_loss__other_weight=3.0)
+    net = clone(net).set_params(output_loss__temperature=2.0)
+    assert net.get_params()["output_loss__temperature"] == 2.0
+    loss = net.fit(X, y).output_loss_
+    assert (loss.other_weight, loss.temperature) == (3.0, 2.0)
+    grid = {"output_loss__temperature": [1.0, 4.0], "feature_loss": ["mse", "relational"]}
+    net.set_params(teacher=teacher())
+    search = GridSearchCV(net, grid, cv=GroupKFold(2)).fit(X, y, groups=X.subject)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.output_loss_.temperature in (1.0, 4.0)
+    again = net.set_params(output_loss="softmax", feature_loss__reduction="sum")
+    with pytest.raises(TypeError, match="other_weight"):
+        again.fit(X, y)
+
+
+def test_parameters_of_an_instance_are_set_on_a_copy(pair, frozen):
+    X, y = pair
+    given = Labelled()
+    net = student(frozen, alpha=0.5, output_loss=given, output_loss__scale=2.0).fit(X, y)
+    assert (net.output_loss_.scale, given.scale) == (2.0, 1.0)
+    net = student(frozen, feature_loss=given, feature_loss__size=2.0)
+    with pytest.raises(
+        ValueError, match="Labelled has no size, as feature_loss__size asks"
+    ):
+        net.fit(X, y)
+
+
+def test_the_temperature_reaches_every_loss_that_was_given_no_other(pair, frozen):
+    X, y = pair
+    options = {"alpha": 0.5, "feature_loss": "contrastive"}
+
+    def temperatures(**params):
+        net = student(frozen, **options, **params).fit(X, y)
+        return net.output_loss_.temperature, net.matched_layers_[0].loss.temperature
+
+    assert temperatures() == (1.0, 0.1)
+    assert temperatures(temperature=2.0) == (2.0, 2.0)
+    assert temperatures(temperature=2.0, feature_loss__temperature=0.2) == (2.0, 0.2)
+    assert temperatures(output_loss=SoftmaxDistillation(3.0)) == (3.0, 0.1)
+
+
+@pytest.mark.parametrize("name", ["output_loss", "feature_loss"])
+@pytest.mark.parametrize("given", ["mean", len, 3.0, dict])
+def test_what_is_no_loss_is_refused(pair, frozen, name, given):
+    with pytest.raises(ValueError, match=name):
+        student(frozen, alpha=0.5, **{name: given}).fit(*pair)
