@@ -52,6 +52,7 @@ from tables import markdown_table
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.distillation import MeanTeacher
 from skleepkd.networks import EpochCrossModalTransformer
 from skleepkd.preprocessing import LogSpectrogram
 
@@ -215,9 +216,13 @@ def offline(fast):
     supervised = training_pass(stager_of("USleep"), X, y)
     strategies = {
         "features": ({}, 1.10),
-        "softmax": ({"feature_loss": None, "alpha": 0.5}, 1.10),
         "attention": ({"feature_loss": "attention"}, 1.20),
     }
+    for name in ("relational", "contrastive"):
+        strategies[name] = ({"feature_loss": name}, 1.10)
+    for name in ("softmax", "dkd", "dist"):
+        outputs = {"output_loss": name, "feature_loss": None, "alpha": 0.5}
+        strategies[name] = (outputs, 1.10)
     for name, (parameters, bound) in strategies.items():
         student = DistilledSleepStager(teacher, **parameters, **COMMON)
         title = f"U-Sleep: a pass of offline distillation by {name}"
@@ -231,6 +236,21 @@ def offline(fast):
         supervised,
         note="once a fit; asked anew in each pass it would add this to each",
     )
+
+
+def mean_teacher(fast):
+    """Train beside a moving average, which teaches on the half that is unscored."""
+    X, y = signals(fast, 8)
+    X, few = X.target_epochs, np.where(np.arange(len(y)) % 2, y, -1)
+    student = DistilledSleepStager(
+        None, "USleep", strategy=MeanTeacher(), feature_loss=None, **COMMON
+    )
+    title = "U-Sleep: a pass of mean teacher, half of the epochs unscored"
+    averaged, supervised = (
+        training_pass(student, X, few),
+        training_pass(stager_of("USleep"), X, y),
+    )
+    yield Line(title, A_PASS, averaged, supervised, at_most=1.45)
 
 
 #: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
@@ -528,6 +548,7 @@ ROWS = {
     "offline": offline,
     "adapters": adapters,
     "online": online,
+    "mean teacher": mean_teacher,
     "prediction": prediction,
     "transformer": transformer,
     "small": small,

@@ -253,8 +253,7 @@ class RelationalDistillation(FeatureLoss):
         other = _squared_distances(teacher.to(student.dtype))
         loss = self.distance_weight * F.smooth_l1_loss(_distances(own), _distances(other))
         if self.angle_weight:
-            angles = F.smooth_l1_loss(_cosines(own), _cosines(other))
-            loss = loss + self.angle_weight * angles
+            loss = loss + self.angle_weight * _angle_loss(own, other)
         return loss
 
 
@@ -279,13 +278,30 @@ def _distances(squared):
     return distances * (~equal).sum() / (total + (total == 0))
 
 
-def _cosines(squared):
-    """Cosines of the angles, (n, n, n): at the first row, between the other two."""
-    equal = squared == 0
-    inverse = squared.masked_fill(equal, 1).rsqrt().masked_fill(equal, 0)
+def _angle_loss(*squared):
+    """Smooth L1 distance of the cosines, over all triples of two sets of rows."""
+    n, inverse = len(squared[0]), []
+    for one in squared:
+        equal = one == 0
+        inverse.append(one.masked_fill(equal, 1).rsqrt().masked_fill(equal, 0))
+    # Some corners at a time, so that numbers stay in the processor's cache.
+    step, total = max(1, 2**18 // n**2), 0.0
+    for start in range(0, n, step):
+        corners = slice(start, start + step)
+        own, other = (
+            _cosines(one, length, corners)
+            for one, length in zip(squared, inverse, strict=True)
+        )
+        total = total + F.smooth_l1_loss(own, other, reduction="sum")
+    return total / n**3
+
+
+def _cosines(squared, inverse, corners):
+    """Cosines of the angles at some of the rows, between all others, (some, n, n)."""
+    sides, inverse = squared[corners], inverse[corners]
     # The law of cosines.
-    products = (squared[:, :, None] + squared[:, None, :] - squared) / 2
-    return products * inverse[:, :, None] * inverse[:, None, :]
+    products = sides[:, :, None] + sides[:, None, :] - squared
+    return products * (inverse / 2)[:, :, None] * inverse[:, None, :]
 
 
 class ContrastiveDistillation(FeatureLoss):
