@@ -18,6 +18,7 @@ _LATER |= {
     "verbose",
     "device",
     "checkpoint",
+    "balanced_batches",
 }
 
 

@@ -49,6 +49,10 @@ class SleepStager(NeuralNetClassifier):
         (``skleepkd.stages.to_scheme`` does).
     class_weight : None, "balanced" or dict, default=None
         Weights of the classes in the cross-entropy.
+    balanced_batches : bool, default=False
+        Draw the rows of each training batch, with repeats, so that the scored ones are of all
+        classes equally often (of windows as nearly as they allow); unscored ones come as often as
+        they are, and a pass has as many rows as ever. It takes the place of ``class_weight``.
     sequence_length : int, default=1
         Consecutive epochs that the network sees at a time. Above 1 it is given windows of
         shape (batch, sequence, n_channels, n_times) and puts out logits of shape (batch,
@@ -151,6 +155,7 @@ class SleepStager(NeuralNetClassifier):
         *,
         classes=None,
         class_weight=None,
+        balanced_batches=False,
         sequence_length=1,
         fusion="product",
         neighbouring_windows=1,
@@ -170,6 +175,7 @@ class SleepStager(NeuralNetClassifier):
         **kwargs,
     ):
         self.class_weight = class_weight
+        self.balanced_batches = balanced_batches
         self.sequence_length = sequence_length
         self.fusion = fusion
         self.neighbouring_windows = neighbouring_windows
@@ -300,6 +306,8 @@ class SleepStager(NeuralNetClassifier):
     from_module = classmethod(foreign.from_module)
     extract_features = outputs.extract_features
     hypnodensity = outputs.hypnodensity
+    predict_pair = outputs.predict_pair
+    make_dataset = batches.make_dataset
 
     @property
     def classes_(self):
@@ -333,6 +341,7 @@ class SleepStager(NeuralNetClassifier):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
         parameters.check_kinds(self)
         batches.check_sequences(self)
+        batches.check_balance(self)
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError("A training is found again by its seed: give random_state=.")
         # A student and its teacher must not begin at the same weights by accident.
@@ -416,19 +425,6 @@ class SleepStager(NeuralNetClassifier):
         warn_of_leakage(pair, self)
         return pair
 
-    def predict_pair(self, pair):
-        """Predict the probabilities of a checked pair."""
-        if self.sequence_length_ == 1:
-            probabilities = super().predict_proba(self.make_dataset(pair))
-        else:
-            probabilities = outputs.fused_probabilities(self, pair)
-        if np.isnan(probabilities).any():
-            raise FloatingPointError(
-                "The network's output is NaN, as its training diverged. Fit it anew with a "
-                f"lower learning rate (lr is {self.lr!r}), or look for extreme values in X."
-            )
-        return probabilities
-
     # ------------------------------------------------------------ data sets and batches
 
     @property
@@ -446,22 +442,6 @@ class SleepStager(NeuralNetClassifier):
         """Return the windows to train on, (n_windows, sequence_length); none without a stage."""
         windows = batches.training_windows(pair, self.sequence_length_)
         return windows[(codes[windows] >= 0).any(axis=1)]
-
-    def make_dataset(self, pair, codes=None, columns=None, windows=None):
-        """Make the data set of a checked pair: of epochs, or of windows of them."""
-        if self.sequence_length_ == 1:
-            return batches.EpochDataset(pair.target_epochs, codes, columns)
-        share, share_validation = False, False
-        if windows is None and codes is None:
-            windows = batches.predicted_windows(pair, self.sequence_length_)
-            share = hasattr(self.module_, "encode_epochs")
-        elif windows is None:
-            windows = self.windows_of(pair, codes)
-            share_validation = self._trains_shared()
-            share = share_validation and self.neighbouring_windows > 1
-        return batches.WindowDataset(
-            pair.target_epochs, windows, codes, columns, share, share_validation
-        )
 
     def _trains_shared(self):
         """Whether the network may encode an epoch once for all windows of a training batch."""
