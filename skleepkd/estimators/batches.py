@@ -290,6 +290,7 @@ def make_loader(stager, dataset, *, training):
         base.hold(stager.device)
     if base.signal is not base.pair:
         options["pin_memory"] = False
+    augmented = getattr(getattr(stager, "strategy_", None), "augmented", ())
     weights = None
     if training and stager.balanced_batches and stager.step_.stages:
         weights = balancing_weights(_codes_of(dataset))
@@ -300,7 +301,8 @@ def make_loader(stager, dataset, *, training):
             batches = WindowBatches(dataset, batch_size, together, weights)
         else:
             batches = batches_in_order(dataset, batch_size)
-        return _whole_batches(iterator(dataset, batch_sampler=batches, **options), options)
+        loader = iterator(dataset, batch_sampler=batches, **options)
+        return _whole_batches(loader, options, augmented)
     if weights is not None:
         options |= {
             "shuffle": False,
@@ -310,7 +312,7 @@ def make_loader(stager, dataset, *, training):
     of_torch = isinstance(iterator, type) and issubclass(iterator, DataLoader)
     if training and of_torch and len(dataset) > options["batch_size"]:
         options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-    return _whole_batches(iterator(dataset, **options), options)
+    return _whole_batches(iterator(dataset, **options), options, augmented)
 
 
 def _codes_of(dataset):
@@ -337,23 +339,25 @@ def balancing_weights(codes):
     return weights
 
 
-def _whole_batches(loader, options):
-    """Let a loader take batches that are made already, or collate the rows of their target."""
+def _whole_batches(loader, options, augmented):
+    """Let a loader take batches that are made already, or collate the rows of their signals."""
     own = getattr(loader, "collate_fn", None)
     if own is not None and "collate_fn" not in options:
-        loader.collate_fn = as_is if own is default_collate else partial(_collate, own)
+        given = partial(_collate, own, augmented)
+        loader.collate_fn = as_is if own is default_collate else given
     return loader
 
 
-def _collate(collate, batch):
+def _collate(collate, augmented, batch):
     """Give the epochs of a batch to a loader's own collate, which may change or repeat them."""
     x, y = batch
-    target = x["target"]
-    target = target.apart() if isinstance(target, SharedEpochs) else target
+    # The target, and behind its channels those of signals that are to be changed alike.
+    signals = {name: x[name] for name in ("target", *augmented) if name in x}
+    if isinstance(signals["target"], SharedEpochs):
+        signals["target"] = signals["target"].apart()
     # Of windows, (batch, length, n_channels, n_times) -> (batch * length, n_channels, n_times)
-    epochs, labels = collate(
-        list(zip(target.flatten(0, y.ndim - 1), y.flatten(), strict=True))
-    )
+    epochs = torch.cat([s.flatten(0, y.ndim - 1) for s in signals.values()], dim=1)
+    epochs, labels = collate(list(zip(epochs, y.flatten(), strict=True)))
     times = len(epochs) // y.numel()
     repeated = torch.cat([y] * times)
     if not torch.is_tensor(labels) or not torch.equal(
@@ -363,10 +367,12 @@ def _collate(collate, batch):
             "The loader mixes or changes labels, which is not possible here: give augmentations "
             "that change the signals alone."
         )
-    x = {
-        name: torch.cat([values] * times) for name, values in x.items() if name != "target"
-    }
-    return {"target": epochs.unflatten(0, repeated.shape), **x}, repeated
+    x = {name: v if name in signals else torch.cat([v] * times) for name, v in x.items()}
+    widths = [signal.shape[y.ndim] for signal in signals.values()]
+    parts = epochs.split(widths, dim=1) if len(widths) > 1 else [epochs]
+    for name, part in zip(signals, parts, strict=True):
+        x[name] = part.unflatten(0, repeated.shape)
+    return x, repeated
 
 
 class WindowBatches(Sampler):
