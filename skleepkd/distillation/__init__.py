@@ -31,6 +31,7 @@ __all__ = [
     "FeatureMSE",
     "LeakageWarning",
     "MeanTeacher",
+    "Online",
     "Projection",
     "RelationalDistillation",
     "SoftmaxDistillation",

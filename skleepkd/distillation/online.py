@@ -73,6 +73,10 @@ class Online(Strategy):
             raise ValueError(
                 "start_from_teacher needs a fitted teacher: strategy='offline'."
             )
+        if final_stager(student.teacher).calibrate:
+            raise ValueError(
+                "An online teacher's logits are those of its training: leave its calibrate out."
+            )
         if self.augment_source:
             _check_augmentations(student)
 

@@ -59,6 +59,16 @@ def _fused_probabilities(stager, pair):
     return fused.answer().astype(np.float32)
 
 
+def logits_of(stager, pair):
+    """Yield rows (n_windows, length) and logits (n_windows, n_classes, length), on the CPU."""
+    dataset = stager.make_dataset(pair)
+    if stager.sequence_length_ == 1:
+        yield np.arange(len(pair))[:, None], stager.forward(dataset).double()[..., None]
+        return
+    for rows, logits in _predict_windows(stager, dataset):
+        yield rows, logits.cpu().double()
+
+
 def _predict_windows(stager, dataset):
     """Yield the rows of batches of windows, without filling, and their logits."""
     loader = stager.get_iterator(dataset, training=False)

@@ -15,6 +15,7 @@ from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs import checks
 from skleepkd.estimators import (
     batches,
+    calibration,
     callbacks,
     foreign,
     labels,
@@ -24,11 +25,6 @@ from skleepkd.estimators import (
 )
 from skleepkd.networks.build import build_network, input_spec
 from skleepkd.stages import left_unscored
-
-
-def softmax(logits):
-    """Turn logits of shape (batch, n_classes) into probabilities."""
-    return logits.softmax(dim=1)
 
 
 class SleepStager(NeuralNetClassifier):
@@ -71,6 +67,11 @@ class SleepStager(NeuralNetClassifier):
         nobody, and the last weights are kept. An int is a number of subjects, a float
         below 1 their fraction, a tuple names them, a callable is given the training
         subjects and returns those to hold out.
+    calibrate : bool, default=False
+        Divide the logits by a temperature, so that probabilities are as sure as the
+        predictions are right: the one at which the scored stages of who is held out
+        (``validation``), fused as ever, are likeliest [1]_. It mends how sure a stager is, not a
+        leaning to some stages.
     random_state : int, RandomState or None, default=None
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
     checkpoint : None or path-like, default=None
@@ -110,6 +111,8 @@ class SleepStager(NeuralNetClassifier):
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
         The pass whose weights were kept; None for the last.
+    calibration_ : float
+        The temperature by which logits are divided; 1.0 without ``calibrate``.
     module_ : torch.nn.Module
         The network.
     history_ : skorch.history.History
@@ -128,6 +131,11 @@ class SleepStager(NeuralNetClassifier):
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
 
+    References
+    ----------
+    .. [1] Guo, C., Pleiss, G., Sun, Y. and Weinberger, K. Q. (2017). On calibration of modern
+       neural networks. ICML, section 4.2 (temperature scaling).
+
     Examples
     --------
     >>> import numpy as np, torch
@@ -144,6 +152,7 @@ class SleepStager(NeuralNetClassifier):
 
     checkpoint_ = progress_ = None  # a training that is kept, or runs, has one
     seen_epochs_ = None  # where no people are known
+    calibration_ = 1.0  # where nothing was fitted
     #: Why scored epochs are needed; None where they are not.
     why_labels = "Only a DistilledSleepStager with a fitted teacher learns without a label."
 
@@ -160,6 +169,7 @@ class SleepStager(NeuralNetClassifier):
         fusion="product",
         neighbouring_windows=1,
         validation="auto",
+        calibrate=False,
         random_state=None,
         checkpoint=None,
         device="auto",
@@ -170,7 +180,7 @@ class SleepStager(NeuralNetClassifier):
         optimizer=torch.optim.Adam,
         criterion=labels.StageCrossEntropy,
         train_split=None,
-        predict_nonlinearity=softmax,
+        predict_nonlinearity=calibration.softmax,
         verbose=None,
         **kwargs,
     ):
@@ -180,6 +190,7 @@ class SleepStager(NeuralNetClassifier):
         self.fusion = fusion
         self.neighbouring_windows = neighbouring_windows
         self.validation = validation
+        self.calibrate = calibrate
         self.random_state = random_state
         self.checkpoint = checkpoint
         self.autocast = autocast
@@ -352,11 +363,12 @@ class SleepStager(NeuralNetClassifier):
         self.held_out_ = labels.draw_held_out(
             self.validation, pair.subject, scored, learned, seed
         )
-        self.best_epoch_ = None
+        self.best_epoch_, self.calibration_ = None, 1.0
         self.seen_epochs_ = seen_epochs(pair, self.seen_epochs_ if go_on else None)
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
+        calibration.check_calibration(self, pair, scored)
         if self.sequence_length_ > 1:
             batches.check_windows(self, pair, scored | learned)
         pair, y = self._select_rows(pair, y, scored)
@@ -418,6 +430,8 @@ class SleepStager(NeuralNetClassifier):
         self.notify("on_train_begin", X=pair, y=codes)
         self.fit_loop(dataset, codes, step.max_epochs)
         self.notify("on_train_end", X=pair, y=codes)
+        if self.calibrate and step.stages:
+            self.calibration_ = calibration.fitted_temperature(self, pair, codes)
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
@@ -486,6 +500,9 @@ class SleepStager(NeuralNetClassifier):
         if self.sequence_length_ > 1 and logits.ndim == 2:  # a window of a single epoch
             logits = logits[..., None]  # (batch, n_classes) -> (batch, n_classes, 1)
         return logits.float()
+
+    def _get_predict_nonlinearity(self):
+        return calibration.divided(super()._get_predict_nonlinearity(), self.calibration_)
 
     def autocasting(self):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""
