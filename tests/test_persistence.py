@@ -44,6 +44,7 @@ from skleepkd.preprocessing import (
     EpochwiseTransformer,
     LogSpectrogram,
     PairedTransformer,
+    RecordingScaler,
     SourceSelector,
     derive,
 )
@@ -508,6 +509,7 @@ def standardize():
 
 STEPS = {
     "scaler": lambda: EpochScaler("standard"),
+    "of recordings": lambda: PairedTransformer(target=RecordingScaler()),
     "function": standardize,
     "spectrogram": lambda: LogSpectrogram(window=1.0, n_fft=32, floor=1e-2),
     "plain spectrogram": lambda: LogSpectrogram(standardize=False),

@@ -23,6 +23,7 @@ from skleepkd.preprocessing import (
     EpochScaler,
     LogSpectrogram,
     PairedTransformer,
+    RecordingScaler,
     SourceSelector,
     derive,
 )
@@ -205,6 +206,8 @@ OPTIONS = {"classes": "aasm", "max_epochs": 1, "random_state": 0}
     "steps",
     [
         [EpochScaler("standard"), SleepStager(TinyNetwork, **OPTIONS)],
+        [RecordingScaler(), SleepStager(TinyNetwork, **OPTIONS)],
+        [PairedTransformer(target=RecordingScaler()), SleepStager(TinyNetwork, **OPTIONS)],
         [PairedTransformer(target=EpochScaler()), SleepStager(TinyNetwork, **OPTIONS)],
         [LogSpectrogram(), SleepStager(Flat, **OPTIONS)],
     ],

@@ -11,6 +11,7 @@ from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.layers import Projection
 from skleepkd.distillation.leakage import LeakageWarning
 from skleepkd.distillation.mean_teacher import MeanTeacher
+from skleepkd.distillation.online import Online
 from skleepkd.distillation.output_losses import (
     CorrelationDistillation,
     DecoupledDistillation,
@@ -30,6 +31,7 @@ __all__ = [
     "FeatureMSE",
     "LeakageWarning",
     "MeanTeacher",
+    "Online",
     "Projection",
     "RelationalDistillation",
     "SoftmaxDistillation",

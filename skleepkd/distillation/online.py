@@ -1,6 +1,7 @@
 """Online distillation: teacher and student are trained together, batch by batch."""
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from skleepkd.distillation.features import capture_of
 from skleepkd.distillation.strategy import (
@@ -23,12 +24,39 @@ class Online(Strategy):
     Passes and batches are the student's, optimiser and class weights the teacher's own. The
     teacher learns by its own cross-entropy alone; the student's losses send it no gradient.
 
+    Parameters
+    ----------
+    augment_source : bool, default=False
+        Whether the augmentations of ``iterator_train`` change the source as they change the
+        target: the same epochs, by the same random parameters. Both are given as one signal, the
+        source's channels behind the target's, so transforms that mix, drop or swap channels
+        are refused. By default the teacher sees a clean source. (A frozen or offline
+        teacher always does: what it puts out is computed once.)
+
     References
     ----------
     Anandakumar et al. (2022), section 2.3.2.
+
+    Examples
+    --------
+    >>> from braindecode.augmentation import AugmentedDataLoader, TimeReverse
+    >>> from skleepkd import DistilledSleepStager, SleepStager
+    >>> from skleepkd.distillation import Online
+    >>> student = DistilledSleepStager(
+    ...     SleepStager("UTime"), strategy=Online(augment_source=True),
+    ...     iterator_train=AugmentedDataLoader, iterator_train__transforms=[TimeReverse(0.5)],
+    ... )
     """
 
     fits_teacher_first = False
+
+    def __init__(self, augment_source=False):
+        self.augment_source = augment_source
+
+    @property
+    def augmented(self):
+        """Columns of a batch that augmentations change as they change the target."""
+        return (_SOURCE,) if self.augment_source else ()
 
     def check(self, student):
         """Refuse a teacher that is no stager or is fitted already."""
@@ -45,6 +73,12 @@ class Online(Strategy):
             raise ValueError(
                 "start_from_teacher needs a fitted teacher: strategy='offline'."
             )
+        if final_stager(student.teacher).calibrate:
+            raise ValueError(
+                "An online teacher's logits are those of its training: leave its calibrate out."
+            )
+        if self.augment_source:
+            _check_augmentations(student)
 
     def teacher_params(self, student, classes):
         """Give the teacher the student's classes; its kept weights are of the student's pass."""
@@ -59,7 +93,18 @@ class Online(Strategy):
             raise ValueError(
                 "An online teacher has its student's classes: leave its own out."
             )
-        return {_SOURCE: transformed(student.teacher_, pair.source_epochs)}
+        source = transformed(student.teacher_, pair.source_epochs)
+        rates = pair.sfreq["target"], source.sfreq["target"]
+        if self.augment_source and (
+            source.shape[2:] != pair.shape[2:] or (all(rates) and rates[0] != rates[1])
+        ):
+            raise ValueError(
+                "augment_source changes both signals at the same times: they need as many "
+                f"samples an epoch, at one rate. The target has {pair.shape[2:]} at "
+                f"{rates[0]} Hz, what the teacher sees {source.shape[2:]} at {rates[1]} Hz. "
+                "Resample one of them, or give strategy='online'."
+            )
+        return {_SOURCE: source}
 
     def before_step(self, student, batch, training):
         """Let the teacher take its step; what it computed before it joins the batch."""
@@ -79,6 +124,25 @@ class Online(Strategy):
     def trained_nets(self, student):
         """Return the teacher: resumed, and kept at the best pass, with its student."""
         return [final_stager(student.teacher_)]
+
+
+def _check_augmentations(student):
+    """Refuse a loader that augments nothing, and transforms that mix channels."""
+    given = student.get_params_for("iterator_train")
+    if student.iterator_train is DataLoader and "collate_fn" not in given:
+        raise ValueError(
+            "augment_source=True, and nothing is augmented: give iterator_train="
+            "AugmentedDataLoader and iterator_train__transforms=[...], of braindecode."
+        )
+    transforms = given.get("transforms") or ()
+    transforms = transforms if isinstance(transforms, list | tuple) else [transforms]
+    names = [type(transform).__name__ for transform in transforms]
+    mixing = [name for name in names if name.startswith(("Channels", "Sensors"))]
+    if mixing:
+        raise ValueError(
+            f"{', '.join(mixing)} would take the source's channels for the target's: leave it "
+            "out, or augment the target alone, strategy='online'."
+        )
 
 
 def _step(stager, source, y, layers, training):

@@ -53,6 +53,8 @@ class Strategy(BaseEstimator):
 
     #: Whether the teacher is fitted before its student is trained.
     fits_teacher_first = True
+    #: Columns of a batch that augmentations change as they change the target (same times).
+    augmented = ()
 
     def check(self, student):
         """Raise ValueError for parameters of the student that do not go together."""

@@ -9,16 +9,9 @@ from skleepkd.memory import key_of, source_of
 from skleepkd.networks.build import uncompiled
 
 #: Parameters that the first step does not depend on; of the teacher its weights tell.
-_LATER = {"alpha", "feature_weight", "class_weight", "classes", "max_epochs"}
-_LATER |= {
-    "output_loss",
-    "teacher",
-    "strategy",
-    "memory",
-    "verbose",
-    "device",
-    "checkpoint",
-}
+_LATER = {"alpha", "feature_weight", "class_weight", "classes", "max_epochs", "output_loss"}
+_LATER |= {"balanced_batches", "calibrate"}
+_LATER |= {"teacher", "strategy", "memory", "verbose", "device", "checkpoint"}
 
 
 class TwoStep(Strategy):

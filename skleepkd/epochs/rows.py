@@ -114,6 +114,55 @@ class Signal:
         self._base, self._file = state.get("base"), state.get("file")
 
 
+class ScaledSignal(Signal):
+    """A signal whose epochs are scaled when they are read, so that a map stays a map."""
+
+    def __init__(self, signal, offset, scale):
+        # offset and scale by row and channel, (n_epochs, n_channels) float32
+        self.signal, self.offset, self.scale = signal, offset, scale
+
+    def __len__(self):
+        return len(self.signal)
+
+    @property
+    def shape(self):
+        """(n_epochs, n_channels, n_times, ...)."""
+        return self.signal.shape
+
+    @property
+    def dtype(self):
+        """That of what is read."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows):
+        """Return some rows, unread."""
+        return ScaledSignal(self.signal[rows], self.offset[rows], self.scale[rows])
+
+    def read(self, rows=slice(None)):
+        """Read and scale rows."""
+        # (n_rows, n_channels) -> (n_rows, n_channels, 1, ...)
+        by_row = self.offset[rows].shape + (1,) * (len(self.shape) - 2)
+        offset, scale = (part[rows].reshape(by_row) for part in (self.offset, self.scale))
+        values = np.subtract(self.signal.read(rows), offset, dtype=np.float32)
+        return np.divide(values, scale, out=values)
+
+    def some_samples(self):
+        """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
+        channels = np.repeat([0, -1], 4)
+        samples = self.signal.some_samples() - self.offset[:, channels]
+        return samples / self.scale[:, channels]
+
+    def __sizeof__(self):
+        """Bytes to send."""
+        return self.signal.__sizeof__() + self.offset.nbytes + self.scale.nbytes
+
+    def __getstate__(self):
+        return vars(self)
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+
+
 def _is_recording(given):
     return hasattr(given, "first_samp") or isinstance(given, str | os.PathLike)
 

@@ -7,7 +7,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    Sampler,
+    Subset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from skleepkd.distillation.strategy import PerWindow
 from skleepkd.epochs import PairedEpochs
@@ -35,6 +42,23 @@ def check_sequences(stager):
         raise ValueError(
             f"train_split validates with a {type(valid).__name__} of its own. Join its epochs to X, "
             "with their subjects, and hold these out by name: validation=('s8', 's9')."
+        )
+
+
+def check_balance(stager):
+    """Refuse balanced batches beside another order of the rows."""
+    if not stager.balanced_batches:
+        return
+    own = ("sampler", "batch_sampler", "shuffle")
+    other = [
+        f"iterator_train__{n}" for n in own if n in stager.get_params_for("iterator_train")
+    ]
+    if stager.neighbouring_windows > 1:
+        other.append("neighbouring_windows")
+    if other:
+        raise ValueError(
+            f"balanced_batches draws rows one by one, and {', '.join(other)} would draw them "
+            "otherwise: leave one of the two out."
         )
 
 
@@ -93,6 +117,23 @@ def _runs(pair):
                 "sequences would run from one to another. Give each a name of its own."
             )
     return find_runs(pair.recording, pair.onset, len(pair))
+
+
+def make_dataset(stager, pair, codes=None, columns=None, windows=None):
+    """Make the data set of a checked pair: of epochs, or of windows of them."""
+    if stager.sequence_length_ == 1:
+        return EpochDataset(pair.target_epochs, codes, columns)
+    share, share_validation = False, False
+    if windows is None and codes is None:
+        windows = predicted_windows(pair, stager.sequence_length_)
+        share = hasattr(stager.module_, "encode_epochs")
+    elif windows is None:
+        windows = stager.windows_of(pair, codes)
+        share_validation = stager._trains_shared()
+        share = share_validation and stager.neighbouring_windows > 1
+    return WindowDataset(
+        pair.target_epochs, windows, codes, columns, share, share_validation
+    )
 
 
 class EpochDataset(Dataset):
@@ -249,38 +290,74 @@ def make_loader(stager, dataset, *, training):
         base.hold(stager.device)
     if base.signal is not base.pair:
         options["pin_memory"] = False
+    augmented = getattr(getattr(stager, "strategy_", None), "augmented", ())
+    weights = None
+    if training and stager.balanced_batches and stager.step_.stages:
+        weights = balancing_weights(_codes_of(dataset))
     if isinstance(dataset, WindowDataset):
         batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
         if training and shuffle:
             together = stager.neighbouring_windows if dataset.share else 1
-            batches = WindowBatches(dataset, batch_size, together)
+            batches = WindowBatches(dataset, batch_size, together, weights)
         else:
             batches = batches_in_order(dataset, batch_size)
-        return _whole_batches(iterator(dataset, batch_sampler=batches, **options), options)
+        loader = iterator(dataset, batch_sampler=batches, **options)
+        return _whole_batches(loader, options, augmented)
+    if weights is not None:
+        options |= {
+            "shuffle": False,
+            "sampler": WeightedRandomSampler(weights, len(weights)),
+        }
     # Batch normalisation cannot learn from a last batch of a single epoch.
     of_torch = isinstance(iterator, type) and issubclass(iterator, DataLoader)
     if training and of_torch and len(dataset) > options["batch_size"]:
         options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-    return _whole_batches(iterator(dataset, **options), options)
+    return _whole_batches(iterator(dataset, **options), options, augmented)
 
 
-def _whole_batches(loader, options):
-    """Let a loader take batches that are made already, or collate the rows of their target."""
+def _codes_of(dataset):
+    """Codes by row of a data set, (n_rows, 1), or by window, (n_windows, length)."""
+    if isinstance(dataset, WindowDataset):
+        return dataset.y[dataset.windows]
+    rows = getattr(dataset, "indices", slice(None))
+    return getattr(dataset, "dataset", dataset).y[rows][:, None]
+
+
+def balancing_weights(codes):
+    """Weights (n_rows,) for drawing rows of codes (n_rows, length) with equal classes.
+
+    A row weighs as much as the mean over its scored epochs of the inverse frequency of their
+    class, scored rows 1 on average, and a row without a scored epoch 1.
+    """
+    scored = codes >= 0
+    frequency = np.bincount(codes[scored], minlength=1)
+    inverse = np.where(scored, 1 / np.maximum(frequency, 1)[codes], 0.0)
+    weights, some = np.ones(len(codes)), scored.any(axis=1)
+    if some.any():
+        of_scored = inverse[some].sum(axis=1) / scored[some].sum(axis=1)
+        weights[some] = of_scored / of_scored.mean()
+    return weights
+
+
+def _whole_batches(loader, options, augmented):
+    """Let a loader take batches that are made already, or collate the rows of their signals."""
     own = getattr(loader, "collate_fn", None)
     if own is not None and "collate_fn" not in options:
-        loader.collate_fn = as_is if own is default_collate else partial(_collate, own)
+        given = partial(_collate, own, augmented)
+        loader.collate_fn = as_is if own is default_collate else given
     return loader
 
 
-def _collate(collate, batch):
+def _collate(collate, augmented, batch):
     """Give the epochs of a batch to a loader's own collate, which may change or repeat them."""
     x, y = batch
-    target = x["target"]
-    target = target.apart() if isinstance(target, SharedEpochs) else target
+    # The target, and behind its channels those of signals that are to be changed alike.
+    signals = {name: x[name] for name in ("target", *augmented) if name in x}
+    if isinstance(signals["target"], SharedEpochs):
+        signals["target"] = signals["target"].apart()
     # Of windows, (batch, length, n_channels, n_times) -> (batch * length, n_channels, n_times)
-    epochs, labels = collate(
-        list(zip(target.flatten(0, y.ndim - 1), y.flatten(), strict=True))
-    )
+    epochs = torch.cat([s.flatten(0, y.ndim - 1) for s in signals.values()], dim=1)
+    epochs, labels = collate(list(zip(epochs, y.flatten(), strict=True)))
     times = len(epochs) // y.numel()
     repeated = torch.cat([y] * times)
     if not torch.is_tensor(labels) or not torch.equal(
@@ -290,17 +367,19 @@ def _collate(collate, batch):
             "The loader mixes or changes labels, which is not possible here: give augmentations "
             "that change the signals alone."
         )
-    x = {
-        name: torch.cat([values] * times) for name, values in x.items() if name != "target"
-    }
-    return {"target": epochs.unflatten(0, repeated.shape), **x}, repeated
+    x = {name: v if name in signals else torch.cat([v] * times) for name, v in x.items()}
+    widths = [signal.shape[y.ndim] for signal in signals.values()]
+    parts = epochs.split(widths, dim=1) if len(widths) > 1 else [epochs]
+    for name, part in zip(signals, parts, strict=True):
+        x[name] = part.unflatten(0, repeated.shape)
+    return x, repeated
 
 
 class WindowBatches(Sampler):
     """Shuffled batches of windows for training, blocks of neighbours together where wanted."""
 
-    def __init__(self, dataset, batch_size, together=1):
-        self.windows = dataset.windows
+    def __init__(self, dataset, batch_size, together=1, weights=None):
+        self.windows, self.weights = dataset.windows, weights
         self.batch_size = batch_size
         self.together = min(together, batch_size)
 
@@ -308,7 +387,10 @@ class WindowBatches(Sampler):
         return -(-len(self.windows) // self.batch_size)
 
     def __iter__(self):
-        if self.together == 1:
+        if self.weights is not None:
+            weights = torch.as_tensor(self.weights)
+            numbers = torch.multinomial(weights, len(weights), replacement=True).numpy()
+        elif self.together == 1:
             numbers = torch.randperm(len(self.windows)).numpy()
         else:
             offset = int(torch.randint(self.together, ()))  # of the first block

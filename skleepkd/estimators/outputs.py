@@ -5,6 +5,7 @@ import numbers
 
 import numpy as np
 import torch
+from skorch import NeuralNetClassifier
 from torch import nn
 
 from skleepkd.distillation.features import capture_of
@@ -34,13 +35,38 @@ def check_network(stager):
         check_output(uncompiled(stager.module_), shape, len(stager.classes_), length, line)
 
 
-def fused_probabilities(stager, pair):
+def predict_pair(stager, pair):
+    """Predict the probabilities of a checked pair."""
+    if stager.sequence_length_ == 1:
+        dataset = stager.make_dataset(pair)
+        probabilities = NeuralNetClassifier.predict_proba(stager, dataset)
+    else:
+        probabilities = _fused_probabilities(stager, pair)
+    if np.isnan(probabilities).any():
+        raise FloatingPointError(
+            "The network's output is NaN, as its training diverged. Fit it anew with a "
+            f"lower learning rate (lr is {stager.lr!r}), or look for extreme values in X."
+        )
+    return probabilities
+
+
+def _fused_probabilities(stager, pair):
     """Probabilities of each epoch, fused from all windows that hold it."""
     nonlinearity = stager._get_predict_nonlinearity()
     fused = Fusion(len(pair), len(stager.classes_), stager.fusion)
     for rows, logits in _predict_windows(stager, stager.make_dataset(pair)):
         fused.add(rows, nonlinearity(logits).cpu().numpy())
     return fused.answer().astype(np.float32)
+
+
+def logits_of(stager, pair):
+    """Yield rows (n_windows, length) and logits (n_windows, n_classes, length), on the CPU."""
+    dataset = stager.make_dataset(pair)
+    if stager.sequence_length_ == 1:
+        yield np.arange(len(pair))[:, None], stager.forward(dataset).double()[..., None]
+        return
+    for rows, logits in _predict_windows(stager, dataset):
+        yield rows, logits.cpu().double()
 
 
 def _predict_windows(stager, dataset):

@@ -15,6 +15,7 @@ from skleepkd.distillation.teacher import network_spec
 from skleepkd.epochs import checks
 from skleepkd.estimators import (
     batches,
+    calibration,
     callbacks,
     foreign,
     labels,
@@ -24,11 +25,6 @@ from skleepkd.estimators import (
 )
 from skleepkd.networks.build import build_network, input_spec
 from skleepkd.stages import left_unscored
-
-
-def softmax(logits):
-    """Turn logits of shape (batch, n_classes) into probabilities."""
-    return logits.softmax(dim=1)
 
 
 class SleepStager(NeuralNetClassifier):
@@ -49,6 +45,10 @@ class SleepStager(NeuralNetClassifier):
         (``skleepkd.stages.to_scheme`` does).
     class_weight : None, "balanced" or dict, default=None
         Weights of the classes in the cross-entropy.
+    balanced_batches : bool, default=False
+        Draw the rows of each training batch, with repeats, so that the scored ones are of all
+        classes equally often (of windows as nearly as they allow); unscored ones come as often as
+        they are, and a pass has as many rows as ever. It takes the place of ``class_weight``.
     sequence_length : int, default=1
         Consecutive epochs that the network sees at a time. Above 1 it is given windows of
         shape (batch, sequence, n_channels, n_times) and puts out logits of shape (batch,
@@ -67,6 +67,11 @@ class SleepStager(NeuralNetClassifier):
         nobody, and the last weights are kept. An int is a number of subjects, a float
         below 1 their fraction, a tuple names them, a callable is given the training
         subjects and returns those to hold out.
+    calibrate : bool, default=False
+        Divide the logits by a temperature, so that probabilities are as sure as the
+        predictions are right: the one at which the scored stages of who is held out
+        (``validation``), fused as ever, are likeliest [1]_. It mends how sure a stager is, not a
+        leaning to some stages.
     random_state : int, RandomState or None, default=None
         Seeds the weights, the order of the rows, dropout and the draw of subjects.
     checkpoint : None or path-like, default=None
@@ -106,6 +111,8 @@ class SleepStager(NeuralNetClassifier):
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
         The pass whose weights were kept; None for the last.
+    calibration_ : float
+        The temperature by which logits are divided; 1.0 without ``calibrate``.
     module_ : torch.nn.Module
         The network.
     history_ : skorch.history.History
@@ -124,6 +131,11 @@ class SleepStager(NeuralNetClassifier):
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
 
+    References
+    ----------
+    .. [1] Guo, C., Pleiss, G., Sun, Y. and Weinberger, K. Q. (2017). On calibration of modern
+       neural networks. ICML, section 4.2 (temperature scaling).
+
     Examples
     --------
     >>> import numpy as np, torch
@@ -140,6 +152,7 @@ class SleepStager(NeuralNetClassifier):
 
     checkpoint_ = progress_ = None  # a training that is kept, or runs, has one
     seen_epochs_ = None  # where no people are known
+    calibration_ = 1.0  # where nothing was fitted
     #: Why scored epochs are needed; None where they are not.
     why_labels = "Only a DistilledSleepStager with a fitted teacher learns without a label."
 
@@ -151,10 +164,12 @@ class SleepStager(NeuralNetClassifier):
         *,
         classes=None,
         class_weight=None,
+        balanced_batches=False,
         sequence_length=1,
         fusion="product",
         neighbouring_windows=1,
         validation="auto",
+        calibrate=False,
         random_state=None,
         checkpoint=None,
         device="auto",
@@ -165,15 +180,17 @@ class SleepStager(NeuralNetClassifier):
         optimizer=torch.optim.Adam,
         criterion=labels.StageCrossEntropy,
         train_split=None,
-        predict_nonlinearity=softmax,
+        predict_nonlinearity=calibration.softmax,
         verbose=None,
         **kwargs,
     ):
         self.class_weight = class_weight
+        self.balanced_batches = balanced_batches
         self.sequence_length = sequence_length
         self.fusion = fusion
         self.neighbouring_windows = neighbouring_windows
         self.validation = validation
+        self.calibrate = calibrate
         self.random_state = random_state
         self.checkpoint = checkpoint
         self.autocast = autocast
@@ -300,6 +317,8 @@ class SleepStager(NeuralNetClassifier):
     from_module = classmethod(foreign.from_module)
     extract_features = outputs.extract_features
     hypnodensity = outputs.hypnodensity
+    predict_pair = outputs.predict_pair
+    make_dataset = batches.make_dataset
 
     @property
     def classes_(self):
@@ -333,6 +352,7 @@ class SleepStager(NeuralNetClassifier):
         """Do all of a fit of checked input but the passes: what is wrong shows here."""
         parameters.check_kinds(self)
         batches.check_sequences(self)
+        batches.check_balance(self)
         if self.checkpoint is not None and self.random_state is None:
             raise ValueError("A training is found again by its seed: give random_state=.")
         # A student and its teacher must not begin at the same weights by accident.
@@ -343,11 +363,12 @@ class SleepStager(NeuralNetClassifier):
         self.held_out_ = labels.draw_held_out(
             self.validation, pair.subject, scored, learned, seed
         )
-        self.best_epoch_ = None
+        self.best_epoch_, self.calibration_ = None, 1.0
         self.seen_epochs_ = seen_epochs(pair, self.seen_epochs_ if go_on else None)
         source = self._begin_source(pair, y, source_seed, go_on)
         classes = self._find_classes(y)
         scored = ~left_unscored(y, classes)
+        calibration.check_calibration(self, pair, scored)
         if self.sequence_length_ > 1:
             batches.check_windows(self, pair, scored | learned)
         pair, y = self._select_rows(pair, y, scored)
@@ -409,25 +430,14 @@ class SleepStager(NeuralNetClassifier):
         self.notify("on_train_begin", X=pair, y=codes)
         self.fit_loop(dataset, codes, step.max_epochs)
         self.notify("on_train_end", X=pair, y=codes)
+        if self.calibrate and step.stages:
+            self.calibration_ = calibration.fitted_temperature(self, pair, codes)
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""
         pair = checks.predicted_input(X, self)
         warn_of_leakage(pair, self)
         return pair
-
-    def predict_pair(self, pair):
-        """Predict the probabilities of a checked pair."""
-        if self.sequence_length_ == 1:
-            probabilities = super().predict_proba(self.make_dataset(pair))
-        else:
-            probabilities = outputs.fused_probabilities(self, pair)
-        if np.isnan(probabilities).any():
-            raise FloatingPointError(
-                "The network's output is NaN, as its training diverged. Fit it anew with a "
-                f"lower learning rate (lr is {self.lr!r}), or look for extreme values in X."
-            )
-        return probabilities
 
     # ------------------------------------------------------------ data sets and batches
 
@@ -446,22 +456,6 @@ class SleepStager(NeuralNetClassifier):
         """Return the windows to train on, (n_windows, sequence_length); none without a stage."""
         windows = batches.training_windows(pair, self.sequence_length_)
         return windows[(codes[windows] >= 0).any(axis=1)]
-
-    def make_dataset(self, pair, codes=None, columns=None, windows=None):
-        """Make the data set of a checked pair: of epochs, or of windows of them."""
-        if self.sequence_length_ == 1:
-            return batches.EpochDataset(pair.target_epochs, codes, columns)
-        share, share_validation = False, False
-        if windows is None and codes is None:
-            windows = batches.predicted_windows(pair, self.sequence_length_)
-            share = hasattr(self.module_, "encode_epochs")
-        elif windows is None:
-            windows = self.windows_of(pair, codes)
-            share_validation = self._trains_shared()
-            share = share_validation and self.neighbouring_windows > 1
-        return batches.WindowDataset(
-            pair.target_epochs, windows, codes, columns, share, share_validation
-        )
 
     def _trains_shared(self):
         """Whether the network may encode an epoch once for all windows of a training batch."""
@@ -506,6 +500,9 @@ class SleepStager(NeuralNetClassifier):
         if self.sequence_length_ > 1 and logits.ndim == 2:  # a window of a single epoch
             logits = logits[..., None]  # (batch, n_classes) -> (batch, n_classes, 1)
         return logits.float()
+
+    def _get_predict_nonlinearity(self):
+        return calibration.divided(super()._get_predict_nonlinearity(), self.calibration_)
 
     def autocasting(self):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""

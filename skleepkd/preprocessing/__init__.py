@@ -11,11 +11,11 @@ from skleepkd.preprocessing.ear import (
     scalp_derivations,
 )
 from skleepkd.preprocessing.paired import (
-    EpochScaler,
     EpochwiseTransformer,
     PairedTransformer,
     SourceSelector,
 )
+from skleepkd.preprocessing.scaling import EpochScaler, RecordingScaler
 from skleepkd.preprocessing.spectrogram import LogSpectrogram
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "EpochwiseTransformer",
     "LogSpectrogram",
     "PairedTransformer",
+    "RecordingScaler",
     "SourceSelector",
     "derive",
     "ear_derivations",

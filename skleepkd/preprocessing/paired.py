@@ -74,7 +74,8 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
     source, target : transformer, optional
         What prepares the teacher's signal, and the wearable signal: a transformer of
         arrays of shape (n_epochs, n_channels, n_times), in microvolts, whose output may
-        have another trailing shape. None leaves the signal unchanged.
+        have another trailing shape. None leaves the signal unchanged. A
+        :class:`RecordingScaler`, or a ``Pipeline`` with one, is given the recordings too.
 
     Attributes
     ----------
@@ -116,10 +117,12 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
                 "There is a transformer for the source and X has no source. Give a "
                 "PairedEpochs: in a pipeline X_source= goes past this step."
             )
-        self.target_ = _clone(self.target).fit(pair["target"], y)
+        self.target_ = _clone(self.target)
+        self.target_.fit(_given(self.target_, X, pair, "target"), y)
         self.source_ = None
         if pair.has_source:
-            self.source_ = _clone(self.source).fit(pair["source"], y)
+            self.source_ = _clone(self.source)
+            self.source_.fit(_given(self.source_, X, pair, "source"), y)
         return self
 
     def transform(self, X):
@@ -133,10 +136,9 @@ class PairedTransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         pair = as_pair(X)
-        target = np.asarray(self.target_.transform(pair["target"]), dtype=np.float32)
-        source = None
+        target, source = _transformed(self.target_, X, pair, "target"), None
         if pair.has_source and self.source_ is not None:
-            source = np.asarray(self.source_.transform(pair["source"]), dtype=np.float32)
+            source = _transformed(self.source_, X, pair, "source")
         return of_kind(X, target, source)
 
 
@@ -170,57 +172,6 @@ class EpochwiseTransformer(StatelessTransformer):
         return np.stack([self.function(epoch.copy(), **kw_args) for epoch in block])
 
 
-class EpochScaler(StatelessTransformer):
-    """Scale each channel of each epoch by its own range, or by its own mean and spread.
-
-    An epoch is scaled alike wherever it comes from; how large a signal was is lost. Of a
-    pair both modalities are scaled; ``PairedTransformer(target=EpochScaler())`` scales one.
-
-    Parameters
-    ----------
-    method : {"min-max", "standard"}, default="min-max"
-        "min-max" takes the smallest value to 0 and the largest to 1, as [1]_ do with
-        windows of 30 s. "standard" takes the mean to 0 and the standard deviation to 1.
-
-    Notes
-    -----
-    A channel that is flat during an epoch becomes 0. Epochs may have any unit; of
-    spectrograms all values of a channel are scaled together. In [1]_ windows are scaled at
-    the rate of the recording and resampled afterwards, by which values may overshoot.
-
-    References
-    ----------
-    .. [1] Joshi, V., Vijayarangan, S., Preejith, S. P. and Sivaprakasam, M. (2021). A
-       deep knowledge distillation framework for EEG assisted enhancement of single-lead
-       ECG based sleep staging.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skleepkd.preprocessing import EpochScaler
-    >>> EpochScaler().fit_transform(np.array([[[0.0, 50.0, 200.0, 100.0]]]))
-    array([[[0.  , 0.25, 1.  , 0.5 ]]], dtype=float32)
-    """
-
-    def __init__(self, method="min-max"):
-        self.method = method
-
-    def _transform_block(self, block):
-        block = np.asarray(block, dtype=np.float64)
-        # The values of a channel, whatever axes they have.
-        values = {"axis": tuple(range(2, block.ndim)), "keepdims": True}
-        span = np.ptp(block, **values)
-        if self.method == "min-max":
-            offset, scale = block.min(**values), span
-        elif self.method == "standard":
-            offset, scale = block.mean(**values), block.std(**values)
-        else:
-            raise ValueError(f"method is 'min-max' or 'standard'; given {self.method!r}.")
-        # The mean of a flat channel may miss its value by a rounding error, which would be
-        # scaled up: x / inf is 0.
-        return (block - offset) / np.where(span == 0, np.inf, scale)
-
-
 class SourceSelector(StatelessTransformer):
     """Pick the source of a pair, for a stager of the polysomnography itself.
 
@@ -246,6 +197,21 @@ def of_kind(X, target, source):
     if source is None:
         return X.target_epochs.replace(target=target)
     return X.replace(target=target, source=source)
+
+
+def _given(transformer, X, pair, modality):
+    """Give a modality as an array or, to what reads recordings, as a pair of its own."""
+    steps = getattr(transformer, "steps", [("", transformer)])
+    by_recording = any(getattr(step, "reads_recordings", False) for _, step in steps)
+    if by_recording and isinstance(X, PairedEpochs):
+        return pair.source_epochs if modality == "source" else pair.target_epochs
+    return pair[modality]
+
+
+def _transformed(transformer, X, pair, modality):
+    values = transformer.transform(_given(transformer, X, pair, modality))
+    is_pair = isinstance(values, PairedEpochs)
+    return values if is_pair else np.asarray(values, dtype=np.float32)
 
 
 def _clone(transformer):

@@ -1,12 +1,27 @@
 import numpy as np
 import pytest
 import torch
+from braindecode.augmentation import (
+    AugmentedDataLoader,
+    ChannelsShuffle,
+    SignFlip,
+    SmoothTimeMask,
+    TimeReverse,
+)
 from sklearn.base import clone
 from skorch.callbacks import Callback, LRScheduler
 
 from skleepkd import DistilledSleepStager, SleepStager
-from skleepkd.distillation import FeatureMSE, capture_features
-from tests.tiny import FAST, TinyNetwork, make_pair, same, weights
+from skleepkd.distillation import FeatureMSE, Online, capture_features
+from tests.tiny import (
+    FAST,
+    TinyNetwork,
+    TinySequenceNetwork,
+    make_pair,
+    numbered,
+    same,
+    weights,
+)
 
 
 def teacher(**params):
@@ -15,7 +30,7 @@ def teacher(**params):
 
 def student(given=None, **params):
     given = teacher() if given is None else given
-    return DistilledSleepStager(given, strategy="online", **{**FAST, **params})
+    return DistilledSleepStager(given, **{"strategy": "online", **FAST, **params})
 
 
 def test_the_teacher_learns_from_its_own_cross_entropy_alone(pair):
@@ -77,3 +92,89 @@ def test_both_return_to_the_students_best_pass():
 def test_standardised_features(pair):
     net = student(feature_loss=FeatureMSE(standardize=True)).fit(*pair)
     assert np.isfinite(net.history_[:, "train_feature_loss"]).all()
+
+
+# ---------------------------------------------------------------- augmentations of both
+
+
+class Seen(Callback):
+    """Keeps the batches that student and teacher are given."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.batches_ = []
+
+    def on_batch_begin(self, net, batch, training, **kwargs):
+        if training:
+            x, y = batch
+            self.batches_.append({**x, "y": y})
+
+
+def seen_by(transforms, X, y, length=1, strategy=None, **options):
+    """Target, source and codes as the networks see them, with all batches joined."""
+    network = TinyNetwork if length == 1 else TinySequenceNetwork
+    stager = SleepStager(network, sequence_length=length, device="cpu")
+    net = student(
+        stager, strategy=strategy or Online(augment_source=True), sequence_length=length,
+        iterator_train=AugmentedDataLoader, iterator_train__transforms=transforms,
+        callbacks=[Seen()], iterator_train__shuffle=False, **options,
+    )  # fmt: skip
+    batches = clone(net).fit(X, y).callbacks[0].batches_
+    names = ("target", "source", "y")
+    return [torch.cat([x[name] for x in batches]).numpy() for name in names]
+
+
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("change", ["flip", "reverse"])
+def test_both_signals_are_changed_in_the_same_epochs(length, change):
+    X, y = make_pair(n_subjects=2, n_epochs=20, n_chans=2)
+    X = X.replace(source=np.concatenate([X["source"], X["target"][:, :1]], axis=1))
+    turned = SignFlip if change == "flip" else TimeReverse
+    target, source, codes = seen_by([turned(0.5, random_state=3)], X, y, length)
+    rows = np.arange(40)
+    if length > 1:  # windows, each of whose epochs is changed by itself
+        night = np.arange(18)[:, None] + np.arange(3)
+        rows = np.concatenate([night, 20 + night])
+    np.testing.assert_array_equal(codes, y[rows])
+    clean = {"target": X["target"][rows], "source": X["source"][rows]}
+    other = {n: -x if change == "flip" else x[..., ::-1] for n, x in clean.items()}
+    changed = (target == other["target"]).all(axis=(-1, -2))
+    assert 0.3 < changed.mean() < 0.7
+    for found, name in ((target, "target"), (source, "source")):
+        changed_here = changed[..., None, None]
+        np.testing.assert_array_equal(
+            found, np.where(changed_here, other[name], clean[name])
+        )
+
+
+def test_a_mask_lies_at_the_same_time_and_copies_go_together():
+    X, y = make_pair(n_subjects=2, n_epochs=20)
+    X = X.replace(target=np.ones((40, 2, 60)), source=np.full((40, 3, 60), 2))
+    mask = SmoothTimeMask(1.0, mask_len_samples=15, random_state=0)
+    options = {"iterator_train__n_augmentation": 1, "batch_size": 40}
+    target, source, codes = seen_by(mask, X, y, **options)
+    np.testing.assert_array_equal(codes, np.tile(y, 2))
+    assert (target[:40] == 1).all()
+    assert (source[:40] == 2).all()
+    hidden = target[40:, 0] < 0.5
+    assert hidden.sum(axis=1).min() > 10
+    assert len(np.unique(hidden, axis=0)) > 10  # not at one place in all epochs
+    for channel in range(3):
+        np.testing.assert_allclose(source[40:, channel], 2 * target[40:, 0], atol=1e-6)
+
+
+def test_by_default_the_teacher_sees_a_clean_source(pair):
+    target, source, _ = seen_by([SignFlip(1.0)], *pair, strategy="online")
+    np.testing.assert_array_equal(target, -pair[0]["target"])
+    np.testing.assert_array_equal(source, pair[0]["source"])
+
+
+def test_what_cannot_be_changed_alike(pair):
+    X, y = pair
+    with pytest.raises(ValueError, match="as many samples an epoch, at one rate"):
+        seen_by([SignFlip(1.0)], numbered(), np.tile([0, 1, 2], 4))
+    with pytest.raises(
+        ValueError, match="ChannelsShuffle would take the source's channels"
+    ):
+        seen_by([SignFlip(1.0), ChannelsShuffle(1.0)], X, y)
+    with pytest.raises(ValueError, match="nothing is augmented: give iterator_train=Aug"):
+        student(strategy=Online(augment_source=True)).fit(X, y)

@@ -9,12 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.distillation import FeatureMSE, capture_features
 from skleepkd.estimators import batches
-from skleepkd.estimators.batches import WindowBatches, WindowDataset, training_windows
+from skleepkd.estimators.batches import (
+    WindowBatches,
+    WindowDataset,
+    balancing_weights,
+    training_windows,
+)
 from skleepkd.sequences import find_runs
 from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair, noise, same
 
@@ -394,3 +400,113 @@ def test_bytes_of_a_training_set(pair):
     dataset.hold("cpu")
     assert dataset.extras["features"].dtype == torch.float16
     assert batches.room_on("cpu") == 0
+
+
+# ---------------------------------------------------------------- balanced batches
+
+
+def test_weights_of_rows_in_closed_form():
+    codes = np.repeat([0, 1, 3, -1], [60, 30, 10, 25])
+    weights = balancing_weights(codes[:, None])
+    drawn = np.bincount(codes + 1, weights) / weights.sum()
+    # A fifth is unscored, as ever; the three classes share the rest.
+    np.testing.assert_allclose(drawn, [0.2, 0.8 / 3, 0.8 / 3, 0, 0.8 / 3])
+    # Windows by hand: six scored epochs of class 0, two of class 1.
+    windows = np.array([[0, 0, 0], [0, 0, 1], [-1, 0, 1], [-1, -1, -1]])
+    found = balancing_weights(windows)
+    by_hand = np.array([1 / 6, (2 / 6 + 1 / 2) / 3, (1 / 6 + 1 / 2) / 2])
+    np.testing.assert_allclose(found, [*(3 * by_hand / by_hand.sum()), 1])
+    np.testing.assert_array_equal(balancing_weights(np.full((4, 2), -1)), 1)
+
+
+class Noting(Callback):
+    """Keeps the codes that a stager is trained on."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.codes_ = []
+
+    def on_batch_end(self, net, batch, training, **kwargs):
+        if training:
+            self.codes_ += batch[1].tolist()
+
+
+def drawn_by(stager, X, y):
+    """Codes of the rows, or windows, of all passes."""
+    return np.array(stager.fit(X, y).callbacks[0].codes_)
+
+
+def imbalanced(n_epochs=100):
+    """Two people; 70 % of class 0, 20 % of class 1, 10 % of class 2."""
+    X, _ = make_pair(n_subjects=2, n_epochs=n_epochs)
+    return X, np.tile(np.repeat([0, 1, 2], [7, 2, 1]), len(X) // 10)
+
+
+@pytest.mark.parametrize("validation", [None, 1])
+def test_classes_are_drawn_equally_often(validation):
+    X, y = imbalanced()
+    y[::4] = -1
+    common = {**FAST, "classes": [0, 1, 2], "max_epochs": 10, "validation": validation}
+    teacher = SleepStager(TinyNetwork, **FAST, classes=[0, 1, 2])
+    options = {"balanced_batches": True, "callbacks": [Noting()], **common}
+    student = DistilledSleepStager(teacher, **options)
+    codes = drawn_by(student, X, y)
+    n_rows = 100 if validation else 200
+    assert len(codes) == 10 * n_rows
+    shares = np.bincount(codes + 1, minlength=4) / len(codes)
+    # Of a share p of n draws the standard deviation is sqrt(p (1 - p) / n): four of them.
+    tolerance = 4 * np.sqrt(0.25 * 0.75 / len(codes))
+    np.testing.assert_allclose(shares, 0.25, atol=tolerance)
+    np.testing.assert_array_equal(drawn_by(clone(student), X, y), codes)  # by its seed
+    others = drawn_by(clone(student).set_params(random_state=1), X, y)
+    assert (others != codes).any()
+    plain = drawn_by(clone(student).set_params(balanced_batches=False), X, y)
+    held_out = np.isin(X.subject, student.held_out_)
+    assert np.bincount(plain + 1).tolist() == (10 * np.bincount(y[~held_out] + 1)).tolist()
+
+
+def test_windows_are_drawn_by_their_epochs():
+    X, _ = make_pair(n_subjects=2, n_epochs=100)
+    y = np.tile(np.repeat([0, 1], [90, 10]), 2)
+    options = {"length": 2, "classes": [0, 1], "max_epochs": 10, "callbacks": [Noting()]}
+    stager = stager_of(balanced_batches=True, **options)
+    codes = drawn_by(stager, X, y)
+    windows = y[training_windows(X, 2)]
+    assert len(codes) == 10 * len(windows)
+    weights = balancing_weights(windows)
+    expected = (weights * windows.mean(axis=1)).sum() / weights.sum()
+    assert expected == pytest.approx(0.5, abs=0.03)  # a window on the border has both
+    # Of the mean of n windows the deviation is at most 0.5 / sqrt(n): four of them.
+    assert codes.mean() == pytest.approx(expected, abs=2 / np.sqrt(len(codes)))
+    # The features' step has no label, and draws as ever.
+    two = student_of(
+        SleepStager(TinySequenceNetwork, sequence_length=2, classes=[0, 1], **FAST),
+        length=2, strategy="two-step", balanced_batches=True, classes=[0, 1],
+        feature_max_epochs=1, callbacks=[NotingFirst()],
+    )  # fmt: skip
+    assert np.mean(drawn_by(two, X, y)) == windows.mean()
+
+
+class NotingFirst(Noting):
+    """Keeps the codes of the first step alone."""
+
+    def on_train_begin(self, net, **kwargs):
+        if not hasattr(self, "codes_"):
+            super().on_train_begin(net, **kwargs)
+
+    def on_batch_end(self, net, batch, training, **kwargs):
+        if not net.step_.stages:
+            super().on_batch_end(net, batch, training, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"iterator_train__sampler": [0, 1]},
+        {"iterator_train__shuffle": False},
+        {"neighbouring_windows": 4},
+    ],
+)
+def test_rows_are_drawn_in_one_way(other):
+    stager = stager_of(balanced_batches=True, **other)
+    with pytest.raises(ValueError, match=f"{next(iter(other))} would draw them otherwise"):
+        stager.fit(*imbalanced())

@@ -5,12 +5,17 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import minmax_scale, scale
+from sklearn.preprocessing import FunctionTransformer, RobustScaler, minmax_scale, scale
 
 from skleepkd import PairedEpochs, SleepStager
 from skleepkd.epochs.checks import check_signal
-from skleepkd.preprocessing import EpochScaler, PairedTransformer, SourceSelector
-from tests.tiny import FAST, TinyNetwork, make_pair
+from skleepkd.preprocessing import (
+    EpochScaler,
+    PairedTransformer,
+    RecordingScaler,
+    SourceSelector,
+)
+from tests.tiny import FAST, TinyNetwork, make_pair, numbered
 
 every_method = pytest.mark.parametrize("method", ["min-max", "standard"])
 
@@ -129,3 +134,114 @@ def test_the_source_alone():
     for alone in (X.target_epochs, X["target"]):
         with pytest.raises(ValueError, match="no source"):
             SourceSelector().transform(alone)
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def robust(night):
+    """(n_epochs, n_channels, n_times), each channel as scikit-learn's RobustScaler scales it."""
+    samples = night.swapaxes(1, 2).reshape(-1, night.shape[1])
+    scaled = RobustScaler().fit_transform(samples.astype(np.float64))
+    return scaled.reshape(len(night), night.shape[2], -1).swapaxes(1, 2)
+
+
+def shuffled(**changes):
+    """Two people whose nights are called alike, row by row in disorder, with gains."""
+    X, _ = make_pair(n_subjects=2, n_epochs=8)
+    gain = np.repeat([1, 30, 0.1, 5], 4)[:, None, None]
+    X = PairedEpochs(
+        gain * X["target"] + 7 * gain, source=X["source"], subject=X.subject,
+        recording=np.tile(np.repeat(["one", "two"], 4), 2), sfreq=2.0, **changes,
+    )  # fmt: skip
+    return X[np.random.default_rng(1).permutation(16)]
+
+
+def test_each_recording_as_scikit_learn_scales_it(tmp_path):
+    X = shuffled()
+    scaled = RecordingScaler().fit(X[:3]).transform(X)  # whatever was given to fit
+    for modality in ("target", "source"):
+        assert scaled[modality].dtype == np.float32
+        for subject in ("s0", "s1"):
+            for night in ("one", "two"):
+                rows = (X.subject == subject) & (X.recording == night)
+                expected = robust(X[modality][rows])
+                np.testing.assert_allclose(scaled[modality][rows], expected, atol=1e-5)
+                np.testing.assert_allclose(scaled[rows][modality], expected, atol=1e-5)
+    assert scaled.sfreq == X.sfreq
+    # An array is one recording; of spectrograms a channel's values are scaled together.
+    found = RecordingScaler().fit_transform(X["target"])
+    np.testing.assert_allclose(found, robust(X["target"]), atol=1e-5)
+    folded = RecordingScaler().transform(X["target"].reshape(16, 2, 6, 10))
+    np.testing.assert_array_equal(folded, found.reshape(16, 2, 6, 10))
+
+
+def test_memory_maps_stay_maps(tmp_path):
+    X = shuffled()
+    mapped = RecordingScaler().fit_transform(X.to_memmap(tmp_path / "nights"))
+    expected = RecordingScaler().fit_transform(X)
+    sent = pickle.dumps(mapped)
+    assert len(sent) < X["target"].nbytes / 2  # its file's name
+    for again in (mapped, pickle.loads(sent), mapped.to_memmap(tmp_path / "scaled")):
+        for modality in ("target", "source"):
+            np.testing.assert_array_equal(again[modality], expected[modality])
+            some = again[[5, 2, 9]][1:].read(modality, [1, 0])
+            np.testing.assert_array_equal(some, expected[modality][[9, 2]])
+            assert again.fingerprint(modality) == expected.fingerprint(modality)
+        np.testing.assert_array_equal(again.row_digests(), expected.row_digests())
+
+
+def test_flat_channels_and_holes():
+    rng = np.random.default_rng(0)
+    X = rng.normal(3, 20, size=(6, 3, 100)).astype(np.float32)
+    X[:, 1] = 0.1
+    expected = RecordingScaler().fit_transform(X)
+    assert not expected[:, 1].any()
+    X[:4, 2] = 0  # for most of the night
+    assert not RecordingScaler().fit_transform(X)[:, 2].any()
+    X[2, 0, :50], X[4, 0, 7] = np.nan, np.inf
+    with np.errstate(all="raise"):
+        holes = RecordingScaler().fit_transform(X)
+    finite = X[:, 0][np.isfinite(X[:, 0])].astype(float)
+    low, median, high = np.percentile(finite, [25, 50, 75])
+    np.testing.assert_allclose(holes[:, 0], (X[:, 0] - median) / (high - low), atol=1e-5)
+    assert np.isnan(RecordingScaler().transform(np.full((2, 1, 9), np.nan))).all()
+
+
+def test_recordings_have_to_be_known():
+    X, _ = make_pair(n_subjects=2, n_epochs=4)
+    unknown = PairedEpochs(X["target"], source=X["source"], subject=X.subject)
+    for scaler in (RecordingScaler(), PairedTransformer(target=RecordingScaler())):
+        with pytest.raises(ValueError, match="of one night, recording='night'"):
+            scaler.fit(unknown).transform(unknown)
+    with pytest.raises(ValueError, match="no epochs"):
+        RecordingScaler().transform(X[:0])
+
+
+def test_one_modality_keeps_its_recordings():
+    X = numbered()
+    whole = RecordingScaler().fit_transform(X)
+    tripled = make_pipeline(FunctionTransformer(lambda x: 3 * x), RecordingScaler())
+    for scaler in (RecordingScaler(), make_pipeline(RecordingScaler(), EpochScaler())):
+        one = PairedTransformer(target=scaler).fit(X).transform(X)
+        np.testing.assert_array_equal(one["source"], X["source"])
+        assert (one.sfreq, one.ch_names) == (X.sfreq, X.ch_names)
+    one = PairedTransformer(source=RecordingScaler()).fit(X).transform(X)
+    np.testing.assert_array_equal(one["source"], whole["source"])
+    np.testing.assert_array_equal(one["target"], X["target"])
+    with pytest.raises(TypeError):  # a pair is no array: loudly, not one recording
+        PairedTransformer(target=tripled).fit(X).transform(X)
+    alone = PairedTransformer(target=RecordingScaler()).fit(X).transform(X["target"])
+    np.testing.assert_array_equal(alone, RecordingScaler().transform(X["target"]))
+
+
+def test_nights_of_another_gain_are_staged_alike():
+    X, y = make_pair(n_subjects=3, n_epochs=10)
+    pipeline = make_pipeline(clone(RecordingScaler()), SleepStager(TinyNetwork, **FAST))
+    pipeline.fit(X, y)
+    gain = np.repeat([1, 40, 0.2], 10)[:, None, None]
+    louder = X.replace(target=gain * X["target"])
+    expected = pipeline.predict_proba(X)
+    np.testing.assert_allclose(pipeline.predict_proba(louder), expected, atol=1e-5)
+    night = pipeline.predict_proba(40 * X["target"][:10])  # an array is one night
+    np.testing.assert_allclose(night, expected[:10], atol=1e-5)
