@@ -1,5 +1,6 @@
 """What a student learns from its teacher, and how the teacher is kept honest."""
 
+from skleepkd.distillation.ensemble import TeacherEnsemble
 from skleepkd.distillation.features import capture_features
 from skleepkd.distillation.layers import Projection
 from skleepkd.distillation.leakage import LeakageWarning
@@ -21,5 +22,6 @@ __all__ = [
     "SoftmaxDistillation",
     "Step",
     "Strategy",
+    "TeacherEnsemble",
     "capture_features",
 ]

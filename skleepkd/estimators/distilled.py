@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_memory
 from torch import nn
 
 from skleepkd.distillation.features import OUTPUT, capture_of
+from skleepkd.distillation.fold import begin_teacher
 from skleepkd.distillation.layers import (
     FEATURE_LOSSES,
     check_adapter,
@@ -28,12 +29,16 @@ from skleepkd.distillation.strategy import (
     note_term,
 )
 from skleepkd.distillation.teacher import (
-    TeacherInFold,
     check_given,
+    each_of,
     extracted_features,
     final_stager,
+    final_stagers,
+    inner_params,
     is_frozen,
+    known_classes,
     most_probable,
+    needs_labels,
     refuse_other_classes,
     set_inner_params,
 )
@@ -249,6 +254,11 @@ class DistilledSleepStager(SleepStager):
         """
         return self._fit(X, y, groups=groups, go_on=True)
 
+    def get_params(self, deep=True, **kwargs):
+        """Return the parameters; of several teachers with their numbers, ``teacher__0__lr``."""
+        params = super().get_params(deep=deep, **kwargs)
+        return {**params, **inner_params(self, "teacher")} if deep else params
+
     def set_params(self, **params):
         """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
         for name in ("teacher", "strategy"):
@@ -291,15 +301,14 @@ class DistilledSleepStager(SleepStager):
                 needs_stager(self, what)
         self.strategy_ = clone(self.strategy) if own else STRATEGIES[self.strategy]()
         self.strategy_.check(self)
-        stager = final_stager(self.teacher)
-        if stager is not None:
+        for stager in final_stagers(self.teacher):
             self._check_teacher(stager)
         return None if self.teacher is None else "Distillation"
 
     @property
     def why_labels(self):
         """Why scored epochs are needed; None where they are not."""
-        if not is_frozen(self.teacher):
+        if needs_labels(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
         follows_logits = self.adapter is None and final_stager(self.teacher) is not None
         follows_logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
@@ -347,12 +356,12 @@ class DistilledSleepStager(SleepStager):
                     "Without a label the teacher judges subjects who are held out: give "
                     "validation=, a number of them or their names, in place of train_split."
                 )
-            y = unscored_like(self.teacher.classes_, len(pair))
+            y = unscored_like(known_classes(self.teacher), len(pair))
         return super().begin_fit(pair, y, go_on)
 
     def _find_classes(self, y):
         if self.classes is None and is_unscored(y).all():
-            found = np.sort(self.teacher.classes_)
+            found = known_classes(self.teacher)
             if is_unscored(found).any():
                 raise ValueError(
                     f"The teacher's classes are {found.tolist()}, of which one means unscored "
@@ -369,17 +378,17 @@ class DistilledSleepStager(SleepStager):
             return None
         classes = self._find_classes(y)
         params = self.strategy_.teacher_params(self, classes)
+        params |= {"checkpoint": self.checkpoint, "memory": self.memory}
         held_out = tuple(self.held_out_.tolist())
-        teacher = TeacherInFold(
-            self.teacher, pair.source_epochs, y, held_out, seed, self.checkpoint, **params
-        )
+        teacher = begin_teacher(self.teacher, pair, y, held_out, seed, **params)
         self.teacher_ = teacher.estimator
         if self.uses_features and final_stager(self.teacher_) is None:
             self.teacher_ = teacher.fit(self.memory)
             some = pair.source_epochs[:FEW]
             self.feature_shape_ = extracted_features(self.teacher_, some).shape[1:]
-        if is_frozen(self.teacher) and self.alpha:
-            refuse_other_classes(self.teacher.classes_, classes)
+        for single in each_of(self.teacher):
+            if is_frozen(single) and self.alpha:
+                refuse_other_classes(single.classes_, classes)
         return teacher
 
     def _select_rows(self, pair, y, scored):
@@ -405,7 +414,7 @@ class DistilledSleepStager(SleepStager):
             columns = strategy.prepare(self, pair, codes)
             validates = self.validates(pair)
             if validates.any() and (codes[validates] < 0).all():  # the teacher judges
-                asked = pair.source_epochs[validates]
+                asked = pair[validates]
                 codes[validates] = most_probable(self.teacher_, asked, self.classes_)
             for number, step in enumerate(strategy.steps(self, pair, codes)):
                 if number:
