@@ -36,7 +36,7 @@ def as_ensemble(teacher):
         return TeacherEnsemble(teacher)
     inner = teacher.estimator if isinstance(teacher, FrozenEstimator) else None
     if isinstance(inner, TeacherEnsemble):
-        frozen = [FrozenEstimator(one) for one in members(inner)]
+        frozen = [one if is_frozen(one) else FrozenEstimator(one) for one in members(inner)]
         return TeacherEnsemble(frozen, weighting=inner.weighting)
     return teacher if isinstance(teacher, TeacherEnsemble) else None
 
