@@ -75,14 +75,17 @@ class DistilledSleepStager(SleepStager):
 
     Parameters
     ----------
-    teacher : estimator or None
+    teacher : estimator, list of estimators or None
         A stager of the source: a ``SleepStager``, a ``Pipeline`` that ends in one or,
         where only its probabilities are used, any classifier. It is cloned and fitted
         on the source of the rows that ``fit`` is given, so in cross-validation it never
         sees the test subject. ``sklearn.frozen.FrozenEstimator(teacher)`` marks one
         that is fitted already and is used as it is. Whatever has ``extract_features(X)``,
-        (n_epochs, ...), teaches one layer of features. None where a strategy of your own
-        needs no teacher.
+        (n_epochs, ...), teaches one layer of features. Of a list the probabilities are
+        averaged (:class:`~skleepkd.distillation.TeacherEnsemble`; ``teacher__0__lr``). An
+        unfrozen ``DistilledSleepStager`` is an assistant: it learns from the same
+        pairs, and teaches from their target. None where a strategy of your own needs no
+        teacher.
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
         architecture.
@@ -133,7 +136,7 @@ class DistilledSleepStager(SleepStager):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher; it predicts ``X.source_epochs``.
+        The fitted teacher; it predicts ``X.source_epochs``, an assistant X.
     strategy_ : Strategy
         What was done with it.
     feature_shape_ : tuple of int or None
@@ -168,7 +171,8 @@ class DistilledSleepStager(SleepStager):
     knowledge distillation framework for EEG assisted enhancement of single-lead ECG
     based sleep staging (attention transfer, equation 3); Hinton et al. (2015), Distilling
     the knowledge in a neural network (the softmax term); Romero et al. (2015), FitNets:
-    hints for thin deep nets (adapters).
+    hints for thin deep nets (adapters); Mirzadeh et al. (2020), Improved knowledge
+    distillation via teacher assistant.
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
