@@ -234,6 +234,13 @@ def refuse_other_classes(given, wanted):
         )
 
 
+def check_classes(teacher, wanted):
+    """Refuse a frozen teacher, or one of several, of stages that the student lacks."""
+    for single in each_of(teacher):
+        if is_frozen(single):
+            refuse_other_classes(single.classes_, wanted)
+
+
 def log_probabilities(probabilities, given, wanted):
     """Logarithms of a teacher's probabilities, 0 for a class it lacks, by the student's classes."""
     refuse_other_classes(given, wanted)

@@ -29,17 +29,15 @@ from skleepkd.distillation.strategy import (
     note_term,
 )
 from skleepkd.distillation.teacher import (
+    check_classes,
     check_given,
-    each_of,
     extracted_features,
     final_stager,
     final_stagers,
     inner_params,
-    is_frozen,
     known_classes,
     most_probable,
     needs_labels,
-    refuse_other_classes,
     set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
@@ -81,11 +79,10 @@ class DistilledSleepStager(SleepStager):
         on the source of the rows that ``fit`` is given, so in cross-validation it never
         sees the test subject. ``sklearn.frozen.FrozenEstimator(teacher)`` marks one
         that is fitted already and is used as it is. Whatever has ``extract_features(X)``,
-        (n_epochs, ...), teaches one layer of features. Of a list the probabilities are
-        averaged (:class:`~skleepkd.distillation.TeacherEnsemble`; ``teacher__0__lr``). An
-        unfrozen ``DistilledSleepStager`` is an assistant: it learns from the same
-        pairs, and teaches from their target. None where a strategy of your own needs no
-        teacher.
+        (n_epochs, ...), teaches one layer of features. A list teaches the mean of its
+        probabilities (:class:`~skleepkd.distillation.TeacherEnsemble`). A student, unfrozen,
+        is an assistant: it learns from the same pairs, and teaches from their target.
+        None where a strategy of your own needs no teacher.
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
         architecture.
@@ -390,9 +387,8 @@ class DistilledSleepStager(SleepStager):
             self.teacher_ = teacher.fit(self.memory)
             some = pair.source_epochs[:FEW]
             self.feature_shape_ = extracted_features(self.teacher_, some).shape[1:]
-        for single in each_of(self.teacher):
-            if is_frozen(single) and self.alpha:
-                refuse_other_classes(single.classes_, classes)
+        if self.alpha:
+            check_classes(self.teacher, classes)
         return teacher
 
     def _select_rows(self, pair, y, scored):
