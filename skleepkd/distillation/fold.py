@@ -19,8 +19,15 @@ from skleepkd.pipelines import split_pipeline
 from skleepkd.stages import left_unscored
 
 
-def begin_teacher(teacher, pair, y, held_out, seed, **options):
-    """Bring a teacher, or several, on the way to be fitted on what they see of a pair."""
+def begin_teacher(student, pair, y, seed, **params):
+    """Bring a student's teacher, or several, on the way to be fitted to its training rows."""
+    params |= {"checkpoint": student.checkpoint, "memory": student.memory}
+    return _begin(
+        student.teacher, pair, y, tuple(student.held_out_.tolist()), seed, **params
+    )
+
+
+def _begin(teacher, pair, y, held_out, seed, **options):
     ensemble = as_ensemble(teacher)
     if ensemble is not None:
         return TeachersInFold(ensemble, pair, y, held_out, seed, **options)
@@ -35,7 +42,7 @@ class TeachersInFold:
         self.estimator = clone(ensemble)
         # Each has a seed of its own, the first the one that it would have alone.
         self.teachers = [
-            begin_teacher(one, pair, y, held_out, seed + number, **options)
+            _begin(one, pair, y, held_out, seed + number, **options)
             for number, one in enumerate(ensemble.teachers)
         ]
 

@@ -217,9 +217,10 @@ def _check_probabilities(probabilities, teacher, n_epochs):
     return probabilities
 
 
-def most_probable(teacher, pair, classes):
-    """Codes of the stages that a fitted teacher holds for the most probable."""
-    return teacher_output(teacher, seen_of(teacher, pair), classes).argmax(axis=1)
+def most_probable(student, pair):
+    """Codes of the stages that a student's fitted teacher holds for the most probable."""
+    seen = seen_of(student.teacher_, pair)
+    return teacher_output(student.teacher_, seen, student.classes_).argmax(axis=1)
 
 
 def refuse_other_classes(given, wanted):

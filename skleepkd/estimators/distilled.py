@@ -379,9 +379,7 @@ class DistilledSleepStager(SleepStager):
             return None
         classes = self._find_classes(y)
         params = self.strategy_.teacher_params(self, classes)
-        params |= {"checkpoint": self.checkpoint, "memory": self.memory}
-        held_out = tuple(self.held_out_.tolist())
-        teacher = begin_teacher(self.teacher, pair, y, held_out, seed, **params)
+        teacher = begin_teacher(self, pair, y, seed, **params)
         self.teacher_ = teacher.estimator
         if self.uses_features and final_stager(self.teacher_) is None:
             self.teacher_ = teacher.fit(self.memory)
@@ -414,8 +412,7 @@ class DistilledSleepStager(SleepStager):
             columns = strategy.prepare(self, pair, codes)
             validates = self.validates(pair)
             if validates.any() and (codes[validates] < 0).all():  # the teacher judges
-                asked = pair[validates]
-                codes[validates] = most_probable(self.teacher_, asked, self.classes_)
+                codes[validates] = most_probable(self, pair[validates])
             for number, step in enumerate(strategy.steps(self, pair, codes)):
                 if number:
                     before += self.history
