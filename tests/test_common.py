@@ -50,6 +50,11 @@ STAGERS = {
     "plain teacher": DistilledSleepStager(
         PLAIN, TinyNetwork, feature_loss=None, alpha=0.5, classes="aasm", **FAST
     ),
+    "assistant and another": DistilledSleepStager(
+        [DistilledSleepStager(TEACHER, classes="aasm", **FAST), PLAIN],
+        TinyNetwork,
+        **{"feature_loss": None, "alpha": 0.5, "classes": "aasm", **FAST},
+    ),
     "transfer": FineTunedSleepStager(TEACHER, **FAST),
 }
 TAKES_PAIRS = [name for name in STAGERS if name != "supervised"]

@@ -1,5 +1,6 @@
 """What a student learns from its teacher, and how the teacher is kept honest."""
 
+from skleepkd.distillation.ensemble import TeacherEnsemble
 from skleepkd.distillation.feature_losses import (
     AttentionTransfer,
     ContrastiveDistillation,
@@ -37,6 +38,7 @@ __all__ = [
     "SoftmaxDistillation",
     "Step",
     "Strategy",
+    "TeacherEnsemble",
     "WarmUp",
     "capture_features",
 ]

@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 
-from skleepkd.distillation.teacher import final_stager, is_frozen
+from skleepkd.distillation.teacher import each_of, final_stagers, is_frozen
 
 _warned = weakref.WeakSet()  # networks of the stagers that have warned
 
@@ -39,7 +39,7 @@ def warn_of_leakage(pair, stager):
 
 def _warn(stager, name, leaked, of_others):
     if len(of_others):
-        role, leaked = _frozen_part(stager)[0], of_others
+        (role, _), leaked = next(_frozen_parts(stager)), of_others
         message = f"The frozen {role} was fitted on"
         cure = f"Give the {role} unfitted (each fold fits it), or fitted on others"
     else:
@@ -75,17 +75,17 @@ def seen_names(pair, before=None):
 
 def seen_by(stager, name):
     """Subjects or nights that went into a stager's weights, through frozen ones too."""
-    seen, (_, frozen) = stager.fitted_on_[name], _frozen_part(stager)
-    before = None if frozen is None else seen_by(frozen, name)
-    if seen is None or before is None:
-        return before if seen is None else seen
-    return np.union1d(seen, before)
+    seen = [seen_by(frozen, name) for _, frozen in _frozen_parts(stager)]
+    seen = [names for names in (stager.fitted_on_[name], *seen) if names is not None]
+    return np.unique(np.concatenate(seen)) if seen else None
 
 
-def _frozen_part(stager):
-    """Return the role of the frozen stager that a stager learned from, and itself, or None."""
+def _frozen_parts(stager):
+    """Yield the frozen stagers that a stager learned from, each after its role."""
     for attribute, role in (("pretrained_", "pretrained stager"), ("teacher_", "teacher")):
-        frozen = getattr(stager, attribute, None)
-        if frozen is not None and is_frozen(frozen):
-            return role, final_stager(frozen)
-    return "", None
+        for part in each_of(getattr(stager, attribute, None)):
+            for last in final_stagers(part):
+                if is_frozen(part):
+                    yield role, last
+                else:
+                    yield from _frozen_parts(last)

@@ -15,9 +15,9 @@ from skleepkd.distillation.teacher import (
     extracted_features,
     final_stager,
     log_probabilities,
+    seen_of,
     teacher_features,
     teacher_output,
-    transformed,
 )
 
 #: The statistics of standardised features are learned on about so many training rows.
@@ -44,9 +44,7 @@ class Offline(Strategy):
 def columns_of_teacher(student, pair, y, *, features):
     """Compute a fitted teacher's output, where it has a weight, and features, if wanted."""
     teacher, stager = student.teacher_, final_stager(student.teacher_)
-    source = pair.source_epochs
-    if stager is not None:
-        source = transformed(teacher, source)
+    source = seen_of(teacher, pair)
     # Features belong to windows, the output of all of them to an epoch; else both are
     # computed at once.
     windows = student.windows_of(pair, y) if student.sequence_length_ > 1 else None

@@ -12,7 +12,12 @@ from skleepkd.distillation.strategy import (
     needs_stager,
     note_term,
 )
-from skleepkd.distillation.teacher import final_stager, is_frozen, transformed
+from skleepkd.distillation.teacher import (
+    final_stager,
+    is_assistant,
+    is_frozen,
+    seen_of,
+)
 
 #: The teacher's signal, as a batch carries it.
 _SOURCE = "source"
@@ -69,6 +74,11 @@ class Online(Strategy):
                 "An online teacher is trained with the student: give the stager itself, not a "
                 "FrozenEstimator, or strategy='offline'."
             )
+        if is_assistant(student.teacher):
+            raise ValueError(
+                "An assistant, a student as teacher, is trained before its student and not "
+                "together with it: give strategy='offline'."
+            )
         if student.start_from_teacher:
             raise ValueError(
                 "start_from_teacher needs a fitted teacher: strategy='offline'."
@@ -93,7 +103,7 @@ class Online(Strategy):
             raise ValueError(
                 "An online teacher has its student's classes: leave its own out."
             )
-        source = transformed(student.teacher_, pair.source_epochs)
+        source = seen_of(student.teacher_, pair)
         rates = pair.sfreq["target"], source.sfreq["target"]
         if self.augment_source and (
             source.shape[2:] != pair.shape[2:] or (all(rates) and rates[0] != rates[1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from skleepkd.distillation.teacher import final_stager, has_features
+from skleepkd.distillation.teacher import as_ensemble, final_stager, has_features
 from skleepkd.pipelines import final_estimator
 
 #: What a batch carries of the teacher: logarithms of its probabilities, shape (batch,
@@ -156,6 +156,11 @@ def needs_stager(student, what):
 
 def needs_features(student, what):
     """Refuse a teacher without features, where ``what`` compares them."""
+    if as_ensemble(student.teacher) is not None:
+        raise ValueError(
+            f"{what} compares features, and of several teachers the probabilities alone are "
+            "combined. Give feature_loss=None, alpha=0.5 and strategy='offline'."
+        )
     if not has_features(student.teacher):
         raise ValueError(
             f"{what} needs a teacher that is a SleepStager or has extract_features(X); given "

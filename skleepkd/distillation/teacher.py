@@ -5,20 +5,21 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
-from sklearn.utils.validation import check_is_fitted, check_memory, has_fit_parameter
 from skorch import NeuralNet
 
+from skleepkd.distillation.ensemble import (
+    TeacherEnsemble,
+    check_ensemble,
+    combine,
+    members,
+)
 from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.epochs import PairedEpochs
-from skleepkd.epochs.checks import check_signal
 from skleepkd.epochs.rows import preallocate
-from skleepkd.memory import key_of
-from skleepkd.pipelines import final_estimator, split_pipeline, transform
-from skleepkd.stages import left_unscored
+from skleepkd.pipelines import final_estimator, transform
 
 #: Bytes of each array of a teacher's output; a larger one is a temporary memory map.
 OUTPUT_IN_MEMORY = 2**30
@@ -29,9 +30,54 @@ HALF_MAX = 65504.0
 HALF_MIN = 1e-2
 
 
+def as_ensemble(teacher):
+    """Return several teachers, a list or an ensemble, as an ensemble; of a single one None."""
+    if isinstance(teacher, list | tuple):
+        return TeacherEnsemble(teacher)
+    inner = teacher.estimator if isinstance(teacher, FrozenEstimator) else None
+    if isinstance(inner, TeacherEnsemble):
+        frozen = [one if is_frozen(one) else FrozenEstimator(one) for one in members(inner)]
+        return TeacherEnsemble(frozen, weighting=inner.weighting)
+    return teacher if isinstance(teacher, TeacherEnsemble) else None
+
+
+def each_of(teacher):
+    """Return the single teachers that several are, fitted where they are; else the one."""
+    ensemble = as_ensemble(teacher)
+    if ensemble is None:
+        return [teacher]
+    return [single for one in members(ensemble) for single in each_of(one)]
+
+
 def is_frozen(teacher):
-    """Whether a teacher is marked as fitted already, by ``FrozenEstimator``."""
-    return isinstance(teacher, FrozenEstimator)
+    """Whether a teacher, or each of several, is marked as fitted by ``FrozenEstimator``."""
+    return all(isinstance(single, FrozenEstimator) for single in each_of(teacher))
+
+
+def is_assistant(teacher):
+    """Whether a teacher is to be fitted as a student of the pair, and so sees the target."""
+    stager = None if is_frozen(teacher) else final_stager(teacher)
+    return getattr(stager, "teacher", None) is not None
+
+
+def needs_labels(teacher):
+    """Whether a teacher, or one of several, is to be fitted to scored epochs."""
+    return any(
+        not (is_assistant(single) and final_stager(single).why_labels is None)
+        for single in each_of(teacher)
+        if not is_frozen(single)
+    )
+
+
+def known_classes(teacher):
+    """Labels of teachers that are fitted, or learn from fitted teachers alone; sorted."""
+    found = [
+        known_classes(final_stager(single).teacher)
+        if is_assistant(single)
+        else single.classes_
+        for single in each_of(teacher)
+    ]
+    return np.unique(np.concatenate(found))
 
 
 def final_stager(teacher):
@@ -39,6 +85,12 @@ def final_stager(teacher):
     # Of what is fitted here no part may be frozen, so only what is frozen is seen through.
     last = final_estimator(teacher) if is_frozen(teacher) else _end_of(teacher)
     return last if hasattr(type(last), "predict_pair") else None
+
+
+def final_stagers(teacher):
+    """Return the stagers at the ends of a teacher, or of several."""
+    stagers = map(final_stager, each_of(teacher))
+    return [stager for stager in stagers if stager is not None]
 
 
 def has_features(teacher):
@@ -53,8 +105,14 @@ def _end_of(estimator):
     return estimator
 
 
-def check_given(estimator, name):
+def check_given(estimator, name, stacklevel=5):
     """Refuse what is no estimator, or half frozen; warn of one that is fitted and not frozen."""
+    ensemble = as_ensemble(estimator)
+    if ensemble is not None:
+        check_ensemble(ensemble)
+        for number, one in enumerate(ensemble.teachers):
+            check_given(one, f"{name}[{number}]", stacklevel + 1)
+        return
     _refuse_others(estimator.estimator if is_frozen(estimator) else estimator, name)
     last = _end_of(estimator)
     # Nothing would warn of its subjects, and the steps before it would be fitted anew.
@@ -68,7 +126,7 @@ def check_given(estimator, name):
         warnings.warn(
             f"{name} is fitted already, and a clone of it is fitted anew to the rows of this fit. "
             f"To use it as it is, give {name}=FrozenEstimator(...) (sklearn.frozen).",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
 
 
@@ -83,13 +141,11 @@ def _refuse_others(thing, name):
         line = f"SleepStager({given})" if network else f"{given}(...)"
     elif isinstance(thing, torch.nn.Module):
         line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
-    elif isinstance(thing, list | tuple) and name == "teacher":
-        line = 'VotingClassifier([("one", one), ...], voting="soft"), feature_loss=None, alpha=0.5'
     elif hasattr(thing, "shape"):
         line = (
             "FrozenEstimator(what computed it): each fold asks for the rows that it needs"
         )
-    elif not wrong and name == "teacher" and not hasattr(thing, "predict_proba"):
+    elif not wrong and name.startswith("teacher") and not hasattr(thing, "predict_proba"):
         wrong, line = True, f"CalibratedClassifierCV({given}(...)), which has predict_proba"
     if wrong:
         what = "an estimator of the source (a stager or another classifier)"
@@ -106,81 +162,6 @@ def network_spec(stager):
     return module, {**inherited, **options}
 
 
-class TeacherInFold:
-    """A teacher on its way to be fitted: cloned, and its network built, so that faults show."""
-
-    def __init__(self, teacher, source, y, held_out, seed, checkpoint=None, **params):
-        self.source, self.y, self.held_out = source, y, np.asarray(held_out)
-        self.training = None
-        self.estimator = teacher
-        if is_frozen(teacher):
-            check_is_fitted(teacher)
-            return
-        self.estimator = clone_for_student(teacher, held_out, seed, checkpoint)
-        stager = final_stager(self.estimator)
-        if stager is None:
-            return
-        stager.set_params(**params)
-        if stager._check_parameters(go_on=False) is not None:
-            raise ValueError(
-                f"A {type(stager).__name__} as teacher would need a source of its own, beside its "
-                "target, which is the source here. Fit it first, and give FrozenEstimator(it)."
-            )
-        steps, _ = split_pipeline(self.estimator)
-        if steps:
-            # By number: a Pipeline refuses the names of inner pipelines' steps.
-            steps = [(str(number), step) for number, (_, step) in enumerate(steps)]
-            Pipeline(steps).fit(*self._rows_to_fit(stager.classes))
-        seen = transformed(self.estimator, source)
-        if steps:
-            check_signal(seen, "target", "source, as the teacher's steps transform it,")
-        self.training = stager.begin_fit(seen, y)
-
-    def _rows_to_fit(self, classes=None):
-        """Return what is scored, of subjects who are not held out, and its labels."""
-        rows = ~left_unscored(self.y, classes)
-        if len(self.held_out):
-            rows &= ~np.isin(self.source.subject, self.held_out)
-        return self.source[rows], self.y[rows]
-
-    def fit(self, memory=None):
-        """Return the fitted teacher; ``memory`` keeps it for equal parameters and data."""
-        if is_frozen(self.estimator):
-            return self.estimator
-        if memory is None:
-            return _fit(None, self)
-        key = key_of(self.estimator, self.source, self.y, self.held_out)
-        return check_memory(memory).cache(_fit, ignore=["teacher"])(key, self)
-
-
-def _fit(key, teacher):
-    """Fit; ``key`` stands for the teacher in the cache."""
-    if teacher.training is not None:
-        final_stager(teacher.estimator).end_fit(teacher.training)
-        return teacher.estimator
-    source, y = teacher._rows_to_fit()
-    options = {}
-    if source.subject is not None and has_fit_parameter(teacher.estimator, "groups"):
-        options = {"groups": source.subject}
-    return teacher.estimator.fit(teacher_input(teacher.estimator, source), y, **options)
-
-
-def clone_for_student(teacher, held_out, seed, checkpoint=None):
-    """Clone a teacher, and set what the student chooses for it."""
-    teacher = clone(teacher)
-    stager = final_stager(teacher)
-    if stager is not None:
-        stager.set_params(validation=held_out)
-        if stager.checkpoint is None:
-            stager.set_params(checkpoint=checkpoint)
-    unset = [
-        name
-        for name, value in teacher.get_params().items()
-        if value is None and name.split("__")[-1] == "random_state"
-    ]
-    return teacher.set_params(**dict.fromkeys(unset, seed))
-
-
 def teacher_input(teacher, source):
     """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
     plain = (
@@ -195,15 +176,28 @@ def transformed(teacher, source):
     return seen if isinstance(seen, PairedEpochs) else source.replace(target=seen)
 
 
-def teacher_output(teacher, source, classes):
-    """Logarithms of a fitted teacher's probabilities for what its stager sees of a source."""
+def seen_of(teacher, pair):
+    """Return what a fitted teacher, or its stager, sees of a pair; several get all of it."""
+    if as_ensemble(teacher) is not None:
+        return pair
+    seen = pair.target_epochs if is_assistant(teacher) else pair.source_epochs
+    return seen if final_stager(teacher) is None else transformed(teacher, seen)
+
+
+def teacher_output(teacher, seen, classes):
+    """Logarithms of a fitted teacher's probabilities for what :func:`seen_of` returns."""
+    return log_probabilities(_probabilities(teacher, seen), teacher.classes_, classes)
+
+
+def _probabilities(teacher, seen):
     stager = final_stager(teacher)
-    if stager is None:
-        probabilities = teacher.predict_proba(teacher_input(teacher, source))
-        probabilities = _check_probabilities(probabilities, teacher, len(source))
-    else:
-        probabilities = stager.predict_pair(source)
-    return log_probabilities(probabilities, teacher.classes_, classes)
+    if stager is not None:
+        return stager.predict_pair(seen)
+    if as_ensemble(teacher) is not None:
+        parts = [_probabilities(one, seen_of(one, seen)) for one in members(teacher)]
+        return combine(teacher, parts)
+    probabilities = teacher.predict_proba(teacher_input(teacher, seen))
+    return _check_probabilities(probabilities, teacher, len(seen))
 
 
 def _check_probabilities(probabilities, teacher, n_epochs):
@@ -223,11 +217,10 @@ def _check_probabilities(probabilities, teacher, n_epochs):
     return probabilities
 
 
-def most_probable(teacher, source, classes):
-    """Codes of the stages that a fitted teacher holds for the most probable."""
-    if final_stager(teacher) is not None:
-        source = transformed(teacher, source)
-    return teacher_output(teacher, source, classes).argmax(axis=1)
+def most_probable(student, pair):
+    """Codes of the stages that a student's fitted teacher holds for the most probable."""
+    seen = seen_of(student.teacher_, pair)
+    return teacher_output(student.teacher_, seen, student.classes_).argmax(axis=1)
 
 
 def refuse_other_classes(given, wanted):
@@ -240,6 +233,13 @@ def refuse_other_classes(given, wanted):
             f"{wanted}. Give both the same classes=, or fit one to converted labels (codes are "
             "never matched with names)."
         )
+
+
+def check_classes(teacher, wanted):
+    """Refuse a frozen teacher, or one of several, of stages that the student lacks."""
+    for single in each_of(teacher):
+        if is_frozen(single):
+            refuse_other_classes(single.classes_, wanted)
 
 
 def log_probabilities(probabilities, given, wanted):
@@ -326,16 +326,32 @@ def _allocate(n_rows, part, dtype):
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
+def inner_params(stager, name):
+    """Parameters ``name__*`` of several teachers in a list, which are those of their ensemble."""
+    owner = getattr(stager, name)
+    if not isinstance(owner, list | tuple):
+        return {}
+    inner = TeacherEnsemble(owner).get_params()
+    return {f"{name}__{key}": value for key, value in inner.items()}
+
+
 def set_inner_params(stager, name, params):
     """Set the parameters ``name__*`` of what a stager's parameter holds; return the others."""
     start = f"{name}__"
     inner = {key: value for key, value in params.items() if key.startswith(start)}
+    if not inner:
+        return params
     owner = params.get(name, getattr(stager, name))
-    if inner and is_frozen(owner):
+    if isinstance(owner, FrozenEstimator):
         raise ValueError(
             f"{', '.join(inner)} cannot be set: {name} is a FrozenEstimator, which stays as "
             "it was fitted. Give it unfrozen to search over its parameters."
         )
-    if inner:
-        owner.set_params(**{key.removeprefix(start): inner[key] for key in inner})
-    return {key: value for key, value in params.items() if key not in inner}
+    others = {key: value for key, value in params.items() if key not in inner}
+    inner = {key.removeprefix(start): value for key, value in inner.items()}
+    if isinstance(owner, list | tuple):
+        ensemble = TeacherEnsemble(owner).set_params(**inner)
+        alike = ensemble.weighting == "mean"  # as in a list
+        return {**others, name: ensemble.teachers if alike else ensemble}
+    owner.set_params(**inner)
+    return others

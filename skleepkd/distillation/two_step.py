@@ -4,7 +4,7 @@ import torch
 
 from skleepkd.distillation.offline import columns_of_teacher
 from skleepkd.distillation.strategy import Step, Strategy, needs_features
-from skleepkd.distillation.teacher import final_stager, network_spec, transformed
+from skleepkd.distillation.teacher import final_stager, network_spec, seen_of
 from skleepkd.memory import key_of, source_of
 from skleepkd.networks.build import uncompiled
 
@@ -51,7 +51,7 @@ def _key(student, pair, y):
     """Digest of everything that the first step depends on but its passes."""
     params = student.get_params(deep=False)
     teacher = final_stager(student.teacher_)
-    source = transformed(student.teacher_, pair.source_epochs)
+    source = seen_of(student.teacher_, pair)
     stagers = [student] if teacher is None else [student, teacher]
     own = {n: value for n, value in params.items() if n.split("__")[0] not in _LATER}
     return key_of(

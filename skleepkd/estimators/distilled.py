@@ -11,6 +11,7 @@ from torch import nn
 
 from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.features import OUTPUT, capture_of
+from skleepkd.distillation.fold import begin_teacher
 from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
 from skleepkd.distillation.objective import (
     check_loss,
@@ -31,13 +32,15 @@ from skleepkd.distillation.strategy import (
     note_term,
 )
 from skleepkd.distillation.teacher import (
-    TeacherInFold,
+    check_classes,
     check_given,
     extracted_features,
     final_stager,
-    is_frozen,
+    final_stagers,
+    inner_params,
+    known_classes,
     most_probable,
-    refuse_other_classes,
+    needs_labels,
     set_inner_params,
 )
 from skleepkd.distillation.two_step import TwoStep
@@ -74,14 +77,16 @@ class DistilledSleepStager(SleepStager):
 
     Parameters
     ----------
-    teacher : estimator or None
+    teacher : estimator, list of estimators or None
         A stager of the source: a ``SleepStager``, a ``Pipeline`` that ends in one or,
         where only its probabilities are used, any classifier. It is cloned and fitted
         on the source of the rows that ``fit`` is given, so in cross-validation it never
         sees the test subject. ``sklearn.frozen.FrozenEstimator(teacher)`` marks one
         that is fitted already and is used as it is. Whatever has ``extract_features(X)``,
-        (n_epochs, ...), teaches one layer of features. None where a strategy of your own
-        needs no teacher.
+        (n_epochs, ...), teaches one layer of features. A list teaches the mean of its
+        probabilities (:class:`~skleepkd.distillation.TeacherEnsemble`). A student, unfrozen,
+        is an assistant: it learns from the same pairs, and teaches from their target.
+        None where a strategy of your own needs no teacher.
     module : str, type, callable or None, default=None
         The student's network, as in :class:`SleepStager`; None for the teacher's own
         architecture.
@@ -143,7 +148,7 @@ class DistilledSleepStager(SleepStager):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher; it predicts ``X.source_epochs``.
+        The fitted teacher; it predicts ``X.source_epochs``, an assistant X.
     strategy_ : Strategy
         What was done with it.
     feature_shape_ : tuple of int or None
@@ -178,7 +183,8 @@ class DistilledSleepStager(SleepStager):
     knowledge distillation framework for EEG assisted enhancement of single-lead ECG
     based sleep staging (attention transfer, equation 3); Hinton et al. (2015), Distilling
     the knowledge in a neural network (the softmax term); Romero et al. (2015), FitNets:
-    hints for thin deep nets (adapters).
+    hints for thin deep nets (adapters); Mirzadeh et al. (2020), Improved knowledge
+    distillation via teacher assistant.
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
@@ -267,6 +273,11 @@ class DistilledSleepStager(SleepStager):
         """
         return self._fit(X, y, groups=groups, go_on=True)
 
+    def get_params(self, deep=True, **kwargs):
+        """Return the parameters; of several teachers with their numbers, ``teacher__0__lr``."""
+        params = super().get_params(deep=deep, **kwargs)
+        return {**params, **inner_params(self, "teacher")} if deep else params
+
     def set_params(self, **params):
         """Set parameters; ``teacher__*`` and ``strategy__*`` are theirs."""
         for name in ("teacher", "strategy"):
@@ -309,15 +320,14 @@ class DistilledSleepStager(SleepStager):
                 needs_stager(self, what)
         self.strategy_ = clone(self.strategy) if own else STRATEGIES[self.strategy]()
         self.strategy_.check(self)
-        stager = final_stager(self.teacher)
-        if stager is not None:
+        for stager in final_stagers(self.teacher):
             check_stager(self, stager)
         return None if self.teacher is None else "Distillation"
 
     @property
     def why_labels(self):
         """Why scored epochs are needed; None where they are not."""
-        if not is_frozen(self.teacher):
+        if needs_labels(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
         follows_logits = self.adapter is None and final_stager(self.teacher) is not None
         follows_logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
@@ -343,12 +353,12 @@ class DistilledSleepStager(SleepStager):
                     "Without a label the teacher judges subjects who are held out: give "
                     "validation=, a number of them or their names, in place of train_split."
                 )
-            y = unscored_like(self.teacher.classes_, len(pair))
+            y = unscored_like(known_classes(self.teacher), len(pair))
         return super().begin_fit(pair, y, go_on)
 
     def _find_classes(self, y):
         if self.classes is None and is_unscored(y).all():
-            found = np.sort(self.teacher.classes_)
+            found = known_classes(self.teacher)
             if is_unscored(found).any():
                 raise ValueError(
                     f"The teacher's classes are {found.tolist()}, of which one means unscored "
@@ -365,17 +375,14 @@ class DistilledSleepStager(SleepStager):
             return None
         classes = self._find_classes(y)
         params = self.strategy_.teacher_params(self, classes)
-        held_out = tuple(self.held_out_.tolist())
-        teacher = TeacherInFold(
-            self.teacher, pair.source_epochs, y, held_out, seed, self.checkpoint, **params
-        )
+        teacher = begin_teacher(self, pair, y, seed, **params)
         self.teacher_ = teacher.estimator
         if self.uses_features and final_stager(self.teacher_) is None:
             self.teacher_ = teacher.fit(self.memory)
             some = pair.source_epochs[:FEW]
             self.feature_shape_ = extracted_features(self.teacher_, some).shape[1:]
-        if is_frozen(self.teacher) and self.alpha:
-            refuse_other_classes(self.teacher.classes_, classes)
+        if self.alpha:
+            check_classes(self.teacher, classes)
         return teacher
 
     def _select_rows(self, pair, y, scored):
@@ -401,8 +408,7 @@ class DistilledSleepStager(SleepStager):
             columns = strategy.prepare(self, pair, codes)
             validates = self.validates(pair)
             if validates.any() and (codes[validates] < 0).all():  # the teacher judges
-                asked = pair.source_epochs[validates]
-                codes[validates] = most_probable(self.teacher_, asked, self.classes_)
+                codes[validates] = most_probable(self, pair[validates])
             for number, step in enumerate(strategy.steps(self, pair, codes)):
                 if number:
                     before += self.history

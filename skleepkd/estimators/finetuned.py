@@ -6,8 +6,8 @@ import fnmatch
 import numpy as np
 from torch import nn
 
+from skleepkd.distillation.fold import TeacherInFold
 from skleepkd.distillation.teacher import (
-    TeacherInFold,
     check_given,
     final_stager,
     is_frozen,

@@ -6,12 +6,13 @@ import warnings
 import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skleepkd.distillation.leakage import seen_by
-from skleepkd.distillation.teacher import final_stager, is_frozen
+from skleepkd.distillation.teacher import each_of, final_stager, is_frozen
 from skleepkd.epochs.checks import as_pair, same_people
 from skleepkd.estimators import SleepStager
 from skleepkd.estimators.labels import draw_held_out
@@ -211,9 +212,13 @@ def _digests(pair, modality):
 
 
 def _check_frozen(report, estimator, named, folds, outer=()):
-    for path, frozen in _parts(estimator, outer):
-        if not is_frozen(frozen):
-            continue
+    parts = [
+        (path, single)
+        for path, part in _parts(estimator, outer)
+        if isinstance(part, FrozenEstimator)
+        for single in each_of(part)
+    ]
+    for path, frozen in parts:
         where, stager = "__".join(path) or "the estimator", final_stager(frozen)
         seen = {name: seen_by(stager, name) for name in getattr(stager, "fitted_on_", ())}
         if seen.get("subject") is None:
@@ -239,7 +244,7 @@ def _check_frozen(report, estimator, named, folds, outer=()):
 def _parts(thing, path=()):
     """Yield an estimator and its parameters, and what lists and dicts among them hold."""
     yield path, thing
-    if isinstance(thing, BaseEstimator) and not is_frozen(thing):
+    if isinstance(thing, BaseEstimator) and not isinstance(thing, FrozenEstimator):
         thing = thing.get_params(deep=False)
     if isinstance(thing, dict):
         for name, value in thing.items():

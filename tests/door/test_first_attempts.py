@@ -178,7 +178,6 @@ def test_names_of_networks(pair, name, meant):
         ({"one": PLAIN}, r"given dict. Write .*SleepStager"),
         (np.full((144, 5), 0.2), "what computed it"),
         (torch.full((144, 5), 0.2), "what computed it"),
-        ([PLAIN, PLAIN], "given list"),
     ],
 )
 def test_what_is_no_teacher(pair, given, line):
@@ -190,11 +189,12 @@ def test_what_is_no_teacher(pair, given, line):
 
 def test_several_teachers(pair):
     by_output = {"module": TinyNetwork, "feature_loss": None, "alpha": 0.5, **FAST}
-    with raises(r"VotingClassifier\(.*voting=\"soft\"\), feature_loss=None, alpha=0.5"):
-        DistilledSleepStager([PLAIN, PLAIN], **by_output).fit(*pair)
     mean = VotingClassifier([("one", PLAIN), ("two", PLAIN)], voting="soft")
-    student = DistilledSleepStager(mean, **by_output).fit(*pair)
-    assert student.predict_proba(pair[0]).shape == (144, 5)
+    for given in ([PLAIN, PLAIN], mean):
+        student = DistilledSleepStager(given, **by_output).fit(*pair)
+        assert student.predict_proba(pair[0]).shape == (144, 5)
+    with raises("pretrained must be .*; given list"):
+        FineTunedSleepStager([PLAIN, PLAIN], **FAST).fit(*pair)
 
 
 def test_a_teacher_without_probabilities(pair):

@@ -229,8 +229,13 @@ def test_a_fitted_teacher_that_is_not_frozen(pair, kind, name):
 def test_a_student_as_teacher(pair):
     X, y = pair
     student = DistilledSleepStager(PLAIN, **FAST)
-    for given in (student, make_pipeline(EpochScaler(), student)):
-        for kind in (DistilledSleepStager, FineTunedSleepStager):
+    tuned = FineTunedSleepStager(PLAIN, **FAST)
+    for kind, last in (
+        (DistilledSleepStager, tuned),
+        (FineTunedSleepStager, tuned),
+        (FineTunedSleepStager, student),
+    ):
+        for given in (last, make_pipeline(EpochScaler(), last)):
             with pytest.raises(ValueError, match=r"source of its own.*FrozenEstimator"):
                 kind(given, **FAST).fit(X, y)
     frozen = FrozenEstimator(clone(student).fit(X, y))
