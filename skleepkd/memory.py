@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from joblib.hashing import NumpyHasher
+from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 
@@ -31,6 +32,11 @@ def key_of(*things):
             "What memory keeps is found by its parameters, and one of them cannot be pickled: "
             f"define it in a module, not as a lambda or inside a function. {error.args[0]}"
         ) from error
+
+
+def open_memory(memory):
+    """Return the joblib.Memory of a folder, or of None, or itself."""
+    return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
 
 
 class _Hasher(NumpyHasher):

@@ -1,17 +1,15 @@
-"""Cross-validation that resumes, and a check that nothing leaks through its folds."""
-
-import os
+"""Cross-validation that resumes, methods compared, and a check that nothing leaks."""
 
 import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_memory
 
-from skleepkd.memory import key_of
+from skleepkd.memory import key_of, open_memory
+from skleepkd.model_selection.compare import Comparison, compare
 from skleepkd.model_selection.leakage import LeakageReport, check_leakage, make_folds
 
-__all__ = ["LeakageReport", "check_leakage", "cross_validate"]
+__all__ = ["Comparison", "LeakageReport", "check_leakage", "compare", "cross_validate"]
 
 
 def cross_validate(
@@ -70,14 +68,13 @@ def cross_validate(
     is None. An error in a fold is raised at once, and the finished folds stay. Warnings
     are given when a fold is fitted, not when it is read back.
     """
-    memory = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
     cv, folds = make_folds(estimator, X, y, groups, cv, params)
     options = {"groups": groups, "scoring": scoring, "params": params}
     options |= {"return_train_score": return_train_score}
     options |= {"return_estimator": return_estimator}
     study = key_of(clone(estimator), X, y, options)
     ignored = ["estimator", "X", "y", "cv", "fold", "options"]
-    validate = memory.cache(_validate_fold, ignore=ignored)
+    validate = open_memory(memory).cache(_validate_fold, ignore=ignored)
     results = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(validate)(key_of(study, *fold), estimator, X, y, cv, fold, options)
         for fold in folds

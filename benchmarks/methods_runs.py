@@ -1,0 +1,276 @@
+"""The stagers of ``methods.py``, one line each, and the fits of its three parts."""
+
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+from braindecode.augmentation import AugmentedDataLoader, ChannelsDropout, FTSurrogate
+from real_nights_runs import SomeBatches, draw_people
+from real_nights_ucddb import SFREQ, WHOLE, pair_of, student_signal
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from skorch.callbacks import LRScheduler
+
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
+from skleepkd.datasets import make_cohort
+from skleepkd.distillation import Fade, FeatureMSE, MeanTeacher, TeacherEnsemble, WarmUp
+from skleepkd.metrics import expected_calibration_error, staging_report
+from skleepkd.preprocessing import RecordingScaler, SourceSelector
+from skleepkd.stages import is_unscored
+
+ALONE, TWICE, SCALP = "alone", "alone, twice the passes", "PSG (the ceiling)"
+DEFAULTS = "the defaults"
+AVERAGE, SMOOTHED = "alone, own moving average", "alone, label smoothing"
+#: Not distilled: whoever distils must beat them.
+CONTROLS = [TWICE, AVERAGE, SMOOTHED]
+_START = ", teacher's weights"
+#: Without unscored epochs these are the stager alone.
+UNSCORED_ONLY = ["mean teacher"]
+#: What asks for a raw signal, or for more than one frozen teacher's people.
+SIGNALS_ONLY = ["alone, augmented", "alone, recordings scaled", "two steps, attention"]
+SIGNALS_ONLY += [f"softmax{_START}, {what}" for what in ("augmented", "recordings scaled")]
+SIGNALS_ONLY += ["an assistant"]
+
+
+class Augmented(SomeBatches, AugmentedDataLoader):
+    """A pass of a fixed number of augmented batches."""
+
+
+class OwnAverage(DistilledSleepStager):
+    """A stager alone that predicts with its own moving average, for a control."""
+
+    def fit(self, X, y):
+        """Fit to the scored epochs, as a stager alone is."""
+        scored = ~is_unscored(y)
+        return super().fit(X[scored], y[scored])
+
+
+def budget(settings):
+    """Return what gives the parameters of a training of so many times the passes."""
+
+    def of(passes=1.0):
+        n_passes = round(passes * settings["passes"])
+        return {
+            "classes": "aasm",
+            "batch_size": settings.get("batch_size", 32),
+            "max_epochs": n_passes,
+            "lr": settings["lr"],
+            "callbacks": [LRScheduler("CosineAnnealingLR", T_max=n_passes)],
+            "iterator_train": SomeBatches,
+            "iterator_train__steps": settings["steps"],
+            "iterator_valid__batch_size": settings.get("batch_size", 32) * 16,
+            "validation": None,
+            "device": "cpu",
+            "verbose": 0,
+        }
+
+    return of
+
+
+def make_methods(settings, seed, network="LogPowerNet", memory=None):
+    """Make every method's unfitted estimator, by name; ``memory`` keeps fitted teachers."""
+    of = budget(settings)
+
+    def plain(passes=1.0, **terms):
+        return SleepStager(network, **of(passes) | terms)
+
+    def taught(teacher="one", kind=DistilledSleepStager, passes=1.0, **terms):
+        # A teacher without a random_state takes the student's: one serves all of a fold.
+        teacher = plain() if teacher == "one" else teacher
+        terms = {"memory": memory, "random_state": seed} | terms
+        return kind(teacher, network, **of(passes) | terms)
+
+    drawn = {"random_state": seed}
+    softmax = {name: settings[name] for name in ("alpha", "temperature")}
+    softmax["feature_loss"] = None
+    mse = {"feature_loss": FeatureMSE(standardize=True)}
+    mse["feature_weight"] = settings["feature_weight"]
+    both, start = softmax | mse, {"start_from_teacher": True}
+    first = softmax | start
+    halves = {"passes": 0.5, "strategy": "two-step"}
+    own_average = MeanTeacher(weight=0.0, predicts="average")
+    follow_average = {"strategy": MeanTeacher(weight=WarmUp(10.0)), "feature_loss": None}
+    augment = {
+        "iterator_train": Augmented,
+        "iterator_train__transforms": [
+            FTSurrogate(0.5, phase_noise_magnitude=0.5, random_state=seed),
+            ChannelsDropout(0.5, random_state=seed),
+        ],
+    }
+    more = [plain(random_state=seed + 1000 * k) for k in range(3)]
+    by_confidence = TeacherEnsemble(more, weighting="confidence")
+    transferred = FineTunedSleepStager(plain(), memory=memory, **drawn, **of())
+    return {
+        ALONE: plain(**drawn),
+        SCALP: make_pipeline(SourceSelector(), plain(**drawn)),
+        TWICE: plain(2, **drawn),
+        AVERAGE: taught(None, OwnAverage, strategy=own_average, feature_loss=None),
+        SMOOTHED: plain(criterion__label_smoothing=0.1, **drawn),
+        "alone, augmented": plain(**drawn, **augment),
+        "alone, balanced batches": plain(balanced_batches=True, **drawn),
+        "alone, recordings scaled": make_pipeline(RecordingScaler(), plain(**drawn)),
+        DEFAULTS: taught(),
+        "transfer": transferred,
+        "features": taught(**mse),
+        f"features{_START}": taught(**mse, **start),
+        f"features that fade{_START}": taught(
+            **mse | {"feature_weight": Fade(settings["feature_weight"])}, **start
+        ),
+        "softmax": taught(**softmax),
+        "softmax, half of the loss": taught(**softmax | {"alpha": 0.5}),
+        f"softmax{_START}": taught(**first),
+        f"softmax that fades{_START}": taught(**first | {"alpha": Fade(softmax["alpha"])}),
+        "softmax and features": taught(**both),
+        f"softmax and features{_START}": taught(**both, **start),
+        "online": taught(strategy="online", feature_loss="mse", feature_weight=1.0),
+        "two steps, features": taught(**both, **halves),
+        "two steps, attention": taught(
+            **softmax | {"feature_loss": "attention"}, layers=["seconds"], **halves
+        ),
+        f"DKD{_START}": taught(**first, output_loss="dkd"),
+        f"DIST{_START}": taught(**first, output_loss="dist"),
+        f"softmax and relational{_START}": taught(**first | {"feature_loss": "relational"}),
+        f"softmax and contrastive{_START}": taught(
+            **first | {"feature_loss": "contrastive"}
+        ),
+        "mean teacher": taught(None, **follow_average),
+        f"softmax and mean teacher{_START}": taught(**first | follow_average),
+        "softmax, two teachers": taught(more[:2], **softmax),
+        "softmax, three teachers by confidence": taught(by_confidence, **softmax),
+        "an assistant": taught(taught(**softmax), **softmax),
+        f"softmax{_START}, augmented": taught(**first | augment),
+        f"softmax{_START}, balanced batches": taught(**first, balanced_batches=True),
+        f"softmax{_START}, recordings scaled": make_pipeline(
+            RecordingScaler(), taught(**first)
+        ),
+    }
+
+
+def judge(stager, X, y, y_train, train, test):
+    """Fit to training rows, and score each person of the test rows."""
+    began, cpu_began = perf_counter(), process_time()
+    stager = clone(stager).fit(X[train], y_train[train])
+    seconds = perf_counter() - began
+    predicted = stager.predict(X[test])
+    persons = staging_report(y[test], predicted, groups=X.subject[test]).per_subject
+    return {
+        "kappas": {who: scores["kappa"] for who, scores in persons.items()},
+        "seconds": seconds,
+        "cpu_seconds": process_time() - cpu_began,
+    }
+
+
+# ---------------------------------------------------------------- simulated people
+
+
+@lru_cache(1)
+def cohort_of(people, epochs, noise, seed):
+    """Simulate people; a process keeps the last ones."""
+    return make_cohort(people, n_epochs=epochs, noise=noise, random_state=seed)
+
+
+def folds_of(cohort, n_folds, few):
+    """Split by person; return folds, and the stages to train with.
+
+    With ``few`` one person of each fold is scored, so that each training has as many scored
+    people as there are other folds.
+    """
+    folds = list(GroupKFold(n_folds).split(cohort.X, cohort.y, cohort.groups))
+    scored = [np.unique(cohort.groups[test])[0] for _, test in folds]
+    rows = np.isin(cohort.groups, scored) | (not few)
+    return folds, np.where(rows, cohort.y, -1)
+
+
+def run_simulated(stager, people, epochs, cohort_seed, n_folds, fold, noise, few):
+    """Fit and judge a stager on a fold of a simulated cohort."""
+    cohort = cohort_of(people, epochs, noise, cohort_seed)
+    folds, y_train = folds_of(cohort, n_folds, few)
+    return judge(stager, cohort.X, cohort.y, y_train, *folds[fold])
+
+
+def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, held_out):
+    """Calibrate a student; return each person's error with its temperature and without."""
+    began = process_time()
+    cohort = cohort_of(people, epochs, noise, cohort_seed)
+    folds, y_train = folds_of(cohort, n_folds, few=False)
+    train, test = folds[fold]
+    stager = clone(stager).set_params(calibrate=True, validation=held_out)
+    stager.fit(cohort.X[train], y_train[train])
+    proba = stager.predict_proba(cohort.X[test])
+    # softmax(l / T) to the power of T is softmax(l), but for a factor.
+    as_trained = proba**stager.temperature_
+    as_trained /= as_trained.sum(axis=1, keepdims=True)
+    errors = {}
+    for name, of in (("calibrated", proba), ("as trained", as_trained)):
+        found = expected_calibration_error(cohort.y[test], of, groups=cohort.groups[test])
+        errors[name] = found.per_subject
+    rows = {"proba": proba, "as_trained": as_trained, "y": cohort.y[test]}
+    cpu_seconds = process_time() - began
+    return {"errors": errors, "rows": rows, "cpu_seconds": cpu_seconds}
+
+
+# ---------------------------------------------------------------- real people
+
+
+def frozen(stager, fit):
+    """Clone a student, and freeze its teachers, which ``fit`` fits."""
+    stager = clone(stager)
+    name = "pretrained" if isinstance(stager, FineTunedSleepStager) else "teacher"
+    teacher = getattr(stager, name, None)
+    if teacher is None:
+        return stager
+    if isinstance(teacher, TeacherEnsemble):
+        frozen_ones = [FrozenEstimator(fit(one)) for one in teacher.teachers]
+        return stager.set_params(**{name: clone(teacher).set_params(teachers=frozen_ones)})
+    several = isinstance(teacher, list)
+    found = [FrozenEstimator(fit(one)) for one in (teacher if several else [teacher])]
+    return stager.set_params(**{name: found if several else found[0]})
+
+
+def run_real(stager, X, y, person, seed, few):
+    """Fit and judge a stager on a person of Sleep-EDF.
+
+    With ``few`` five others are scored in their Fpz-Cz alone, which teaches, and four others
+    wore both, one of them scored; else all nine others are scored.
+    """
+    test = X.subject == person
+    if not few:
+        return judge(stager, X, y, y, ~test, test)
+    theirs, own = draw_people(X.subject, person, seed)
+    of_teacher, of_own = (np.isin(X.subject, people) for people in (theirs, own))
+    if isinstance(stager, Pipeline):
+        return judge(stager, X, y, y, of_teacher, test)
+    source = X.source_epochs
+
+    def fit(teacher):
+        teacher = clone(teacher)
+        if teacher.random_state is None:
+            teacher.set_params(random_state=seed)
+        return teacher.fit(source[of_teacher], y[of_teacher])
+
+    y_train = np.where(X.subject == own[0], y, -1)
+    return judge(frozen(stager, fit), X, y, y_train, of_own, test)
+
+
+@lru_cache(1)
+def ucddb_pairs(folder):
+    """Read UCDDB: what a simulated electrode would record, beside the EEG itself."""
+    parts, stages = [], []
+    for path in sorted(Path(folder).glob("ucddb*.npz")):
+        signal, epoch, y = student_signal(path, scaled=False, worn=False)
+        worn, _, _ = student_signal(path, scaled=False, worn=True)
+        source = signal[:, None].astype(np.float32)
+        parts.append(pair_of(worn.astype(np.float32), epoch, path.stem[-3:], SFREQ, source))
+        stages.append(y)
+    return PairedEpochs.concatenate(parts), np.concatenate(stages)
+
+
+def run_ucddb(stager, folder, person):
+    """Train on one scored night and others' unscored epochs; test on the other night."""
+    X, y = ucddb_pairs(folder)
+    test = X.subject == person
+    y_train = np.where(np.isin(X.subject, WHOLE), y, -1)
+    return judge(stager, X, y, y_train, ~test, test)
