@@ -122,6 +122,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         "softmax": taught(**softmax),
         "softmax, half of the loss": taught(**softmax | {"alpha": 0.5}),
         f"softmax{_START}": taught(**first),
+        f"softmax, half of the loss{_START}": taught(**first | {"alpha": 0.5}),
         f"softmax that fades{_START}": taught(**first | {"alpha": Fade(softmax["alpha"])}),
         "softmax and features": taught(**both),
         f"softmax and features{_START}": taught(**both, **start),
