@@ -91,8 +91,10 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
     both, start = softmax | mse, {"start_from_teacher": True}
     first = softmax | start
     halves = {"passes": 0.5, "strategy": "two-step"}
-    own_average = MeanTeacher(weight=0.0, predicts="average")
-    follow_average = {"strategy": MeanTeacher(weight=WarmUp(10.0)), "feature_loss": None}
+    decay = settings.get("decay", 0.99)
+    own_average = MeanTeacher(decay, weight=0.0, predicts="average")
+    follow_average = {"strategy": MeanTeacher(decay, weight=WarmUp(10.0))}
+    follow_average["feature_loss"] = None
     augment = {
         "iterator_train": Augmented,
         "iterator_train__transforms": [

@@ -45,7 +45,6 @@ def test_every_training_has_the_same_number_of_steps():
     cohort = methods_runs.cohort_of(3, 40, 1.0, 0)
     X, y = cohort.X, np.where(cohort.groups == cohort.groups[0], cohort.y, -1)
     made = methods_runs.make_methods(SETTINGS, 0)
-    assert len(made) == 34
     for name, stager in made.items():
         stager.fit(X, y)
         if isinstance(stager, Pipeline):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joblib import Memory
+from joblib import Memory, parallel_config
 from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
@@ -256,7 +256,9 @@ def test_stagers_predictions_are_those_of_their_own_folds(pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, classes="aasm", **FAST)
     methods = {"ear": stager, "scalp": make_pipeline(SourceSelector(), stager)}
-    result = compare(methods, X, y, baseline="ear", cv=GroupKFold(3), seeds=[0], n_jobs=2)
+    given = {"baseline": "ear", "cv": GroupKFold(3), "seeds": [0], "n_jobs": 2}
+    with parallel_config(backend="threading"):
+        result = compare(methods, X, y, **given)
     for train, test in GroupKFold(3).split(X, y, X.subject):
         stager.fit(X[train].source_epochs, y[train])
         predicted = stager.predict(X[test].source_epochs)
