@@ -202,7 +202,7 @@ def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, h
     stager.fit(cohort.X[train], y_train[train])
     proba = stager.predict_proba(cohort.X[test])
     # softmax(l / T) to the power of T is softmax(l), but for a factor.
-    as_trained = proba**stager.temperature_
+    as_trained = proba**stager.calibration_
     as_trained /= as_trained.sum(axis=1, keepdims=True)
     errors = {}
     for name, of in (("calibrated", proba), ("as trained", as_trained)):

@@ -45,6 +45,7 @@ from skleepkd.distillation.teacher import (
 )
 from skleepkd.distillation.two_step import TwoStep
 from skleepkd.estimators.batches import training_windows
+from skleepkd.estimators.calibration import calibrate
 from skleepkd.estimators.labels import unscored_like
 from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
@@ -395,11 +396,8 @@ class DistilledSleepStager(SleepStager):
     def end_fit(self, training):
         """Fit the teacher and pass over the training rows, step by step."""
         strategy, pair, codes = self.strategy_, training.pair, training.codes
-        if (
-            self.teacher is not None
-            and strategy.fits_teacher_first
-            and not self.feature_shape_
-        ):
+        fits_first = strategy.fits_teacher_first and not self.feature_shape_
+        if self.teacher is not None and fits_first:
             self.teacher_ = training.source.fit(self.memory)
             if self.start_from_teacher and not self.history:  # else it goes on
                 copy_weights(self._teacher_module(), uncompiled(self.module_))
@@ -419,6 +417,7 @@ class DistilledSleepStager(SleepStager):
                 left_out = [TEACHER_FEATURE.format(number) for number in range(n_features)]
                 own = {name: columns[name] for name in columns if name not in left_out}
                 self._run_step(step, pair, codes, own)
+            calibrate(self, pair, codes)
         for row in self.history:
             row["epoch"] += len(before)
         self.history[:0] = before
