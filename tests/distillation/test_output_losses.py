@@ -226,6 +226,12 @@ def test_what_is_constant_correlates_with_nothing():
     within.backward()
     assert within.item() == 1
     assert not one.grad.any()
+    # A student that prefers no stage.
+    undecided = torch.zeros(3, 3, requires_grad=True)
+    loss = CorrelationDistillation()(undecided, log(*3 * [[0.7, 0.2, 0.1]]).float())
+    loss.backward()
+    assert loss.item() == 2
+    assert not undecided.grad.any()
     # Two stages follow the teacher's; the third it lacks.
     teacher = log([0.7, 0.3, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0])
     student = log([0.7, 0.15, 0.15], [0.4, 0.3, 0.3], [0.5, 0.25, 0.25])
