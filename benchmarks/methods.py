@@ -51,7 +51,7 @@ SETTINGS = {
     "epochs": Setting("epochs of each simulated night", 300, 40),
     "folds": Setting("folds by person", 4, 2),
     "passes": Setting("passes, over which the learning rate falls as a cosine", 8, 2),
-    "steps": Setting("gradient steps of a pass, of 32 epochs", 60, 2),
+    "steps": Setting("gradient steps of a pass, of 32 epochs", 60, 3),
     "lr": Setting("learning rate of the first pass (Adam)", 3e-3),
     "alpha": Setting("share of the teacher's output", 0.9),
     "temperature": Setting("temperature of the teacher's output", 2.0),
@@ -95,7 +95,7 @@ night and the teacher's are scored, nine other people's epochs are not; two peop
 and have no interval. Methods that need a raw signal are left out of the former."""
 
 
-def comparison(results, names):
+def comparison(results):
     """Gather results by (method, seed, fold) of a cell."""
     rows = [
         (*key, person, kappa, result["seconds"])
@@ -122,7 +122,7 @@ def run_cells(study, cells, names, people, cohort_seed, seeds):
             for fold in range(settings["folds"])
         }
         results = study.run(run_simulated, tasks, noise=noise, few=few, **shared)
-        found[cell] = comparison(results, names)
+        found[cell] = comparison(results)
     return found
 
 
@@ -137,7 +137,9 @@ def develop(study):
 def mean_shares(found):
     """Mean over cells of the share of the gap, by method, the best first."""
     gains = pd.DataFrame({cell: of.table["difference"] for cell, of in found.items()})
-    return (gains / gains.loc[SCALP]).fillna(0).mean(axis=1).sort_values(ascending=False)
+    # Where there is no gap, or a method does not differ from the stager alone, it closes none.
+    shares = (gains / gains.loc[SCALP].where(gains.loc[SCALP] > 0)).fillna(0)
+    return shares.mean(axis=1).sort_values(ascending=False, kind="stable")
 
 
 def chosen(study, found):
@@ -201,7 +203,7 @@ def run_real_pairs(study, names):
             for person in people
         }
         results = study.run(run_real, tasks, X=X, y=y, few=few)
-        found[cell] = comparison(results, names)
+        found[cell] = comparison(results)
     settings = options.settings | ({} if options.fast else NIGHTS)
     methods = {
         s: make_methods(settings, s, memory=study.memory) for s in options.real_seeds
@@ -213,7 +215,7 @@ def run_real_pairs(study, names):
         for person in WHOLE
     }
     results = study.run(run_ucddb, tasks, folder=options.data / "ucddb")
-    found[UCDDB] = comparison(results, names)
+    found[UCDDB] = comparison(results)
     return found
 
 
@@ -295,7 +297,7 @@ def advice(confirmed, real):
     ).drop(index=[ALONE, SCALP, *CONTROLS])
     safest = shares.min(axis=1).idxmax()
     lines.append(
-        f"- Where you do not know: **{safest}**, whose smallest gain over the four simulated "
+        f"- Where you do not know: **{safest}**, whose smallest gain over the simulated "
         f"cells is {shares.loc[safest].min():+.3f}."
     )
     harmed = [
@@ -309,10 +311,10 @@ def advice(confirmed, real):
 
 def draw(confirmed):
     """Draw differences in all cells."""
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    for ax, (cell, found) in zip(
-        figure.subplots(2, 2, sharex=True).flat, confirmed.items(), strict=True
-    ):
+    n_rows = len(confirmed) // 2
+    figure = Figure(figsize=(12, 4 * n_rows), layout="constrained")
+    panels = figure.subplots(n_rows, 2, sharex=True).flat
+    for ax, (cell, found) in zip(panels, confirmed.items(), strict=True):
         found.plot(ax)
         ax.set_title(f"Simulated: {cell}", loc="left", fontsize="medium")
     return figure

@@ -397,7 +397,7 @@ def test_start_from_teacher(pair):
 
 
 def test_start_from_teacher_where_that_is_possible(pair):
-    """"auto" is True where the networks are equal, and False elsewhere."""
+    # "auto" is True where the networks are equal, and False elsewhere.
     X, y = pair
     for of, params in (
         (True, {}),
