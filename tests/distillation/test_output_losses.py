@@ -103,6 +103,18 @@ def test_a_loss_is_given_the_stages_where_it_takes_them(loss, expected):
     assert call_loss(loss, "student", "teacher", "y") == expected
 
 
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("size", [5.0, 10.0, 40.0, 1000.0])
+def test_probabilities_near_zero_leave_value_and_gradient_finite(kind, size):
+    never = torch.tensor([0.0, 0.0, 6.0, 0.0, 0.0])  # one stage hardly ever
+    student, teacher = (size * (x - never).float() for x in random_logits((7, 5)))
+    for other in (teacher, student.clone(), 0 * teacher):
+        loss = kind()(student.requires_grad_(), other)
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+
 # ---------------------------------------------------------------- softmax
 
 
