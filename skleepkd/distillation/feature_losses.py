@@ -219,9 +219,8 @@ class RelationalDistillation(FeatureLoss):
 
     Notes
     -----
-    Angles take memory with the third power of the batch: four arrays of n^3 numbers,
-    about 0.3 GB for 256 rows. Where two of three rows are equal to 1 part in 1,000, the
-    cosine at either is 0.
+    Angles take memory with the third power of the batch, about 0.4 GB for 256 rows. Where
+    two of three rows are equal to 1 part in 1,000, the cosine at either is 0.
 
     References
     ----------

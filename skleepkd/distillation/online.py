@@ -79,7 +79,7 @@ class Online(Strategy):
                 "An assistant, a student as teacher, is trained before its student and not "
                 "together with it: give strategy='offline'."
             )
-        if student.start_from_teacher:
+        if student.start_from_teacher is True:
             raise ValueError(
                 "start_from_teacher needs a fitted teacher: strategy='offline'."
             )

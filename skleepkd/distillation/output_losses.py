@@ -205,15 +205,15 @@ class CorrelationDistillation(nn.Module):
 
 def _correlations(first, second):
     """Correlate rows with rows; 0, without a gradient, where a row is constant."""
-    centred, flat = [], False
+    units, flat = [], False
     for rows in (first, second):
         apart = rows - rows.mean(dim=1, keepdim=True)
-        flat = flat | (apart.norm(dim=1) <= EQUAL_BELOW * rows.norm(dim=1))
-        centred.append(apart)
-    first, second = centred
-    variances = first.square().sum(dim=1) * second.square().sum(dim=1)
-    products = (first * second).sum(dim=1)
-    return (products / variances.masked_fill(flat, 1).sqrt()).masked_fill(flat, 0)
+        length = apart.norm(dim=1, keepdim=True)
+        # Probabilities far below one in a million are equal, too: their squares vanish.
+        same = length <= EQUAL_BELOW * rows.norm(dim=1, keepdim=True) + EQUAL_BELOW**2
+        units.append(apart / length.masked_fill(same, 1))
+        flat = flat | same[:, 0]
+    return (units[0] * units[1]).sum(dim=1).masked_fill(flat, 0)
 
 
 #: Losses between logits by name.

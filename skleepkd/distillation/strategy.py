@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from torch import nn
 
 from skleepkd.distillation.teacher import as_ensemble, final_stager, has_features
+from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import final_estimator
 
 #: What a batch carries of the teacher: logarithms of its probabilities, shape (batch,
@@ -171,7 +173,8 @@ def needs_features(student, what):
 
 def needs_something_to_learn(student):
     """Refuse a student that nothing of its teacher would reach."""
-    if student.feature_loss is None and not (student.alpha or student.start_from_teacher):
+    begins = student.start_from_teacher is True
+    if student.feature_loss is None and not (student.alpha or begins):
         raise ValueError(
             "Nothing of the teacher would reach the student: feature_loss is None and "
             "alpha is 0. Give one of them, or start_from_teacher=True."
@@ -200,3 +203,17 @@ def check_stager(student, stager):
             f"sequence_length is {stager.sequence_length_}, the student's "
             f"{student.sequence_length_}. Give both the same, or feature_loss=None, alpha > 0."
         )
+
+
+def begins_at_teacher(student):
+    """Whether a student, whose network is built, begins at its teacher's weights."""
+    if student.start_from_teacher != "auto":
+        return student.start_from_teacher
+    stager = final_stager(student.teacher_)
+    if stager is None or not student.strategy_.fits_teacher_first:
+        return False
+    shapes = [
+        {name: value.shape for name, value in uncompiled(net.module_).state_dict().items()}
+        for net in (student, stager)
+    ]
+    return shapes[0] == shapes[1] and np.array_equal(stager.classes_, student.classes_)

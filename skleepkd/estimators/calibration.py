@@ -35,8 +35,10 @@ def check_calibration(stager, pair, scored):
         )
 
 
-def fitted_temperature(stager, pair, codes):
-    """Find the temperature at which the stages of who is held out are likeliest."""
+def calibrate(stager, pair, codes):
+    """Learn the temperature at which the stages of who is held out are likeliest, if wanted."""
+    if not stager.calibrate:
+        return
     held_out = stager.validates(pair)
     pair, codes = pair[held_out], codes[held_out]
     windows = list(logits_of(stager, pair))
@@ -50,7 +52,7 @@ def fitted_temperature(stager, pair, codes):
         return -np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean()
 
     found = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    stager.calibration_ = float(np.exp(found.x))
 
 
 def divided(nonlinearity, temperature):

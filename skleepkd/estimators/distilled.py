@@ -26,6 +26,7 @@ from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
     Strategy,
+    begins_at_teacher,
     check_stager,
     needs_features,
     needs_stager,
@@ -45,6 +46,7 @@ from skleepkd.distillation.teacher import (
 )
 from skleepkd.distillation.two_step import TwoStep
 from skleepkd.estimators.batches import training_windows
+from skleepkd.estimators.calibration import calibrate
 from skleepkd.estimators.labels import unscored_like
 from skleepkd.estimators.parameters import refuse_unknown
 from skleepkd.estimators.supervised import SleepStager
@@ -133,8 +135,9 @@ class DistilledSleepStager(SleepStager):
         None: the losses' own (1 of outputs).
     feature_max_epochs : int or None, default=None
         Passes of the first of two steps; None for ``max_epochs``.
-    start_from_teacher : bool, default=False
-        Begin at the fitted teacher's weights (equal architectures and shapes).
+    start_from_teacher : bool or "auto", default=False
+        Begin at the fitted teacher's weights; "auto": where both networks have equal shapes,
+        and both stagers equal classes.
     memory : None, str or joblib.Memory, default=None
         Where fitted teachers are kept: one with the same parameters, rows, labels and
         held-out subjects is not fitted again. So is the first of two steps, which
@@ -169,11 +172,10 @@ class DistilledSleepStager(SleepStager):
     where the teacher is a ``FrozenEstimator`` and ``alpha=1``; or features alone, where
     ``start_from_teacher`` or ``layers="output"`` gives the student its last layer. The
     classes are then the teacher's, and ``validation`` chooses the pass that agrees best
-    with the teacher (``valid_kappa``). A teacher that is not frozen has passes, batches and a learning rate of its own
-    (``teacher__max_epochs`` and so on). Fit one to be frozen on ``X.source_epochs``. In
-    half precision, a frozen
-    teacher's features are kept in memory up to 1 GiB a layer, in a temporary memory map
-    above that.
+    with the teacher (``valid_kappa``). A teacher that is not frozen has passes, batches and
+    a learning rate of its own (``teacher__max_epochs`` and so on). Fit one to be frozen on
+    ``X.source_epochs``. In half precision, a frozen teacher's features are kept in memory
+    up to 1 GiB a layer, in a temporary memory map above that.
 
     References
     ----------
@@ -312,7 +314,7 @@ class DistilledSleepStager(SleepStager):
         if self.uses_features:
             needs_features(self, "a feature_loss")
         needs = {
-            "start_from_teacher": self.start_from_teacher,
+            "start_from_teacher=True": self.start_from_teacher is True,
             "module=None": self.module is None,
         }
         for what, needed in needs.items():
@@ -329,10 +331,10 @@ class DistilledSleepStager(SleepStager):
         """Why scored epochs are needed; None where they are not."""
         if needs_labels(self.teacher):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
-        follows_logits = self.adapter is None and final_stager(self.teacher) is not None
-        follows_logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
+        logits = self.adapter is None and final_stager(self.teacher) is not None
+        logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
         both_steps = isinstance(self.strategy, TwoStep) or self.strategy == "two-step"
-        has_last = self.uses_features and (self.start_from_teacher or follows_logits)
+        has_last = self.uses_features and (self.start_from_teacher is True or logits)
         if self.alpha == 1 or (has_last and not both_steps):
             return None
         return "To learn from the teacher's output alone, without a label, give alpha=1."
@@ -395,13 +397,10 @@ class DistilledSleepStager(SleepStager):
     def end_fit(self, training):
         """Fit the teacher and pass over the training rows, step by step."""
         strategy, pair, codes = self.strategy_, training.pair, training.codes
-        if (
-            self.teacher is not None
-            and strategy.fits_teacher_first
-            and not self.feature_shape_
-        ):
+        fits_first = strategy.fits_teacher_first and not self.feature_shape_
+        if self.teacher is not None and fits_first:
             self.teacher_ = training.source.fit(self.memory)
-            if self.start_from_teacher and not self.history:  # else it goes on
+            if begins_at_teacher(self) and not self.history:  # else it goes on
                 copy_weights(self._teacher_module(), uncompiled(self.module_))
         before = []
         with training.random:
@@ -419,6 +418,7 @@ class DistilledSleepStager(SleepStager):
                 left_out = [TEACHER_FEATURE.format(number) for number in range(n_features)]
                 own = {name: columns[name] for name in columns if name not in left_out}
                 self._run_step(step, pair, codes, own)
+            calibrate(self, pair, codes)
         for row in self.history:
             row["epoch"] += len(before)
         self.history[:0] = before
@@ -458,7 +458,7 @@ class DistilledSleepStager(SleepStager):
     def initialize_module(self):
         """Build the student, which may begin at the teacher's weights."""
         super().initialize_module()
-        if self.start_from_teacher:
+        if begins_at_teacher(self):
             self._need_equal_classes("start_from_teacher")
             copy_weights(self._teacher_module(), self.module_)
         return self

@@ -386,6 +386,7 @@ class SleepStager(NeuralNetClassifier):
         """Pass over the training rows of what :meth:`begin_fit` returned."""
         with training.random:
             self._run_step(Step(), training.pair, training.codes)
+            calibration.calibrate(self, training.pair, training.codes)
         return self
 
     def _begin_source(self, pair, y, seed, go_on):
@@ -430,8 +431,6 @@ class SleepStager(NeuralNetClassifier):
         self.notify("on_train_begin", X=pair, y=codes)
         self.fit_loop(dataset, codes, step.max_epochs)
         self.notify("on_train_end", X=pair, y=codes)
-        if self.calibrate and step.stages:
-            self.calibration_ = calibration.fitted_temperature(self, pair, codes)
 
     def check_predicted(self, X):
         """Take what a user gives for epochs as a checked pair that this stager can predict."""

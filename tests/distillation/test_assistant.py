@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import GroupKFold
@@ -148,6 +148,17 @@ def test_an_assistant_beside_a_teacher_of_the_source(pair):
 # ---------------------------------------------------------------- chains without a label
 
 
+class Counts(TransformerMixin, BaseEstimator):
+    """Changes nothing, and knows how many epochs it was fitted on."""
+
+    def fit(self, X, y=None):
+        self.n_epochs_ = len(X)
+        return self
+
+    def transform(self, X):
+        return X
+
+
 def test_a_chain_of_fitted_teachers_needs_no_label(pair):
     X, y = pair
     own = X.subject <= "s1"
@@ -155,13 +166,15 @@ def test_a_chain_of_fitted_teachers_needs_no_label(pair):
     mine, alone = X[~own], {**OUTPUT, "alpha": 1.0}
     for given in (
         assistant(psg, alpha=1.0),
-        scaled(assistant(psg, alpha=1.0)),
+        make_pipeline(Counts(), assistant(psg, alpha=1.0)),
         [assistant(psg, alpha=1.0, random_state=seed) for seed in (0, 1)],
     ):
         learner = DistilledSleepStager(given, TinyNetwork, validation=("s3",), **alone)
         found = learner.fit(mine)
         assert found.classes_.tolist() == [0, 1, 2, 3, 4]
         assert found.n_scored_ == 0
+        if hasattr(found.teacher_, "steps"):
+            assert found.teacher_[0].n_epochs_ == (mine.subject != "s3").sum()
         held_out = mine[mine.subject == "s3"]
         predicted = [net.predict(held_out) for net in (found.teacher_, found)]
         kappa = found.history_[-1]["valid_kappa"]

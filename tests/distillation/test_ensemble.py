@@ -325,7 +325,7 @@ NEVER = SleepStager(NeverTiny, **FAST)
         ({"feature_loss": "mse"}, "probabilities alone.*feature_loss=None, alpha=0.5"),
         ({"strategy": "two-step"}, "probabilities alone.*feature_loss=None, alpha=0.5"),
         ({"strategy": "online"}, "strategy='online' needs a teacher that is a SleepStager"),
-        ({"start_from_teacher": True}, "start_from_teacher needs"),
+        ({"start_from_teacher": True}, "start_from_teacher.* needs a teacher"),
         ({"module": None}, "module=None needs"),
         ({"teacher": []}, "list of at least one"),
         (

@@ -189,6 +189,17 @@ def test_relations_of_equal_rows_have_a_finite_gradient(rows, n_features):
             assert not gradient.any()
 
 
+def test_relations_in_single_precision_far_from_zero():
+    """Equal rows stay equal, and what lies close together far away loses little."""
+    student, teacher = (x + 300 for x in random_features((6, 2000)))
+    student[5] = student[0]
+    loss = RelationalDistillation()
+    expected = loss(student, teacher).item()
+    assert loss(student.float(), teacher.float()).item() == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
 def test_relational_distillation_gradient():
     student, teacher = random_features((5, 3, 2))
     student.requires_grad_()

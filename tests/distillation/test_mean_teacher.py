@@ -98,6 +98,22 @@ def test_the_average_of_the_best_pass_is_kept(few):
     assert same(net, again.fit(X, y))
 
 
+def test_the_weights_that_predict_are_calibrated(pair):
+    X, y = pair
+    strategy = MeanTeacher(0.98, predicts="average")
+    how = {"validation": ("s0", "s1"), "calibrate": True, "max_epochs": 20, "lr": 0.05}
+    net = student(strategy=strategy, **how).fit(X, y)
+    held_out = np.isin(X.subject, ("s0", "s1"))
+    x, codes = torch.from_numpy(X["target"][held_out]), torch.from_numpy(y[held_out])
+    with torch.no_grad():
+        logits = net.module_.eval()(x)
+    surprise = [
+        torch.nn.functional.cross_entropy(logits / (net.calibration_ * factor), codes)
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    assert surprise[1] < min(surprise[0], surprise[2])
+
+
 def test_another_teacher_teaches_by_alpha_too(few):
     X, y = few
     teacher = FrozenEstimator(SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y))

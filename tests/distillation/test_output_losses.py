@@ -9,6 +9,7 @@ from skleepkd.distillation import (
     DecoupledDistillation,
     SoftmaxDistillation,
 )
+from skleepkd.distillation.output_losses import call_loss
 
 ALL = [SoftmaxDistillation, DecoupledDistillation, CorrelationDistillation]
 
@@ -77,6 +78,41 @@ def test_what_the_teacher_lacks_leaves_value_and_gradient_finite(kind, size, row
             (gradient,) = torch.autograd.grad(loss, student)
             assert torch.isfinite(loss)
             assert torch.isfinite(gradient).all()
+
+
+class Margin(torch.nn.Module):
+    def forward(self, student, teacher, margin=2.0):
+        return margin
+
+
+class OfStages(torch.nn.Module):
+    def forward(self, student, teacher, stages):
+        return stages
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda student, teacher: "two", "two"),
+        (lambda student, teacher, y=None: y, "y"),
+        (Margin(), 2.0),  # an option is not taken for the stages
+        (OfStages(), "y"),
+    ],
+)
+def test_a_loss_is_given_the_stages_where_it_takes_them(loss, expected):
+    assert call_loss(loss, "student", "teacher", "y") == expected
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("size", [5.0, 10.0, 40.0, 1000.0])
+def test_probabilities_near_zero_leave_value_and_gradient_finite(kind, size):
+    never = torch.tensor([0.0, 0.0, 6.0, 0.0, 0.0])  # one stage hardly ever
+    student, teacher = (size * (x - never).float() for x in random_logits((7, 5)))
+    for other in (teacher, student.clone(), 0 * teacher):
+        loss = kind()(student.requires_grad_(), other)
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
 
 
 # ---------------------------------------------------------------- softmax
@@ -226,6 +262,12 @@ def test_what_is_constant_correlates_with_nothing():
     within.backward()
     assert within.item() == 1
     assert not one.grad.any()
+    # A student that prefers no stage.
+    undecided = torch.zeros(3, 3, requires_grad=True)
+    loss = CorrelationDistillation()(undecided, log(*3 * [[0.7, 0.2, 0.1]]).float())
+    loss.backward()
+    assert loss.item() == 2
+    assert not undecided.grad.any()
     # Two stages follow the teacher's; the third it lacks.
     teacher = log([0.7, 0.3, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0])
     student = log([0.7, 0.15, 0.15], [0.4, 0.3, 0.3], [0.5, 0.25, 0.25])

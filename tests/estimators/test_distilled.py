@@ -396,6 +396,26 @@ def test_start_from_teacher(pair):
         student(start_from_teacher=True, module__n_filters=5).fit(X, y)
 
 
+def test_start_from_teacher_where_that_is_possible(pair):
+    # "auto" is True where the networks are equal, and False elsewhere.
+    X, y = pair
+    for of, params in (
+        (True, {}),
+        (False, {"module__n_filters": 5, "feature_loss": None, "alpha": 0.5}),
+        (False, {"strategy": "online"}),
+    ):
+        net = student(start_from_teacher="auto", **params).fit(X, y)
+        assert same(net, student(start_from_teacher=of, **params).fit(X, y))
+    forest = RandomForestClassifier(random_state=0)
+    pooled = make_pipeline(FunctionTransformer(lambda X: np.asarray(X).var(axis=2)), forest)
+    other = {"module": TinyNetwork, "feature_loss": None, "alpha": 0.5}
+    student(pooled, start_from_teacher="auto", **other).fit(X, y)
+    few = FrozenEstimator(teacher(random_state=3).fit(X.source_epochs, np.minimum(y, 3)))
+    classes = {"classes": "aasm", "feature_loss": None, "alpha": 0.5}
+    net = student(few, start_from_teacher="auto", **classes).fit(X, y)
+    assert same(net, student(few, **classes).fit(X, y))
+
+
 def test_a_fine_tuned_teacher_lends_its_architecture(pair):
     X, y = pair
     tuned = FineTunedSleepStager(teacher(module__n_filters=6), **FAST).fit(X, y)
