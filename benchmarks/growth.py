@@ -41,6 +41,8 @@ from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 NETWORKS = {"small": "LogPowerNet", "U-Sleep": "USleep"}
 #: Nobody is held out, whatever the number of subjects.
 OPTIONS = COMMON | {"validation": None}
+TAUGHT = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
+TAUGHT |= {"start_from_teacher": False}
 #: Epochs in a night of eight hours.
 NIGHT = 960
 #: Passes of a training, as in Anandakumar et al. (2022).
@@ -108,7 +110,7 @@ def with_signals(folder, n_epochs, network):
         clock("training pass", training_pass(teacher, X.source_epochs, y))
         unused = SleepStager(module, **OPTIONS | {"max_epochs": 0})
         clock("checks", lambda: unused.fit(X.source_epochs, y))
-        student = DistilledSleepStager(FrozenEstimator(teacher), **OPTIONS)
+        student = DistilledSleepStager(FrozenEstimator(teacher), **TAUGHT | OPTIONS)
         clock("distillation pass", training_pass(student, X, y))
         clock("teacher asked", lambda: student.strategy_.prepare(student, X, y))
         clock("prediction", lambda: student.predict(X.target_epochs))
@@ -134,7 +136,9 @@ def rows_alone(n_epochs):
         pair = private_bytes() - imports
         started = time.process_time()
         settings = OPTIONS | {"batch_size": 4096}
-        student = DistilledSleepStager(SleepStager(TwoLayers, **settings), **settings)
+        student = DistilledSleepStager(
+            SleepStager(TwoLayers, **settings), **TAUGHT | settings
+        )
         fold = next(GroupKFold(8).split(X, y, groups=X.subject))
         cross_validate(student, X, y, cv=[fold])
         seconds = time.process_time() - started

@@ -108,7 +108,7 @@ def training(settings):
 def terms(settings):
     """Return the parameters of a student that follows features, and one that does outputs."""
     mse, weight = FeatureMSE(standardize=True), settings["feature_weight"]
-    features = {"feature_loss": mse, "feature_weight": weight}
+    features = {"feature_loss": mse, "feature_weight": weight, "alpha": 0.0}
     softmax = {name: settings[name] for name in ("alpha", "temperature")}
     return features, softmax
 
@@ -281,10 +281,10 @@ def make_students(settings, memory):
     features, softmax = terms(settings)
     features |= {"layers": "bottom", "adapter": "linear"}
     ways = {SOFTMAX: softmax | {"feature_loss": None}, FEATURES: features}
-    ways[BOTH] = softmax | features
+    ways[BOTH] = features | softmax
     # Without a random_state of its own the teacher takes the student's: one serves all.
     seed, teacher = settings["seed"], supervised(LARGE)
-    shared = {"memory": memory, "random_state": seed, **own}
+    shared = {"memory": memory, "random_state": seed, "start_from_teacher": False, **own}
     return {
         AS_LARGE: supervised(LARGE, random_state=seed),
         ALONE: supervised(SMALL, random_state=seed),

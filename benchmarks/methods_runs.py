@@ -80,7 +80,8 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
     def taught(teacher="one", kind=DistilledSleepStager, passes=1.0, **terms):
         # A teacher without a random_state takes the student's: one serves all of a fold.
         teacher = plain() if teacher == "one" else teacher
-        terms = {"memory": memory, "random_state": seed} | terms
+        named = {"alpha": 0.0, "temperature": None, "start_from_teacher": False}
+        terms = named | {"memory": memory, "random_state": seed} | terms
         return kind(teacher, network, **of(passes) | terms)
 
     drawn = {"random_state": seed}
@@ -114,7 +115,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         "alone, augmented": plain(**drawn, **augment),
         "alone, balanced batches": plain(balanced_batches=True, **drawn),
         "alone, recordings scaled": make_pipeline(RecordingScaler(), plain(**drawn)),
-        DEFAULTS: taught(),
+        DEFAULTS: DistilledSleepStager(plain(), network, memory=memory, **drawn, **of()),
         "transfer": transferred,
         "features": taught(**mse),
         f"features{_START}": taught(**mse, **start),

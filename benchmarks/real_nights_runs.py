@@ -154,20 +154,21 @@ def run_fold(settings, X, y, person, seed, sequences, only=None):
     network = Recurrent if sequences else FiveEpochs
     how, twice = (training(settings, sequences, passes) for passes in (1, 2))
     plain = SleepStager(network, **how)
-    features = {"feature_loss": FeatureMSE(standardize=True)}
+    features = {"feature_loss": FeatureMSE(standardize=True), "alpha": 0.0}
     features["feature_weight"] = settings["feature_weight"]
     softmax = {name: settings[name] for name in ("alpha", "temperature")}
     # The transferred network has one channel: Fpz-Cz.
     single = X.replace(source=X["source"][:, :1])
     with tempfile.TemporaryDirectory() as folder:
         shared = {"memory": Memory(folder, verbose=0), "random_state": seed, **how}
+        taught = {"start_from_teacher": False, **shared}
         stagers = {
             ALONE: SleepStager(network, random_state=seed, **how),
             TWICE: SleepStager(network, random_state=seed, **twice),
             "transfer": FineTunedSleepStager(plain, **shared),
-            "offline": DistilledSleepStager(plain, **features, **shared),
-            "online": DistilledSleepStager(plain, strategy="online", **features, **shared),
-            "softmax": DistilledSleepStager(plain, feature_loss=None, **softmax, **shared),
+            "offline": DistilledSleepStager(plain, **features, **taught),
+            "online": DistilledSleepStager(plain, strategy="online", **features, **taught),
+            "softmax": DistilledSleepStager(plain, feature_loss=None, **softmax, **taught),
         }
         if only is not None:
             stagers = {name: stagers[name] for name in only}
@@ -220,6 +221,7 @@ def run_few(settings, X, y, person, seed, only=None):
             feature_loss=None,
             alpha=alpha,
             temperature=settings["temperature"],
+            start_from_teacher=False,
             random_state=seed,
             **training(settings, passes=passes),
         )

@@ -151,7 +151,7 @@ def door(fast):
     yield Line(
         "The same of a distilled student: target and source",
         "numpy.sum over the same arrays",
-        until_built(DistilledSleepStager(teacher, **COMMON), X, y),
+        until_built(DistilledSleepStager(teacher, **FEATURES), X, y),
         lambda: target.sum() + source.sum(),
         at_most=1.5,
     )
@@ -209,6 +209,16 @@ def u_sleep(fast):
     )
 
 
+#: How a student is taught unless a line says otherwise.
+FEATURES = {
+    "strategy": "offline",
+    "feature_loss": "mse",
+    "feature_weight": 1.0,
+    "alpha": 0.0,
+}
+FEATURES |= {"start_from_teacher": False, **COMMON}
+
+
 def offline(fast):
     """Distil from a frozen teacher with precomputed outputs, and time computing these."""
     X, y = signals(fast, 8)
@@ -224,11 +234,11 @@ def offline(fast):
         outputs = {"output_loss": name, "feature_loss": None, "alpha": 0.5}
         strategies[name] = (outputs, 1.10)
     for name, (parameters, bound) in strategies.items():
-        student = DistilledSleepStager(teacher, **parameters, **COMMON)
+        student = DistilledSleepStager(teacher, **FEATURES | parameters)
         title = f"U-Sleep: a pass of offline distillation by {name}"
         distilled = training_pass(student, X, y)
         yield Line(title, A_PASS, distilled, supervised, at_most=bound)
-    student = DistilledSleepStager(teacher, **COMMON).fit(X, y)
+    student = DistilledSleepStager(teacher, **FEATURES).fit(X, y)
     yield Line(
         "U-Sleep: the teacher asked once for its features",
         A_PASS,
@@ -243,7 +253,7 @@ def mean_teacher(fast):
     X, y = signals(fast, 8)
     X, few = X.target_epochs, np.where(np.arange(len(y)) % 2, y, -1)
     student = DistilledSleepStager(
-        None, "USleep", strategy=MeanTeacher(), feature_loss=None, **COMMON
+        None, "USleep", **FEATURES | {"strategy": MeanTeacher(), "feature_loss": None}
     )
     title = "U-Sleep: a pass of mean teacher, half of the epochs unscored"
     averaged, supervised = (
@@ -263,12 +273,12 @@ def adapters(fast):
     """Distil through adapters, and stage epochs by a small student."""
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
-    through = {"adapter": "linear", **COMMON}
+    through = {"adapter": "linear", **FEATURES}
     yield Line(
         "U-Sleep: a pass of offline distillation by features through an adapter",
         "without the adapter",
         training_pass(DistilledSleepStager(teacher, **through), X, y),
-        training_pass(DistilledSleepStager(teacher, **COMMON), X, y),
+        training_pass(DistilledSleepStager(teacher, **FEATURES), X, y),
         at_most=1.10,
     )
     student = DistilledSleepStager(teacher, **SMALL, layers=LAST_MAPS, **through)
@@ -299,7 +309,7 @@ def adapters(fast):
 def online(fast):
     """Distil online."""
     X, y = signals(fast, 4)
-    student = DistilledSleepStager(stager_of("USleep"), strategy="online", **COMMON)
+    student = DistilledSleepStager(stager_of("USleep"), **FEATURES | {"strategy": "online"})
     target_pass = training_pass(stager_of("USleep"), X, y)
     source_pass = training_pass(stager_of("USleep"), X.source_epochs, y)
     yield Line(

@@ -186,7 +186,7 @@ plt.show()
 new = X.subject == "new"
 training = {"classes": "aasm", "max_epochs": 25, "lr": 2e-3}
 teacher = SleepStager("LogPowerNet", **training)
-outputs = {"feature_loss": None, "alpha": 0.7}
+outputs = {"feature_loss": None, "alpha": 0.7, "start_from_teacher": False}
 student = DistilledSleepStager(teacher, random_state=0, **outputs, **training)
 student.fit(X[~new], y[~new])
 

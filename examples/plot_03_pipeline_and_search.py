@@ -106,6 +106,7 @@ student = DistilledSleepStager(
     feature_loss=None,
     alpha=0.5,
     temperature=2.0,
+    start_from_teacher=False,
     memory=memory,
     random_state=0,
     **training,

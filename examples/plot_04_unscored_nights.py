@@ -80,6 +80,7 @@ def make_student(teacher, n_subjects, **parameters):
         teacher,
         module="LogPowerNet",
         feature_loss=None,
+        start_from_teacher=False,
         random_state=0,
         **training(n_subjects),
         **parameters,
