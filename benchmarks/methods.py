@@ -29,6 +29,7 @@ from methods_runs import (
     ALONE,
     CONTROLS,
     DEFAULTS,
+    SCALED_SCALP,
     SCALP,
     SIGNALS_ONLY,
     UNSCORED_ONLY,
@@ -59,6 +60,8 @@ SETTINGS = {
     "seeds": Setting("seeds of each training of the confirmation", [0, 1], [0]),
     "real-seeds": Setting("seeds on the real pairs", [0, 1, 2], [0]),
 }
+#: Stagers of the PSG; the first is what gaps are measured to.
+CEILINGS = [SCALP, SCALED_SCALP]
 #: Noise, and whether few are scored.
 CELLS = {
     "few scored, noise 1": (1.0, True),
@@ -144,9 +147,9 @@ def mean_shares(found):
 
 def chosen(study, found):
     """Name what the other parts run: the best four, and what they are held against."""
-    left_out = (ALONE, SCALP, DEFAULTS, *CONTROLS)
+    left_out = (ALONE, *CEILINGS, DEFAULTS, *CONTROLS)
     best = [name for name in mean_shares(found).index if name not in left_out]
-    names = [ALONE, SCALP, DEFAULTS, *CONTROLS, *best[:N_CHOSEN], *study.options.also]
+    names = [ALONE, *CEILINGS, DEFAULTS, *CONTROLS, *best[:N_CHOSEN], *study.options.also]
     return list(dict.fromkeys(names))
 
 
@@ -273,7 +276,7 @@ def development_table(found):
 
 def best_of(found, names=None):
     """Name the best method of a cell, of distilled ones unless ``names`` says otherwise."""
-    table = found.table.drop(index=[ALONE, SCALP])
+    table = found.table.drop(index=[ALONE, *CEILINGS], errors="ignore")
     own = [name for name in table.index if name not in CONTROLS] if names is None else names
     return table.loc[own, "mean"].idxmax()
 
@@ -294,7 +297,7 @@ def advice(confirmed, real):
         )
     shares = pd.DataFrame(
         {cell: of.table["difference"] for cell, of in confirmed.items()}
-    ).drop(index=[ALONE, SCALP, *CONTROLS])
+    ).drop(index=[ALONE, *CEILINGS, *CONTROLS], errors="ignore")
     safest = shares.min(axis=1).idxmax()
     lines.append(
         f"- Where you do not know: **{safest}**, whose smallest gain over the simulated "
@@ -352,7 +355,7 @@ def page(study, names, developed, confirmed, real, calibrated):
         "## Development: all methods",
         CHOSEN.format(n=n_scored),
         development_table(developed),
-        f"Chosen: {', '.join(names[3 + len(CONTROLS) :])}.",
+        f"Chosen: {', '.join(names[2 + len(CEILINGS) + len(CONTROLS) :])}.",
     ]
 
 

@@ -22,6 +22,7 @@ from skleepkd.preprocessing import RecordingScaler, SourceSelector
 from skleepkd.stages import is_unscored
 
 ALONE, TWICE, SCALP = "alone", "alone, twice the passes", "PSG (the ceiling)"
+SCALED_SCALP = "PSG, recordings scaled"
 DEFAULTS = "the defaults"
 AVERAGE, SMOOTHED = "alone, own moving average", "alone, label smoothing"
 #: Not distilled: whoever distils must beat them.
@@ -32,7 +33,7 @@ UNSCORED_ONLY = ["mean teacher"]
 #: What asks for a raw signal, or for more than one frozen teacher's people.
 SIGNALS_ONLY = ["alone, augmented", "alone, recordings scaled", "two steps, attention"]
 SIGNALS_ONLY += [f"softmax{_START}, {what}" for what in ("augmented", "recordings scaled")]
-SIGNALS_ONLY += ["an assistant"]
+SIGNALS_ONLY += [f"features{_START}, recordings scaled", SCALED_SCALP, "an assistant"]
 
 
 class Augmented(SomeBatches, AugmentedDataLoader):
@@ -109,6 +110,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
     return {
         ALONE: plain(**drawn),
         SCALP: make_pipeline(SourceSelector(), plain(**drawn)),
+        SCALED_SCALP: make_pipeline(RecordingScaler(), SourceSelector(), plain(**drawn)),
         TWICE: plain(2, **drawn),
         AVERAGE: taught(None, OwnAverage, strategy=own_average, feature_loss=None),
         SMOOTHED: plain(criterion__label_smoothing=0.1, **drawn),
@@ -147,6 +149,9 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         "an assistant": taught(taught(**softmax), **softmax),
         f"softmax{_START}, augmented": taught(**first | augment),
         f"softmax{_START}, balanced batches": taught(**first, balanced_batches=True),
+        f"features{_START}, recordings scaled": make_pipeline(
+            RecordingScaler(), taught(**mse, **start)
+        ),
         f"softmax{_START}, recordings scaled": make_pipeline(
             RecordingScaler(), taught(**first)
         ),

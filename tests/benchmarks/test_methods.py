@@ -123,7 +123,7 @@ def test_the_best_four_are_chosen_by_their_shares():
     study = Bunch(options=Bunch(also=["a", "f"]))
     names = methods.chosen(study, found)
     assert names[-5:] == ["a", "e", "b", "d", "f"]
-    assert names[:3] == [methods.ALONE, methods.SCALP, methods.DEFAULTS]
+    assert names[:4] == [methods.ALONE, *methods.CEILINGS, methods.DEFAULTS]
     flat = {FEW: found_of(**{methods.SCALP: 0.0, "a": 0.1})}
     assert methods.mean_shares(flat)["a"] == 0  # no gap, no share
 
