@@ -79,8 +79,7 @@ print(compare(methods, small.X, small.y, baseline=rival, seeds=1))
 # %%
 # They are compared within subjects; where the interval holds 0, this cohort does not tell
 # them apart.
-
-# %%
+#
 # Twenty predictions an epoch
 # ---------------------------
 # Inside a night an epoch lies in twenty windows, and each yields probabilities for it. They
