@@ -21,13 +21,12 @@ All nights are **simulated**: no number here says how a method does on people.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
-from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from skorch.callbacks import LRScheduler
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import FeatureMSE
-from skleepkd.metrics import bootstrap_interval, sleep_scorers
+from skleepkd.model_selection import compare
 from skleepkd.plotting import HypnogramDisplay
 
 cohort = make_cohort(n_subjects=6, n_epochs=160, random_state=0)
@@ -59,6 +58,7 @@ ear = SleepStager("LogPowerNet", random_state=0, **budget(8))
 
 student = DistilledSleepStager(
     teacher=SleepStager("LogPowerNet", **budget(8)),
+    alpha=0.0,
     feature_loss=FeatureMSE(standardize=True),
     feature_weight=10.0,
     start_from_teacher=True,
@@ -86,30 +86,14 @@ plt.show()
 # One night is an anecdote. Here each subject is left out in turn, also for the teacher,
 # which is fitted anew in each fold, on the subjects of that fold.
 
-folds = {"groups": groups, "cv": LeaveOneGroupOut(), "scoring": sleep_scorers()}
-print(
-    "Simulated nights; kappa over six subjects, with 95 % bootstrap intervals of the mean"
-)
-scores = {}
-for name, stager in stagers.items():
-    scores[name] = cross_validate(stager, X, y, **folds)["test_kappa"]
-    low, high = bootstrap_interval(scores[name])
-    print(f"  {name:22} {scores[name].mean():.3f} [{low:.3f}, {high:.3f}]")
+result = compare(stagers, X, y, baseline="ear, twice the passes", seeds=1)
+print("Simulated nights, 95 % bootstrap intervals over subjects")
+print(result)
 
 # %%
 # Subjects differ far more than methods do, so methods are compared within subjects. Where
 # the interval of the difference holds 0, nothing has been shown, for or against the
 # teacher.
 
-gain = scores["distilled"] - scores["ear, twice the passes"]
-low, high = bootstrap_interval(gain)
-print("Distilled minus ear with twice the passes, simulated:")
-print(f"  {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-
-columns = np.array(list(scores.values()))
-figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-ax.plot(columns, "o-", color="0.7")
-ax.plot(columns.mean(axis=1), "ko-", lw=2)
-ax.set_xticks(range(len(scores)), list(scores))
-ax.set(ylabel="Kappa", title="Six simulated subjects (grey) and their mean")
+result.plot().set_title("Six simulated subjects")
 plt.show()

@@ -18,13 +18,12 @@ All nights are **simulated**.
 # since they are known then: channels, samples of an epoch, stages.
 
 import matplotlib.pyplot as plt
-from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from torch import nn
 from torch.nn import functional as F
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.datasets import make_cohort
-from skleepkd.metrics import bootstrap_interval, sleep_scorers
+from skleepkd.model_selection import compare
 
 
 class PowerReader(nn.Module):
@@ -80,6 +79,8 @@ student = DistilledSleepStager(
     feature_loss=SimilarityLoss(),
     feature_weight=5.0,
     layers=["reader"],
+    alpha=0.0,
+    start_from_teacher=False,
     random_state=0,
     **training,
 )
@@ -102,22 +103,15 @@ except ValueError as error:
 
 ear = SleepStager(PowerReader, module__n_filters=12, random_state=0, **training)
 ear.set_params(max_epochs=16)
-folds = {"groups": cohort.groups, "cv": LeaveOneGroupOut(), "scoring": sleep_scorers()}
-print("Simulated nights; kappa of six subjects, each left out in turn, and its mean")
-kappa = {}
-for name, stager in {"ear alone": ear, "with a teacher": student}.items():
-    result = cross_validate(stager, X, y, **folds, return_estimator=True)
-    kappa[name] = result["test_kappa"]
-    print(f"  {name:15}", kappa[name].round(3), kappa[name].mean().round(3))
-gain = kappa["with a teacher"] - kappa["ear alone"]
-low, high = bootstrap_interval(gain)
-print(f"  gain {gain.mean():+.3f}, 95 % interval over subjects [{low:+.3f}, {high:+.3f}]")
+stagers = {"ear alone": ear, "with a teacher": student}
+print("Simulated nights, each subject left out in turn")
+print(compare(stagers, X, y, baseline="ear alone", seeds=1))
 
 # %%
 # Six subjects are few; an interval that holds 0 decides nothing. What has certainly
 # happened is in ``history_``: each term of the loss, pass by pass.
 
-fitted = result["estimator"][0]
+fitted = student.fit(X, y)
 passes = fitted.history_[:, "epoch"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 for ax, term in zip(axes, ("train_cross_entropy", "train_feature_loss"), strict=True):

@@ -24,7 +24,8 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_validate
 from sklearn.pipeline import make_pipeline
 
 from skleepkd.datasets import make_cohort
-from skleepkd.metrics import bootstrap_interval, paired_test, sleep_scorers, staging_report
+from skleepkd.metrics import staging_report
+from skleepkd.model_selection import compare
 from skleepkd.plotting import HypnogramDisplay
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
@@ -70,35 +71,25 @@ stagers = {
     "scratch": scratch,
     "scratch, twice the passes": clone(scratch).set_params(max_epochs=6),
 }
-folds = {"groups": small.groups, "cv": LeaveOneGroupOut(), "scoring": sleep_scorers()}
-kept = {"return_estimator": True, "return_indices": True}
-print("Simulated nights; kappa from the EOG of six subjects, 95 % intervals over subjects")
-results, kappa = {}, {}
-for name, stager in stagers.items():
-    pipeline = make_pipeline(LogSpectrogram(), stager)
-    results[name] = cross_validate(pipeline, small.X, small.y, **folds, **kept)
-    kappa[name] = results[name]["test_kappa"]
-    low, high = bootstrap_interval(kappa[name])
-    print(f"  {name:26} {kappa[name].mean():.3f} [{low:.3f}, {high:.3f}]")
+methods = {name: make_pipeline(LogSpectrogram(), each) for name, each in stagers.items()}
+rival = "scratch, twice the passes"
+print("Simulated nights; from the EOG, each subject left out in turn")
+print(compare(methods, small.X, small.y, baseline=rival, seeds=1))
 
 # %%
 # They are compared within subjects; where the interval holds 0, this cohort does not tell
 # them apart.
-
-change = paired_test(kappa["fine-tuned"], kappa["scratch, twice the passes"])
-low, high = change.interval
-print("Simulated: fine-tuned minus scratch with twice the passes")
-print(f"  {change.difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {change.pvalue:.3f}")
-
-# %%
+#
 # Twenty predictions an epoch
 # ---------------------------
 # Inside a night an epoch lies in twenty windows, and each yields probabilities for it. They
 # are multiplied ("product", as in the paper), averaged ("mean"), or taken from the window
 # in which the epoch is in the middle ("centre"). Fusion happens in ``predict``, so the
-# fitted networks of the folds serve all three.
+# fitted networks of the folds serve all three; ``cross_validate`` returns them.
 
-fold = results["fine-tuned"]
+kept = {"return_estimator": True, "return_indices": True}
+by_subject = {"groups": small.groups, "cv": LeaveOneGroupOut()}
+fold = cross_validate(methods["fine-tuned"], small.X, small.y, **by_subject, **kept)
 print("Simulated nights; the fine-tuned networks, their windows fused in three ways")
 for fusion in ("mean", "centre", "product"):
     predicted = np.empty_like(small.y)

@@ -35,8 +35,10 @@ X, y, groups = cohort.X, cohort.y, cohort.groups
 
 training = {"classes": "aasm", "max_epochs": 8, "lr": 3e-3}
 teacher = SleepStager("LogPowerNet", random_state=0, **training)
-outputs = {"module": "LogPowerNet", "feature_loss": None, "alpha": 0.9}
-student = DistilledSleepStager(teacher, random_state=0, **outputs, **training)
+outputs = {"feature_loss": None, "alpha": 0.9, "start_from_teacher": False}
+student = DistilledSleepStager(
+    teacher, "LogPowerNet", random_state=0, **outputs, **training
+)
 
 # %%
 # Three studies
