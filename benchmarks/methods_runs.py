@@ -119,6 +119,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         "alone, recordings scaled": make_pipeline(RecordingScaler(), plain(**drawn)),
         DEFAULTS: DistilledSleepStager(plain(), network, memory=memory, **drawn, **of()),
         "transfer": transferred,
+        "features, not standardised": taught(feature_loss="mse", feature_weight=1.0),
         "features": taught(**mse),
         f"features{_START}": taught(**mse, **start),
         f"features that fade{_START}": taught(
@@ -128,6 +129,9 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         "softmax, half of the loss": taught(**softmax | {"alpha": 0.5}),
         f"softmax{_START}": taught(**first),
         f"softmax, half of the loss{_START}": taught(**first | {"alpha": 0.5}),
+        f"softmax, half of the loss, temperature 1{_START}": taught(
+            **first | {"alpha": 0.5, "temperature": None}
+        ),
         f"softmax that fades{_START}": taught(**first | {"alpha": Fade(softmax["alpha"])}),
         "softmax and features": taught(**both),
         f"softmax and features{_START}": taught(**both, **start),
