@@ -20,7 +20,8 @@ class MeanTeacher(Offline):
     ``train_consistency_loss``). The two see the same signal; they differ by dropout and by
     what the last steps brought.
 
-    With ``teacher=None`` the student learns by its labels and its average alone. Another
+    With ``teacher=None`` the student learns by its labels and its average alone, and ``alpha``
+    has no effect. Another
     teacher, fitted before as in offline distillation, teaches by ``alpha`` and by features.
 
     Parameters
@@ -56,7 +57,7 @@ class MeanTeacher(Offline):
         self.predicts = predicts
 
     def check(self, student):
-        """Refuse parameters out of range, and answers of a teacher who is not there."""
+        """Refuse parameters out of range, and a teacher of whom nothing would be learned."""
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is a share from 0 to below 1; given {self.decay!r}.")
         if self.predicts not in ("student", "average"):
@@ -66,11 +67,6 @@ class MeanTeacher(Offline):
         value_at("weight", self.weight, 0.0)
         if student.teacher is not None:
             super().check(student)
-        elif student.alpha:
-            raise ValueError(
-                "alpha weighs the answers of a teacher, and teacher is None: give alpha=0. The "
-                "average is weighed by MeanTeacher(weight=...)."
-            )
 
     def prepare(self, student, pair, y):
         """Begin the average at the student; return what another teacher computes."""

@@ -102,7 +102,7 @@ class DistilledSleepStager(SleepStager):
         fresh optimiser, all of the loss but the feature term.
         One of your own is a :class:`~skleepkd.distillation.Strategy`; a copy of it is
         fitted, ``strategy_``.
-    feature_loss : {"mse", "attention", "relational", "contrastive"}, None, torch.nn.Module or its class, default="mse"
+    feature_loss : {"mse", "attention", "relational", "contrastive"}, None, torch.nn.Module or its class, default=None
         Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
         :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time),
         :class:`~skleepkd.distillation.RelationalDistillation` (of any two widths),
@@ -120,8 +120,8 @@ class DistilledSleepStager(SleepStager):
         the student's and the teacher's shape (without the batch) and returns a module.
         Adapters are trained by the student's optimiser and are no part of what it
         predicts with, saves or exports.
-    alpha : float or callable, default=0.0
-        Share of the teacher's output, from 0 to 1. It, ``temperature`` and
+    alpha : float or callable, default=0.5
+        Share of the teacher's output, where there is any, from 0 to 1. It, ``temperature`` and
         ``feature_weight`` may be functions of the share of training done, from 0 to 1,
         such as :class:`~skleepkd.distillation.Fade`, and then change from pass to pass.
     output_loss : {"softmax", "dkd", "dist"}, torch.nn.Module or its class, default="softmax"
@@ -135,7 +135,7 @@ class DistilledSleepStager(SleepStager):
         None: the losses' own (1 of outputs).
     feature_max_epochs : int or None, default=None
         Passes of the first of two steps; None for ``max_epochs``.
-    start_from_teacher : bool or "auto", default=False
+    start_from_teacher : bool or "auto", default="auto"
         Begin at the fitted teacher's weights; "auto": where both networks have equal shapes,
         and both stagers equal classes.
     memory : None, str or joblib.Memory, default=None
@@ -198,15 +198,15 @@ class DistilledSleepStager(SleepStager):
         module=None,
         *,
         strategy="offline",
-        feature_loss="mse",
+        feature_loss=None,
         feature_weight=1.0,
         layers=None,
         adapter=None,
-        alpha=0.0,
+        alpha=0.5,
         output_loss="softmax",
         temperature=None,
         feature_max_epochs=None,
-        start_from_teacher=False,
+        start_from_teacher="auto",
         memory=None,
         **kwargs,
     ):
@@ -308,7 +308,15 @@ class DistilledSleepStager(SleepStager):
             check_loss("feature_loss", self.feature_loss, FEATURE_LOSSES)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
-            raise ValueError("adapter projects features for a feature_loss, which is None.")
+            raise ValueError(
+                "adapter projects features for a feature_loss, which is None: give "
+                'feature_loss="mse".'
+            )
+        if self.layers is not None and self.feature_loss is None:
+            raise ValueError(
+                "layers are compared by a feature_loss, which is None: give "
+                'feature_loss="mse".'
+            )
         if self.teacher is not None or not own:
             check_given(self.teacher, "teacher")
         if self.uses_features:
@@ -558,10 +566,11 @@ class DistilledSleepStager(SleepStager):
         """Return cross-entropy and the teacher's terms, weighted."""
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
         stages, (alpha, feature_weight, _) = self.step_.stages, self.weights_
+        share = alpha if TEACHER_OUTPUT in X else 0.0
         codes, terms = y_true.to(self.device), {}
         if stages:
             term = super().get_loss(logits, y_true, X=X, training=training)
-            terms["cross_entropy"] = (1 - alpha), term
+            terms["cross_entropy"] = (1 - share), term
             if TEACHER_OUTPUT in X:
                 teacher = X[TEACHER_OUTPUT].to(self.device)
                 name = self.output_loss if isinstance(self.output_loss, str) else "output"

@@ -160,7 +160,6 @@ def test_parameters_are_searched(few):
         (MeanTeacher(decay=1.0), {}, "decay is a share from 0 to below 1"),
         (MeanTeacher(predicts="both"), {}, "'student' or 'average'"),
         (MeanTeacher(weight=-1.0), {}, "weight is a finite number"),
-        (MeanTeacher(), {"alpha": 0.5}, "teacher is None"),
     ],
 )
 def test_what_means_nothing_is_refused(few, strategy, params, message):
