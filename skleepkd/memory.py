@@ -59,7 +59,8 @@ class _Hasher(NumpyHasher):
                 for name, value in obj.get_params(deep=False).items()
                 if name not in _WITHOUT_EFFECT and not name.startswith("_")
             }
-            obj = (type(obj), params, weights, getattr(obj, "classes_", None))
+            learned = [getattr(obj, name, None) for name in ("classes_", "calibration_")]
+            obj = (type(obj), params, weights, learned)
         elif isinstance(obj, Callback):
             obj = (type(obj), obj.get_params(deep=False))
         elif inspect.isclass(obj) or inspect.isfunction(obj):

@@ -1,14 +1,20 @@
 """Mean teacher: a moving average of the student teaches it on unscored epochs."""
 
+from functools import partial
+
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skleepkd.distillation.offline import Offline
-from skleepkd.distillation.schedules import value_at
+from skleepkd.distillation.schedules import number_of, value_at
 from skleepkd.networks.build import uncompiled
 
 #: The logits of the average, as a batch carries them.
 _AVERAGE = "average_output"
+
+
+def _move(decay, averages, values, n_steps):
+    get_ema_multi_avg_fn(decay)(averages, values, n_steps)
 
 
 class MeanTeacher(Offline):
@@ -57,7 +63,7 @@ class MeanTeacher(Offline):
 
     def check(self, student):
         """Refuse parameters out of range, and answers of a teacher who is not there."""
-        if not 0 <= self.decay < 1:
+        if not 0 <= number_of(self.decay) < 1:
             raise ValueError(f"decay is a share from 0 to below 1; given {self.decay!r}.")
         if self.predicts not in ("student", "average"):
             raise ValueError(
@@ -76,7 +82,7 @@ class MeanTeacher(Offline):
         """Begin the average at the student; return what another teacher computes."""
         average = AveragedModel(
             uncompiled(student.module_),
-            multi_avg_fn=get_ema_multi_avg_fn(self.decay),
+            multi_avg_fn=partial(_move, self.decay),  # can be pickled
             use_buffers=True,
         )
         self.average_ = average.requires_grad_(False).eval()

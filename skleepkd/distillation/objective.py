@@ -1,11 +1,14 @@
 """What a student minimises: losses by name, class or module, and their weights in a pass."""
 
 import copy
+import inspect
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
 
-from skleepkd.distillation.output_losses import check_temperature
+from skleepkd.distillation.feature_losses import FEATURE_LOSSES
+from skleepkd.distillation.output_losses import OUTPUT_LOSSES, check_temperature
 from skleepkd.distillation.schedules import value_at
 
 
@@ -30,6 +33,15 @@ def weights_at(student, share):
     )
 
 
+def check_objective(student):
+    """Refuse losses that are none, and weights that are not valid in one of the passes."""
+    for share in np.linspace(0, 1, max(1, student.max_epochs), endpoint=False).tolist():
+        weights_at(student, share)
+    check_loss("output_loss", student.output_loss, OUTPUT_LOSSES)
+    if student.feature_loss is not None:
+        check_loss("feature_loss", student.feature_loss, FEATURE_LOSSES)
+
+
 def check_loss(name, loss, known):
     """Refuse what is neither the name, the class nor an instance of a loss."""
     if isinstance(loss, str):
@@ -47,10 +59,36 @@ def check_loss(name, loss, known):
         )
 
 
+def losses_in(params):
+    """Return those of a student's parameters that are losses, or theirs."""
+    own = ("output_loss", "feature_loss")
+    return {name: value for name, value in params.items() if name.split("__")[0] in own}
+
+
+def losses_of(student, before=None):
+    """Return the losses of a student, which are those of before where a training goes on."""
+    given = losses_in(student.get_params(deep=False))
+    if before is not None and given != before:
+        raise ValueError(
+            f"A training goes on with the losses that it began with, {before}; given {given}. "
+            "Set them back, or fit anew."
+        )
+    return given
+
+
 def make_loss(name, loss, known, params):
     """Make a loss, with the parameters that are given for it."""
     if not isinstance(loss, nn.Module):
-        return (known[loss] if isinstance(loss, str) else loss)(**params)
+        kind = known[loss] if isinstance(loss, str) else loss
+        takes = inspect.signature(kind)
+        try:
+            takes.bind(**params)
+        except TypeError as error:
+            given = ", ".join(f"{name}__{key}" for key in params) or "no parameters"
+            raise ValueError(
+                f"{kind.__name__}{takes} is not made by {given}: {error}."
+            ) from error
+        return kind(**params)
     module = copy.deepcopy(loss)
     for key, value in params.items():
         if not hasattr(module, key):

@@ -11,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skleepkd.distillation.schedules import number_of
+
 #: Values that spread by less than this share of their root mean square are equal in float32.
 EQUAL_BELOW = 1e-6
 
 
 def check_temperature(temperature):
     """Refuse a temperature that is not positive."""
-    if not temperature > 0:
-        raise ValueError(f"The temperature must be positive; given {temperature!r}.")
+    if not number_of(temperature) > 0:
+        raise ValueError(
+            f"The temperature must be a positive number; given {temperature!r}."
+        )
 
 
 def call_loss(loss, student, teacher, y):

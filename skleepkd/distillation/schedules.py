@@ -1,5 +1,6 @@
 """Weights and temperatures that change during a training."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -23,6 +24,9 @@ class WarmUp:
 
     value: float = 1.0
     until: float = 0.5
+
+    def __post_init__(self):
+        _check_line(self)
 
     def __call__(self, share):
         """Return the weight when a share of the training is done, from 0 to 1."""
@@ -50,16 +54,36 @@ class Fade:
     value: float = 1.0
     until: float = 1.0
 
+    def __post_init__(self):
+        _check_line(self)
+
     def __call__(self, share):
         """Return the weight when a share of the training is done, from 0 to 1."""
         return self.value * max(0.0, 1.0 - share / self.until)
 
 
+def number_of(value):
+    """Return a finite number as a float, of NumPy and torch too; nan of anything else."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _check_line(line):
+    value_at("value", line.value, 0.0)
+    if not 0 < number_of(line.until) <= 1:
+        raise ValueError(
+            f"until is a share of the training, above 0 and up to 1; given {line.until!r}."
+        )
+
+
 def value_at(name, setting, share, lowest=0.0, highest=float("inf")):
     """Return a number, or what a function of the share of training done gives, if it is valid."""
     value = setting(share) if callable(setting) else setting
-    if not isinstance(value, bool | str | type(None)) and lowest <= value <= highest:
-        return float(value)
+    if lowest <= number_of(value) <= highest:
+        return number_of(value)
     when = f" when {share:.0%} of the training is done" if callable(setting) else ""
     kind = "a share from 0 to 1" if highest == 1 else "a finite number, not below 0"
     raise ValueError(

@@ -205,6 +205,12 @@ def check_stager(student, stager):
         )
 
 
+def check_start(start):
+    """Refuse what says neither whether to begin at the teacher's weights nor "auto"."""
+    if not isinstance(start, bool) and start != "auto":
+        raise ValueError(f"start_from_teacher is True, False or 'auto'; given {start!r}.")
+
+
 def begins_at_teacher(student):
     """Whether a student, whose network is built, begins at its teacher's weights."""
     if student.start_from_teacher != "auto":

@@ -347,6 +347,11 @@ def set_inner_params(stager, name, params):
             f"{', '.join(inner)} cannot be set: {name} is a FrozenEstimator, which stays as "
             "it was fitted. Give it unfrozen to search over its parameters."
         )
+    if not isinstance(owner, list | tuple) and not hasattr(owner, "set_params"):
+        raise ValueError(
+            f"{', '.join(inner)} cannot be set: {name} is {owner!r}, which has no parameters. "
+            "Give an instance first (strategy=Online() in the place of 'online')."
+        )
     others = {key: value for key, value in params.items() if key not in inner}
     inner = {key.removeprefix(start): value for key, value in inner.items()}
     if isinstance(owner, list | tuple):

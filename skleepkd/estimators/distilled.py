@@ -14,7 +14,9 @@ from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.distillation.fold import begin_teacher
 from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
 from skleepkd.distillation.objective import (
-    check_loss,
+    check_objective,
+    losses_in,
+    losses_of,
     make_loss,
     set_temperature,
     weights_at,
@@ -28,6 +30,7 @@ from skleepkd.distillation.strategy import (
     Strategy,
     begins_at_teacher,
     check_stager,
+    check_start,
     needs_features,
     needs_stager,
     note_term,
@@ -55,8 +58,6 @@ from skleepkd.stages import is_unscored
 
 #: Epochs from which the shape of a teacher's features is seen, if it is no stager.
 FEW = 20
-
-_LOSSES = ("output_loss", "feature_loss")
 STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 
@@ -285,7 +286,7 @@ class DistilledSleepStager(SleepStager):
         for name in ("teacher", "strategy"):
             params = set_inner_params(self, name, params)
         # Losses are made in fit; skorch would make the criterion anew at once.
-        own = {n: v for n, v in params.items() if n.split("__")[0] in _LOSSES}
+        own = losses_in(params)
         vars(self).update(own)
         self._params_to_validate |= {name for name in own if "__" in name}
         return super().set_params(**{n: v for n, v in params.items() if n not in own})
@@ -297,15 +298,13 @@ class DistilledSleepStager(SleepStager):
 
     def _check_parameters(self, go_on):
         own = isinstance(self.strategy, Strategy)
-        if not own and self.strategy not in STRATEGIES:
+        if not own and self.strategy not in [*STRATEGIES]:
             raise ValueError(
                 f"Unknown strategy {self.strategy!r}; the strategies are "
                 f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
             )
-        weights_at(self, 0.0)
-        check_loss("output_loss", self.output_loss, OUTPUT_LOSSES)
-        if self.feature_loss is not None:
-            check_loss("feature_loss", self.feature_loss, FEATURE_LOSSES)
+        check_objective(self)
+        check_start(self.start_from_teacher)
         check_adapter(self.adapter)
         if self.adapter is not None and self.feature_loss is None:
             raise ValueError("adapter projects features for a feature_loss, which is None.")
@@ -356,6 +355,7 @@ class DistilledSleepStager(SleepStager):
                     "validation=, a number of them or their names, in place of train_split."
                 )
             y = unscored_like(known_classes(self.teacher), len(pair))
+        self.losses_ = losses_of(self, self.losses_ if go_on else None)
         return super().begin_fit(pair, y, go_on)
 
     def _find_classes(self, y):

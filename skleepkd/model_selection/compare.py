@@ -1,5 +1,6 @@
 """Methods on the same folds and seeds, judged person by person, as one table."""
 
+import numbers
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import column_or_1d
 
 from skleepkd.distillation.teacher import is_frozen
 from skleepkd.memory import key_of, open_memory
@@ -103,15 +105,20 @@ def compare(
     ((3, 2), (12, 6))
     """
     _check_methods(methods, {"baseline": baseline, "ceiling": ceiling})
-    y = np.asarray(y)
-    y_train = y if y_train is None else np.asarray(y_train)
+    y = column_or_1d(y)
+    y_train = y if y_train is None else column_or_1d(y_train)
+    kinds = y.dtype.kind + y_train.dtype.kind
+    if "U" in kinds and kinds.strip("iuf") == "U":
+        raise ValueError(
+            f"y and y_train are both codes or both names; given {y[:1]} and {y_train[:1]}."
+        )
     groups = getattr(X, "subject", None) if groups is None else groups
     if groups is None:
         raise ValueError(
             "Nothing says whose the epochs are: give groups=, or a PairedEpochs."
         )
     check_consistent_length(X, y, y_train, groups)
-    groups, rows = check_present(groups, "groups"), np.arange(len(y))
+    groups, rows = check_present(column_or_1d(groups), "groups"), np.arange(len(y))
     folds = _splitter(cv, y).split(X, y, groups)
     folds = [(rows[train], rows[test]) for train, test in folds]  # masks too
     judged = np.unique(np.concatenate([test for _, test in folds]))
@@ -121,7 +128,10 @@ def compare(
             f"Methods are compared over people, and {len(people)} of those who are tested "
             "have scored epochs; two or more are needed."
         )
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = list(range(seeds) if isinstance(seeds, numbers.Integral) else seeds)
+    if not seeds:
+        raise ValueError("No seed is given: seeds=3, so many, or a list of them.")
+    _check_metric(metric, y[judged])
     fits, runs = {}, []
     for name, method in methods.items():
         names = _seed_names(method)
@@ -284,11 +294,27 @@ def _check_methods(methods, named):
             raise ValueError(f"{what} is one of {list(methods)}; given {name!r}.")
 
 
+def _check_metric(metric, y):
+    """Refuse what is no score of stages before hours of fits."""
+    scored = y[~is_unscored(y)]
+    try:
+        float(metric(scored, scored))
+    except Exception as error:  # metrics raise anything
+        raise ValueError(
+            "metric is called with a person's true and predicted stages and returns a number, "
+            f"as sklearn.metrics.cohen_kappa_score; {metric!r} does not ({error})."
+        ) from error
+
+
 def _splitter(cv, y):
     """Return what splits; by people, unless another way is given."""
     if cv is None:
         return LeaveOneGroupOut()
-    return GroupKFold(cv) if isinstance(cv, int) else check_cv(cv, y, classifier=True)
+    return (
+        GroupKFold(cv)
+        if isinstance(cv, numbers.Integral)
+        else check_cv(cv, y, classifier=True)
+    )
 
 
 def _levels(estimator):

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,14 @@ def test_a_stopped_training_ends_as_one_that_was_not(few, tmp_path, monkeypatch)
     resumed = student(**kept).fit(X, y)
     assert same(whole, resumed)
     assert same(whole.strategy_.average_.module, resumed.strategy_.average_.module)
+
+
+def test_a_fitted_one_is_pickled(few):
+    net = student().fit(*few)
+    again = pickle.loads(pickle.dumps(net))
+    average = (each.strategy_.average_.module for each in (net, again))
+    assert same(*(one.state_dict() for one in average))
+    assert same(net.partial_fit(*few), again.partial_fit(*few))
 
 
 def test_parameters_are_searched(few):

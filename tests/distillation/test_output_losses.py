@@ -32,7 +32,7 @@ def test_temperature(kind):
     expected = kind(temperature=3.0)(student, teacher).item()
     assert loss(student, teacher).item() == pytest.approx(expected)
     assert expected == pytest.approx(9 * kind()(student / 3, teacher / 3).item())
-    with pytest.raises(ValueError, match="temperature must be positive; given 0"):
+    with pytest.raises(ValueError, match="temperature must be a positive number; given 0"):
         kind(temperature=0)
 
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.distillation import Fade, WarmUp
 from skleepkd.memory import key_of
-from tests.tiny import FAST, TinyNetwork, same
+from tests.tiny import FAST, NeverTiny, TinyNetwork, same
 
 
 def rising(share):
@@ -82,18 +83,19 @@ class Killed(Exception):
 class Killing:
     """A schedule that ends the program once, in the middle of a training."""
 
-    done = False
+    asked = 0
 
     def __call__(self, share):
-        if share > 0.5 and not Killing.done:
-            Killing.done = True
+        Killing.asked += share > 0.5
+        if Killing.asked == 2:  # all shares are asked for once before the training
+            Killing.asked += 1
             raise Killed
         return rising(share)
 
 
 def test_a_resumed_training_goes_on_with_its_share(pair, frozen, tmp_path):
     X, y = pair
-    Killing.done = False
+    Killing.asked = 0
     killed = student(frozen, alpha=Killing(), checkpoint=tmp_path)
     with pytest.raises(Killed):
         killed.fit(X, y)
@@ -110,12 +112,47 @@ def test_a_resumed_training_goes_on_with_its_share(pair, frozen, tmp_path):
         ({"feature_weight": float("nan")}, "feature_weight is a finite number"),
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": lambda share: 1.0 - share / 0.75}, "temperature"),
+        ({"alpha": lambda share: None}, "alpha is a share.*given None"),
+        ({"alpha": lambda share: np.ones(2)}, "alpha is a share.*array"),
+        ({"alpha": WarmUp}, "alpha is a share.*given WarmUp"),
+        ({"feature_weight": float("inf")}, "feature_weight is a finite number"),
+        ({"temperature": "4"}, "temperature must be a positive number.*given '4'"),
+        (
+            {"temperature": lambda share: None},
+            "temperature must be a positive number.*given None",
+        ),
+        ({"temperature": float("inf")}, "temperature must be a positive number.*given inf"),
+        (
+            {"output_loss__temperature": "4"},
+            "temperature must be a positive number.*given '4'",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(pair, frozen, params, message):
     X, y = pair
     with pytest.raises(ValueError, match=message):
         student(frozen, **params).fit(X, y)
+
+
+def test_a_value_that_is_wrong_late_is_found_before_the_teacher_is_fitted(pair):
+    never = SleepStager(NeverTiny, **FAST)
+    with pytest.raises(ValueError, match=r"given 1\.125 when 75% of the training"):
+        student(never, alpha=lambda share: 1.5 * share).fit(*pair)
+
+
+@pytest.mark.parametrize("line", [WarmUp, Fade])
+@pytest.mark.parametrize("until", [0, -1.0, 5, "half", float("nan")])
+def test_a_line_that_ends_nowhere_is_refused(line, until):
+    with pytest.raises(ValueError, match="until is a share of the training"):
+        line(until=until)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pair, frozen):
+    X, y = pair
+    kinds = (float, np.float32, torch.tensor)
+    fits = [student(frozen, alpha=lambda _, k=k: k(0.5)).fit(X, y) for k in kinds]
+    assert same(fits[0], fits[1])
+    assert same(fits[0], fits[2])
 
 
 def test_a_schedule_clones_and_has_a_key_of_its_value(frozen):

@@ -1,5 +1,6 @@
 """Stagers that are too sure by a known factor, and probabilities that tell how often they err."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -21,6 +22,7 @@ from skleepkd import (
 )
 from skleepkd.distillation.offline import columns_of_teacher
 from skleepkd.distillation.strategy import TEACHER_OUTPUT
+from skleepkd.memory import key_of
 from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, make_pair
 
 #: Tenths of ten epochs that look alike and are W, N1 or N2.
@@ -206,6 +208,14 @@ def test_students_and_those_that_are_fine_tuned():
         assert surprise(1.0) <= min(surprise(0.98), surprise(1.02))
         assert stager.calibration_ not in (1.0, pytest.approx(100, rel=0.1))
     assert stager.teacher_.calibration_ != 1
+
+
+def test_a_key_tells_temperatures_apart(utime):
+    stager, _ = utime
+    other = copy.deepcopy(stager)
+    assert key_of(other) == key_of(stager)
+    other.calibration_ *= 2
+    assert key_of(other) != key_of(stager)
 
 
 def test_what_is_refused():

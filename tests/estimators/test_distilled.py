@@ -466,6 +466,14 @@ def test_grid_search_over_the_teachers_parameters(pair):
     assert search.best_estimator_.teacher_.optimizer_.param_groups[0]["lr"] == best
 
 
+def test_parameters_of_what_has_none_cannot_be_set():
+    net = student(strategy="online")
+    with pytest.raises(ValueError, match=r"strategy__augment_source.*'online'.*Online\(\)"):
+        net.set_params(strategy__augment_source=True)
+    with pytest.raises(ValueError, match="teacher__lr cannot be set: teacher is None"):
+        net.set_params(teacher=None, teacher__lr=0.1)
+
+
 def test_set_params_of_a_frozen_teacher_says_why_not(frozen):
     net = student(frozen)
     with pytest.raises(ValueError, match="teacher__lr cannot be set.*FrozenEstimator"):
@@ -485,6 +493,18 @@ def test_partial_fit_goes_on_with_the_student(pair):
         student(strategy="online").fit(X, y).partial_fit(X, y)
     assert "begins anew" in str(caught.value.__cause__)
     assert not hasattr(student(strategy="online"), "partial_fit")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"output_loss": "dist"}, {"output_loss__temperature": 4.0}, {"feature_loss": None}],
+)
+def test_a_training_goes_on_with_the_losses_that_it_began_with(pair, params):
+    X, y = pair
+    net = student(alpha=0.5).fit(X, y).set_params(**params)
+    with pytest.raises(ValueError, match=f"that it began with.*{min(params)}"):
+        net.partial_fit(X, y)
+    assert len(net.fit(X, y).partial_fit(X, y).history_) == 2
 
 
 # ---------------------------------------------------------------- mistakes
@@ -513,6 +533,13 @@ PLAIN = LogisticRegression()
         ({"module": "Nothing"}, "Nothing"),
         ({"layers": "nope"}, "no layer 'nope'"),
         ({"layers": []}, "layers is empty"),
+        (
+            {"output_loss__temprature": 2.0, "alpha": 0.5},
+            r"SoftmaxDistillation\(temperature=1.0\) is not made by output_loss__temprature",
+        ),
+        ({"start_from_teacher": "Auto"}, "True, False or 'auto'; given 'Auto'"),
+        ({"start_from_teacher": 1}, "True, False or 'auto'; given 1"),
+        ({"strategy": ["online"]}, "Unknown strategy"),
         ({"feature_loss": None}, "Nothing of the teacher"),
         ({"strategy": "online", "warm_start": True}, "warm_start"),
         ({"given": PLAIN}, "needs a teacher that is a SleepStager"),
@@ -663,7 +690,7 @@ def test_parameters_of_losses_are_set_and_searched(pair, frozen):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.output_loss_.temperature in (1.0, 4.0)
     again = net.set_params(output_loss="softmax", feature_loss__reduction="sum")
-    with pytest.raises(TypeError, match="other_weight"):
+    with pytest.raises(ValueError, match=r"SoftmaxDistillation.*output_loss__other_weight"):
         again.fit(X, y)
 
 

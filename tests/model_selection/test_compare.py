@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from joblib import Memory, parallel_config
 from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 
@@ -256,9 +257,7 @@ def test_stagers_predictions_are_those_of_their_own_folds(pair):
     X, y = pair
     stager = SleepStager(TinyNetwork, classes="aasm", **FAST)
     methods = {"ear": stager, "scalp": make_pipeline(SourceSelector(), stager)}
-    given = {"baseline": "ear", "cv": GroupKFold(3), "seeds": [0], "n_jobs": 2}
-    with parallel_config(backend="threading"):
-        result = compare(methods, X, y, **given)
+    result = compare(methods, X, y, baseline="ear", cv=GroupKFold(3), seeds=[0])
     for train, test in GroupKFold(3).split(X, y, X.subject):
         stager.fit(X[train].source_epochs, y[train])
         predicted = stager.predict(X[test].source_epochs)
@@ -371,6 +370,11 @@ def test_table_page_and_picture_say_the_same():
         ({"y": np.full(40, -1)}, "and 0 of those"),
         ({"groups": [None] * 40}, "missing values"),
         ({"y_train": np.ones(39)}, "inconsistent numbers"),
+        ({"y_train": np.full(40, "W")}, "both codes or both names"),
+        ({"metric": "accuracy"}, "metric is called with.*'accuracy' does not"),
+        ({"metric": make_scorer(accuracy_score)}, "metric is called with.*does not"),
+        ({"seeds": 0}, "No seed is given"),
+        ({"methods": {"ear": Broken(), "scalp": SEES}, "metric": len}, "metric is called"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
@@ -380,6 +384,19 @@ def test_errors_say_what_to_do(changes, message):
     given |= {"baseline": "ear"} | changes
     with pytest.raises(ValueError, match=message):
         compare(**given)
+
+
+def test_numbers_of_numpy_and_columns_of_tables_are_as_good():
+    X, y = make_data()
+    methods, own = {"ear": Noisy(), "scalp": SEES}, np.repeat([3, 1, 2, 0], 10)
+    plain = compare(methods, X, y, groups=own, baseline="ear", cv=2, seeds=2)
+    given = {"groups": pd.DataFrame({"who": own}), "cv": np.int64(2)}
+    for seeds in (np.int64(2), iter((0, 1))):
+        # Readers draw nothing; torch's random numbers are shared by threads.
+        with parallel_config(backend="threading"):
+            other = compare(methods, X, y, baseline="ear", **given, seeds=seeds, n_jobs=2)
+        columns = ["method", "seed", "fold", "subject", "score"]
+        pd.testing.assert_frame_equal(plain.frame[columns], other.frame[columns])
 
 
 def test_without_memory_methods_need_not_be_pickled():
