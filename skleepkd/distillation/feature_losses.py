@@ -4,7 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skleepkd.distillation.output_losses import EQUAL_BELOW, call_loss, check_temperature
+from skleepkd.distillation.output_losses import (
+    EQUAL_BELOW,
+    call_loss,
+    check_temperature,
+    check_weights,
+)
 
 #: A channel whose spread is below this share of the typical spread counts as dead.
 DEAD_BELOW = 0.05
@@ -238,6 +243,7 @@ class RelationalDistillation(FeatureLoss):
 
     def __init__(self, distance_weight=1.0, angle_weight=1.0):
         super().__init__()
+        check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 

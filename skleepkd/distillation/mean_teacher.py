@@ -6,7 +6,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skleepkd.distillation.offline import Offline
-from skleepkd.distillation.schedules import number_of, value_at
+from skleepkd.distillation.schedules import number_of, shares, value_at
 from skleepkd.networks.build import uncompiled
 
 #: The logits of the average, as a batch carries them.
@@ -70,7 +70,8 @@ class MeanTeacher(Offline):
             raise ValueError(
                 f"predicts is 'student' or 'average'; given {self.predicts!r}."
             )
-        value_at("weight", self.weight, 0.0)
+        for share in shares(student.max_epochs):
+            value_at("weight", self.weight, share)
         if student.teacher is not None:
             super().check(student)
 

@@ -2,14 +2,14 @@
 
 import copy
 import inspect
+from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
 from torch import nn
 
 from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.output_losses import OUTPUT_LOSSES, check_temperature
-from skleepkd.distillation.schedules import value_at
+from skleepkd.distillation.schedules import shares, value_at
 
 
 class Weights(NamedTuple):
@@ -35,7 +35,7 @@ def weights_at(student, share):
 
 def check_objective(student):
     """Refuse losses that are none, and weights that are not valid in one of the passes."""
-    for share in np.linspace(0, 1, max(1, student.max_epochs), endpoint=False).tolist():
+    for share in shares(student.max_epochs):
         weights_at(student, share)
     check_loss("output_loss", student.output_loss, OUTPUT_LOSSES)
     if student.feature_loss is not None:
@@ -103,6 +103,8 @@ def make_loss(name, loss, known, params):
                 f"{type(module).__name__} has no {key}, as {name}__{key} asks."
             )
         setattr(module, key, value)
+    with suppress(TypeError):  # it may need more than these
+        type(loss)(**params)  # refuses values out of range
     if "temperature" in params:
         check_temperature(module.temperature)
     return module

@@ -25,6 +25,13 @@ def check_temperature(temperature):
         )
 
 
+def check_weights(**weights):
+    """Refuse weights of a loss's parts that are no numbers, or below 0."""
+    for name, weight in weights.items():
+        if not number_of(weight) >= 0:
+            raise ValueError(f"{name} is a finite number, not below 0; given {weight!r}.")
+
+
 def call_loss(loss, student, teacher, y):
     """Call a loss, with the stages' codes where it has a ``y`` or needs a third argument."""
     parameters = inspect.signature(getattr(loss, "forward", loss)).parameters
@@ -116,6 +123,7 @@ class DecoupledDistillation(nn.Module):
     def __init__(self, target_weight=1.0, other_weight=1.0, temperature=1.0):
         super().__init__()
         check_temperature(temperature)
+        check_weights(target_weight=target_weight, other_weight=other_weight)
         self.target_weight = target_weight
         self.other_weight = other_weight
         self.temperature = temperature
@@ -190,6 +198,7 @@ class CorrelationDistillation(nn.Module):
     def __init__(self, between_weight=1.0, within_weight=1.0, temperature=1.0):
         super().__init__()
         check_temperature(temperature)
+        check_weights(between_weight=between_weight, within_weight=within_weight)
         self.between_weight = between_weight
         self.within_weight = within_weight
         self.temperature = temperature

@@ -79,6 +79,11 @@ def _check_line(line):
         )
 
 
+def shares(n_passes):
+    """Return the shares of a training that are done before each of its passes."""
+    return [number / n_passes for number in range(n_passes)] or [0.0]
+
+
 def value_at(name, setting, share, lowest=0.0, highest=float("inf")):
     """Return a number, or what a function of the share of training done gives, if it is valid."""
     value = setting(share) if callable(setting) else setting

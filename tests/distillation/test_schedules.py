@@ -5,7 +5,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from skleepkd import DistilledSleepStager, SleepStager
-from skleepkd.distillation import Fade, WarmUp
+from skleepkd.distillation import Fade, MeanTeacher, WarmUp
 from skleepkd.memory import key_of
 from tests.tiny import FAST, NeverTiny, TinyNetwork, same
 
@@ -138,6 +138,9 @@ def test_a_value_that_is_wrong_late_is_found_before_the_teacher_is_fitted(pair):
     never = SleepStager(NeverTiny, **FAST)
     with pytest.raises(ValueError, match=r"given 1\.125 when 75% of the training"):
         student(never, alpha=lambda share: 1.5 * share).fit(*pair)
+    average = MeanTeacher(weight=lambda share: 0.5 - share)
+    with pytest.raises(ValueError, match="weight is a finite number.* 75% of the training"):
+        student(None, module=NeverTiny, strategy=average).fit(*pair)
 
 
 @pytest.mark.parametrize("line", [WarmUp, Fade])

@@ -537,6 +537,16 @@ PLAIN = LogisticRegression()
             {"output_loss__temprature": 2.0, "alpha": 0.5},
             r"SoftmaxDistillation\(temperature=1.0\) is not made by output_loss__temprature",
         ),
+        (
+            {"feature_loss": FeatureMSE(), "feature_loss__reduction": "summ"},
+            "reduction is 'mean' or 'sum'; given 'summ'",
+        ),
+        (
+            {"output_loss": "dkd", "output_loss__other_weight": -1.0},
+            "not below 0; given -1",
+        ),
+        ({"output_loss": "dist", "output_loss__within_weight": "1"}, "within_weight is a"),
+        ({"feature_loss": "relational", "feature_loss__angle_weight": None}, "given None"),
         ({"start_from_teacher": "Auto"}, "True, False or 'auto'; given 'Auto'"),
         ({"start_from_teacher": 1}, "True, False or 'auto'; given 1"),
         ({"strategy": ["online"]}, "Unknown strategy"),
