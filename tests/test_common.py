@@ -141,8 +141,8 @@ def test_repr_shows_what_was_given():
     assert repr(SleepStager("USleep", lr=0.1, module__depth=3)) == (
         "SleepStager(module='USleep', lr=0.1, module__depth=3)"
     )
-    assert repr(DistilledSleepStager(SleepStager("USleep"), alpha=0.5)) == (
-        "DistilledSleepStager(teacher=SleepStager(module='USleep'), alpha=0.5)"
+    assert repr(DistilledSleepStager(SleepStager("USleep"), alpha=0.7)) == (
+        "DistilledSleepStager(teacher=SleepStager(module='USleep'), alpha=0.7)"
     )
 
 

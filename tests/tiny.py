@@ -8,6 +8,8 @@ from torch import nn
 from skleepkd import PairedEpochs
 
 FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+#: Of students that follow features alone, and begin anew.
+FEATURES = {"feature_loss": "mse", "alpha": 0.0, "start_from_teacher": False}
 SMALL_UTIME = {"module__filters": (4, 4, 8), "module__pools": (3, 2)}
 SMALL_SEQSLEEPNET = {
     f"module__{name}": 4 for name in ("hidden_size", "n_filters", "attention_size")

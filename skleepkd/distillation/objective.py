@@ -33,13 +33,30 @@ def weights_at(student, share):
     )
 
 
+def feature_loss_of(student):
+    """Return what compares features; "auto" does where the strategy or a parameter is of them."""
+    if not isinstance(student.feature_loss, str) or student.feature_loss != "auto":
+        return student.feature_loss
+    strategy = student.strategy
+    if isinstance(strategy, str):
+        of_features = strategy in ("online", "two-step")
+    else:
+        of_features = getattr(strategy, "uses_features", False)
+    named = student.layers is not None or student.adapter is not None
+    return "mse" if of_features or named else None
+
+
 def check_objective(student):
     """Refuse losses that are none, and weights that are not valid in one of the passes."""
     for share in shares(student.max_epochs):
         weights_at(student, share)
     check_loss("output_loss", student.output_loss, OUTPUT_LOSSES)
-    if student.feature_loss is not None:
-        check_loss("feature_loss", student.feature_loss, FEATURE_LOSSES)
+    start = student.start_from_teacher
+    if not isinstance(start, bool) and start != "auto":
+        raise ValueError(f"start_from_teacher is True, False or 'auto'; given {start!r}.")
+    feature_loss = feature_loss_of(student)
+    if feature_loss is not None:
+        check_loss("feature_loss", feature_loss, FEATURE_LOSSES)
         return
     for name in ("adapter", "layers"):
         if getattr(student, name) is not None:

@@ -54,6 +54,7 @@ class Online(Strategy):
     """
 
     fits_teacher_first = False
+    uses_features = True
 
     def __init__(self, augment_source=False):
         self.augment_source = augment_source

@@ -55,6 +55,8 @@ class Strategy(BaseEstimator):
 
     #: Whether the teacher is fitted before its student is trained.
     fits_teacher_first = True
+    #: Whether the student compares features where ``feature_loss`` is "auto".
+    uses_features = False
     #: Columns of a batch that augmentations change as they change the target (same times).
     augmented = ()
 
@@ -174,10 +176,10 @@ def needs_features(student, what):
 def needs_something_to_learn(student):
     """Refuse a student that nothing of its teacher would reach."""
     begins = student.start_from_teacher is True
-    if student.feature_loss is None and not (student.alpha or begins):
+    if not (student.uses_features or student.alpha or begins):
         raise ValueError(
-            "Nothing of the teacher would reach the student: feature_loss is None and "
-            "alpha is 0. Give one of them, or start_from_teacher=True."
+            "Nothing of the teacher would reach the student: no features are compared and "
+            "alpha is 0. Give feature_loss= or alpha=, or start_from_teacher=True."
         )
 
 
@@ -203,12 +205,6 @@ def check_stager(student, stager):
             f"sequence_length is {stager.sequence_length_}, the student's "
             f"{student.sequence_length_}. Give both the same, or feature_loss=None, alpha > 0."
         )
-
-
-def check_start(start):
-    """Refuse what says neither whether to begin at the teacher's weights nor "auto"."""
-    if not isinstance(start, bool) and start != "auto":
-        raise ValueError(f"start_from_teacher is True, False or 'auto'; given {start!r}.")
 
 
 def begins_at_teacher(student):

@@ -25,6 +25,8 @@ class TwoStep(Strategy):
     Joshi et al. (2021), attention transfer.
     """
 
+    uses_features = True
+
     def check(self, student):
         """Refuse a student without features to learn first."""
         needs_features(student, "strategy='two-step'")

@@ -15,6 +15,7 @@ from skleepkd.distillation.fold import begin_teacher
 from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
 from skleepkd.distillation.objective import (
     check_objective,
+    feature_loss_of,
     losses_in,
     losses_of,
     make_loss,
@@ -30,7 +31,6 @@ from skleepkd.distillation.strategy import (
     Strategy,
     begins_at_teacher,
     check_stager,
-    check_start,
     needs_features,
     needs_stager,
     note_term,
@@ -103,12 +103,13 @@ class DistilledSleepStager(SleepStager):
         fresh optimiser, all of the loss but the feature term.
         One of your own is a :class:`~skleepkd.distillation.Strategy`; a copy of it is
         fitted, ``strategy_``.
-    feature_loss : {"mse", "attention", "relational", "contrastive"}, None, torch.nn.Module or its class, default=None
+    feature_loss : {"auto", "mse", "attention", "relational", "contrastive"}, None, torch.nn.Module or its class, default="auto"
         Compares features: :class:`~skleepkd.distillation.FeatureMSE`,
         :class:`~skleepkd.distillation.AttentionTransfer` (of layers that keep time),
         :class:`~skleepkd.distillation.RelationalDistillation` (of any two widths),
         :class:`~skleepkd.distillation.ContrastiveDistillation`, or a module that is called
-        with (student, teacher) or (student, teacher, y). None: no term.
+        with (student, teacher) or (student, teacher, y). None: no term. "auto": "mse" where
+        the strategy is "online" or "two-step", or ``layers`` or an adapter are named, else none.
     feature_weight : float or callable, default=1.0
         Weight of the feature term (of no effect in two steps).
     layers : sequence of str or of (student, teacher) pairs, or None, default=None
@@ -199,7 +200,7 @@ class DistilledSleepStager(SleepStager):
         module=None,
         *,
         strategy="offline",
-        feature_loss=None,
+        feature_loss="auto",
         feature_weight=1.0,
         layers=None,
         adapter=None,
@@ -304,7 +305,6 @@ class DistilledSleepStager(SleepStager):
                 f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
             )
         check_objective(self)
-        check_start(self.start_from_teacher)
         check_adapter(self.adapter)
         if self.teacher is not None or not own:
             check_given(self.teacher, "teacher")
@@ -339,8 +339,8 @@ class DistilledSleepStager(SleepStager):
     @property
     def uses_features(self):
         """Whether features of the teacher are compared."""
-        has_teacher = self.teacher is not None
-        return has_teacher and self.feature_loss is not None and self.feature_weight != 0
+        wanted = feature_loss_of(self) is not None and self.feature_weight != 0
+        return wanted and self.teacher is not None
 
     # ------------------------------------------------------------ fitting
 
@@ -480,7 +480,7 @@ class DistilledSleepStager(SleepStager):
             if stager is not None:
                 shapes[1], teacher = window + stager.epoch_shape_, self._teacher_module()
             own = self.get_params_for("feature_loss")
-            loss = make_loss("feature_loss", self.feature_loss, FEATURE_LOSSES, own)
+            loss = make_loss("feature_loss", feature_loss_of(self), FEATURE_LOSSES, own)
             options = (self.layers, loss, self.adapter)
             networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_

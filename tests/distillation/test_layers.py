@@ -13,7 +13,15 @@ from torch import nn
 
 from skleepkd import DistilledSleepStager, SleepStager, load, save
 from skleepkd.distillation import FeatureMSE, Projection, capture_features
-from tests.tiny import FAST, Stop, TinyNetwork, TinySequenceNetwork, make_pair, same
+from tests.tiny import (
+    FAST,
+    FEATURES,
+    Stop,
+    TinyNetwork,
+    TinySequenceNetwork,
+    make_pair,
+    same,
+)
 
 
 def teacher(**params):
@@ -28,7 +36,7 @@ def frozen(X, y):
 
 def student(given=None, module=TinyNetwork, **params):
     """A narrow student: three filters."""
-    options = {"module__n_filters": 3, "adapter": "linear", **FAST, **params}
+    options = {"module__n_filters": 3, "adapter": "linear", **FAST, **FEATURES, **params}
     return DistilledSleepStager(given or teacher(), module, **options)
 
 

@@ -7,7 +7,7 @@ from sklearn.frozen import FrozenEstimator
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.distillation import Fade, MeanTeacher, WarmUp
 from skleepkd.memory import key_of
-from tests.tiny import FAST, NeverTiny, TinyNetwork, same
+from tests.tiny import FAST, FEATURES, NeverTiny, TinyNetwork, same
 
 
 def rising(share):
@@ -31,6 +31,7 @@ def frozen(pair):
 
 
 def student(teacher, **params):
+    params = {**FEATURES, **params}
     return DistilledSleepStager(teacher, **{**FAST, "max_epochs": 4, **params})
 
 

@@ -12,13 +12,13 @@ from skorch.callbacks import Callback, LRScheduler
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.preprocessing import PairedTransformer
-from tests.tiny import FAST, TinyNetwork, make_pair, same
+from tests.tiny import FAST, FEATURES, TinyNetwork, make_pair, same
 
 TEACHER = SleepStager(TinyNetwork, max_epochs=1, device="cpu", classes="aasm")
 
 
 def student(teacher=TEACHER, **params):
-    params = {"strategy": "two-step", "classes": "aasm", **FAST, **params}
+    params = {"strategy": "two-step", "classes": "aasm", **FAST, **FEATURES, **params}
     return DistilledSleepStager(teacher, **params)
 
 

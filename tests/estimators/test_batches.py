@@ -22,7 +22,15 @@ from skleepkd.estimators.batches import (
     training_windows,
 )
 from skleepkd.sequences import find_runs
-from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair, noise, same
+from tests.tiny import (
+    FAST,
+    FEATURES,
+    TinyNetwork,
+    TinySequenceNetwork,
+    make_pair,
+    noise,
+    same,
+)
 
 OPTIONS = {**FAST, "classes": "aasm"}
 NETWORKS = {
@@ -39,7 +47,7 @@ def stager_of(name="tiny", length=3, **params):
 
 
 def student_of(teacher, *args, length=3, **params):
-    options = {**OPTIONS, "sequence_length": length, **params}
+    options = {**OPTIONS, **FEATURES, "sequence_length": length, **params}
     return DistilledSleepStager(teacher, *args, **options)
 
 

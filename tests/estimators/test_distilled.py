@@ -22,6 +22,7 @@ from skleepkd.distillation import (
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import (
     FAST,
+    FEATURES,
     NeverTiny,
     NeverTrained,
     TinyNetwork,
@@ -38,7 +39,7 @@ def teacher(network=TinyNetwork, **params):
 
 def student(given=None, module=None, **params):
     given = teacher() if given is None else given
-    return DistilledSleepStager(given, module, **{**FAST, **params})
+    return DistilledSleepStager(given, module, **{**FAST, **FEATURES, **params})
 
 
 @pytest.fixture

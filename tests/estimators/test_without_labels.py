@@ -22,7 +22,7 @@ from skleepkd import (
 )
 from skleepkd.distillation import Strategy
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import FAST, NAMES, TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import FAST, FEATURES, NAMES, TinyNetwork, TinySequenceNetwork, make_pair
 
 LEARN = {"max_epochs": 25, "lr": 0.02, "random_state": 0, "device": "cpu"}
 
@@ -50,7 +50,7 @@ def unscored(cohort):
 
 
 def student_of(teacher, **params):
-    return DistilledSleepStager(teacher, **{**LEARN, "alpha": 1.0, **params})
+    return DistilledSleepStager(teacher, **{**LEARN, **FEATURES, "alpha": 1.0, **params})
 
 
 def kappa_of_codes(one, other):
