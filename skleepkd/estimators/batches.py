@@ -55,6 +55,11 @@ def check_balance(stager):
     ]
     if stager.neighbouring_windows > 1:
         other.append("neighbouring_windows")
+    if stager.class_weight is not None:
+        raise ValueError(
+            "balanced_batches and class_weight would each make up for rare classes, and so twice: "
+            "leave one of the two out."
+        )
     if other:
         raise ValueError(
             f"balanced_batches draws rows one by one, and {', '.join(other)} would draw them "

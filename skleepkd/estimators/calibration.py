@@ -1,5 +1,6 @@
 """Calibrated probabilities: one temperature, fitted on the people who are held out."""
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -53,6 +54,13 @@ def calibrate(stager, pair, codes):
 
     found = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
     stager.calibration_ = float(np.exp(found.x))
+    if stager.calibration_ > 0.99 * TEMPERATURES[1]:
+        warnings.warn(
+            f"The temperature of the held-out people is {stager.calibration_:.3g}, the end of what "
+            "is looked for: their stages are predicted no better than by chance. Hold out "
+            "more people (validation=), or leave calibrate out.",
+            stacklevel=6,
+        )
 
 
 def divided(nonlinearity, temperature):

@@ -173,7 +173,7 @@ class Comparison:
     ----------
     frame : pandas.DataFrame
         A row for each ``method``, ``seed``, ``fold`` and ``subject``, with the ``score``
-        (nan where the person has no scored epochs) and ``fit_seconds``, those of the fit.
+        (nan where the person has no scored epochs, or the metric none for them) and ``fit_seconds``, those of the fit.
     scores : pandas.DataFrame
         The mean over seeds: a row for each person who has one, a column for each method.
     table : pandas.DataFrame

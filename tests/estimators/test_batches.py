@@ -518,3 +518,6 @@ def test_rows_are_drawn_in_one_way(other):
     stager = stager_of(balanced_batches=True, **other)
     with pytest.raises(ValueError, match=f"{next(iter(other))} would draw them otherwise"):
         stager.fit(*imbalanced())
+    stager = stager_of(balanced_batches=True, class_weight="balanced")
+    with pytest.raises(ValueError, match="make up for rare classes, and so twice"):
+        stager.fit(*imbalanced())

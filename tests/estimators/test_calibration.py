@@ -238,3 +238,12 @@ def test_what_is_refused():
     )
     with pytest.raises(ValueError, match="online teacher's logits"):
         online.fit(X, y)
+
+
+def test_a_temperature_at_the_end_of_the_range_is_told():
+    X, _ = known()
+    y = np.argmin(X["target"][:, 0], axis=1)  # never what is likeliest
+    with pytest.warns(
+        UserWarning, match="held-out people is 100, the end of what is looked"
+    ):
+        sure().fit(X, y)
