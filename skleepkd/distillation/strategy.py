@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import nn
 
+from skleepkd.distillation.objective import feature_loss_of
 from skleepkd.distillation.teacher import as_ensemble, final_stager, has_features
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import final_estimator
@@ -176,7 +177,7 @@ def needs_features(student, what):
 def needs_something_to_learn(student):
     """Refuse a student that nothing of its teacher would reach."""
     begins = student.start_from_teacher is True
-    if not (student.uses_features or student.alpha or begins):
+    if feature_loss_of(student) is None and not (student.alpha or begins):
         raise ValueError(
             "Nothing of the teacher would reach the student: no features are compared and "
             "alpha is 0. Give feature_loss= or alpha=, or start_from_teacher=True."

@@ -54,7 +54,7 @@ def test_it_teaches_as_it_would_if_it_were_fitted_before(pair, strategy):
 
 def test_sequences_and_weights_of_an_assistant(pair):
     X, y = pair
-    windows = {"sequence_length": 4, "alpha": 0.0}
+    windows = {"sequence_length": 4, "alpha": 0.0, "feature_loss": "mse"}
     inner = assistant(module=TinySequenceNetwork, **windows, start_from_teacher=True,
                       teacher=SleepStager(TinySequenceNetwork, sequence_length=4, **FAST,
                                           module__n_filters=6))  # fmt: skip
@@ -97,9 +97,10 @@ def test_an_assistant_behind_steps(pair):
 
 def test_nobody_begins_at_the_weights_of_another(pair):
     X, y = pair
-    inner = assistant(random_state=None, max_epochs=0, module__n_filters=4)
+    anew = {"max_epochs": 0, "start_from_teacher": False}
+    inner = assistant(random_state=None, module__n_filters=4, **anew)
     inner.set_params(teacher__max_epochs=0)
-    found = student(inner, max_epochs=0).fit(X, y)
+    found = student(inner, **anew).fit(X, y)
     nets = [found, found.teacher_, found.teacher_.teacher_]
     assert not any(same(nets[i], nets[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     again = clone(found).fit(X, y)

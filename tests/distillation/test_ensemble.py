@@ -17,6 +17,7 @@ from skleepkd.model_selection import check_leakage
 from tests.tiny import FAST, NAMES, NeverTiny, TinyNetwork, same
 
 BY_OUTPUT = {"module": TinyNetwork, "feature_loss": None, "alpha": 0.5, **FAST}
+BY_OUTPUT["start_from_teacher"] = False
 
 
 class Sure(ClassifierMixin, BaseEstimator):

@@ -163,7 +163,8 @@ def test_augmented_students_keep_what_their_teacher_says(pair, augmented, copies
     network = TinyNetwork if length == 1 else TinySequenceNetwork
     common = {"sequence_length": length, **FAST}
     student = DistilledSleepStager(
-        SleepStager(network, **common), alpha=0.5, **augmented, **common,
+        SleepStager(network, **common), alpha=0.5, feature_loss="mse",
+        **augmented, **common,
         iterator_train__n_augmentation=copies, validation=2,
     ).fit(X, y)  # fmt: skip
     assert student.predict(X).shape == y.shape

@@ -273,8 +273,9 @@ def test_a_student_does_not_begin_at_a_foreign_networks_weights(pair):
     X, y = pair
     frozen = FrozenEstimator(SleepStager.from_module(trained(), classes="aasm", **ABOUT))
     with raises("module="):
-        DistilledSleepStager(frozen, **FAST).fit(X, y)
-    DistilledSleepStager(frozen, start_from_teacher=True, **FAST).fit(X, y)
+        DistilledSleepStager(frozen, start_from_teacher=False, **FAST).fit(X, y)
+    for start in (True, "auto"):
+        DistilledSleepStager(frozen, start_from_teacher=start, **FAST).fit(X, y)
 
 
 def test_a_foreign_network_of_sequences():

@@ -289,7 +289,7 @@ def test_features_of_a_teacher_in_a_pipeline_and_without_an_adapter(cohort, unsc
         make_pipeline(EpochScaler(), Extractor()).fit(X.source_epochs, y)
     )
     student = DistilledSleepStager(
-        teacher, TinyNetwork, module__n_filters=2, max_epochs=1, random_state=0
+        teacher, TinyNetwork, module__n_filters=2, feature_loss="mse", **FAST
     ).fit(others, truth)
     assert (student.feature_shape_, len(list(student.adapters_.parameters()))) == ((2,), 0)
     features = EpochScaler().fit_transform(others.source_epochs)
@@ -322,11 +322,13 @@ def test_features_that_do_not_fit_are_refused(cohort):
     with pytest.raises(ValueError, match="one layer of the student"):
         DistilledSleepStager(frozen, TinyNetwork, **two, **FAST).fit(X, y)
     with pytest.raises(ValueError, match=r'4.*2.*adapter="linear"'):
-        DistilledSleepStager(frozen, TinyNetwork, **FAST).fit(X, y)
+        DistilledSleepStager(frozen, TinyNetwork, feature_loss="mse", **FAST).fit(X, y)
     model = Extractor().fit(X.source_epochs, y)
     model.__class__ = OddExtractor
     with pytest.raises(ValueError, match=r"shape \(20,\) for 20 epochs"):
-        DistilledSleepStager(FrozenEstimator(model), TinyNetwork, **FAST).fit(X, y)
+        DistilledSleepStager(
+            FrozenEstimator(model), TinyNetwork, feature_loss="mse", **FAST
+        ).fit(X, y)
     for params in ({"module": None}, {"start_from_teacher": True}, {"strategy": "online"}):
         with pytest.raises(ValueError, match="needs a teacher that is a SleepStager"):
             DistilledSleepStager(frozen, **{"module": TinyNetwork, **params}, **FAST).fit(
