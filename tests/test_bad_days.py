@@ -157,7 +157,8 @@ def test_room_for_outputs_is_taken_before_they_are_computed(monkeypatch, pair):
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     monkeypatch.setattr(teachers, "OUTPUT_IN_MEMORY", 100)
-    student = DistilledSleepStager(tiny().fit(X.source_epochs, y), max_epochs=1, **OPTIONS)
+    features = {"feature_loss": "mse", "max_epochs": 1, **OPTIONS}
+    student = DistilledSleepStager(tiny().fit(X.source_epochs, y), **features)
     with pytest.raises(OSError, match=r"No space left.* MB are needed"):
         student.fit(X, y)
 
@@ -278,10 +279,11 @@ def test_the_folder_of_temporary_files_vanishes(tmp_path, monkeypatch, pair):
         return array
 
     monkeypatch.setattr(teachers, "_allocate", then_vanish)
-    student = DistilledSleepStager(tiny(), max_epochs=1, **OPTIONS).fit(X, y)
+    features = {"feature_loss": "mse", "max_epochs": 1, **OPTIONS}
+    student = DistilledSleepStager(tiny(), **features).fit(X, y)
     assert "memmap" in names
     monkeypatch.undo()
-    expected = DistilledSleepStager(tiny(), max_epochs=1, **OPTIONS).fit(X, y)
+    expected = DistilledSleepStager(tiny(), **features).fit(X, y)
     np.testing.assert_array_equal(student.predict_proba(X), expected.predict_proba(X))
 
 

@@ -86,7 +86,7 @@ def stagers():
     return [
         teacher,
         SelfDistilled(teacher, alpha=0.2, **given),
-        SelfDistilled(teacher, strategy="online", **given),
+        SelfDistilled(teacher, strategy="online", alpha=0.2, **given),
         SelfDistilled(teacher, **two_steps, **given),
         SelfTuned(teacher, **given),
     ]
@@ -195,7 +195,7 @@ def test_callbacks_and_terms(pair):
         ("stop", EarlyStopping("train_loss", patience=1, threshold=10.0)),
     ]
     given = {**GIVEN, "max_epochs": 9, "callbacks": callbacks}
-    student = DistilledSleepStager(PLAIN, alpha=0.5, **given).fit(X, y)
+    student = DistilledSleepStager(PLAIN, feature_loss="mse", **given).fit(X, y)
     # A threshold that nothing passes: two passes, then it stops.
     assert len(student.history_) == 2
     for row in student.history_:

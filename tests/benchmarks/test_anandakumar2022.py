@@ -65,14 +65,14 @@ def test_page_says_what_it_is(finished):
 def test_run_goes_on_where_it_was(finished):
     first, folder = finished
     # One scalp network a fold serves three rows, and is found again.
-    assert len(kept(folder, "teacher/_fit")) == 2
+    assert len(kept(folder, "fold/_fit")) == 2
     shutil.rmtree(kept(folder, "_call")[5].parent)
     again = run(anandakumar2022, folder, *FAST)
     assert "did 1 of 14 fits" in again.page
     for row, earlier in zip(again.rows, first.rows, strict=True):
         costs = {"seconds": row["seconds"], "cpu_seconds": row["cpu_seconds"]}
         assert row == {**earlier, **costs}
-    assert len(kept(folder, "teacher/_fit")) == 2
+    assert len(kept(folder, "fold/_fit")) == 2
 
 
 def test_too_few_subjects_are_refused(capsys):

@@ -93,7 +93,7 @@ def test_page_says_what_it_is(finished):
 def test_run_goes_on_where_it_was(finished):
     first, folder = finished
     # A teacher and an attention step for each scheme serve all rows.
-    shared = [len(kept(folder, what)) for what in ("teacher/_fit", "distilled/_learn")]
+    shared = [len(kept(folder, what)) for what in ("fold/_fit", "distilled/_learn")]
     assert shared == [2, 2]
     shutil.rmtree(kept(folder, "_call")[5].parent)
     with ready_made(installed=False):
@@ -102,7 +102,7 @@ def test_run_goes_on_where_it_was(finished):
     trained = [row for row in first.rows if row["method"] != joshi2021.READY]
     assert again.rows == trained
     assert "`pip install sleepecg keras` adds its row" in again.page
-    found = [len(kept(folder, what)) for what in ("teacher/_fit", "distilled/_learn")]
+    found = [len(kept(folder, what)) for what in ("fold/_fit", "distilled/_learn")]
     assert found == shared
 
 
