@@ -235,7 +235,8 @@ class Comparison:
             }
             if np.isfinite(row["difference"]):
                 shown[name][against] = _interval(row, *_DIFFERENCE[:3], "+.3f")
-                shown[name]["p"] = f"{row['pvalue']:.3f}"
+                small = row["pvalue"] < 0.001
+                shown[name]["p"] = "<0.001" if small else f"{row['pvalue']:.3f}"
         shown = pd.DataFrame.from_dict(shown, orient="index")
         return shown.drop(columns=[] if self.ceiling else "gap closed")
 
