@@ -124,7 +124,10 @@ class FineTunedSleepStager(SleepStager):
         if training.source is not None:
             self.pretrained_ = training.source.fit(self.memory)
             uncompiled(self.module_).load_state_dict(self._pretrained_module().state_dict())
-        return super().end_fit(training)
+        super().end_fit(training)
+        if not (self.trainable or self.calibrate):  # it is the pretrained stager
+            self.calibration_ = final_stager(self.pretrained_).calibration_
+        return self
 
     def _pretrained_module(self):
         return uncompiled(final_stager(self.pretrained_).module_)

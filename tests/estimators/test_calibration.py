@@ -210,6 +210,20 @@ def test_students_and_those_that_are_fine_tuned():
     assert stager.teacher_.calibration_ != 1
 
 
+def test_where_nothing_is_trained_the_pretrained_temperature_stays():
+    X, y = make_pair()
+    pretrained = SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
+    pretrained.calibration_ = 2.0
+    for trainable, temperature in ((None, 2.0), ("all", 1.0)):
+        tuned = FineTunedSleepStager(
+            FrozenEstimator(pretrained), trainable=trainable, **FAST
+        )
+        assert tuned.fit(X.target_epochs, y).calibration_ == temperature
+        if trainable is None:
+            expected = pretrained.predict_proba(X.target_epochs)
+            np.testing.assert_allclose(tuned.predict_proba(X.target_epochs), expected)
+
+
 def test_a_key_tells_temperatures_apart(utime):
     stager, _ = utime
     other = copy.deepcopy(stager)
