@@ -27,8 +27,8 @@ class MeanTeacher(Offline):
     what the last steps brought.
 
     With ``teacher=None`` the student learns by its labels and its average alone, and ``alpha``
-    has no effect. Another
-    teacher, fitted before as in offline distillation, teaches by ``alpha`` and by features.
+    has no effect. Another teacher, fitted before as in offline distillation, teaches by
+    ``alpha`` and by features.
 
     Parameters
     ----------

@@ -129,9 +129,11 @@ def make_loss(name, loss, known, params):
 
 def set_temperature(student, temperature):
     """Give a temperature to all losses of a student that have one and were given no other."""
+    if temperature is None:
+        return
     losses = {"output_loss": student.output_loss_, "feature_loss": student.matched_layers_}
     for name, loss in losses.items():
-        if temperature is None or hasattr(student, f"{name}__temperature"):
+        if hasattr(student, f"{name}__temperature"):
             continue
         for module in loss.modules():
             if hasattr(module, "temperature"):

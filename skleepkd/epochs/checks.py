@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d
 from skorch.utils import is_dataset
 
@@ -198,10 +199,12 @@ def check_labels(y, n_epochs, why_labels=""):
     return y
 
 
-def judged_labels(y, n_epochs, classes):
-    """Check labels that predictions are held against, and mark those that somebody scored."""
-    y = check_labels(y, n_epochs)
-    return y, ~is_unscored(y) | np.isin(y, classes)
+def scored_accuracy(predicted, y, classes, sample_weight=None):
+    """Check labels, and return the accuracy of predictions over those that somebody scored."""
+    y = check_labels(y, len(predicted))
+    scored = ~is_unscored(y) | np.isin(y, classes)
+    weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
+    return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
 
 
 def _of_one_kind(y):

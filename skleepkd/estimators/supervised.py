@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from skorch import NeuralNetClassifier
 
@@ -309,10 +308,7 @@ class SleepStager(NeuralNetClassifier):
         -------
         float
         """
-        predicted = self.predict(X)
-        y, scored = checks.judged_labels(y, len(predicted), self.classes_)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
-        return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
+        return checks.scored_accuracy(self.predict(X), y, self.classes_, sample_weight)
 
     from_module = classmethod(foreign.from_module)
     extract_features = outputs.extract_features

@@ -6,9 +6,8 @@ import re
 import numpy as np
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import accuracy_score
 
-from skleepkd.epochs.checks import as_pair, check_signal, judged_labels
+from skleepkd.epochs.checks import as_pair, check_signal, scored_accuracy
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
 from skleepkd.stages import EPOCH_SECONDS, SCHEMES
 
@@ -128,10 +127,7 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
         -------
         float
         """
-        predicted = self.predict(X)
-        y, scored = judged_labels(y, len(predicted), self.classes_)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[scored]
-        return accuracy_score(y[scored], predicted[scored], sample_weight=weight)
+        return scored_accuracy(self.predict(X), y, self.classes_, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
