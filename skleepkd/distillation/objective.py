@@ -37,13 +37,8 @@ def feature_loss_of(student):
     """Return what compares features; "auto" does where the strategy or a parameter is of them."""
     if not isinstance(student.feature_loss, str) or student.feature_loss != "auto":
         return student.feature_loss
-    strategy = student.strategy
-    if isinstance(strategy, str):
-        of_features = strategy in ("online", "two-step")
-    else:
-        of_features = getattr(strategy, "uses_features", False)
     named = student.layers is not None or student.adapter is not None
-    return "mse" if of_features or named else None
+    return "mse" if student.strategy_kind.uses_features or named else None
 
 
 def check_objective(student):
@@ -128,13 +123,12 @@ def make_loss(name, loss, known, params):
 
 
 def set_temperature(student, temperature):
-    """Give a temperature to all losses of a student that have one and were given no other."""
-    if temperature is None:
-        return
+    """Give a temperature, None their own, to losses that have one and were given no other."""
     losses = {"output_loss": student.output_loss_, "feature_loss": student.matched_layers_}
     for name, loss in losses.items():
         if hasattr(student, f"{name}__temperature"):
             continue
         for module in loss.modules():
             if hasattr(module, "temperature"):
-                module.temperature = temperature
+                own = vars(module).setdefault("own_temperature", module.temperature)
+                module.temperature = own if temperature is None else temperature

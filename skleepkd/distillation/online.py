@@ -55,6 +55,7 @@ class Online(Strategy):
 
     fits_teacher_first = False
     uses_features = True
+    goes_on = False
 
     def __init__(self, augment_source=False):
         self.augment_source = augment_source

@@ -58,6 +58,10 @@ class Strategy(BaseEstimator):
     fits_teacher_first = True
     #: Whether the student compares features where ``feature_loss`` is "auto".
     uses_features = False
+    #: Whether its last step leaves the features out, and so needs labels or probabilities.
+    ends_without_features = False
+    #: Whether ``partial_fit`` can train on.
+    goes_on = True
     #: Columns of a batch that augmentations change as they change the target (same times).
     augmented = ()
 

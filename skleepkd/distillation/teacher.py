@@ -141,6 +141,8 @@ def _refuse_others(thing, name):
         line = f"SleepStager({given})" if network else f"{given}(...)"
     elif isinstance(thing, torch.nn.Module):
         line = "FrozenEstimator(SleepStager.from_module(network, classes=..., sfreq=..., ch_names=...))"
+    elif isinstance(thing, np.ndarray) and thing.dtype.kind == "O":
+        line = "[...]: several teachers are a list"
     elif hasattr(thing, "shape"):
         line = (
             "FrozenEstimator(what computed it): each fold asks for the rows that it needs"

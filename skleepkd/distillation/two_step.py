@@ -26,6 +26,7 @@ class TwoStep(Strategy):
     """
 
     uses_features = True
+    ends_without_features = True
 
     def check(self, student):
         """Refuse a student without features to learn first."""

@@ -22,9 +22,8 @@ from skleepkd.distillation.objective import (
     set_temperature,
     weights_at,
 )
-from skleepkd.distillation.offline import Offline
-from skleepkd.distillation.online import Online
 from skleepkd.distillation.output_losses import OUTPUT_LOSSES, call_loss
+from skleepkd.distillation.strategies import check_strategy, kind_of
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
@@ -47,7 +46,6 @@ from skleepkd.distillation.teacher import (
     needs_labels,
     set_inner_params,
 )
-from skleepkd.distillation.two_step import TwoStep
 from skleepkd.estimators.batches import training_windows
 from skleepkd.estimators.calibration import calibrate
 from skleepkd.estimators.labels import unscored_like
@@ -58,12 +56,11 @@ from skleepkd.stages import is_unscored
 
 #: Epochs from which the shape of a teacher's features is seen, if it is no stager.
 FEW = 20
-STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 
 def _goes_on(student):
     """Whether a training can go on, as ``available_if`` asks."""
-    if student.strategy == "online" or isinstance(student.strategy, Online):
+    if not student.strategy_kind.goes_on:
         raise AttributeError("An online teacher begins anew; partial_fit needs 'offline'.")
     return True
 
@@ -299,11 +296,7 @@ class DistilledSleepStager(SleepStager):
 
     def _check_parameters(self, go_on):
         own = isinstance(self.strategy, Strategy)
-        if not own and self.strategy not in [*STRATEGIES]:
-            raise ValueError(
-                f"Unknown strategy {self.strategy!r}; the strategies are "
-                f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
-            )
+        check_strategy(self.strategy)
         check_objective(self)
         check_adapter(self.adapter)
         if self.teacher is not None or not own:
@@ -317,11 +310,16 @@ class DistilledSleepStager(SleepStager):
         for what, needed in needs.items():
             if needed:
                 needs_stager(self, what)
-        self.strategy_ = clone(self.strategy) if own else STRATEGIES[self.strategy]()
+        self.strategy_ = clone(self.strategy) if own else self.strategy_kind()
         self.strategy_.check(self)
         for stager in final_stagers(self.teacher):
             check_stager(self, stager)
         return None if self.teacher is None else "Distillation"
+
+    @property
+    def strategy_kind(self):
+        """The strategy, or the class of one that is named; Strategy where there is none."""
+        return kind_of(self.strategy)
 
     @property
     def why_labels(self):
@@ -330,9 +328,8 @@ class DistilledSleepStager(SleepStager):
             return "A fitted teacher teaches without: FrozenEstimator(teacher), alpha=1."
         logits = self.adapter is None and final_stager(self.teacher) is not None
         logits &= (OUTPUT, OUTPUT) in name_pairs(self.layers or ())
-        both_steps = isinstance(self.strategy, TwoStep) or self.strategy == "two-step"
         has_last = self.uses_features and (self.start_from_teacher is True or logits)
-        if self.alpha == 1 or (has_last and not both_steps):
+        if self.alpha == 1 or (has_last and not self.strategy_kind.ends_without_features):
             return None
         return "To learn from the teacher's output alone, without a label, give alpha=1."
 

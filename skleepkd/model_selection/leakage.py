@@ -84,8 +84,9 @@ class LeakageReport:
         if {kind for kind, _ in alike} == {"unknown subjects"}:
             lines = ["Leakage cannot be ruled out:"]
         for (kind, where), group in alike.items():
-            folds = _short([found.fold for found in group])
-            details = f"folds {folds}; {sum(found.count for found in group)} epochs"
+            folds = _short(dict.fromkeys(found.fold for found in group))
+            rows = {(found.fold, row) for found in group for row in found.rows.tolist()}
+            details = f"folds {folds}; {len(rows)} epochs"
             names = _short(dict.fromkeys(name for found in group for name in found.what))
             details += f"; {names}" if names else ""
             lines.append(f"- {_FOUND[kind].format(where=where)} ({details}).")

@@ -178,6 +178,7 @@ def test_names_of_networks(pair, name, meant):
         ({"one": PLAIN}, r"given dict. Write .*SleepStager"),
         (np.full((144, 5), 0.2), "what computed it"),
         (torch.full((144, 5), 0.2), "what computed it"),
+        (np.array([PLAIN, PLAIN]), "several teachers are a list"),
     ],
 )
 def test_what_is_no_teacher(pair, given, line):

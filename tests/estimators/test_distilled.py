@@ -729,6 +729,9 @@ def test_the_temperature_reaches_every_loss_that_was_given_no_other(pair, frozen
     assert temperatures(temperature=2.0) == (2.0, 2.0)
     assert temperatures(temperature=2.0, feature_loss__temperature=0.2) == (2.0, 0.2)
     assert temperatures(output_loss=SoftmaxDistillation(3.0)) == (3.0, 0.1)
+    net = student(frozen, temperature=2.0, alpha=0.5, output_loss=SoftmaxDistillation(3.0))
+    net.fit(X, y).set_params(temperature=None).partial_fit(X, y)
+    assert net.output_loss_.temperature == 3.0, "the loss's own comes back"
 
 
 @pytest.mark.parametrize("name", ["output_loss", "feature_loss"])

@@ -200,6 +200,14 @@ def test_frozen_wherever_it_is(pair, wrap, where):
     assert f"{where} is frozen, and was fitted on what is tested" in str(report)
 
 
+def test_rows_that_several_frozen_teachers_saw_are_counted_once(pair):
+    X, y = pair
+    teachers = [frozen_on(X, y, "s1"), frozen_on(X, y, "s1", "s4")]
+    report = check_leakage(student(teachers), X, y, cv=one_fold(X, "s1"))
+    assert len(report.findings) == 2
+    assert f"(folds 0; {len(rows_of(X, 's1'))} epochs; s1)" in str(report)
+
+
 def test_frozen_on_others_is_clean(pair):
     X, y = pair
     given = student(frozen_on(X, y, "s0", "s1"))

@@ -1,0 +1,24 @@
+"""The strategies by their names."""
+
+from skleepkd.distillation.offline import Offline
+from skleepkd.distillation.online import Online
+from skleepkd.distillation.strategy import Strategy
+from skleepkd.distillation.two_step import TwoStep
+
+STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
+
+
+def kind_of(strategy):
+    """Return a strategy, or the class of one that is named; Strategy where there is none."""
+    if isinstance(strategy, Strategy):
+        return strategy
+    return STRATEGIES.get(strategy, Strategy) if isinstance(strategy, str) else Strategy
+
+
+def check_strategy(strategy):
+    """Refuse what is neither the name nor an instance of a strategy."""
+    if kind_of(strategy) is Strategy:
+        raise ValueError(
+            f"Unknown strategy {strategy!r}; the strategies are "
+            f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
+        )
