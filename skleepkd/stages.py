@@ -237,6 +237,11 @@ def stage_of_text(description):
     return _CODES.get(_shortened(description))
 
 
+def as_annotations(scoring):
+    """Take a hypnogram as annotations."""
+    return scoring.to_annotations() if hasattr(scoring, "to_annotations") else scoring
+
+
 def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
     """Refuse digits that are codes, and warn of long annotations that are no known stage."""
     texts = [str(text) for text in annotations.description]
@@ -317,7 +322,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
 
     Parameters
     ----------
-    annotations : mne.Annotations
+    annotations : mne.Annotations or Hypnogram
         Scored stages; other annotations are ignored. A stage counts for the epochs
         that lie wholly inside it, or inside annotations of it that touch; borders may be
         0.1 s off. Where most annotations do not last whole epochs (every 5 or 20 s was
@@ -343,6 +348,7 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     UserWarning
         If annotations as long as stages name no known stage.
     """
+    annotations = as_annotations(annotations)
     check_texts(annotations, epoch=epoch)
     pieces = scored_pieces(annotations)
     onset = as_seconds(onset)

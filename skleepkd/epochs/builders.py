@@ -10,6 +10,7 @@ from skleepkd.epochs.channels import check_unit, pick_channels, to_microvolts
 from skleepkd.epochs.rows import Signal
 from skleepkd.stages import (
     EPOCH_SECONDS,
+    as_annotations,
     check_texts,
     scored_onsets,
     scored_pieces,
@@ -216,7 +217,7 @@ def from_raws(
     ----------
     target_raw, source_raw : mne.io.Raw
         The wearable and the polysomnography.
-    annotations : mne.Annotations, optional
+    annotations : mne.Annotations or Hypnogram, optional
         Scored stages, in seconds from the start of ``source_raw``. Each makes as many
         rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``;
         where stages are scored every 5 or 20 s, each stretch of them does. Without, every
@@ -254,7 +255,10 @@ def from_raws(
         If the offset is not what the recordings' dates say, a file begins later than its
         header says, long annotations are no known stage, or as :meth:`from_mne` does.
     """
-    raws = {"target": target_raw, "source": source_raw}
+    raws, annotations = (
+        {"target": target_raw, "source": source_raw},
+        as_annotations(annotations),
+    )
     _check_kinds(raws, annotations)
     # Seconds from the moment that annotations count from to its first sample.
     lead = {

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import pickle
 from datetime import UTC, datetime
 
 import mne
@@ -46,6 +47,71 @@ def test_stages_are_the_likeliest_ones():
         Hypnogram([[0.5, 0.5]], AASM)
     with pytest.raises(ValueError, match=r"shape \(1, 2\) for 2 onsets"):
         Hypnogram([[0.5, 0.5]], ["W", "N2"], onset=[0, 30])
+
+
+@pytest.mark.parametrize(
+    ("given", "stages", "classes"),
+    [
+        ([0, 1, 2, 3, 4, -1], ["W", "N1", "N2", "N3", "REM", "?"], AASM),
+        (["Sleep stage W", "S4", "rem", "?", "-1"], ["W", "N3", "REM", "?", "?"], AASM),
+        (["W", "R"], ["W", "REM"], AASM),
+        (["W", "L", "D", "R", "?"], ["W", "L", "D", "R", "?"], SCHEMES["wldr"]),
+        (["WAKE", "LIGHT", "DEEP", "REM"], ["W", "L", "D", "R"], SCHEMES["wldr"]),
+        (["W", "N", "Movement time"], ["W", "N", "?"], SCHEMES["wnr"]),
+    ],
+)
+def test_a_scoring_has_stages_and_no_probabilities(given, stages, classes):
+    night = pickle.loads(pickle.dumps(Hypnogram.from_stages(given, epoch=20)))
+    assert night.stages.tolist() == stages
+    assert night.classes.tolist() == list(classes)
+    assert night.onset.tolist() == [20.0 * k for k in range(len(given))]
+    assert night.probabilities is night.confidence is night.artefact is None
+    texts = [f"Sleep stage {stage[-1]}" for stage in stages]
+    texts = [text.replace("M", "R") for text in texts]
+    assert night.to_annotations().description.tolist() == texts
+    assert set(night.to_annotations().duration) == {20.0}
+    assert night.to_dataframe().columns.tolist() == ["onset", "duration", "stage"]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "match"),
+    [
+        (["W", "awake"], {}, r"Unknown stages \['awake'\]"),
+        ([0, 5], {}, r"Unknown stages \[5\]"),
+        (["1", "4"], {}, r"Unknown stages \['1', '4'\]"),  # N3 of Rechtschaffen, or REM
+        (["N2", "L"], {}, r"Unknown stages \['L'\]"),
+        ([0.5], {}, r"Unknown stages \['0.5'\]"),
+        ([[0, 1]], {}, r"shape \(1, 2\)"),
+        ([0, 1], {"onset": [0]}, "for 1 onsets"),
+        ([0, 1], {"epoch": 0}, "in seconds; given 0"),
+    ],
+)
+def test_stages_that_are_not_known_are_refused(given, options, match):
+    with pytest.raises(ValueError, match=match):
+        Hypnogram.from_stages(given, **options)
+
+
+def test_epochs_without_probabilities_are_unscored():
+    proba = np.array([[0.2, 0.8], [np.nan, np.nan]])
+    night = Hypnogram(proba, ["W", "N2"], artefact=["", "nan"])
+    assert night.stages.tolist() == ["N2", "?"]
+    assert Hypnogram(proba, [0, 2]).stages.tolist() == [2, -1]
+    assert night.confidence[0] == 0.8
+    assert repr(night) == "<Hypnogram: 2 epochs of 30 s from 0 s, W 0, N2 1, ? 1>"
+    with pytest.raises(ValueError, match="2 epochs"):
+        Hypnogram(proba, [0, 2], artefact=[""])
+
+
+def test_stages_at_and_a_pair_take_a_hypnogram():
+    night = Hypnogram.from_stages(NIGHT, onset=7 + 30 * np.arange(10), meas_date=TEN_PM)
+    codes = [AASM.index(stage) for stage in NIGHT]
+    assert stages_at(night, night.onset).tolist() == codes
+    raw = silent_raw()
+    pair = PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=night)
+    assert pair.onset.tolist() == night.onset.tolist()
+    late = Hypnogram.from_stages(NIGHT, meas_date=TEN_PM + pd.Timedelta(minutes=1))
+    with pytest.raises(ValueError, match=r"\+60 s after the first sample"):
+        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=late)
 
 
 # ---------------------------------------------------------------- annotations
@@ -124,7 +190,8 @@ def test_events_are_a_table_with_its_description(tmp_path):
     night.to_events(path)
     table = pd.read_csv(path, sep="\t")
     probabilities = ["probability_" + name for name in ("w", "n1", "n2", "n3", "rem")]
-    assert table.columns.tolist() == ["onset", "duration", "trial_type", *probabilities]
+    columns = ["onset", "duration", "trial_type", *probabilities, "confidence"]
+    assert table.columns.tolist() == columns
     assert table["onset"].tolist() == [12.125 + 30 * k for k in range(10)]
     assert set(table["duration"]) == {30}
     assert table["trial_type"].tolist() == NIGHT
@@ -141,6 +208,25 @@ def test_events_are_a_table_with_its_description(tmp_path):
     assert pd.read_csv(path, sep="\t")["trial_type"].tolist() == ["W", "R"]
     levels = json.loads(path.with_suffix(".json").read_text())["trial_type"]["Levels"]
     assert levels["N"] == "non-REM sleep (N1, N2, N3)"
+    # A scoring has no probabilities, a doubtful prediction has a word for it.
+    Hypnogram.from_stages(["W", "?"]).to_events(path)
+    assert pd.read_csv(path, sep="\t").columns.tolist() == [
+        "onset",
+        "duration",
+        "trial_type",
+    ]
+    about = json.loads(path.with_suffix(".json").read_text())["trial_type"]
+    assert about["Description"] == "Sleep stage of the epoch"
+    assert about["Levels"]["?"] == "unscored"
+    proba = np.array([[0.2, 0.8], [np.nan, np.nan]])
+    Hypnogram(proba, ["W", "N2"], artefact=["", "nan"]).to_events(path)
+    rows = path.read_text().splitlines()[1:]
+    assert rows == [
+        "0.0\t30.0\tN2\t0.2\t0.8\t0.8\tn/a",
+        "30.0\t30.0\t?\tn/a\tn/a\tn/a\tnan",
+    ]
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert list(about) == path.read_text().splitlines()[0].split("\t")
 
 
 def test_files_that_cannot_be_written_are_named(tmp_path, monkeypatch):
@@ -204,6 +290,12 @@ def test_yasa_gets_the_stages_of_other_schemes(classes, names):
     assert (hypnogram.n_stages, hypnogram.start) == (n_stages, None)
     assert hypnogram.hypno.tolist() == names
     np.testing.assert_array_equal(hypnogram.proba[names], night.probabilities)
+
+
+def test_yasa_gets_a_scoring_of_20_s():
+    night = Hypnogram.from_stages(["W", "N2", "?"], epoch=20, meas_date=TEN_PM).to_yasa()
+    assert night.hypno.tolist() == ["WAKE", "N2", "UNS"]
+    assert (night.freq, night.scorer, night.proba) == ("20s", None, None)
 
 
 def test_yasa_is_refused_what_it_has_no_words_for(monkeypatch):
