@@ -3,7 +3,9 @@
 import doctest
 import importlib
 import re
+import warnings
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from skleepkd import datasets
 DOCS = Path(__file__).parents[1] / "docs"
 #: Pages whose Python is run elsewhere (tests/model_selection/test_clusters.py).
 ELSEWHERE = {"clusters.md"}
+#: What some blocks import, and the package that has it, which nothing here depends on.
+OPTIONAL = {"import optuna": "optuna", "from torch.utils.tensorboard": "tensorboard"}
 PAGES = sorted(
     path.relative_to(DOCS).as_posix()
     for folder in (DOCS, DOCS / "guide", DOCS / "papers")
@@ -46,12 +50,17 @@ def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     )
     for kind, line, text in blocks(page):
-        if kind == "python":
+        wanted = {package for words, package in OPTIONAL.items() if words in text}
+        missing = [package for package in wanted if not find_spec(package)]
+        if missing:
+            warnings.warn(f"{page}, line {line}: not run without {missing}", stacklevel=1)
+        elif kind == "python":
             exec(compile("\n" * line + text, str(DOCS / page), "exec"), here)
-            continue
-        test = doctest.DocTestParser().get_doctest(text, here, page, str(DOCS / page), line)
-        runner.run(test, clear_globs=False)
-        here = test.globs
+        else:
+            parse = doctest.DocTestParser().get_doctest
+            test = parse(text, here, page, str(DOCS / page), line)
+            runner.run(test, clear_globs=False)
+            here = test.globs
     assert runner.summarize(verbose=False).failed == 0
 
 

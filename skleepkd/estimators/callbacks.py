@@ -11,6 +11,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from skorch.callbacks.scoring import ScoringBase
 
+from skleepkd.distillation.two_step import TwoStep
 from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
 
@@ -56,13 +57,21 @@ class BestWeights(Callback):
 
 
 def check_monitors(net):
-    """Refuse callbacks that watch a score which nobody computes."""
-    for _, callback in net.callbacks_:
-        watched = getattr(callback, "monitor", None)
+    """Refuse callbacks that watch a score which nobody computes, or choose other weights."""
+    given = dict(net.callbacks_)
+    validates = len(net.held_out_) or net.train_split is not None
+    chooses = any(isinstance(callback, BestWeights) for callback in given.values())
+    for callback in given.values():
+        name, watched = type(callback).__name__, getattr(callback, "monitor", None)
+        if validates and chooses and getattr(callback, "load_best", False):
+            raise ValueError(
+                f"{name}(load_best=True) would put its weights in the place of those that the "
+                "stager chooses, of the pass with the highest valid_kappa. Leave load_best out, "
+                "or let the callback choose alone: callbacks__best_weights=None."
+            )
         if not isinstance(watched, str) or not watched.startswith("valid_"):
             continue
-        name, given = type(callback).__name__, dict(net.callbacks_)
-        if not len(net.held_out_) and net.train_split is None:
+        if not validates:
             raise ValueError(
                 f"{name} watches {watched!r}, and nobody is held out: give validation=2, so many "
                 'subjects (from groups=, or subject= of a PairedEpochs), or monitor="train_loss".'
@@ -71,6 +80,13 @@ def check_monitors(net):
             raise ValueError(
                 f"{name} watches {watched!r}, which is not computed. Of the subjects who are held "
                 'out the kappa is: monitor="valid_kappa", lower_is_better=False.'
+            )
+        two_steps = isinstance(getattr(net, "strategy_", None), TwoStep)
+        if watched.startswith("valid_kappa") and (two_steps or not chooses):
+            raise ValueError(
+                f"{name} watches {watched!r}, which is computed neither in the first of two "
+                "steps, where no stages are learned, nor of an online teacher, nor without "
+                'callbacks__best_weights: give monitor="valid_loss".'
             )
 
 

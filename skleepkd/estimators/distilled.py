@@ -409,13 +409,12 @@ class DistilledSleepStager(SleepStager):
                     self.history.clear()
                     self.initialize_optimizer()
                     torch.manual_seed(torch.initial_seed() + 1)
+                self.passes_before_ = len(before)
                 n_features = 0 if step.features else len(self.matched_layers)
                 left_out = [TEACHER_FEATURE.format(number) for number in range(n_features)]
                 own = {name: columns[name] for name in columns if name not in left_out}
                 self._run_step(step, pair, codes, own)
             calibrate(self, pair, codes)
-        for row in self.history:
-            row["epoch"] += len(before)
         self.history[:0] = before
         if self.best_epoch_ is not None:
             self.best_epoch_ += len(before)
@@ -514,6 +513,7 @@ class DistilledSleepStager(SleepStager):
     def on_epoch_begin(self, net, **kwargs):
         """Forget the terms of the loss of the last pass; set the weights of this one."""
         super().on_epoch_begin(net, **kwargs)
+        self.history[-1]["epoch"] += self.passes_before_  # counted on, for who draws it
         self.terms_ = {}
         before, passes = self.span_
         self.share_ = (len(self.history) - 1 - before) / passes

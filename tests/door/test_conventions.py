@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from braindecode.augmentation import AugmentedDataLoader, Mixup, SignFlip, Transform
-from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
+from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler, TensorBoard
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
-from skleepkd import DistilledSleepStager, SleepStager
+from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.networks.build import check_output
 from tests.tiny import TinyNetwork, TinySequenceNetwork
 
@@ -50,6 +51,66 @@ def test_accuracy_is_not_computed(pair):
     stop = EarlyStopping("valid_acc", lower_is_better=False)
     with raises(r"'valid_acc'.*monitor=\"valid_kappa\""):
         SleepStager(TinyNetwork, callbacks=[stop], validation=2, **FAST).fit(*pair)
+
+
+@pytest.mark.parametrize(
+    ("callback", "given", "line"),
+    [
+        (EarlyStopping("valid_kappa"), {"strategy": "two-step"}, 'monitor="valid_loss"'),
+        (
+            Checkpoint(monitor="valid_kappa_best"),
+            {"callbacks__best_weights": None},
+            "computed",
+        ),
+        (EarlyStopping(load_best=True), {}, "callbacks__best_weights=None"),
+        (Checkpoint(monitor="train_loss_best", load_best=True), {}, "highest valid_kappa"),
+    ],
+)
+def test_two_choices_of_the_weights_and_scores_that_a_step_lacks(
+    pair, callback, given, line
+):
+    stager = DistilledSleepStager(
+        SleepStager(TinyNetwork, **FAST),
+        callbacks=[callback],
+        validation=2,
+        **given,
+        **FAST,
+    )
+    with raises(line):
+        stager.fit(*pair)
+    online = SleepStager(TinyNetwork, callbacks=[EarlyStopping("valid_kappa")], **FAST)
+    with raises("an online teacher"):
+        DistilledSleepStager(online, strategy="online", validation=2, **FAST).fit(*pair)
+
+
+class Writer:
+    """Stand in for a SummaryWriter, with the arguments that skorch gives."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def add_scalar(self, tag, scalar_value, global_step):
+        self.steps.setdefault(tag, []).append(global_step)
+
+    def close(self):
+        self.steps["closed"] = True
+
+
+@pytest.mark.parametrize("strategy", [None, "offline", "online", "two-step", "fine-tuned"])
+def test_tensorboard_gets_every_pass_once(pair, strategy):
+    own = SleepStager(TinyNetwork, **FAST)
+    given = {"callbacks": [TensorBoard(Writer())], "validation": 2, **FAST}
+    if strategy == "fine-tuned":
+        net = FineTunedSleepStager(FrozenEstimator(own.fit(*pair)), **given)
+    elif strategy is None:
+        net = SleepStager(TinyNetwork, **given)
+    else:
+        net = DistilledSleepStager(own, strategy=strategy, **given)
+    steps = net.fit(*pair).callbacks_[-2][1].writer.steps
+    passes = [1, 2, 3, 4] if strategy == "two-step" else [1, 2]
+    assert steps["Loss/train_loss"] == steps["Loss/valid_loss"] == passes
+    assert steps["Loss/valid_kappa"] == passes[-2:]
+    assert steps["closed"]
 
 
 def test_a_validation_set_of_its_own(pair):
