@@ -77,8 +77,8 @@ def predicted_input(X, stager):
         if fitted and given and not 1 / _SPREAD_AGREES <= given / fitted <= _SPREAD_AGREES:
             warnings.warn(
                 f"Channel {names[number] if names else number} spreads over {given:.2g} in an "
-                f"epoch; over {fitted:.2g} where this stager was fitted. Is it in microvolts, of "
-                "the same derivation, filtered and scaled alike?",
+                f"epoch; over {fitted:.2g} where this stager was fitted. Is it in the same unit "
+                "(microvolts, of a voltage), of the same derivation, filtered and scaled alike?",
                 stacklevel=4,
             )
     return pair
@@ -238,17 +238,18 @@ def check_signal(pair, modality, name=None):
     if signal.ndim != 3 or not n_epochs:
         return
     sample = np.arange(0, n_epochs, max(1, n_epochs // SAMPLED_EPOCHS))
-    spread = pair.read(modality, sample).std(axis=2)  # (n_sampled, n_channels)
+    spread = _spreads(pair.read(modality, sample))
     moving = spread[spread > 0]
     if len(moving) and np.median(moving) < VOLTS_BELOW:
         raise ValueError(
             f"The {name} looks like volts (median spread of an epoch {np.median(moving):.2g}); "
-            "microvolts are expected. Multiply by 1e6, or use PairedEpochs.from_mne."
+            "microvolts are expected. Multiply by 1e6, or use PairedEpochs.from_mne. Scale what "
+            "is no voltage (acceleration in g) first: make_pipeline(RecordingScaler(), stager)."
         )
     flat = np.flatnonzero((spread < 1e6 * FLAT_VOLTS).all(axis=0)) if n_epochs > 1 else []
     if len(flat):
         for _, block in pair.blocks(modality):
-            flat = flat[(block[:, flat].std(axis=2) < 1e6 * FLAT_VOLTS).all(axis=0)]
+            flat = flat[(_spreads(block[:, flat]) < 1e6 * FLAT_VOLTS).all(axis=0)]
     if len(flat):
         known = pair.ch_names[modality]
         which = ", ".join(str(known[k] if known else k) for k in flat)
@@ -257,6 +258,11 @@ def check_signal(pair, modality, name=None):
             f"{n_epochs} epochs, or in volts. Was the electrode connected?",
             stacklevel=5,
         )
+
+
+def _spreads(block):
+    """Deviations by epoch and channel; over all epochs where they hold one value each."""
+    return block.std(axis=0 if block.shape[2] == 1 else 2).reshape(-1, block.shape[1])
 
 
 def _is_finite(block):

@@ -81,7 +81,7 @@ class Signal:
         return digest.hexdigest()
 
     def some_samples(self):
-        """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
+        """Read up to 4 samples of each row's first and last channel, (n_rows, 8) float32."""
         middle, between = self.shape[-1] // 2, (0,) * (len(self.shape) - 3)
         parts = [
             self.base[self.rows, channel, *between, middle : middle + 4]
@@ -148,8 +148,9 @@ class ScaledSignal(Signal):
 
     def some_samples(self):
         """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
-        channels = np.repeat([0, -1], 4)
-        samples = self.signal.some_samples() - self.offset[:, channels]
+        samples = self.signal.some_samples()
+        channels = np.repeat([0, -1], samples.shape[1] // 2)
+        samples = samples - self.offset[:, channels]
         return samples / self.scale[:, channels]
 
     def __sizeof__(self):

@@ -189,7 +189,8 @@ class EpochCrossModalTransformer(nn.Module):
         super().__init__()
         if n_times < WINDOW:
             raise ValueError(
-                f"n_times is {n_times}, shorter than one window of {WINDOW} samples."
+                f"n_times is {n_times}, shorter than one window of {WINDOW} samples. At so "
+                "low a rate LogPowerNet is a network."
             )
         self.n_chans = n_chans
         self.n_times = n_times

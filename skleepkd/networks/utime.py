@@ -164,7 +164,8 @@ class UTime(nn.Module):
         if n_times < math.prod(pools):
             raise ValueError(
                 f"n_times is {n_times}, shorter than the {math.prod(pools)} samples that "
-                f"pools={tuple(pools)} make into one; give whole epochs or smaller pools."
+                f"pools={tuple(pools)} make into one; give whole epochs, or fewer levels: "
+                "filters=(8, 16, 32), pools=(3, 2)."
             )
         self.n_chans = n_chans
         self.n_times = n_times

@@ -1,5 +1,7 @@
 """Scalers: of each epoch by itself, and of each recording."""
 
+import warnings
+
 import numpy as np
 
 from skleepkd.epochs import PairedEpochs
@@ -71,7 +73,9 @@ class RecordingScaler(StatelessTransformer):
     -----
     Median and quartiles are exact, of all samples of the epochs that ``X`` holds of a
     recording: give whole nights, unscored epochs too, in ``fit`` and in ``predict``. A channel
-    half of whose samples or more share one value has no such range, and becomes 0. NaN and
+    half of whose samples or more share one value has no such range, and becomes 0, with a
+    warning if it has others: counts of movement are 0 most of the night (``np.log1p`` makes
+    them smaller and keeps all of them). NaN and
     infinite values are left out of the statistics and stay where they are. Epochs may
     have any unit; of spectrograms all values of a channel are scaled together.
 
@@ -132,12 +136,23 @@ class RecordingScaler(StatelessTransformer):
         """Find the median and the range of each recording's channels."""
         signal = pair._signal(modality)
         offset, scale = np.empty((2, *signal.shape[:2]), dtype=np.float32)
+        lost = 0
         for rows in _rows_of_recordings(pair):
             # (n_epochs, n_channels, n_times, ...) -> (n_channels, n_epochs, n_times, ...)
             for channel, values in enumerate(signal.read(rows).swapaxes(0, 1)):
                 low, median, high = _quartiles(values)
                 offset[rows, channel] = median
                 scale[rows, channel] = high - low if high > low else np.inf  # x / inf is 0
+                if high == low:
+                    finite = values[np.isfinite(values)]
+                    lost += bool((finite != finite[:1]).any())
+        if lost:
+            warnings.warn(
+                f"{lost} channels of recordings become 0, since half of their samples or more "
+                "share one value: flat for half the night, or counts of movement, which "
+                "np.log1p scales (FunctionTransformer) and RecordingScaler does not.",
+                stacklevel=3,
+            )
         return ScaledSignal(signal, offset, scale)
 
 

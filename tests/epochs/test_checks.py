@@ -182,7 +182,9 @@ def test_volts_are_refused(microvolts):
     check(signal)
     drifting = np.arange(10.0)[:, None, None]  # an offset of each epoch is no signal
     for volts in (1e-6 * signal, drifting + 1e-6 * signal, np.float32(1e-6 * signal)):
-        with raises("The target looks like volts.*microvolts are expected"):
+        with raises(
+            "The target looks like volts.*microvolts are expected.*RecordingScaler"
+        ):
             check(volts)
 
 
@@ -212,6 +214,11 @@ def test_a_channel_without_a_signal_is_named():
         check_signal(X, "target")
     with pytest.warns(UserWarning, match="no signal in channel 1:"):
         check_signal(PairedEpochs(signal), "target")
+    counts = signal[:, :, :1]  # one value an epoch, such as counts of movement
+    with pytest.warns(UserWarning, match="no signal in channel 1:"):
+        check_signal(PairedEpochs(counts), "target")
+    with warnings.catch_warnings(action="error"):
+        check_signal(PairedEpochs(counts[:, [0, 2]]), "target")
     signal[3, 1, 5] = 8.0  # flat in some epochs alone
     with warnings.catch_warnings(action="error"):
         check_signal(PairedEpochs(signal), "target")

@@ -303,6 +303,17 @@ def test_flat_epochs_are_no_copies():
     assert found.rows.tolist() == [141]
 
 
+def test_counts_of_movement_are_alike_by_chance():
+    """Of 30 values a second, most are 0; a night of sleep has the same few patterns."""
+    X, y = make_pair()
+    counts = np.random.default_rng(0).random((len(X), 1, 30)) < 0.05
+    report = check_leakage(
+        DUMMY, X.replace(target=counts.astype(float)), y, cv=one_fold(X, "s5")
+    )
+    assert report.ok
+    assert len(np.unique(counts, axis=0)) < len(X)
+
+
 def test_rows_are_read_in_blocks(monkeypatch):
     X, y = copied_epoch("source")
     monkeypatch.setattr("skleepkd.epochs.rows.BLOCK_BYTES", 5 * X["source"][:1].nbytes)

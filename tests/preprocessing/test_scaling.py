@@ -176,6 +176,17 @@ def test_each_recording_as_scikit_learn_scales_it(tmp_path):
     np.testing.assert_array_equal(folded, found.reshape(16, 2, 6, 10))
 
 
+@pytest.mark.parametrize("n_times", [1, 3, 6])
+def test_short_epochs_are_told_apart_by_what_they_hold(n_times):
+    values = np.random.default_rng(0).standard_normal((40, 3, n_times))
+    digests = (
+        RecordingScaler()
+        .fit_transform(PairedEpochs(values, recording=["a"] * 20 + ["b"] * 20))
+        .row_digests()
+    )
+    assert len(np.unique(digests)) == 40
+
+
 def test_memory_maps_stay_maps(tmp_path):
     X = shuffled()
     mapped = RecordingScaler().fit_transform(X.to_memmap(tmp_path / "nights"))
@@ -198,7 +209,8 @@ def test_flat_channels_and_holes():
     expected = RecordingScaler().fit_transform(X)
     assert not expected[:, 1].any()
     X[:4, 2] = 0  # for most of the night
-    assert not RecordingScaler().fit_transform(X)[:, 2].any()
+    with pytest.warns(UserWarning, match="1 channels of recordings become 0.*log1p"):
+        assert not RecordingScaler().fit_transform(X)[:, 2].any()
     X[2, 0, :50], X[4, 0, 7] = np.nan, np.inf
     with np.errstate(all="raise"):
         holes = RecordingScaler().fit_transform(X)
