@@ -1,5 +1,6 @@
 """The growth benchmark: what it counts, and what it concludes from what it counted."""
 
+import tracemalloc
 from pathlib import Path
 
 import growth
@@ -31,6 +32,7 @@ def test_rows_hold_names_onsets_and_stages():
     assert found["pair_mb"] < 60 * growth.NIGHT * (52 + 52 + 8 + 8) / 1e6 + 30
     # Two entries (at least 100 bytes) for each batch of 32.
     assert found["history_mb"] > 60 * growth.NIGHT / 32 * 100 / 1e6
+    assert not tracemalloc.is_tracing()
 
 
 def measured(size, share, begin=0.0):
