@@ -25,7 +25,7 @@ from skleepkd import (
     load,
     save,
 )
-from skleepkd.datasets._loading import Night, load_nights
+from skleepkd.datasets.loading import Night, load_nights
 from skleepkd.distillation import teacher as teachers
 from skleepkd.model_selection import cross_validate
 from tests.files import in_a_fork
@@ -68,17 +68,17 @@ def write(what, folder, seed):
 
 def cohort(cache, seed):
     """Load a cohort of one night through a loader's cache."""
-    night = Night("n", "p", 30.0 * np.arange(40), np.arange(40) % 5, files=[])
+    night = Night(30.0 * np.arange(40), np.arange(40) % 5, files=[])
     signal = np.full((1, 40 * 3000), seed)
 
     def read(night):
         return mne.io.RawArray(signal, mne.create_info(["A"], 100.0), verbose="error")
 
     return load_nights(
-        [night],
+        ["n"],
+        lambda number: night,
         read,
         name=f"cohort{seed}",
-        descr="",
         sfreq=100.0,
         ch_names={"target": ["A"]},
         classes="aasm",

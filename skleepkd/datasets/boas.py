@@ -4,7 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from skleepkd.datasets import _loading
+from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming, open_edf
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
@@ -43,6 +43,7 @@ def load_boas(
     classes="aasm",
     unscored=False,
     cache=None,
+    on_error="raise",
 ):
     """Load BOAS: polysomnography and headband epochs of up to 128 nights.
 
@@ -64,6 +65,9 @@ def load_boas(
     classes, unscored, cache : optional
         As for :func:`load_eesm`. Unscored is what was recorded while the polysomnograph
         was disconnected. The cache takes about 245 MB a night.
+    on_error : {"raise", "warn"}, default="raise"
+        As for :func:`load_mass`; with "warn" a missing channel, too, is a warning, unless
+        ``on_missing="skip"``.
 
     Returns
     -------
@@ -77,6 +81,8 @@ def load_boas(
             the subject (``pid``), such as "boas-pid-89".
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
+        left_out : dict of str to str
+            Why a night was left out by ``on_error="warn"``, by its name.
 
     Raises
     ------
@@ -87,35 +93,46 @@ def load_boas(
         what the tables say by more than 30 s, or the two devices' tables do not list
         the same epochs.
 
+    Warns
+    -----
+    UserWarning
+        If an epoch is not covered by both signals or listed for one device alone, the
+        headers of the two signals say that they began a second or more apart, or a night
+        is left out.
+
     Notes
     -----
     Epochs are cut where each device's own table has them, and paired by their onsets. The
     set's README has 108 individuals; ``participants.tsv``, which counts here, 100.
     """
-    ch_names = _loading.check_channels({"source": source, "target": target}, _CHANNELS)
+    ch_names = checks.check_channels({"source": source, "target": target}, _CHANNELS)
     ch_names["source"] = ["PSG_" + n.removeprefix("PSG_") for n in ch_names["source"]]
     root = Path(root).expanduser()
-    nights, skipped = [], {}
-    for folder in _loading.bids_folders(root, subjects):
+    if on_missing not in ("raise", "skip"):
+        raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
+    skipped = {}
+
+    def read_tables(folder):
         missing = []
         for modality, device in _DEVICES.items():
             path = _path(root, folder, device, "channels.tsv")
-            present = set(_loading.read_table(path, name=str)["name"])
+            present = set(checks.read_table(path, name=str)["name"])
             missing += [name for name in ch_names[modality] if name not in present]
         if not missing:
-            nights.append(read_boas_night(root, folder))
-        elif on_missing == "skip":
+            return read_boas_night(root, folder)
+        if on_missing == "skip":
             skipped[folder] = missing
-        else:
-            raise ValueError(
-                f"boas-{folder} has no channels {', '.join(missing)}. Choose others "
-                "(source=, target=), or leave such nights out with on_missing='skip'."
-            )
-    if not nights:
-        raise ValueError(f"Every night lacks a channel: {skipped}.")
+            return None
+        raise ValueError(
+            f"boas-{folder} has no channels {', '.join(missing)}. Choose others (source=, "
+            "target=), or leave such nights out with on_missing='skip'."
+        )
+
+    folders = checks.bids_folders(root, subjects)
     read = partial(_open_devices, ch_names=ch_names)
     options = {"classes": classes, "unscored": unscored, "cache": cache, "sfreq": SFREQ}
-    cohort = _loading.load_nights(nights, read, "boas", _DESCR, ch_names, **options)
+    options |= {"name": "boas", "descr": _DESCR, "on_error": on_error}
+    cohort = loading.load_nights(folders, read_tables, read, ch_names, **options)
     cohort.skipped = skipped
     listed = ", ".join(skipped) or "none"
     cohort.DESCR += f"Nights left out because channels are missing: {listed}.\n"
@@ -125,7 +142,7 @@ def load_boas(
 def read_boas_night(root, folder):
     """Read the tables of one night, such as "sub-1"."""
     path = Path(root) / "participants.tsv"
-    subjects = _loading.read_table(path, participant_id=str, pid=str)
+    subjects = checks.read_table(path, participant_id=str, pid=str)
     subjects = subjects.set_index("participant_id")["pid"]
     if folder not in subjects.index:
         raise ValueError(f"{path} has no row {folder}.")
@@ -135,7 +152,7 @@ def read_boas_night(root, folder):
         columns = {"onset": float, "begsample": int, "endsample": int}
         if modality == "source":
             columns["stage_hum"] = float
-        epochs[modality] = table = _loading.read_table(path, **columns)
+        epochs[modality] = table = checks.read_table(path, **columns)
         lengths = table["endsample"] - table["begsample"] + 1
         if any(lengths != _N_TIMES) or any(table["begsample"].diff() < _N_TIMES):
             raise ValueError(
@@ -146,23 +163,24 @@ def read_boas_night(root, folder):
             about = json.loads(sidecar.read_text("utf-8"))
             durations[modality] = float(about["RecordingDuration"])
     names = ("_source", "_target")
-    both = epochs["source"].merge(epochs["target"], on="onset", suffixes=names)
-    y = _loading.to_stages(both["stage_hum"], _STAGES, f"boas-{folder}")
-    first = {name: both[f"begsample_{name}"].to_numpy() - 1 for name in epochs}
-    if max(map(len, epochs.values())) - len(both) > 1:
+    both = epochs["source"].merge(epochs["target"], "outer", on="onset", suffixes=names)
+    n_both = both.notna().all(axis=1).sum()
+    if max(map(len, epochs.values())) - n_both > 1:
         raise ValueError(
             f"boas-{folder}: the polysomnography lists {len(epochs['source'])} epochs and "
-            f"the headband {len(epochs['target'])}, {len(both)} of them at the same times: "
+            f"the headband {len(epochs['target'])}, {n_both} of them at the same times: "
             "the two do not belong together."
         )
-    return _loading.Night(
-        recording=f"boas-{folder}",
-        subject=f"boas-pid-{subjects[folder]}",
+    y = checks.to_stages(both["stage_hum"].fillna(8), _STAGES, f"boas-{folder}")
+    # What one device alone lists lies before the other's begin: it is not covered.
+    first = {name: both[f"begsample_{name}"].fillna(-_N_TIMES) - 1 for name in epochs}
+    return loading.Night(
         onset=both["onset"].to_numpy(),
         y=y,
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
-        duration=durations,
-        first=first,
+        subject=f"pid-{subjects[folder]}",
+        begin={name: samples / SFREQ for name, samples in first.items()},
+        notes={"seconds": durations},
     )
 
 
@@ -175,5 +193,13 @@ def _open_devices(night, *, ch_names):
     raws = {}
     for path, modality in zip(night.files, _DEVICES, strict=True):
         raws[modality] = raw = open_edf(path, ch_names[modality])
-        _loading.check_recording(raw, path, sfreq=SFREQ, duration=night.duration[modality])
+        checks.check_recording(
+            raw, path, sfreq=SFREQ, duration=night.notes["seconds"][modality]
+        )
+    apart = checks.seconds_apart(*night.files)
+    if abs(apart) >= 1:
+        checks.warn(
+            f"{night.files[1]} began {apart:+g} s after {night.files[0].name} by their headers. "
+            "Epochs are paired by the tables of the two devices, which put them at one time."
+        )
     return raws

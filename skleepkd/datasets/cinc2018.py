@@ -1,14 +1,13 @@
 """PhysioNet/CinC Challenge 2018: polysomnography with ECG, 994 scored nights, open."""
 
 import re
-import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets import _loading
+from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
 
@@ -47,6 +46,7 @@ def load_cinc2018(
     classes="aasm",
     unscored=False,
     cache=None,
+    on_error="warn",
 ):
     """Load the training set of the PhysioNet/CinC Challenge 2018.
 
@@ -72,6 +72,8 @@ def load_cinc2018(
     classes, unscored, cache : optional
         As for :func:`load_eesm`. In memory two channels of seven hours at 200 Hz take
         40 MB.
+    on_error : {"warn", "raise"}, default="warn"
+        As for :func:`load_mass`.
 
     Returns
     -------
@@ -90,15 +92,15 @@ def load_cinc2018(
     FileNotFoundError
         If there is no recording, or one of ``subjects`` is missing.
     ValueError
-        If an option is wrong, no recording can be read, or one has no valid sample of
-        a channel.
+        If an option is wrong, or no recording can be read.
 
     Warns
     -----
     UserWarning
-        If a recording lacks a file, a channel or, without ``unscored``, any stage, or a
-        file is damaged: it is left out. If a stage is unknown: it counts as unscored. If
-        samples are marked as invalid: they are interpolated linearly.
+        If a recording lacks a file, a channel, its every sample or, without ``unscored``,
+        any stage, or a file is damaged: it is left out. If a stage is unknown: it counts
+        as unscored. If samples are marked as invalid: they are interpolated linearly. If
+        a stage begins in the last epoch, which the recording does not cover.
 
     Notes
     -----
@@ -110,9 +112,9 @@ def load_cinc2018(
     The ECG is taken as it stands; :func:`load_mass` alone reverses its sign.
     """
     root = Path(root).expanduser()
-    ch_names = _loading.check_channels(channels, _CHANNELS)
+    ch_names = checks.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    _loading.require_channels("The data set", _LABELS, wanted)
+    checks.require_channels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
     present = sorted(
         path.name for path in folder.glob("tr[0-9][0-9]-[0-9]*") if path.is_dir()
@@ -121,28 +123,17 @@ def load_cinc2018(
         raise FileNotFoundError(
             f"{folder} holds no folder trNN-NNNN; fetch_cinc2018 downloads recordings."
         )
-    nights, left_out = [], {}
-    for number in _loading.choose_recordings(
-        subjects, present, prefix="cinc2018-", where=folder
-    ):
-        try:
-            nights.append(_read_night(folder / number, wanted, unscored))
-        except (OSError, ValueError) as error:
-            left_out[f"cinc2018-{number}"] = str(error)
-            warnings.warn(f"cinc2018-{number} is left out: {error}", stacklevel=2)
-    if not nights:
-        name, reason = next(iter(left_out.items()))
-        raise ValueError(
-            f"None of {len(left_out)} recordings can be read; the first is {name}: {reason}"
-        )
+    numbers = checks.choose_recordings(subjects, present, prefix="cinc2018-", where=folder)
+
+    def read_scoring(number):
+        return _read_night(folder / number, wanted, unscored)
+
     read = partial(_open_record, labels=wanted)
-    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
-    options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = _loading.load_nights(nights, read, "cinc2018", _DESCR, ch_names, **options)
-    cohort.left_out = left_out
-    reasons = [f"{name} ({reason})" for name, reason in left_out.items()]
-    cohort.DESCR += f"Left out: {'; '.join(reasons) or 'none'}.\n"
-    return cohort
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq, "on_error": on_error}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache, "descr": _DESCR}
+    return loading.load_nights(
+        numbers, read_scoring, read, ch_names, name="cinc2018", **options
+    )
 
 
 def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
@@ -196,7 +187,7 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     if not present:
         listed.unlink()
         raise OSError(f"{base_url} lists no recordings in SHA256SUMS.txt: is it a mirror?")
-    numbers = _loading.choose_recordings(
+    numbers = checks.choose_recordings(
         None if subjects == "all" else subjects, present, prefix="cinc2018-", where=base_url
     )
     for number in numbers:
@@ -216,7 +207,7 @@ def _read_night(folder, labels, unscored):
         header = wfdb.rdheader(str(folder / number))
         units = dict(zip(header.sig_name, header.units, strict=True))
         duration = header.sig_len / header.fs
-    _loading.require_channels(f"cinc2018-{number}", list(units), labels)
+    checks.require_channels(f"cinc2018-{number}", list(units), labels)
     for name in labels:
         if units[name] not in _MICROVOLTS:
             raise ValueError(f"{name} is in {units[name]!r}, which is no unit of voltage")
@@ -225,13 +216,7 @@ def _read_night(folder, labels, unscored):
     onset, y = _read_stages(notes, header.fs, duration)
     if not unscored and np.all(y == UNSCORED):
         raise ValueError("no epoch has a stage")
-    return _loading.Night(
-        recording=f"cinc2018-{number}",
-        subject=f"cinc2018-{number}",
-        onset=onset,
-        y=y,
-        files=[header_file, signals, notes],
-    )
+    return loading.Night(onset=onset, y=y, files=[header_file, signals, notes])
 
 
 def _read_stages(path, sfreq, duration):
@@ -255,16 +240,18 @@ def _read_stages(path, sfreq, duration):
             changes.append((sample, text))
     samples, texts = [sample for sample, _ in changes], [text for _, text in changes]
     onset = np.array(samples) / sfreq
-    _loading.check_end(max(onset, default=0), duration, recording)
-    _loading.warn_of_unknown(texts, recording)
-    # Each holds until the next, the last to the recording's end.
-    holds = np.diff([*onset, max([duration, *onset])])
+    checks.check_end(max(onset, default=0), duration, recording)
+    checks.warn_of_unknown(texts, recording)
+    # Each holds until the next, the last to the recording's end, or for an epoch.
+    last = max(onset, default=0.0)
+    holds = np.diff([*onset, max(duration, last + EPOCH_SECONDS)])
     known = [k for k, text in enumerate(texts) if stage_of_text(text) is not None]
     stages = mne.Annotations(onset[known], holds[known], [texts[k] for k in known])
     # Where most changes fall between the steps of 30 s; the earliest of equals.
     shifts = Counter(sorted(sample % round(EPOCH_SECONDS * sfreq) for sample in samples))
     lead = shifts.most_common(1)[0][0] / sfreq if shifts else 0.0
-    n_epochs = int((duration - lead + 1e-3) // EPOCH_SECONDS)
+    whole, begun = duration - lead, last - lead + EPOCH_SECONDS
+    n_epochs = int((max(whole, begun if len(onset) else 0) + 1e-3) // EPOCH_SECONDS)
     onset = lead + EPOCH_SECONDS * np.arange(n_epochs)
     return onset, stages_at(stages, onset)
 
@@ -275,21 +262,21 @@ def _open_record(night, *, labels):
     import pandas as pd
     import wfdb
 
+    number = night.files[0].stem
     with errors_naming(night.files[1]):
         record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=labels)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
     data = pd.DataFrame(record.p_signal * scale)
     n_invalid = int(data.isna().to_numpy().sum())
     if n_invalid:
-        warnings.warn(
-            f"{night.recording}: {n_invalid} samples are marked as invalid; they are "
-            "interpolated.",
-            stacklevel=5,
+        checks.warn(
+            f"cinc2018-{number}: {n_invalid} samples are marked as invalid; they are "
+            "interpolated."
         )
         data = data.interpolate(limit_direction="both")  # a filter would spread them
     if data.isna().any(axis=None):
         raise ValueError(
-            f"{night.recording} has a channel without a valid sample; choose others "
+            f"cinc2018-{number} has a channel without a valid sample; choose others "
             "(channels=) or name the recordings to read (subjects=)."
         )
     info = mne.create_info(record.sig_name, record.fs, "eeg")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets import _loading
+from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming
 from skleepkd.preprocessing import (
     EAR_ELECTRODES,
@@ -46,6 +46,7 @@ def load_eesm(
     classes="aasm",
     unscored=False,
     cache=None,
+    on_error="raise",
 ):
     """Load EESM17: scalp and ear epochs of nine nights.
 
@@ -78,6 +79,8 @@ def load_eesm(
         Folder where the epochs are kept as memory maps (about 1.1 GB for the set). A
         later call with the same options maps them without reading the signals again.
         By default they are in memory.
+    on_error : {"raise", "warn"}, default="raise"
+        As for :func:`load_mass`.
 
     Returns
     -------
@@ -91,6 +94,8 @@ def load_eesm(
             The subject, such as "eesm17-sub-001".
         rejected : dict of str to list of str
             The ear electrodes that were left out, by folder.
+        left_out : dict of str to str
+            Why a night was left out, by its name.
         DESCR : str
             What was loaded.
 
@@ -101,6 +106,11 @@ def load_eesm(
     ValueError
         If a stage code is unknown, the scoring, the signal and the study's events differ
         by more than 30 s, or a signal is damaged or lacks a channel.
+
+    Warns
+    -----
+    UserWarning
+        If the signal does not cover a scored epoch, or a night is left out.
 
     Notes
     -----
@@ -126,14 +136,20 @@ def load_eesm(
                 f"rejection names {rejection}; the subjects are sub-001 to sub-009, the ear "
                 f"electrodes are {', '.join(EAR_ELECTRODES)}."
             )
-    folders = _loading.bids_folders(root, subjects)
-    nights = [read_eesm_night(root, folder) for folder in folders]
+    folders = checks.bids_folders(root, subjects)
     read = partial(_open_derivations, rejection=rejection)
     options = {"sfreq": SFREQ, "l_freq": l_freq, "h_freq": h_freq, "key": rejection}
-    options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = _loading.load_nights(nights, read, "eesm17", _DESCR, _CH_NAMES, **options)
-    rejected = [night.notes["rejected"] for night in nights]
-    cohort.rejected = dict(zip(folders, rejected, strict=True))
+    options |= {"classes": classes, "unscored": unscored, "cache": cache, "descr": _DESCR}
+    cohort = loading.load_nights(
+        folders,
+        partial(read_eesm_night, root),
+        read,
+        _CH_NAMES,
+        name="eesm17",
+        on_error=on_error,
+        **options,
+    )
+    cohort.rejected = {folder: notes["rejected"] for folder, notes in cohort.notes.items()}
     listed = (f"{k} {' '.join(v) or 'none'}" for k, v in cohort.rejected.items())
     cohort.DESCR += f"Rejected ear electrodes: {'; '.join(listed)}.\n"
     return cohort
@@ -143,14 +159,14 @@ def read_eesm_night(root, folder):
     """Read the tables of one night, such as "sub-001"."""
     stem = Path(root) / folder / "ses-001" / "eeg" / f"{folder}_ses-001_task-sleep_"
     path = Path(f"{stem}acq-scoring_events.tsv")
-    scoring = _loading.read_table(path, onset=float, staging=float)
-    y = _loading.to_stages(scoring["staging"], _STAGES, path)
+    scoring = checks.read_table(path, onset=float, staging=float)
+    y = checks.to_stages(scoring["staging"], _STAGES, path)
     steps = EPOCH_SECONDS * np.arange(len(y))
     if not np.allclose(scoring["onset"], steps, atol=1e-3):
         raise ValueError(f"{path}: {len(y)} epochs of 30 s without gaps are expected.")
 
     path = Path(f"{stem}events.tsv")
-    events = _loading.read_table(path, onset=float, trial_type=str)
+    events = checks.read_table(path, onset=float, trial_type=str)
     with errors_naming(path):
         times = events.set_index("trial_type")["onset"]
         off, on, end = times[["Lights Off", "Lights On", "End of Study"]]
@@ -161,20 +177,22 @@ def read_eesm_night(root, folder):
             f"{abs(late):.1f} s {'after' if late > 0 else 'before'} Lights On ({on:.1f} s). "
             "Is the scoring cut short, or another recording's?"
         )
-    return _loading.Night(
-        recording=f"eesm17-{folder}-ses-001-sleep",
-        subject=f"eesm17-{folder}",
+    return loading.Night(
         onset=off + steps,
         y=y,
         files=[Path(f"{stem}eeg.set"), Path(f"{stem}eeg.fdt")],
-        duration=end,
+        subject=folder,
+        recording=f"{folder}-ses-001-sleep",
+        notes={"seconds": end},
     )
 
 
 def _open_derivations(night, *, rejection):
     """Scalp and ear derivations of a night; its notes say which electrodes were left out."""
     raw = _open_set(night.files[0].resolve())
-    _loading.check_recording(raw, night.recording, sfreq=SFREQ, duration=night.duration)
+    checks.check_recording(
+        raw, night.recording, sfreq=SFREQ, duration=night.notes["seconds"]
+    )
     if rejection is True:
         stop = min(night.onset[-1] + EPOCH_SECONDS, (raw.n_times - 1) / SFREQ)
         scored = reject_ear_electrodes(raw.copy().crop(night.onset[0], stop))

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from functools import partial
+from glob import escape, iglob
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from skleepkd.datasets import _loading
+from skleepkd.datasets import checks, loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import derive
 from skleepkd.stages import (
@@ -71,6 +71,7 @@ def load_mass(
     classes="aasm",
     unscored=False,
     cache=None,
+    on_error="raise",
 ):
     """Load MASS: EEG and ECG windows of up to 200 nights.
 
@@ -85,8 +86,10 @@ def load_mass(
     Parameters
     ----------
     root : path-like
-        The folder that holds ``SS1_EDF`` to ``SS5_EDF``, in which the signals are
-        ``01-0S-NNNN PSG.edf`` and the stages ``01-0S-NNNN Base.edf``.
+        The folder that holds the files, in folders of whatever names (``SS1_EDF``,
+        ``SS1/bio`` and ``SS1/annotations``) or in none: the signals are ``01-0S-NNNN
+        PSG.edf``, the stages ``01-0S-NNNN Base.edf``, or ``Annotations.edf`` as some
+        older copies have it. Capitals do not matter.
     subsets : sequence of int, default=(1, 2, 3, 4, 5)
         Subsets to read.
     subjects : list of str, optional
@@ -107,6 +110,9 @@ def load_mass(
     classes, unscored, cache : optional
         As for :func:`load_eesm`. In memory two channels of eight hours in epochs of 20 s
         at 200 Hz take 69 MB.
+    on_error : {"raise", "warn"}, default="raise"
+        What becomes of a night that cannot be read: an error, or it is left out with a
+        warning.
 
     Returns
     -------
@@ -120,28 +126,30 @@ def load_mass(
             "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
+        left_out : dict of str to str
+            Why a night was left out, by its name.
 
     Raises
     ------
     FileNotFoundError
         If a subset, a recording, or one of its two files is missing.
     ValueError
-        If a file is cut short or damaged, a channel is missing, the two files of a night
-        do not begin at the same time, epochs are not of 20 or 30 s, different stages
-        overlap, or the scoring ends more than 30 s after the recording.
+        If a file is cut short or damaged or lies in two places, a channel is missing, the
+        two files of a night do not begin at the same time, epochs are not of 20 or 30 s,
+        different stages overlap, or the scoring ends more than 30 s after the recording.
 
     Warns
     -----
     UserWarning
-        If a stage is unknown; its epochs count as unscored.
+        If a stage is unknown (its epochs count as unscored), the recording does not cover
+        an epoch, or a night is left out.
 
     Notes
     -----
     A window is cut at its epoch's own onset, to the nearest sample. (The code of Joshi et
     al. counts on from the first onset's whole seconds.) A stage that lasts for several
-    epochs makes as many rows; one shorter than an epoch makes none. Windows that the
-    recording does not cover are left out and, as in both papers, the first and the last
-    of a night in epochs of 20 s.
+    epochs makes as many rows; one shorter than an epoch makes none. As in both papers, the
+    first and the last window of a night in epochs of 20 s are left out.
 
     Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
     of a pipeline, after it::
@@ -158,67 +166,88 @@ def load_mass(
     >>> stager = SleepStager("UTime", validation=split)           # doctest: +SKIP
     >>> stager.fit(cohort.X[~test], cohort.y[~test])              # doctest: +SKIP
     """
-    root = Path(root).expanduser()
-    ch_names = _loading.check_channels(channels, _CHANNELS)
-    nights, derivations = [], {}
-    for number in _find_recordings(root, subsets, subjects):
-        nights.append(night := read_mass_night(root, number, sfreq=sfreq))
-        labels = read_header(night.files[0]).names
+    ch_names = checks.check_channels(channels, _CHANNELS)
+    files = _find_files(root, subsets)
+    where = f"the subsets {subsets} of {root}"
+    numbers = checks.choose_recordings(subjects, [*files], prefix="mass-", where=where)
+
+    def read_scoring(number):
+        signals = _one_of(files, number, "PSG")
+        night = read_mass_night(signals, _one_of(files, number, "Base", "Annotations"))
+        labels = read_header(signals).names
         names = chain(*ch_names.values())
         named = {name: _weights(name, labels, int(number[4])) for name in names}
-        _loading.require_channels(
-            night.recording, labels, sorted(set().union(*named.values()))
-        )
-        derivations[night.recording] = named
-    read = partial(_open_derivations, derivations=derivations)
-    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
+        wanted = sorted(set().union(*named.values()))
+        checks.require_channels(f"mass-{number}", labels, wanted)
+        night.notes["weights"] = named
+        return night
+
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq, "on_error": on_error}
     options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = _loading.load_nights(nights, read, "mass", _DESCR, ch_names, **options)
+    cohort = loading.load_nights(
+        numbers,
+        read_scoring,
+        _open_derivations,
+        ch_names,
+        name="mass",
+        descr=_DESCR,
+        **options,
+    )
     cohort.derivations = {
-        recording: {name: _formula(weights) for name, weights in named.items()}
-        for recording, named in derivations.items()
+        f"mass-{number}": {name: _formula(each) for name, each in notes["weights"].items()}
+        for number, notes in cohort.notes.items()
     }
     for modality, names in ch_names.items():
         for name in names:
             counts = Counter(named[name] for named in cohort.derivations.values())
-            made_of = [f"{f} ({n} of {len(nights)} nights)" for f, n in counts.items()]
+            made_of = [f"{f} ({n} of {counts.total()} nights)" for f, n in counts.items()]
             cohort.DESCR += f"{modality.capitalize()} {name}: {', '.join(made_of)}.\n"
     return cohort
 
 
-def read_mass_night(root, number, *, sfreq=200.0):
-    """Read the stages of one night, such as "01-01-0001"; onsets are those of its windows."""
-    folder = Path(root) / f"SS{number[4]}_EDF"
-    signals, stages = folder / f"{number} PSG.edf", folder / f"{number} Base.edf"
-    _loading.check_start(signals, stages)
+def read_mass_night(signals, stages):
+    """Read the stages of one night from its two files; onsets are those of its windows."""
+    apart = checks.check_start(signals, stages)
     header = read_header(signals)
     onset, y, epoch = _read_stages(stages)
-    _loading.check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
+    onset = onset + apart
+    checks.check_end(onset[-1] + epoch, header.n_records * header.seconds, stages)
     side = (EPOCH_SECONDS - epoch) / 2
     if side:
         onset, y = onset[1:-1] - side, y[1:-1]
-    inside = np.round(onset * sfreq) >= 0
-    return _loading.Night(
-        recording=f"mass-{number}",
-        subject=f"mass-{number}",
-        onset=onset[inside],
-        y=y[inside],
-        files=[signals, stages],
-    )
+    return loading.Night(onset=onset, y=y, files=[signals, stages])
 
 
-def _find_recordings(root, subsets, subjects):
-    """Numbers of the recordings to read, of which at least one file is there."""
-    present = []
+def _find_files(root, subsets):
+    """Paths by night and kind, found by their names in whatever folders."""
+    files = {}
+    for path in map(
+        Path, iglob(f"{escape(str(Path(root).expanduser()))}/**", recursive=True)
+    ):
+        name = re.fullmatch(r"(01-0\d-\d{4}) (PSG|Base|Annotations)\.edf", path.name, re.I)
+        if name and int(name[1][4]) in subsets:
+            kinds = files.setdefault(name[1], {})
+            kinds.setdefault(name[2].casefold(), {})[path.resolve()] = path
     for subset in sorted(set(subsets)):
-        pattern = f"SS{subset}_EDF/01-0{subset}-[0-9][0-9][0-9][0-9] *.edf"
-        numbers = {path.name.partition(" ")[0] for path in root.glob(pattern)}
-        if not numbers:
-            raise FileNotFoundError(f"{root} holds no {pattern}; subsets= reads others.")
-        present += sorted(numbers)
-    return _loading.choose_recordings(
-        subjects, present, prefix="mass-", where=f"the subsets {subsets} of {root}"
-    )
+        if not any(int(number[4]) == subset for number in files):
+            raise FileNotFoundError(
+                f"{root} and the folders in it hold no '01-0{subset}-NNNN PSG.edf', 'Base.edf' "
+                "or 'Annotations.edf'; subsets= reads others."
+            )
+    return dict(sorted(files.items()))
+
+
+def _one_of(files, number, *kinds):
+    """Path of a night's file of the first kind that is there."""
+    found = (files[number].get(kind.casefold()) for kind in kinds)
+    paths = sorted(next(filter(None, found), {}).values())
+    if not paths:
+        raise FileNotFoundError(f"There is no '{number} {kinds[0]}.edf' in any folder.")
+    if len(paths) > 1:
+        raise ValueError(
+            f"{paths[0]} and {paths[1]} are both of mass-{number}: move one of them away."
+        )
+    return paths[0]
 
 
 def _read_stages(path):
@@ -238,7 +267,7 @@ def _read_stages(path):
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    _loading.warn_of_unknown(annotations.description, path)
+    checks.warn_of_unknown(annotations.description, path)
     # A duration that is not written is one epoch's, a text that is not known no stage.
     annotations.duration = np.where(durations > 0, durations, epoch)
     known = [stage_of_text(text) is not None for text in annotations.description]
@@ -260,8 +289,8 @@ def _formula(weights):
     return text.removeprefix("+ ")
 
 
-def _open_derivations(night, *, derivations):
-    named = derivations[night.recording]
+def _open_derivations(night):
+    named = night.notes["weights"]
     labels = sorted(set().union(*named.values()))
     return derive(open_edf(night.files[0], labels), named)
 

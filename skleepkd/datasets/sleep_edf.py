@@ -1,7 +1,6 @@
 """Sleep-EDF, Sleep Cassette: EEG and EOG of whole days and nights at home."""
 
 import math
-import warnings
 from datetime import datetime
 from functools import partial
 from importlib import resources
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import LeaveOneGroupOut
 
-from skleepkd.datasets import _loading
-from skleepkd.edf import open_edf, read_annotations, read_header
-from skleepkd.stages import EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
+from skleepkd.datasets import checks, loading
+from skleepkd.edf import first_onset, open_edf, read_annotations, read_header
+from skleepkd.stages import BORDER, EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -61,6 +60,7 @@ def load_sleep_edf(
     classes="aasm",
     unscored=False,
     cache=None,
+    on_error="raise",
 ):
     """Load Sleep-EDF (Sleep Cassette): EEG and EOG epochs of nights at home.
 
@@ -97,6 +97,8 @@ def load_sleep_edf(
     classes, unscored, cache : optional
         As for :func:`load_eesm`. Unscored are "?" and movement time. In memory two
         channels of the 39 nights take 0.9 GB.
+    on_error : {"raise", "warn"}, default="raise"
+        As for :func:`load_mass`.
 
     Returns
     -------
@@ -107,6 +109,8 @@ def load_sleep_edf(
         y, groups, DESCR : ndarrays of shape (n_epochs,), str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
             "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
+        left_out : dict of str to str
+            Why a night was left out, by its name.
 
     Raises
     ------
@@ -120,8 +124,9 @@ def load_sleep_edf(
     Warns
     -----
     UserWarning
-        If a stage is unknown (its epochs count as unscored), or an EEG or EOG stays
-        within 10 microvolts: it is then taken to be in millivolts, as in the paper.
+        If a stage is unknown (its epochs count as unscored), the recording does not cover
+        a scored epoch, a night is left out, or an EEG or EOG stays within 10 microvolts:
+        it is then taken to be in millivolts, as in the paper.
 
     Notes
     -----
@@ -135,26 +140,34 @@ def load_sleep_edf(
     """
     root = Path(root).expanduser()
     folder = root / "sleep-cassette" if (root / "sleep-cassette").is_dir() else root
-    ch_names = _loading.check_channels(channels, _CHANNELS)
+    ch_names = checks.check_channels(channels, _CHANNELS)
     wanted = sorted({name for names in ch_names.values() for name in names})
-    nights = []
+    if isinstance(crop, str) and crop not in ("in-bed", "phan2019"):
+        raise ValueError(f"crop is 'in-bed', 'phan2019', minutes or None; given {crop!r}.")
+    numbers = []
     for subject in _SUBJECTS if subjects is None else dict.fromkeys(subjects):
         files = folder.glob(f"SC4{subject:02d}[0-9]*-*.edf")
-        numbers = sorted({path.name[:6] for path in files})
-        if not numbers and subjects is not None:
+        found = sorted({path.name[:6] for path in files})
+        if not found and subjects is not None:
             raise FileNotFoundError(f"{folder} has no recording of subject {subject}.")
-        for number in numbers:
-            nights.append(night := read_sleep_edf_night(folder, number, crop=crop))
-            labels = read_header(night.files[0]).names
-            _loading.require_channels(night.recording, labels, wanted)
-    if not nights:
+        numbers += found
+    if not numbers:
         raise FileNotFoundError(
             f"{folder} holds no 'SC4001E0-PSG.edf' or the like; fetch_sleep_edf downloads them."
         )
+
+    def read_scoring(number):
+        night = read_sleep_edf_night(folder, number, crop=crop)
+        labels = read_header(night.files[0]).names
+        checks.require_channels(f"sleep-edf-{number}", labels, wanted)
+        return night
+
     read = partial(_open_centred, labels=wanted)
-    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq}
-    options |= {"classes": classes, "unscored": unscored, "cache": cache}
-    cohort = _loading.load_nights(nights, read, "sleep-edf", _DESCR, ch_names, **options)
+    options = {"sfreq": sfreq, "l_freq": l_freq, "h_freq": h_freq, "on_error": on_error}
+    options |= {"classes": classes, "unscored": unscored, "cache": cache, "descr": _DESCR}
+    cohort = loading.load_nights(
+        numbers, read_scoring, read, ch_names, name="sleep-edf", **options
+    )
     cohort.DESCR += f"Part of each recording: crop={crop!r}.\n"
     return cohort
 
@@ -205,23 +218,18 @@ def fetch_sleep_edf(path=None, *, subjects=None, **options):
 def read_sleep_edf_night(folder, number, *, crop="in-bed"):
     """Read the stages of one night, such as "SC4001", of the part that is kept."""
     signals, stages = (_find_file(folder, number, kind) for kind in ("PSG", "Hypnogram"))
-    _loading.check_start(signals, stages)
+    apart = checks.check_start(signals, stages)
     header = read_header(signals)
-    y = _read_stages(stages, header.n_records * header.seconds)
-    first, stop = _part(y, number, header.start, crop)
+    y = _read_stages(stages, header.n_records * header.seconds - apart)
+    first, stop = _part(y, number, header.start, first_onset(signals) + apart, crop)
     rows = np.arange(len(y))[first:stop]
     if not len(rows):
         raise ValueError(
             f"{signals}: nothing is left of the recording with crop={crop!r} (from epoch "
             f"{first} to {stop})."
         )
-    return _loading.Night(
-        recording=f"sleep-edf-{number}",
-        subject=f"sleep-edf-{number[:5]}",
-        onset=rows * EPOCH_SECONDS,
-        y=y[rows],
-        files=[signals, stages],
-    )
+    onset, files = rows * EPOCH_SECONDS + apart, [signals, stages]
+    return loading.Night(onset=onset, y=y[rows], files=files, subject=number[:5])
 
 
 def _find_file(folder, number, kind):
@@ -235,10 +243,10 @@ def _find_file(folder, number, kind):
 
 
 def _read_stages(path, duration):
-    """AASM codes of a recording's whole epochs, from its first second on."""
+    """AASM codes of the whole epochs that are recorded or scored, from the scoring's begin."""
     annotations = read_annotations(path)
     texts = annotations.description
-    _loading.warn_of_unknown(
+    checks.warn_of_unknown(
         [t for t in texts if t.casefold().startswith("sleep stage")], path
     )
     annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
@@ -248,11 +256,13 @@ def _read_stages(path, duration):
     scored_pieces(annotations, path)
     # "?" up to 24 hours after the start is how many of these files end.
     scored = [stage_of_text(text) >= 0 for text in annotations.description]
-    _loading.check_end(max(ends[scored], default=0), duration, path)
-    return stages_at(annotations, EPOCH_SECONDS * np.arange(duration // EPOCH_SECONDS))
+    end = max(ends[scored], default=0.0)
+    checks.check_end(end, duration, path)
+    n_epochs = max(duration // EPOCH_SECONDS, math.ceil((end - BORDER) / EPOCH_SECONDS))
+    return stages_at(annotations, EPOCH_SECONDS * np.arange(n_epochs))
 
 
-def _part(y, number, start, crop):
+def _part(y, number, start, late, crop):
     """First epoch that is kept, and the one after the last."""
     if crop is None:
         return 0, len(y)
@@ -265,10 +275,9 @@ def _part(y, number, start, crop):
     if not isinstance(crop, str):
         margin = int(crop * 60 // EPOCH_SECONDS)
         return max(asleep[0] - margin, 0), asleep[-1] + 1 + margin
-    if crop not in ("in-bed", "phan2019"):
-        raise ValueError(f"crop is 'in-bed', 'phan2019', minutes or None; given {crop!r}.")
     after = _AFTER_SLEEP_2019.get(number, 30) if crop == "phan2019" else 30
-    return math.ceil(_lights_off(number, start) / EPOCH_SECONDS), asleep[-1] + 1 + after
+    first = math.ceil((_lights_off(number, start) - late) / EPOCH_SECONDS)
+    return first, asleep[-1] + 1 + after
 
 
 def _lights_off(number, start):
@@ -294,10 +303,9 @@ def _open_centred(night, *, labels):
         if label.startswith(("EEG", "EOG")) and 0 < peak <= _SMALLEST_PEAK
     ]
     if small:
-        warnings.warn(
+        checks.warn(
             f"{night.files[0]}: {', '.join(small)} stays within {_SMALLEST_PEAK:g} "
-            "microvolts by the header's unit; it is taken to be in millivolts.",
-            stacklevel=5,
+            "microvolts by the header's unit; it is taken to be in millivolts."
         )
         raw.apply_function(lambda signal: 1000 * signal, picks=small)
     return raw.apply_function(lambda signal: signal - signal.mean(), picks=labels)

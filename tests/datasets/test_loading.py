@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from skleepkd.datasets import load_boas, load_cinc2018, load_eesm, load_mass, load_sleep_edf
-from skleepkd.datasets._loading import Night, check_channels, load_nights
+from skleepkd.datasets.checks import check_channels
+from skleepkd.datasets.loading import Night, load_nights
 from tests import files
 
 PLAIN = {"l_freq": None, "h_freq": None, "rejection": False}
@@ -58,7 +59,7 @@ DATA_SETS = {
             "subjects": ("01-01-0003", r"such as \['01-01-0003'\]"),
             "channels": ({"target": "ECG"}, "channels is a list"),
         },
-        "holds no SS1_EDF/01-01",
+        "folders in it hold no '01-01-NNNN PSG.edf'",
     ),
     "sleep_edf": DataSet(
         files.write_sleep_edf_tree,
@@ -236,9 +237,9 @@ def test_filter_and_resampling(options, frequencies, expected):
         info = mne.create_info(["A"], 200.0, "eeg")
         return mne.io.RawArray(1e-6 * signal[None], info, verbose="error")
 
-    night = Night("n", "p", 30.0 * np.arange(10), np.arange(10) % 5, files=[])
-    options = {"sfreq": 200.0, **options}
-    X = load_nights([night], read, "cohort", "", {"target": ["A"]}, **options).X
+    night = Night(30.0 * np.arange(10), np.arange(10) % 5, files=[])
+    options = {"name": "mine", "sfreq": 200.0, **options}
+    X = load_nights(["n"], lambda number: night, read, {"target": ["A"]}, **options).X
     spectrum = 2 * np.abs(np.fft.rfft(X["target"][5, 0])) / X.shape[2]
     found = [spectrum[30 * f] / (1 if f else 2) for f in frequencies]
     np.testing.assert_allclose(found, expected, atol=1)

@@ -305,7 +305,7 @@ def test_base_without_stages(tree):
 
 
 def test_subsets_that_are_not_there(tree):
-    with pytest.raises(FileNotFoundError, match=r"holds no SS2_EDF/01-02"):
+    with pytest.raises(FileNotFoundError, match=r"folders in it hold no '01-02-NNNN PSG"):
         load_mass(tree)
-    with pytest.raises(FileNotFoundError, match="holds no SS6_EDF"):
+    with pytest.raises(FileNotFoundError, match="hold no '01-06"):
         load(tree, subsets=[6])

@@ -250,7 +250,8 @@ def test_two_files_of_mass_that_begin_at_different_times(
     with pytest.raises(ValueError, match=message):
         load_mass(tmp_path, subsets=[1])
     write_mass(tmp_path, psg, psg, "22.00.00")
-    night = read_mass_night(tmp_path, "01-01-0001")
+    folder = tmp_path / "SS1_EDF"
+    night = read_mass_night(folder / "01-01-0001 PSG.edf", folder / "01-01-0001 Base.edf")
     assert (night.y.tolist(), night.onset.tolist()) == (
         [1, 2, 3],
         [30 - psg, 60 - psg, 90 - psg],

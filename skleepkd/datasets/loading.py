@@ -1,0 +1,343 @@
+"""The way of every data set from its files to a cohort.
+
+A loader names its nights, and says how a night's scoring and its signals are read;
+:func:`load_nights` does the rest.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+from sklearn.utils import Bunch
+
+from skleepkd.datasets.checks import warn
+from skleepkd.epochs import PairedEpochs
+from skleepkd.epochs.rows import map_new
+from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
+
+#: Changes with the way signals are read, so that older cache entries are left alone.
+_CACHE_FORMAT = 3
+
+
+@dataclass
+class Night:
+    """What is known of a night before its signals are read, for :func:`load_nights`.
+
+    Parameters
+    ----------
+    onset : array-like of float, shape (n_epochs,)
+        When each epoch of 30 s begins, in seconds from the recording's first sample.
+    y : array-like of int, shape (n_epochs,)
+        AASM codes, -1 where unscored.
+    files : sequence of path-like
+        What is read: an entry of the cache is outdated when one of them changes.
+    subject, recording : str, optional
+        Names, before which the data set's own is put; by default the night's.
+    begin : dict of str to array-like of float, optional
+        By modality, when each epoch begins in seconds from the first sample of *its*
+        recording, where that is not ``onset``: of two devices, each with a clock.
+    notes : dict, optional
+        Anything that JSON can hold. What the reader of signals adds is kept in the cache.
+    """
+
+    onset: np.ndarray
+    y: np.ndarray
+    files: list
+    subject: str | None = None
+    recording: str | None = None
+    begin: dict = field(default_factory=dict)
+    notes: dict = field(default_factory=dict)
+    #: Rows that the signals do not cover; None while they have not been read.
+    uncovered: list | None = field(default=None, init=False, repr=False)
+
+    @property
+    def covered(self):
+        """Mark the epochs that were read, shape (n_epochs,)."""
+        read = self.uncovered is not None
+        return np.array([read and k not in self.uncovered for k in range(len(self.onset))])
+
+
+def load_nights(
+    numbers,
+    read_scoring,
+    read_signals,
+    ch_names,
+    *,
+    name,
+    sfreq,
+    descr="",
+    l_freq=None,
+    h_freq=None,
+    classes="aasm",
+    unscored=False,
+    cache=None,
+    key=None,
+    on_error="raise",
+):
+    """Load nights as a cohort: the skeleton of a loader.
+
+    Parameters
+    ----------
+    numbers : sequence of str
+        What the data set calls its nights.
+    read_scoring : callable
+        Called with a number, it returns the :class:`Night`, or None where the night is
+        not wanted. It should compare what can be compared before hours of reading:
+        :func:`~skleepkd.datasets.check_start` compares the clocks of two EDF files.
+    read_signals : callable
+        Called with the Night, it returns an :class:`mne.io.Raw` that holds the channels,
+        or one by modality. Not called where the cache has them.
+    ch_names : dict of str to list of str
+        Channels by modality, "target" and perhaps "source", as the Raw names them.
+    name : str
+        The data set's, with which the names of its nights and subjects begin.
+    sfreq : float
+        Sampling rate in hertz to which the signals are resampled.
+    descr : str, optional
+        Begin of ``DESCR``.
+    l_freq, h_freq : float or None, default=None
+        Edges of the band-pass filter in hertz, applied before resampling.
+    classes, unscored, cache : optional
+        As for :func:`load_eesm`.
+    key : optional
+        What else the signals depend on, such as an option of ``read_signals``: each has
+        an entry of its own in the cache.
+    on_error : {"raise", "warn"}, default="raise"
+        Whether a night that cannot be read is an error, or left out with a warning.
+
+    Returns
+    -------
+    cohort : sklearn.utils.Bunch
+        X, y, groups, DESCR : PairedEpochs, ndarrays of shape (n_epochs,), str
+            As of :func:`load_eesm`, each epoch in microvolts.
+        left_out : dict of str to str
+            Why a night was left out, by its name.
+        notes : dict of str to dict
+            The notes of the nights that were read, by their numbers.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong, or no night can be read.
+    ValueError, OSError
+        With ``on_error="raise"``, what the readers raise.
+
+    Warns
+    -----
+    UserWarning
+        If a night is left out, or the signals do not cover an epoch that was listed:
+        it is left out, and ``DESCR`` counts them by night.
+
+    Notes
+    -----
+    An epoch is cut at the sample nearest to its onset. An entry of the cache in which a
+    night had to be left out tries that night again at each call.
+
+    Examples
+    --------
+    >>> import mne
+    >>> import numpy as np
+    >>> from skleepkd.datasets import Night, load_nights
+    >>> def read_scoring(number):
+    ...     return Night(onset=[0.0, 30.0], y=[0, 2], files=[])
+    >>> def read_signals(night):
+    ...     info = mne.create_info(["ECG"], 100.0, "ecg")
+    ...     return mne.io.RawArray(np.zeros((1, 6000)), info, verbose="error")
+    >>> channels = {"target": ["ECG"]}
+    >>> cohort = load_nights(
+    ...     ["n1", "n2"], read_scoring, read_signals, channels, name="mine", sfreq=100
+    ... )
+    >>> cohort.X, cohort.groups
+    (<PairedEpochs: 4 epochs of 2 subjects, target (1, 3000)>, array(['mine-n1', 'mine-n1', 'mine-n2', 'mine-n2'], dtype='<U7'))
+    """
+    scheme_names(classes)  # a wrong name is found before hours of reading
+    if on_error not in ("raise", "warn"):
+        raise ValueError(f"on_error is 'raise' or 'warn'; given {on_error!r}.")
+    left_out = {}
+
+    def attempt(number, read, *given):
+        try:
+            return read(*given)
+        except (OSError, ValueError) as error:
+            if on_error == "raise":
+                raise
+            left_out[f"{name}-{number}"] = str(error)
+            warn(f"{name}-{number} is left out: {error}")
+
+    def require(some):
+        if not some:
+            first = next((f"; the first is {k}: {v}" for k, v in left_out.items()), "")
+            raise ValueError(f"None of {len(numbers)} recordings can be read{first}")
+
+    found = {number: attempt(number, read_scoring, number) for number in numbers}
+    found = {number: night for number, night in found.items() if night is not None}
+    require(found)
+    nights = list(found.values())
+    for number, night in found.items():
+        night.recording = f"{name}-{night.recording or number}"
+        night.subject = f"{name}-{night.subject or number}"
+        onsets = {modality: night.begin.get(modality, night.onset) for modality in ch_names}
+        night.begin = {k: np.asarray(v, dtype=float) for k, v in onsets.items()}
+    sizes = [len(night.onset) for night in nights]
+    stops = np.cumsum(sizes)
+    rows = {k: slice(b - n, b) for k, n, b in zip(found, sizes, stops, strict=True)}
+    shapes = {
+        modality: (sum(sizes), len(names), round(EPOCH_SECONDS * sfreq))
+        for modality, names in ch_names.items()
+    }
+    band = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
+
+    def read_rows(night, arrays):
+        night.uncovered = _read_rows(read_signals(night), night, ch_names, arrays, **band)
+
+    def fill(arrays, known=None):
+        """Read the nights into their rows, or copy those that an entry has."""
+        for number, night in found.items():
+            mine = {modality: array[rows[number]] for modality, array in arrays.items()}
+            if night.uncovered is None:
+                attempt(number, read_rows, night, mine)
+            else:
+                for modality, array in mine.items():
+                    array[:] = known[modality][rows[number]]
+        require(any(night.uncovered is not None for night in nights))
+
+    def can_be_read(number):
+        night = found[number]
+        shape = {k: (len(night.onset), *shape[1:]) for k, shape in shapes.items()}
+        scratch = {k: np.zeros(one, np.float32) for k, one in shape.items()}
+        attempt(number, read_rows, night, scratch)
+        was_read, night.uncovered = night.uncovered is not None, None
+        return was_read
+
+    if cache is None:
+        # Zeros cost nothing before they are written.
+        arrays = {k: np.zeros(shape, np.float32) for k, shape in shapes.items()}
+        fill(arrays)
+    else:
+        tables = [(n.recording, n.subject, np.asarray(n.onset), n.begin) for n in nights]
+        options = (_CACHE_FORMAT, ch_names, band, key, tables)
+        entry = Path(cache).expanduser() / f"{name}-{joblib.hash(options)[:16]}"
+        arrays = _open_entry(entry, nights, shapes)
+        lacking = [number for number, night in found.items() if night.uncovered is None]
+        if arrays is None or any(map(can_be_read, lacking)):
+            _write_entry(entry, nights, shapes, partial(fill, known=arrays))
+            arrays = _open_entry(entry, nights, shapes)
+    X = PairedEpochs(
+        **arrays,
+        subject=np.repeat([night.subject for night in nights], sizes),
+        recording=np.repeat([night.recording for night in nights], sizes),
+        onset=np.concatenate([night.onset for night in nights]),
+        sfreq=sfreq,
+        ch_names=ch_names,
+    )
+    y = np.concatenate([night.y for night in nights])
+    kept = np.concatenate([night.covered for night in nights])
+    if not unscored:
+        kept &= y != UNSCORED
+    if not kept.all():
+        X, y = X[kept], y[kept]
+    read = {number: night for number, night in found.items() if night.uncovered is not None}
+    require(read)
+    short = [f"{n.recording} ({len(n.uncovered)})" for n in read.values() if n.uncovered]
+    if short:
+        warn(f"Epochs that the signals do not cover are left out: {', '.join(short)}.")
+    for modality, names in ch_names.items():
+        descr += f"{modality.capitalize()}: {', '.join(names)}.\n"
+    n_subjects = len({night.subject for night in read.values()})
+    reasons = [f"{night} ({reason})" for night, reason in left_out.items()]
+    descr += f"""\
+{sfreq:g} Hz, band-pass: {l_freq} to {h_freq} Hz.
+{len(X)} epochs of {n_subjects} subjects, {len(read)} nights.
+Left out: {"; ".join(reasons) or "none"}.
+Epochs that the signals do not cover: {", ".join(short) or "none"}.
+"""
+    return Bunch(
+        X=X,
+        y=to_scheme(y, classes),
+        groups=X.subject,
+        DESCR=descr,
+        left_out=left_out,
+        notes={number: night.notes for number, night in read.items()},
+    )
+
+
+def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
+    """Fill a night's rows, and list those that its signals do not cover."""
+    if not isinstance(raws, dict):
+        raws = dict.fromkeys(ch_names, raws)
+    for raw in {id(raw): raw for raw in raws.values()}.values():
+        if l_freq is not None or h_freq is not None:
+            raw.load_data(verbose="ERROR").filter(l_freq, h_freq, verbose="ERROR")
+        if raw.info["sfreq"] != sfreq:
+            raw.resample(sfreq, verbose="ERROR")
+    uncovered = [
+        _cut(raws[modality], channels, night.begin[modality], arrays[modality])
+        for modality, channels in ch_names.items()
+    ]
+    return np.unique(np.concatenate(uncovered)).tolist()
+
+
+def _cut(raw, channels, begin, out):
+    """Cut a recording's epochs, in microvolts; list those that it does not cover whole."""
+    n_times, picks = out.shape[2], [raw.ch_names.index(name) for name in channels]
+    first = np.round(begin * raw.info["sfreq"]).astype(np.int64)
+    covered = (first >= 0) & (first + n_times <= raw.n_times)
+    for row in np.flatnonzero(covered):  # "ecg" may be a type to MNE, so by number
+        out[row] = 1e6 * raw.get_data(picks, first[row], first[row] + n_times)
+    return np.flatnonzero(~covered)
+
+
+def _stamps(nights):
+    """Size and time of each night's files, None of those that are not there."""
+
+    def stamp(path):
+        return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+
+    return [[stamp(Path(path)) for path in night.files] for night in nights]
+
+
+def _open_entry(entry, nights, shapes):
+    """Open an entry, or return None where it is absent or damaged."""
+    try:
+        about = json.loads((entry / "entry.json").read_text())
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in shapes}
+        if shapes != {name: array.shape for name, array in arrays.items()}:
+            return None
+        stamps = zip(_stamps(nights), about["files"], strict=True)
+        for night, (now, then), one in zip(nights, stamps, about["nights"], strict=True):
+            # Signals that have been deleted since do not matter, other ones do.
+            pairs = zip(now, then, strict=True)
+            same = all(stamp in (None, before) for stamp, before in pairs)
+            night.uncovered = one["uncovered"] if same else None
+            if same:
+                night.notes.update(one["notes"])
+        return arrays
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write_entry(entry, nights, shapes, fill):
+    """Write an entry under another name, and give it its own when it is complete."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent, suffix=".part") as place:
+        partial = Path(place) / entry.name
+        partial.mkdir()
+        about = {"files": _stamps(nights)}
+        # The room on the disk is taken, or refused, before hours of reading.
+        arrays = {
+            name: map_new(partial / f"{name}.npy", shape, np.float32)
+            for name, shape in shapes.items()
+        }
+        fill(arrays)
+        for array in arrays.values():
+            array.flush()
+        about["nights"] = [{"notes": n.notes, "uncovered": n.uncovered} for n in nights]
+        (partial / "entry.json").write_text(json.dumps(about))
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(partial, entry)
