@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import joblib
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets.checks import warn
+from skleepkd.datasets.checks import require_channels, warn
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import map_new
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
@@ -164,26 +164,29 @@ def load_nights(
     def attempt(number, read, *given):
         try:
             return read(*given)
-        except (OSError, ValueError) as error:
-            if on_error == "raise":
+        except Exception as error:  # whatever a reader raises on a damaged file
+            if on_error == "raise" or isinstance(error, MemoryError):
                 raise
-            left_out[f"{name}-{number}"] = str(error)
-            warn(f"{name}-{number} is left out: {error}")
+            told = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+            left_out[number] = told
+            warn(f"{name}-{number} is left out: {told}")
 
     def require(some):
         if not some:
-            first = next((f"; the first is {k}: {v}" for k, v in left_out.items()), "")
+            first = next(
+                (f"; the first is {name}-{k}: {v}" for k, v in left_out.items()), ""
+            )
             raise ValueError(f"None of {len(numbers)} recordings can be read{first}")
 
-    found = {number: attempt(number, read_scoring, number) for number in numbers}
+    def read_tables(number):
+        night = read_scoring(number)
+        return night and _checked(night, name, number, ch_names)
+
+    numbers = list(dict.fromkeys(numbers))
+    found = {number: attempt(number, read_tables, number) for number in numbers}
     found = {number: night for number, night in found.items() if night is not None}
     require(found)
     nights = list(found.values())
-    for number, night in found.items():
-        night.recording = f"{name}-{night.recording or number}"
-        night.subject = f"{name}-{night.subject or number}"
-        onsets = {modality: night.begin.get(modality, night.onset) for modality in ch_names}
-        night.begin = {k: np.asarray(v, dtype=float) for k, v in onsets.items()}
     sizes = [len(night.onset) for night in nights]
     stops = np.cumsum(sizes)
     rows = {k: slice(b - n, b) for k, n, b in zip(found, sizes, stops, strict=True)}
@@ -220,7 +223,7 @@ def load_nights(
         arrays = {k: np.zeros(shape, np.float32) for k, shape in shapes.items()}
         fill(arrays)
     else:
-        tables = [(n.recording, n.subject, np.asarray(n.onset), n.begin) for n in nights]
+        tables = [(n.recording, n.subject, n.onset, n.begin) for n in nights]
         options = (_CACHE_FORMAT, ch_names, band, key, tables)
         entry = Path(cache).expanduser() / f"{name}-{joblib.hash(options)[:16]}"
         arrays = _open_entry(entry, nights, shapes)
@@ -228,6 +231,8 @@ def load_nights(
         if arrays is None or any(map(can_be_read, lacking)):
             _write_entry(entry, nights, shapes, partial(fill, known=arrays))
             arrays = _open_entry(entry, nights, shapes)
+    read = {number: night for number, night in found.items() if night.uncovered is not None}
+    require(read)
     X = PairedEpochs(
         **arrays,
         subject=np.repeat([night.subject for night in nights], sizes),
@@ -242,11 +247,10 @@ def load_nights(
         kept &= y != UNSCORED
     if not kept.all():
         X, y = X[kept], y[kept]
-    read = {number: night for number, night in found.items() if night.uncovered is not None}
-    require(read)
     short = [f"{n.recording} ({len(n.uncovered)})" for n in read.values() if n.uncovered]
     if short:
         warn(f"Epochs that the signals do not cover are left out: {', '.join(short)}.")
+    left_out = {f"{name}-{k}": left_out[k] for k in numbers if k in left_out}
     for modality, names in ch_names.items():
         descr += f"{modality.capitalize()}: {', '.join(names)}.\n"
     n_subjects = len({night.subject for night in read.values()})
@@ -267,10 +271,28 @@ Epochs that the signals do not cover: {", ".join(short) or "none"}.
     )
 
 
+def _checked(night, name, number, modalities):
+    """Complete a night that a loader made: its names, and where each modality is cut."""
+    onset, y = np.asarray(night.onset, dtype=float), np.asarray(night.y)
+    if len(onset) != len(y) or not len(y):
+        raise ValueError(f"{len(onset)} onsets and {len(y)} stages: one each is expected")
+    begin = {k: np.asarray(night.begin.get(k, onset), dtype=float) for k in modalities}
+    return replace(
+        night,
+        onset=onset,
+        y=to_scheme(y, "aasm"),  # a code that is none is refused before hours of reading
+        recording=f"{name}-{night.recording or number}",
+        subject=f"{name}-{night.subject or number}",
+        begin=begin,
+    )
+
+
 def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
     """Fill a night's rows, and list those that its signals do not cover."""
     if not isinstance(raws, dict):
         raws = dict.fromkeys(ch_names, raws)
+    for modality, channels in ch_names.items():
+        require_channels(night.recording, raws[modality].ch_names, channels)
     for raw in {id(raw): raw for raw in raws.values()}.values():
         if l_freq is not None or h_freq is not None:
             raw.load_data(verbose="ERROR").filter(l_freq, h_freq, verbose="ERROR")
@@ -280,7 +302,12 @@ def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
         _cut(raws[modality], channels, night.begin[modality], arrays[modality])
         for modality, channels in ch_names.items()
     ]
-    return np.unique(np.concatenate(uncovered)).tolist()
+    uncovered = np.unique(np.concatenate(uncovered)).tolist()
+    if len(uncovered) == len(night.onset):
+        raise ValueError(
+            f"{night.recording}: its signals cover none of {len(uncovered)} epochs"
+        )
+    return uncovered
 
 
 def _cut(raw, channels, begin, out):

@@ -138,7 +138,8 @@ def test_headband_that_lacks_an_epoch(tree):
     path = boas_path(tree, "sub-1", "headband", "events.tsv")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2] + lines[3:]))
-    cohort = load_boas(tree, subjects=["sub-1"], unscored=True)
+    with pytest.warns(UserWarning, match=r"not cover are left out: boas-sub-1 \(1\)"):
+        cohort = load_boas(tree, subjects=["sub-1"], unscored=True)
     np.testing.assert_allclose(cohort.X.onset, [0, 60, 90, 120, 150])
     np.testing.assert_array_equal(cohort.y, [0, 2, 3, -1, 4])
     for modality in ("source", "target"):
@@ -170,6 +171,10 @@ def test_night_without_a_channel(tree):
     assert "left out because channels are missing: sub-2" in cohort.DESCR
     with pytest.raises(ValueError, match="None of 1 recordings can be read"):
         load_boas(tree, subjects=["sub-2"], on_missing="skip")
+    with pytest.warns(UserWarning, match="boas-sub-2 is left out: .* PSG_O1, PSG_O2"):
+        assert load_boas(tree, on_error="warn").skipped == {}
+    with pytest.raises(ValueError, match="on_missing is 'raise' or 'skip'; given 'warn'"):
+        load_boas(tree, on_missing="warn")
     with pytest.raises(ValueError, match=r"no channels HB_3"):
         load_boas(tree, target=["HB_3"])
     # The table promises a channel that the file has not.
@@ -224,6 +229,14 @@ def test_interrupted_signal(tree):
     write_edf(path, signals, 207, starts=starts, reserved="EDF+D")
     with pytest.raises(ValueError, match=r"headband_eeg\.edf .*150 s .*, for 65 s"):
         load_boas(tree)
+
+
+def test_devices_whose_headers_tell_other_times(tree):
+    path = boas_path(tree, "sub-1", "headband", "eeg.edf")
+    content = path.read_bytes()
+    path.write_bytes(content[:176] + b"22.01.05" + content[184:])
+    with pytest.warns(UserWarning, match=r"headband_eeg\.edf began \+65 s after sub-1_"):
+        check_marks(load_boas(tree, subjects=["sub-1"]), np.array(BOAS_STAGES["sub-1"]))
 
 
 def test_devices_that_do_not_belong_together(tree):

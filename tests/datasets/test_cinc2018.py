@@ -98,6 +98,13 @@ def test_unknown_stages_count_as_unscored(tree):
     check_night(cohort, night)
 
 
+def test_a_stage_that_begins_in_an_epoch_that_is_cut_short(tree):
+    night = CincNight("tr05-0001", 100, [(0, "N2"), (90, "R")], [2, 2, 2])
+    night.write(tree)
+    with pytest.warns(UserWarning, match=r"are left out: cinc2018-tr05-0001 \(1\)\."):
+        check_night(load_cinc2018(tree, subjects=["tr05-0001"]), night)
+
+
 # ------------------------------------------------------------ channels and samples
 
 
@@ -200,7 +207,7 @@ def test_nights_without_what_is_needed(tree):
         "cinc2018-tr07-0001": "no epoch has a stage",
         "cinc2018-tr07-0002": "no channel ECG; it has C3-M2",
         "cinc2018-tr07-0003": "ECG is in 'mmHg'",
-        "cinc2018-tr07-0004": "no epoch has a stage",
+        "cinc2018-tr07-0004": "signals cover none of 1 epochs",
         "cinc2018-tr07-0005": "ends 40.0 s after the recording, which lasts 160.0 s",
     }
     assert list(cohort.left_out) == list(expected)

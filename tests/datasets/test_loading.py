@@ -8,10 +8,19 @@ from functools import partial
 import mne
 import numpy as np
 import pytest
+from sklearn.utils import Bunch
 
-from skleepkd.datasets import load_boas, load_cinc2018, load_eesm, load_mass, load_sleep_edf
+from skleepkd.datasets import (
+    Night,
+    check_start,
+    load_boas,
+    load_cinc2018,
+    load_eesm,
+    load_mass,
+    load_nights,
+    load_sleep_edf,
+)
 from skleepkd.datasets.checks import check_channels
-from skleepkd.datasets.loading import Night, load_nights
 from tests import files
 
 PLAIN = {"l_freq": None, "h_freq": None, "rejection": False}
@@ -198,6 +207,8 @@ def test_names_that_are_refused(data_set, tmp_path):
     for option, (given, message) in data_set.wrong.items():
         with pytest.raises(ValueError, match=message):
             data_set.load(**{option: given})
+    with pytest.raises(ValueError, match="on_error is 'raise' or 'warn'; given 'skip'"):
+        data_set.load(on_error="skip")
     with pytest.raises(FileNotFoundError, match=data_set.empty):
         data_set.load.func(tmp_path / "nowhere", **data_set.load.keywords)
 
@@ -243,3 +254,202 @@ def test_filter_and_resampling(options, frequencies, expected):
     spectrum = 2 * np.abs(np.fft.rfft(X["target"][5, 0])) / X.shape[2]
     found = [spectrum[30 * f] / (1 if f else 2) for f in frequencies]
     np.testing.assert_allclose(found, expected, atol=1)
+
+
+# ------------------------------------------------------------ nights that are left out
+
+#: By data set a file that is cut, and the night that it is of.
+CUT = {
+    "boas": ("sub-2_*headband_eeg.edf", "boas-sub-2"),
+    "cinc2018": ("tr12-0685.mat", "cinc2018-tr12-0685"),
+    "eesm": ("sub-002_*eeg.set", "eesm17-sub-002"),
+    "mass": ("01-04-0002 PSG.edf", "mass-01-04-0002"),
+    "sleep_edf": ("SC4002*-PSG.edf", "sleep-edf-SC4002"),
+}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("name", CUT)
+def test_one_bad_night_is_left_out_until_it_is_repaired(name, cached, tmp_path):
+    write, load, *_ = DATA_SETS[name]
+    root, (pattern, night) = write(tmp_path / "tree"), CUT[name]
+    load = partial(load, root, cache=tmp_path / "cache" if cached else None)
+    plain = load(unscored=True)
+    (path,) = root.rglob(pattern)
+    content = path.read_bytes()
+    os.truncate(path, int(0.7 * len(content)))
+    with pytest.raises(ValueError, match=path.name):
+        load(on_error="raise")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"{night} is left out: .*{path.name}") as seen:
+            cohort = load(on_error="warn", unscored=True)
+        assert {one.filename for one in seen} == {__file__}  # where the user called
+        assert list(cohort.left_out) == [night]
+        assert f"Left out: {night} ({cohort.left_out[night]})." in cohort.DESCR
+        others = ~np.char.startswith(plain.X.recording, night)
+        check_equal(cohort, Bunch(X=plain.X[others], y=plain.y[others]))
+    path.write_bytes(content)
+    again = load(on_error="warn", unscored=True)
+    assert again.left_out == {}
+    check_equal(again, plain)
+
+
+class Study:
+    """Nights "a", "b" and "c" of two epochs of 100 Hz, each of which holds one level."""
+
+    def __init__(self, cache=None):
+        self.cache, self.faults, self.was_read = cache, {}, []
+        self.scoring = {number: Night([0, 30], [0, 2], files=[]) for number in "abc"}
+
+    def read_scoring(self, number):
+        if isinstance(self.scoring[number], Exception):
+            raise self.scoring[number]
+        return self.scoring[number]
+
+    def read_signals(self, night):
+        number = night.recording.removeprefix("mine-")
+        self.was_read.append(number)
+        if number in self.faults:
+            raise self.faults[number]
+        info = mne.create_info(["A"], 100.0, "eeg")
+        signal = np.full((1, 6000), 1e-6 * (1 + "abc".index(number)))
+        return mne.io.RawArray(signal, info, verbose="error")
+
+    def load(self, on_error="warn"):
+        self.was_read.clear()
+        options = {"sfreq": 100, "cache": self.cache, "on_error": on_error}
+        readers = self.read_scoring, self.read_signals
+        return load_nights([*"abc"], *readers, {"target": ["A"]}, name="mine", **options)
+
+
+def test_a_night_that_an_entry_lacks_is_tried_again(tmp_path):
+    """Nothing of its file need change: a disk may have been away."""
+    study = Study(tmp_path)
+    study.faults["b"] = RuntimeError("gone")
+    for reads in ("abc", "b"):
+        with pytest.warns(UserWarning, match="mine-b is left out: RuntimeError"):
+            cohort = study.load()
+        assert "".join(study.was_read) == reads
+        assert cohort.left_out == {"mine-b": "RuntimeError('gone')"}
+        assert cohort.X["target"][:, 0, 0].tolist() == [1, 1, 3, 3]
+        assert cohort.groups.tolist() == ["mine-a"] * 2 + ["mine-c"] * 2
+        assert "4 epochs of 2 subjects, 2 nights." in cohort.DESCR
+    with pytest.raises(RuntimeError, match="gone"):
+        study.load(on_error="raise")
+    # It is back, and the others, which the entry has, are not.
+    study.faults = dict.fromkeys("ac", OSError("gone"))
+    for reads in ("bb", ""):
+        cohort = study.load(on_error="raise")
+        assert "".join(study.was_read) == reads
+        assert cohort.X["target"][:, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+        assert cohort.left_out == {}
+
+
+def test_nights_that_a_loader_cannot_have_meant():
+    study = Study()
+    study.scoring |= {"a": Night([0], [0, 2], files=[]), "b": Night([0], [7], files=[])}
+    with pytest.warns(UserWarning, match="is left out"):
+        cohort = study.load()
+    assert "1 onsets and 2 stages" in cohort.left_out["mine-a"]
+    assert "takes AASM codes" in cohort.left_out["mine-b"]
+    assert study.was_read == ["c"]
+    study.scoring["c"] = Night([60, 90], [0, 2], files=[])
+    with (
+        pytest.warns(UserWarning, match="mine-c: its signals cover none of 2 epochs"),
+        pytest.raises(
+            ValueError, match="None of 3 recordings .*; the first is mine-a: 1 on"
+        ),
+    ):
+        study.load()
+    study.scoring = dict.fromkeys("abc")  # none is wanted
+    with pytest.raises(ValueError, match="None of 3 recordings can be read$"):
+        study.load()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_epochs_that_the_signals_do_not_cover_are_told(tmp_path, cached):
+    study = Study(tmp_path if cached else None)
+    study.scoring["a"] = Night([-0.02, 0, 30, 30.02], [1, 0, 2, 3], files=[])
+    begin = {"target": [30, 60]}  # on the device's own clock
+    study.scoring["b"] = Night([0, 30], [1, 3], files=[], begin=begin)
+    told = r"mine-a (2), mine-b (1)"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="do not cover are left out: mine-a .2., mine"):
+            cohort = study.load()
+        assert f"Epochs that the signals do not cover: {told}." in cohort.DESCR
+        assert cohort.y.tolist() == [0, 2, 1, 0, 2]
+        assert cohort.X.onset.tolist() == [0, 30, 0, 0, 30]
+
+
+# ------------------------------------------------------------ clocks
+
+
+@pytest.mark.parametrize(
+    ("one", "late", "other", "later", "expected"),
+    [
+        ("01.01.00 22.00.00", 0, "01.01.00 22.00.00", 0, 0),
+        ("01.01.00 22.00.00", 0.37, "01.01.00 22.00.00", 0, -0.37),
+        ("01.01.00 22.00.00", 0, "01.01.00 22.00.00", 0.75, 0.75),
+        ("01.01.00 22.00.00", 0.9, "01.01.00 22.00.01", 0.1, 0.2),
+        ("31.12.99 23.59.58", 2.5, "01.01.00 00.00.00", 0.25, -0.25),
+        ("X        22.00.00", 0, "X        22.00.00", 0.25, 0.25),
+        ("X        22.00.00", 0, "01.01.00 22.00.00", 0, None),
+        ("01.01.00 22.00.00", 0, "02.01.00 22.00.00", 0, None),
+        ("01.01.00 22.00.00", 0, "01.01.00 22.00.01", 0, None),
+        ("01.01.00 22.00.00", 5, "01.01.00 22.00.00", 0, None),
+    ],
+)
+def test_when_two_files_begin(tmp_path, one, late, other, later, expected):
+    paths = [tmp_path / "psg.edf", tmp_path / "stages.edf"]
+    for path, begun, start in zip(paths, (one, other), (late, later), strict=True):
+        clock = begun[:8].strip(), begun[9:]
+        signals, starts = {"ECG": 100}, [start]
+        files.write_edf(path, signals, starts=starts, reserved="EDF+C", clock=clock)
+    if expected is None:
+        with pytest.raises(
+            ValueError, match=r"psg\.edf begins at .*, stages\.edf at .*: do"
+        ):
+            check_start(*paths)
+    else:
+        assert check_start(*paths) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("late", "clock", "later"),
+    [(0, 0, 0), (0.37, 0, 0), (0, 0, 0.63), (0.37, 0, 0.37), (0.9, 1, 0.1), (0.1, -1, 0.9)],
+)
+@pytest.mark.parametrize("kind", ["mass", "sleep_edf"])
+def test_labels_land_on_their_samples_where_files_begin_within_a_second(
+    tmp_path, kind, late, clock, later
+):
+    """Sample k holds k / 10 microvolts: a window that is a sample off would show it.
+
+    ``late``, ``later``: begins of the recording and of the scoring after their headers'
+    times, of which the latter's is ``clock`` seconds later.
+    """
+    sfreq, n_records = (256, 240) if kind == "mass" else (100, 600)
+    ramp = np.arange(sfreq * n_records) / 10 - 3000
+    texts = files.stage_texts("W123R")
+    notes = [(30 * (k + 1) + later, 30, text) for k, text in enumerate(texts)]
+    starts = late + np.arange(n_records)
+    options = {"reserved": "EDF+C", "clock": ("01.01.00", "22.00.10")}
+    at = {"reserved": "EDF+C", "clock": ("01.01.00", f"22.00.{10 + clock:02d}")}
+    if kind == "mass":
+        psg, stages = (files.mass_path(tmp_path, "01-01-0001", k) for k in ("PSG", "Base"))
+        label, load = "ECG ECGI", partial(load_mass, subsets=[1], channels=["ECG"])
+    else:
+        psg, stages = (
+            tmp_path / files.sleep_edf_record("SC4011", k)["fname"]
+            for k in ("PSG", "Hypnogram")
+        )
+        label, load = "EOG horizontal", partial(load_sleep_edf, channels=["EOG horizontal"])
+        load = partial(load, crop=None)
+    files.write_edf(psg, {label: ramp}, n_records, starts=starts, **options)
+    files.write_edf(stages, {}, 1, 0, notes=notes, starts=[later], **at)
+    cohort = load(tmp_path, sfreq=sfreq)
+    first = cohort.X["target"][:, 0, 0]
+    first = -first if kind == "mass" else first + ramp.mean()
+    expected = [round((onset + clock - late) * sfreq) for onset, *_ in notes]
+    assert np.round(10 * (first + 3000)).tolist() == expected
+    assert cohort.y.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(cohort.X.onset * sfreq, expected, atol=0.5)

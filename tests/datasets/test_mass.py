@@ -304,6 +304,49 @@ def test_base_without_stages(tree):
         load(tree)
 
 
+# ------------------------------------------------------------ layouts
+
+
+@pytest.mark.parametrize(
+    ("psg", "base"),
+    [
+        ("SS{}/bio/{} PSG.edf", "SS{}/annotations/{} Base.edf"),
+        ("SS{}/{} PSG.edf", "SS{}/{} Base.edf"),
+        ("{1} PSG.edf", "{1} Base.edf"),
+        ("SS{}_EDF/{} PSG.edf", "SS{}_Annotations/{} Base.edf"),
+        ("mass/ss{}/edfs/one/{} psg.EDF", "mass/Base [S{}]/{} BASE.edf"),
+        ("SS{}/{} PSG.edf", "SS{}/annotations/{} Annotations.edf"),
+    ],
+)
+def test_files_in_the_folders_that_people_have(tree, tmp_path, psg, base):
+    plain = load(tree)
+    root = tmp_path / "a [copy]"
+    for number in ("01-01-0003", "01-04-0002", "01-04-0010"):
+        for kind, place in (("PSG", psg), ("Base", base)):
+            path = root / place.format(number[4], number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mass_path(tree, number, kind).rename(path)
+    cohort = load(root)
+    np.testing.assert_array_equal(cohort.X["source"], plain.X["source"])
+    np.testing.assert_array_equal(cohort.y, plain.y)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("disk", "same disk"):  # a second way to a file is no second file
+        (linked / name).symlink_to(root)
+    assert len(load(linked).X) == len(plain.X)
+
+
+def test_a_file_that_lies_in_two_places(tree):
+    path = mass_path(tree, "01-04-0002", "Base")
+    copy = tree / "old" / path.name.upper()
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=f"{path} and {copy} are both of mass-01-04-0002"):
+        load(tree)
+    with pytest.warns(UserWarning, match="mass-01-04-0002 is left out"):
+        assert len(load(tree, on_error="warn").X) == 11
+
+
 def test_subsets_that_are_not_there(tree):
     with pytest.raises(FileNotFoundError, match=r"folders in it hold no '01-02-NNNN PSG"):
         load_mass(tree)
