@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import re
 import warnings
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from skleepkd import datasets
+from tests.files import stage_texts, write_edf
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Pages whose Python is run elsewhere (tests/model_selection/test_clusters.py).
@@ -40,11 +42,27 @@ def blocks(page):
         yield found[1], text[: found.start()].count("\n") + 1, found[2]
 
 
+def write_study(folder):
+    """Write four nights of an EDF file and a scoring; the last signal is cut short."""
+    for number, name in enumerate(["ann", "ben", "cleo", "dora"]):
+        night = datasets.simulate_night(
+            20, subject=number, random_state=0, derivations=("C3-O1", "L-R")
+        )
+        signals = dict(zip(night.ch_names, night.signals, strict=True))
+        path = write_edf(folder / f"{name}.edf", signals, 20, 30)
+        texts = stage_texts("W123R"[stage] for stage in night.y)
+        notes = [(30 * k, 30, text) for k, text in enumerate(texts)]
+        write_edf(folder / f"{name}-stages.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+    os.truncate(path, path.stat().st_size // 2)
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page not in ELSEWHERE and any(blocks(page))]
 )
 def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    if page == "guide/own.md":
+        write_study(tmp_path / "study")
     here = {"__name__": "__main__"}
     runner = doctest.DocTestRunner(
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

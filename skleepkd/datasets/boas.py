@@ -4,6 +4,8 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming, open_edf
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED
@@ -162,21 +164,22 @@ def read_boas_night(root, folder):
         with errors_naming(sidecar):
             about = json.loads(sidecar.read_text("utf-8"))
             durations[modality] = float(about["RecordingDuration"])
+    source = epochs["source"]
+    source["y"] = checks.to_stages(source.pop("stage_hum"), _STAGES, f"boas-{folder}")
     names = ("_source", "_target")
-    both = epochs["source"].merge(epochs["target"], "outer", on="onset", suffixes=names)
+    both = source.merge(epochs["target"], "outer", on="onset", suffixes=names)
     n_both = both.notna().all(axis=1).sum()
     if max(map(len, epochs.values())) - n_both > 1:
         raise ValueError(
-            f"boas-{folder}: the polysomnography lists {len(epochs['source'])} epochs and "
+            f"boas-{folder}: the polysomnography lists {len(source)} epochs and "
             f"the headband {len(epochs['target'])}, {n_both} of them at the same times: "
             "the two do not belong together."
         )
-    y = checks.to_stages(both["stage_hum"].fillna(8), _STAGES, f"boas-{folder}")
     # What one device alone lists lies before the other's begin: it is not covered.
     first = {name: both[f"begsample_{name}"].fillna(-_N_TIMES) - 1 for name in epochs}
     return loading.Night(
         onset=both["onset"].to_numpy(),
-        y=y,
+        y=both["y"].fillna(UNSCORED).to_numpy(np.int64),
         files=[_path(root, folder, device, "eeg.edf") for device in _DEVICES.values()],
         subject=f"pid-{subjects[folder]}",
         begin={name: samples / SFREQ for name, samples in first.items()},

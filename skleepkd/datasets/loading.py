@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skleepkd.datasets.checks import require_channels, warn
+from skleepkd.edf import is_whole, read_header, seconds_left_out
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import map_new
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
@@ -92,7 +93,8 @@ def load_nights(
         :func:`~skleepkd.datasets.check_start` compares the clocks of two EDF files.
     read_signals : callable
         Called with the Night, it returns an :class:`mne.io.Raw` that holds the channels,
-        or one by modality. Not called where the cache has them.
+        or one by modality. Not called where the cache has them. EDF files that are cut
+        short or interrupted (EDF+D) are refused.
     ch_names : dict of str to list of str
         Channels by modality, "target" and perhaps "source", as the Raw names them.
     name : str
@@ -294,6 +296,10 @@ def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
     for modality, channels in ch_names.items():
         require_channels(night.recording, raws[modality].ch_names, channels)
     for raw in {id(raw): raw for raw in raws.values()}.values():
+        for path in map(Path, filter(None, raw.filenames)):
+            if not is_whole(path):
+                read_header(path, whole=True)  # says what is missing
+        seconds_left_out(raw)  # refuses what was interrupted
         if l_freq is not None or h_freq is not None:
             raw.load_data(verbose="ERROR").filter(l_freq, h_freq, verbose="ERROR")
         if raw.info["sfreq"] != sfreq:
