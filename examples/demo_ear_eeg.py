@@ -9,7 +9,8 @@ controls that belong to them: twice the passes (a pass is once through the train
 and the labels of the teacher's people in place of the teacher.
 
 All nights are **simulated**. What helps here need not help on real nights, and the
-other way round; where a folder of real ones is given (``--data``), a table of them follows.
+other way round; where a folder of real ones is given (``--data``) and the sources lie around
+this file, a table of them follows. The pictures need ``skleepkd[plot]``.
 """
 
 # %%
@@ -169,11 +170,13 @@ print(f"\nPictures are in {folder.resolve()}")
 # -----------
 # The same question on real people, few of whom are scored, where their data are there.
 
-script = Path(__file__).resolve().parents[1] / "benchmarks" / "real_nights.py"
+script = Path(__file__).resolve().parent / "../benchmarks/real_nights.py"
 if (data / "sleep_edf_features").is_dir() and script.exists():
     print("\nReal nights: one draw of people (the page has three, and what each row means)")
     how = ["--quick", "--n-jobs", str(N_JOBS), "--cache", str(folder / "cache")]
     command = [sys.executable, str(script), "--data", str(data), *how]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 else:
-    print(f"\nNo real nights in {data}: give their folder, --data")
+    print(
+        f"\nNo table of real nights: it needs their folder, --data ({data}), and {script}"
+    )

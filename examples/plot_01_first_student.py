@@ -7,7 +7,8 @@ scalp-EEG becomes the teacher, a stager of the ear-EEG its student, and afterwar
 are enough. This page trains both, looks at one night of an unseen subject, and then tests
 whether the teacher was of any use.
 
-All nights are **simulated**: no number here says how a method does on people.
+All nights are **simulated**: no number here says how a method does on people. The
+pictures need ``skleepkd[plot]``.
 """
 
 # %%

@@ -5,7 +5,7 @@ From your own EDF files to an exported student
 A laboratory's files go in: for each subject an EDF file of the polysomnography, with the
 stages, and one of the wearable that was worn beside it. A student comes out that stages a
 new EDF file of the wearable alone, writes what other programs read, and is kept as a file,
-and as another one for programs without Python (``pip install "skleepkd[onnx]" yasa``).
+and as another one for programs without Python (``pip install "skleepkd[onnx,plot,yasa]"``).
 
 The files are written here, of **simulated** nights, so that the page runs. Put your own
 paths in their place; the rest stays.

@@ -9,7 +9,7 @@ folds alone and stays with the stager. And how much weight on the teacher's prob
 how large a teacher, to scale or not: the parameters of all of them, the teacher's too, are
 searched like those of any estimator.
 
-All nights are **simulated**.
+All nights are **simulated**. The pictures need ``skleepkd[plot]``.
 """
 
 # %%

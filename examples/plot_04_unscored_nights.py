@@ -5,8 +5,9 @@ Unscored nights, and a ready-made teacher
 Scoring a night costs an expert hours; recording one more costs little. Paired nights
 without stages still help: a teacher predicts each of their epochs, and the student follows
 it. The teacher is fitted on the nights that were scored, or it need not be trained here at
-all: YASA (Vallat and Walker 2021, ``pip install yasa``) comes with a stager that has seen
-thousands of real polysomnographies. Any classifier with ``predict_proba`` can be a teacher.
+all: YASA (Vallat and Walker 2021) comes with a stager that has seen thousands of real
+polysomnographies (``pip install "skleepkd[plot,yasa]"``). Any classifier with
+``predict_proba`` can be a teacher.
 
 The nights on this page are **simulated**; YASA's training nights were real. How well it
 stages simulated ones is printed first.

@@ -7,7 +7,7 @@ A network is any ``torch.nn.Module`` whose constructor takes ``n_chans``, ``n_ti
 ``torch.nn.Module`` that is called with the student's and the teacher's features. Nothing
 needs to be registered; the layers that are compared are named.
 
-All nights are **simulated**.
+All nights are **simulated**. The pictures need ``skleepkd[plot]``.
 """
 
 # %%

@@ -7,7 +7,7 @@ A scorer looks at what came before and what comes after. So does SeqSleepNet (Ph
 Here it is trained on one EEG channel of a larger cohort and carried over to the EOG of a
 small one: without further training, fine-tuned, and, for comparison, from scratch.
 
-All nights are **simulated**.
+All nights are **simulated**. The pictures need ``skleepkd[plot]``.
 """
 
 # %%

@@ -9,7 +9,7 @@ as it should be, and runs :func:`~skleepkd.model_selection.check_leakage` on all
 *before* looking at any score.
 
 All nights are **simulated**. How much a leak raises a score depends on the data and the
-network; here it is measured, as all three are run.
+network; here it is measured, as all three are run. The pictures need ``skleepkd[plot]``.
 """
 
 # %%

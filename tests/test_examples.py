@@ -16,6 +16,9 @@ from skleepkd import datasets
 FOLDER = Path(__file__).parents[1] / "examples"
 PAGES = sorted(FOLDER.glob("plot_*.py"))
 
+#: What a page has words of, where it needs more than the package and its pictures.
+EXTRAS = {"gssc": r"GsscStager\(", "onnx": "onnx", "yasa": r"YasaStager\(|to_yasa"}
+
 #: Epochs of a night. YASA's stager, a teacher of one page, wants five minutes at least.
 N_EPOCHS = 24
 
@@ -65,6 +68,9 @@ def test_page_reads_as_one_of_the_gallery(page):
     assert set(line) == {"="}
     assert len(line) == len(title)
     assert "**simulated**" in docstring
+    needs = {"plot"} | {n for n, words in EXTRAS.items() if re.search(words, text)}
+    (named,) = re.findall(r"skleepkd\[([a-z,]+)\]", docstring)
+    assert set(named.split(",")) == needs, "who downloads a page is told what it needs"
     assert text.count("\n# %%\n") >= 4, "a lesson has parts"
 
 
