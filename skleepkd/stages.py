@@ -1,5 +1,6 @@
 """Sleep stages: their codes, their schemes and the texts that annotations use."""
 
+import re
 import warnings
 from collections import Counter
 
@@ -26,16 +27,20 @@ _FROM_AASM = {
     "wnr": (0, 1, 1, 1, 2),
 }
 
-#: Annotation texts of each code, after "sleep stage" has been taken off and case folded.
+#: Texts of each code in lower case, without the words of _FRAME.
 #: Rechtschaffen and Kales' stages 3 and 4 are both N3 (Iber et al. 2007).
 _TEXTS = {
-    0: ("w", "wake"),
+    0: ("w", "wake", "wach", "awake", "s0", "wk"),
     1: ("1", "n1", "nrem1", "s1"),
     2: ("2", "n2", "nrem2", "s2"),
     3: ("3", "4", "n3", "n4", "nrem3", "nrem4", "s3", "s4"),
     4: ("r", "rem"),
     UNSCORED: ("?", "unscored", "movement time"),
 }
+#: "Sleep stage 2", "SLEEP-S2", "Stage 2 sleep|2" and "Stadium 2" are stage 2.
+_FRAME = re.compile(
+    r"(sleep stage|sleep-|stage |stadium )?\s*(?P<stage>.*?)( sleep)?(\|\d+)?", re.DOTALL
+)
 _CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 
 #: What missing values look like as text, n/a in BIDS.
@@ -216,8 +221,9 @@ def stage_of_text(description):
     """AASM code of an annotation's text.
 
     Understands the texts of Sleep-EDF and MASS ("Sleep stage W", "Sleep stage 4",
-    "Movement time") and plain names; Rechtschaffen and Kales' stages 3 and 4
-    become N3, movement time and "?" become unscored.
+    "Movement time"), of RemLogic ("SLEEP-S2") and the NSRR ("Stage 2 sleep|2"), plain names
+    and German ones ("Wach"); Rechtschaffen and Kales' stages 3 and 4 become N3, movement
+    time and "?" become unscored.
 
     Parameters
     ----------
@@ -371,4 +377,4 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
 
 
 def _shortened(text):
-    return str(text).strip().casefold().removeprefix("sleep stage").strip()
+    return _FRAME.fullmatch(str(text).strip().casefold())["stage"].strip()

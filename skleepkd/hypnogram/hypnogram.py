@@ -7,32 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from skleepkd.hypnogram.names import WORDS, common_scheme, read_names, words_of_classes
+from skleepkd.hypnogram.statistics import sleep_statistics
 from skleepkd.memory import replace_file
+from skleepkd.metrics import staging_report
 from skleepkd.stages import (
+    BORDER,
     EPOCH_SECONDS,
     SCHEMES,
     UNSCORED,
     UNSCORED_NAME,
     as_seconds,
     is_unscored,
-    stage_of_text,
 )
-
-#: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
-_WORDS = {
-    "W": ("W", "WAKE", "wakefulness"),
-    "N1": ("1", "N1", "stage N1"),
-    "N2": ("2", "N2", "stage N2"),
-    "N3": ("3", "N3", "stage N3"),
-    "REM": ("R", "REM", "REM sleep"),
-    "L": ("L", "LIGHT", "light sleep (N1, N2)"),
-    "D": ("D", "DEEP", "deep sleep (N3)"),
-    "N": ("N", "NREM", "non-REM sleep (N1, N2, N3)"),
-    "R": ("R", "REM", "REM sleep"),
-    UNSCORED_NAME: ("?", "UNS", "unscored"),
-}
-#: YASA's names of the stages of coarser schemes.
-_COARSE = {"WAKE": "W", "LIGHT": "L", "DEEP": "D", "NREM": "N", "REM": "R"}
 
 
 class Hypnogram:
@@ -136,7 +123,7 @@ class Hypnogram:
         ValueError
             If a stage is unknown, or the lengths differ.
         """
-        scheme, names = _read_names(np.asarray(stages))
+        scheme, names = read_names(np.asarray(stages))
         classes = SCHEMES[scheme]
         if not (np.ndim(epoch) == 0 and 0 < epoch < np.inf):
             raise ValueError(
@@ -183,7 +170,7 @@ class Hypnogram:
         """
         import mne
 
-        _, words = self._words()
+        _, words = words_of_classes(self.classes)
         texts = [f"Sleep stage {words[name][0]}" for name in self.stages.tolist()]
         return mne.Annotations(self.onset, self.epoch, texts, orig_time=self.meas_date)
 
@@ -228,7 +215,7 @@ class Hypnogram:
         path = Path(path)
         if path.suffix != ".tsv":
             raise ValueError(f"BIDS keeps events in a file ..._events.tsv; given {path}.")
-        _, words = self._words()
+        _, words = words_of_classes(self.classes)
         meanings = {name: words[name][2] for name in self.classes.tolist()}
         levels = {name: words[name][2] for name in [*meanings, *self.stages.tolist()]}
         about = {
@@ -275,7 +262,7 @@ class Hypnogram:
         """
         import yasa
 
-        scheme, words = self._words()
+        scheme, words = words_of_classes(self.classes)
         if scheme is None:
             raise ValueError(f"YASA has no scheme of the classes {self.classes.tolist()}.")
         if np.any(np.abs(np.diff(self.onset) - self.epoch) > 0.1):
@@ -295,81 +282,172 @@ class Hypnogram:
             proba=proba,
         )
 
-    def plot(self, ax=None):
-        """Draw the stages and, below them, their probabilities if there are any.
+    def statistics(self):
+        """Return YASA's statistics of the night, without YASA.
+
+        Returns
+        -------
+        dict of str to float
+            Names and definitions are those of ``yasa.Hypnogram.sleep_statistics`` (0.8)
+            [1]_. In minutes: ``TIB`` (from the first epoch to the last), ``SPT`` (from the
+            first epoch of sleep to the last), ``WASO`` (wake in it), ``TST`` (sleep),
+            ``SOL`` and ``Lat_REM`` (from the first epoch to the first one of sleep and of
+            REM), ``SOL_5min`` (to the first five minutes of unbroken sleep), and each
+            stage: ``WAKE``, ``N1``, ``N2``, ``N3`` (``LIGHT``, ``DEEP`` or ``NREM`` of
+            coarser schemes), ``REM``, and ``UNS`` where there is any. In percent: ``SE``
+            (TST of TIB), ``SME`` (TST of SPT), ``%N1`` and so on (of TST). ``SFI``:
+            awakenings for each hour of TST. nan where undefined, as without sleep.
+
+        Raises
+        ------
+        ValueError
+            If there are no epochs, or the classes belong to no scheme.
+
+        Notes
+        -----
+        Efficiency and latencies are those of the epochs that are there: crop them to the
+        time between lights off and lights on. Gaps between epochs count as unscored, and
+        unscored epochs to TIB and SPT, neither to sleep nor to wake.
+
+        References
+        ----------
+        .. [1] Vallat, R. and Walker, M. P. (2021). An open-source, high-performance tool for
+           automated sleep staging. The definitions are those of Iber et al. (2007), but for
+           the REM latency, there from the first epoch of sleep: ``Lat_REM - SOL``.
+
+        Examples
+        --------
+        >>> from skleepkd.hypnogram import Hypnogram
+        >>> night = Hypnogram.from_stages(["W", "N1", "N2", "W", "REM", "W"])
+        >>> statistics = night.statistics()
+        >>> statistics["TST"], statistics["SE"], statistics["Lat_REM"]
+        (1.5, 50.0, 2.0)
+        """
+        scheme, words = words_of_classes(self.classes)
+        if scheme is None or not len(self):
+            raise ValueError(
+                f"There are statistics of the schemes {', '.join(SCHEMES)} and at least one "
+                f"epoch; given {len(self)} epochs of the classes {self.classes.tolist()}."
+            )
+        place = np.round((self.onset - self.onset.min()) / self.epoch).astype(int)
+        stages = np.full(place.max() + 1, "UNS", dtype="U5")
+        stages[place] = [words[name][1] for name in self.stages.tolist()]
+        names = [WORDS[name][1] for name in SCHEMES[scheme]]
+        return sleep_statistics(stages, names, self.epoch / 60)
+
+    def compare(self, other):
+        """Score the agreement with another hypnogram of the night.
 
         Parameters
         ----------
+        other : Hypnogram
+            The scorer's, if this one is a prediction. Epochs are matched by their onsets
+            (by the clock where both have a ``meas_date``), which may differ by 0.1 s. Where
+            the schemes differ, the finer one's stages are merged.
+
+        Returns
+        -------
+        Bunch
+            What :func:`skleepkd.metrics.staging_report` returns, ``other`` being the truth:
+            ``pooled`` has the scores. Besides ``n_epochs``, how many epochs both have and
+            scored, ``n_unscored``, how many one of them left unscored, ``n_only_self`` and
+            ``n_only_other``.
+
+        Raises
+        ------
+        ValueError
+            If they share no scored epoch, or differ in the length of epochs or, without a
+            scheme, in their classes.
+
+        Examples
+        --------
+        >>> from skleepkd.hypnogram import Hypnogram
+        >>> scored = Hypnogram.from_stages(["W", "N1", "N2", "REM"])
+        >>> report = Hypnogram.from_stages(["W", "N2", "N2"]).compare(scored)
+        >>> f"{report.pooled['accuracy']:.2f}", report.n_epochs, report.n_only_other
+        ('0.67', 3, 1)
+        """
+        mine, theirs = self._match(other)
+        classes, names = common_scheme(self.classes, other.classes)
+        y_pred = _renamed(self.stages[mine], names[0])
+        y_true = _renamed(other.stages[theirs], names[1])
+        scored = ~(is_unscored(y_pred) | is_unscored(y_true))
+        if not scored.any():
+            raise ValueError(f"In none of the {len(mine)} common epochs both have a stage.")
+        report = staging_report(y_true[scored], y_pred[scored], classes=list(classes))
+        report.n_epochs, report.n_unscored = int(scored.sum()), int((~scored).sum())
+        report.n_only_self, report.n_only_other = (
+            len(self) - len(mine),
+            len(other) - len(mine),
+        )
+        return report
+
+    def plot(self, *, truth=None, ax=None):
+        """Draw the stages, the scored ones above them and their probabilities below.
+
+        Parameters
+        ----------
+        truth : Hypnogram, optional
+            The scorer's, matched as by :meth:`compare`.
         ax : matplotlib Axes, optional
             Where; it is divided between the panels.
 
         Returns
         -------
         skleepkd.plotting.HypnogramDisplay
+
+        Raises
+        ------
+        ValueError
+            As of :meth:`compare`.
         """
         from skleepkd.plotting import HypnogramDisplay
 
-        order = np.argsort(self.classes)  # as the columns of predict_proba
-        probabilities = self.probabilities
-        if probabilities is not None:
-            probabilities = probabilities[:, order]
+        y_true, y_pred, classes, probabilities = None, self.stages, self.classes, None
+        merged = {name: name for name in classes.tolist()}
+        if truth is not None:
+            mine, theirs = self._match(truth)
+            classes, (merged, names) = common_scheme(self.classes, truth.classes)
+            y_true = np.full(len(self), UNSCORED_NAME, dtype="U99")
+            y_true[mine] = _renamed(truth.stages[theirs], names)
+            y_pred = _renamed(self.stages, merged)
+        elif self.probabilities is None:
+            y_true, y_pred = self.stages, None
+        classes = sorted(classes)  # as the columns of predict_proba
+        if self.probabilities is not None:
+            goes_to = np.array([[merged[a] == b for b in classes] for a in merged])
+            probabilities = self.probabilities @ goes_to
         return HypnogramDisplay.from_predictions(
-            None,
-            self.stages,
+            y_true,
+            y_pred,
             onset=self.onset,
+            epoch=self.epoch,
             probabilities=probabilities,
-            classes=self.classes[order].tolist(),
+            classes=classes,
             ax=ax,
         )
 
-    def _words(self):
-        """Return the scheme of the classes, or None, and of each class what others call it."""
-        names = self.classes.tolist()
-        if self.classes.dtype.kind != "U":
+    def _match(self, other):
+        """Return the numbers of the epochs that both have, in this and in the other one."""
+        if abs(self.epoch - other.epoch) > 1e-3:
             raise ValueError(
-                f"Which stages the classes {names} are is not known. Name the scheme, as in "
-                "stager.set_params(classes='wldr'), or fit the stager to names."
+                f"Epochs of {self.epoch:g} s and of {other.epoch:g} s do not compare."
             )
-        codes, called = [stage_of_text(name) for name in names], names
-        if set(codes) <= set(range(5)) and len(set(codes)) == len(codes):
-            scheme, called = "aasm", [SCHEMES["aasm"][code] for code in codes]
-        else:
-            coarse = [name for name in ("wldr", "wnr") if set(names) <= set(SCHEMES[name])]
-            scheme = coarse[0] if coarse else None
-        words = {UNSCORED_NAME: _WORDS[UNSCORED_NAME]}
-        for name, known in zip(names, called, strict=True):
-            words[name] = _WORDS[known] if scheme else (name, name, name)
-        return scheme, words
+        ahead = 0.0
+        if None not in (self.meas_date, other.meas_date):
+            ahead = (other.meas_date - self.meas_date).total_seconds()
+        apart = np.abs(np.subtract.outer(self.onset, other.onset + ahead))
+        mine, theirs = np.nonzero(apart <= BORDER)
+        if not len(mine):
+            nearest = f" The nearest are {apart.min():g} s apart." if apart.size else ""
+            raise ValueError(
+                f"No epoch of {self} begins where one of {other} does, counted from "
+                f"{self.meas_date} and {other.meas_date}.{nearest} Epochs can be staged from "
+                "where a scorer began: stage(raw, start=...)."
+            )
+        return mine, theirs
 
 
-def _read_names(stages):
-    """Return the scheme of scored stages and their names in it, "?" where unscored."""
-    if stages.ndim != 1:
-        raise ValueError(
-            f"stages has the shape {stages.shape}; one for each epoch is expected."
-        )
-    aasm = (*SCHEMES["aasm"], UNSCORED_NAME)  # the last is that of -1
-    if stages.dtype.kind in "iu":
-        given, place = np.unique(stages, return_inverse=True)
-        schemes = {"aasm": {code: aasm[code] for code in range(UNSCORED, 5)}}
-    else:
-        given, place = np.unique(stages.astype(str), return_inverse=True)
-        codes = {
-            text: stage_of_text(text) for text in given.tolist() if not text.isdecimal()
-        }
-        codes["-1"] = UNSCORED
-        known = {text: aasm[code] for text, code in codes.items() if code is not None}
-        schemes = {"aasm": known}
-        for scheme in ("wldr", "wnr"):
-            names = {text: text for text in SCHEMES[scheme]}
-            names |= {text: name for text, name in _COARSE.items() if name in names}
-            names |= {text: name for text, name in known.items() if name == UNSCORED_NAME}
-            schemes[scheme] = names
-    for scheme, names in schemes.items():
-        if set(given.tolist()) <= set(names):
-            return scheme, np.array([names[name] for name in given.tolist()], str)[place]
-    unknown = [name for name in given.tolist() if name not in schemes["aasm"]]
-    raise ValueError(
-        f"Unknown stages {unknown}. Known are W, N1, N2, N3, REM and ?, the whole schemes "
-        f"{SCHEMES['wldr']} and {SCHEMES['wnr']}, and whole numbers 0 to 4, -1 where unscored."
-    )
+def _renamed(stages, names):
+    """Put stages into other words, which leaves "?" as it is."""
+    return np.array([names.get(name, name) for name in stages.tolist()], dtype=str)

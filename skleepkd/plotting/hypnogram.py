@@ -45,6 +45,8 @@ class HypnogramDisplay:
         When each epoch begins, in seconds from the recording's start; by default epochs
         follow one another. Of windows that overlap evenly (30 s around each epoch of
         20 s) the middle is drawn.
+    epoch : float, default=30.0
+        Length of an epoch in seconds.
     probabilities : array-like of shape (n_steps, n_classes), optional
         The predicted probability of each stage, a row for each epoch, or a hypnodensity
         [1]_ as :meth:`skleepkd.SleepStager.hypnodensity` gives it: columns in the order of
@@ -84,6 +86,7 @@ class HypnogramDisplay:
         y_true=None,
         y_pred=None,
         onset=None,
+        epoch=EPOCH_SECONDS,
         probabilities=None,
         resolution=EPOCH_SECONDS,
         proba_onset=None,
@@ -92,6 +95,7 @@ class HypnogramDisplay:
         self.y_true = y_true
         self.y_pred = y_pred
         self.onset = onset
+        self.epoch = epoch
         self.probabilities = probabilities
         self.resolution = resolution
         self.proba_onset = proba_onset
@@ -185,10 +189,10 @@ class HypnogramDisplay:
             if y is None:
                 continue
             if onset is None:
-                onset = EPOCH_SECONDS * np.arange(len(y))
+                onset = self.epoch * np.arange(len(y))
             # UNSCORED is -1: the last entry, which is nan.
             levels = np.append(np.argsort(from_top), np.nan)[stage_or_gap(y, labels, name)]
-            panels.append((title, _draw_stages, *_in_time(levels, onset, EPOCH_SECONDS)))
+            panels.append((title, _draw_stages, *_in_time(levels, onset, self.epoch)))
         if self.probabilities is not None:
             probabilities = np.asarray(self.probabilities, dtype=float)
             if probabilities.shape[1:] != (len(labels),):

@@ -76,7 +76,7 @@ def test_a_scoring_has_stages_and_no_probabilities(given, stages, classes):
 @pytest.mark.parametrize(
     ("given", "options", "match"),
     [
-        (["W", "awake"], {}, r"Unknown stages \['awake'\]"),
+        (["W", "up"], {}, r"Unknown stages \['up'\]"),
         ([0, 5], {}, r"Unknown stages \[5\]"),
         (["1", "4"], {}, r"Unknown stages \['1', '4'\]"),  # N3 of Rechtschaffen, or REM
         (["N2", "L"], {}, r"Unknown stages \['L'\]"),
@@ -328,3 +328,73 @@ def test_plot_shows_the_scheme_from_the_top():
     assert ticks == ["W", "REM", "N1", "N2", "N3"]
     assert len(display.ax_) == 2
     plt.close(display.figure_)
+
+
+def test_plot_of_a_scoring_and_beside_the_truth():
+    import matplotlib.pyplot as plt
+
+    scored = Hypnogram.from_stages(NIGHT)
+    display = scored.plot()
+    assert [panel.get_title(loc="left") for panel in display.ax_] == ["Truth"]
+    assert len(Hypnogram.from_stages(NIGHT, epoch=20).plot().ax_) == 1
+    display = night_of(["W", "W", "N", "W"], ("W", "N", "R")).plot(truth=scored)
+    titles = [panel.get_title(loc="left") for panel in display.ax_]
+    # Of W, W, N, N against W, W, N, W: agreement 3/4, by chance 1/2.
+    assert titles[:2] == ["Truth", "Prediction (kappa 0.50)"]
+    assert len(titles) == 3
+    display = night_of(NIGHT).plot(truth=Hypnogram.from_stages(["W", "N", "R"]))
+    np.testing.assert_allclose(display.probabilities.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(display.probabilities[3], [0.85, 0.075, 0.075], rtol=1e-6)
+    plt.close("all")
+
+
+# ---------------------------------------------------------------- agreement
+
+
+def test_two_scorers_are_matched_by_onset_and_clock():
+    first = Hypnogram.from_stages(["W", "N1", "N2", "N2", "REM", "?"])
+    second = Hypnogram.from_stages(
+        ["N1", "N2", "N3", "REM", "W"], onset=30.05 + 30 * np.arange(5)
+    )
+    report = first.compare(second)
+    assert (report.n_epochs, report.n_unscored) == (4, 1)
+    assert (report.n_only_self, report.n_only_other) == (1, 0)
+    assert report.pooled["accuracy"] == 0.75
+    assert report.pooled["sensitivity_N3"] == 0  # the other one is the truth
+    # The same by their clocks: the second one's recording began half a minute later.
+    first.meas_date, second.meas_date = TEN_PM, TEN_PM + pd.Timedelta(seconds=30)
+    second.onset = second.onset - 30
+    assert first.compare(second).pooled == pytest.approx(report.pooled, nan_ok=True)
+
+
+def test_the_finer_of_two_schemes_is_merged():
+    fine = Hypnogram.from_stages(["W", "N1", "N2", "N3", "REM"])
+    coarse = Hypnogram.from_stages(["W", "L", "D", "D", "R"])
+    coarsest = Hypnogram.from_stages(["W", "N", "N", "N", "R"])
+    assert fine.compare(coarse).pooled["accuracy"] == 0.8
+    assert coarse.compare(fine).pooled["sensitivity_L"] == 0.5
+    for night in (fine, coarse):
+        assert night.compare(coarsest).pooled["accuracy"] == 1
+        assert coarsest.compare(night).pooled["kappa"] == 1
+    other_words = night_of(["wake", "S2"], ("wake", "S2", "N3"))
+    assert other_words.compare(fine).pooled["accuracy"] == 0.5
+    quiet = night_of(["quiet"], ("quiet", "active"))
+    assert quiet.compare(quiet).pooled["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (
+            Hypnogram.from_stages(NIGHT, onset=7 + 30 * np.arange(10)),
+            r"nearest are 7 s apart",
+        ),
+        (Hypnogram.from_stages(NIGHT, epoch=20), "of [23]0 s and of [23]0 s"),
+        (Hypnogram.from_stages(["?"] * 4), "none of the 4 common epochs"),
+        (night_of(["quiet"], ("quiet", "active")), r"belong to no schemes: .*'active'\]"),
+    ],
+)
+def test_what_does_not_compare_is_refused(other, match):
+    for one, another in ((night_of(NIGHT), other), (other, night_of(NIGHT))):
+        with pytest.raises(ValueError, match=match):
+            one.compare(another)

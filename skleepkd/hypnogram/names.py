@@ -1,0 +1,176 @@
+"""What stages are called: by this package, by YASA, in EDF+ and in files of scorings."""
+
+import warnings
+
+import numpy as np
+
+from skleepkd.stages import MISSING, SCHEMES, UNSCORED, UNSCORED_NAME, stage_of_text
+
+#: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
+WORDS = {
+    "W": ("W", "WAKE", "wakefulness"),
+    "N1": ("1", "N1", "stage N1"),
+    "N2": ("2", "N2", "stage N2"),
+    "N3": ("3", "N3", "stage N3"),
+    "REM": ("R", "REM", "REM sleep"),
+    "L": ("L", "LIGHT", "light sleep (N1, N2)"),
+    "D": ("D", "DEEP", "deep sleep (N3)"),
+    "N": ("N", "NREM", "non-REM sleep (N1, N2, N3)"),
+    "R": ("R", "REM", "REM sleep"),
+    UNSCORED_NAME: ("?", "UNS", "unscored"),
+}
+
+#: Of each coarser scheme what its stages are called, and where finer stages go.
+_COARSE = {
+    "wldr": {"WAKE": "W", "LIGHT": "L", "DEEP": "D", "REM": "R"},
+    "wnr": {"WAKE": "W", "NREM": "N", "REM": "R"},
+}
+_MERGED = {
+    "wldr": {"N1": "L", "N2": "L", "N3": "D", "REM": "R"},
+    "wnr": {"N1": "N", "N2": "N", "N3": "N", "L": "N", "D": "N", "REM": "R"},
+}
+
+#: What scorings say of epochs without a stage, in lower case. In lists of events these may
+#: be events, and are no stages.
+_NO_STAGE = {
+    "a",
+    "art",
+    "artefact",
+    "artifact",
+    "artefakt",
+    "movement",
+    "bewegung",
+    "mt",
+    "m",
+}
+_NO_STAGE |= {"uns", "unknown", "unsure", "undefined", "not scored", "notscored", "-"}
+_NO_STAGE |= {"lights on", "lights off", "", *(text.lower() for text in MISSING)}
+
+_AASM = (*SCHEMES["aasm"], UNSCORED_NAME)  # the last is that of -1
+
+
+def names_of_classes(classes):
+    """Return the scheme of classes that are names, or None, and their names in it."""
+    names = classes.tolist()
+    if classes.dtype.kind != "U":
+        raise ValueError(
+            f"Which stages the classes {names} are is not known. Name the scheme, as in "
+            "stager.set_params(classes='wldr'), or fit the stager to names."
+        )
+    codes = [stage_of_text(name) for name in names]
+    if set(codes) <= set(range(5)) and len(set(codes)) == len(codes):
+        return "aasm", {name: _AASM[code] for name, code in zip(names, codes, strict=True)}
+    coarse = [name for name in ("wldr", "wnr") if set(names) <= set(SCHEMES[name])]
+    return coarse[0] if coarse else None, {name: name for name in names}
+
+
+def words_of_classes(classes):
+    """Return the scheme of classes, or None, and of each name what others call it."""
+    scheme, names = names_of_classes(classes)
+    words = {name: WORDS[known] if scheme else (name,) * 3 for name, known in names.items()}
+    return scheme, words | {UNSCORED_NAME: WORDS[UNSCORED_NAME]}
+
+
+def common_scheme(*classes):
+    """Return the classes that several lists of them can be merged into, and how to do it.
+
+    The second is a dict for each list, of its names and those that they become.
+    """
+    schemes, names = zip(*map(names_of_classes, classes), strict=True)
+    if None in schemes:
+        if len(set(map(frozenset, names))) > 1:
+            listed = " and ".join(str(list(given)) for given in names)
+            raise ValueError(f"The classes differ, and belong to no schemes: {listed}.")
+        return list(names[0]), names
+    coarsest = max(schemes, key=list(SCHEMES).index)
+    merged = {name: name for name in SCHEMES[coarsest]} | _MERGED.get(coarsest, {})
+    return SCHEMES[coarsest], [
+        {name: merged[known] for name, known in given.items()} for given in names
+    ]
+
+
+def read_names(stages):
+    """Return the scheme of scored stages and their names in it, "?" where unscored."""
+    if stages.ndim != 1:
+        raise ValueError(
+            f"stages has the shape {stages.shape}; one for each epoch is expected."
+        )
+    if stages.dtype.kind in "iu":
+        given, place = np.unique(stages, return_inverse=True)
+        schemes = {"aasm": {code: _AASM[code] for code in range(UNSCORED, 5)}}
+    else:
+        given, place = np.unique(stages.astype(str), return_inverse=True)
+        codes = {
+            text: stage_of_text(text) for text in given.tolist() if not text.isdecimal()
+        }
+        codes["-1"] = UNSCORED
+        known = {text: _AASM[code] for text, code in codes.items() if code is not None}
+        unscored = {text: name for text, name in known.items() if name == UNSCORED_NAME}
+        schemes = {"aasm": known}
+        for scheme, names in _COARSE.items():
+            schemes[scheme] = names | {name: name for name in SCHEMES[scheme]} | unscored
+    for scheme, names in schemes.items():
+        if set(given.tolist()) <= set(names):
+            return scheme, np.array([names[name] for name in given.tolist()], str)[place]
+    unknown = [name for name in given.tolist() if name not in schemes["aasm"]]
+    raise ValueError(
+        f"Unknown stages {unknown}. Known are W, N1, N2, N3, REM and ?, the whole schemes "
+        f"{SCHEMES['wldr']} and {SCHEMES['wnr']}, and whole numbers 0 to 4, -1 where unscored."
+    )
+
+
+def is_number(text):
+    """Whether a text is a whole number, as 2 or 2.0."""
+    try:
+        return float(text).is_integer()
+    except ValueError:
+        return False
+
+
+def _key(text):
+    """Write texts that mean the same alike."""
+    text = str(text).strip().casefold()
+    return str(int(float(text))) if is_number(text) else text
+
+
+def stages_of_texts(texts, codes, where):
+    """Name what each distinct text of a scoring means: a stage, "?", or None where unknown.
+
+    ``codes`` wins. Of digits, 4 is REM, or deep sleep where 5 is among them, or words are.
+    """
+    chosen = {_key(text): stage for text, stage in codes.items()}
+    keys = {text: _key(text) for text in dict.fromkeys(texts)}
+    digits = {int(key) for key in keys.values() if key not in chosen and is_number(key)}
+    named = any(
+        stage_of_text(key) in range(5) for key in keys.values() if not is_number(key)
+    )
+    numbers = dict.fromkeys((-2, -1), UNSCORED_NAME)
+    if named:
+        numbers |= {1: "N1", 2: "N2", 3: "N3", 4: "N3"}
+    elif 5 in digits:
+        numbers |= {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
+    else:
+        numbers |= dict(enumerate(SCHEMES["aasm"]))
+        if 4 in digits and 3 not in digits:
+            warnings.warn(
+                f"{where}: among the codes are 4, which is read as REM, and neither 3 nor 5. "
+                "If 4 is deep sleep, stage 4: codes={4: 'N3'}; if it is REM: codes={4: 'REM'}.",
+                stacklevel=4,
+            )
+    found = {}
+    for text, key in keys.items():
+        code = stage_of_text(key)
+        if key in chosen:
+            stage = chosen[key]
+            found[text] = stage if isinstance(stage, str) else _AASM[stage]
+        elif is_number(key):
+            found[text] = numbers.get(int(key))
+        elif code is not None:
+            found[text] = _AASM[code]
+        elif key in _NO_STAGE:
+            found[text] = UNSCORED_NAME
+        else:
+            coarse = (names.get(key.upper()) for names in _COARSE.values())
+            letter = key.upper() if key in ("l", "d", "n") else None
+            found[text] = next(filter(None, coarse), letter)
+    return found
