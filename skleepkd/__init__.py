@@ -4,6 +4,7 @@ from skleepkd.describe import describe
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.export import export_onnx
+from skleepkd.hypnogram import read_hypnogram
 from skleepkd.persistence import load, save
 from skleepkd.recording import RecordingStager
 
@@ -18,5 +19,6 @@ __all__ = [
     "describe",
     "export_onnx",
     "load",
+    "read_hypnogram",
     "save",
 ]

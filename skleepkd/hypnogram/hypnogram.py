@@ -396,10 +396,6 @@ class Hypnogram:
         -------
         skleepkd.plotting.HypnogramDisplay
 
-        Raises
-        ------
-        ValueError
-            As of :meth:`compare`.
         """
         from skleepkd.plotting import HypnogramDisplay
 

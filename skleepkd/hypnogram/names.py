@@ -72,10 +72,7 @@ def words_of_classes(classes):
 
 
 def common_scheme(*classes):
-    """Return the classes that several lists of them can be merged into, and how to do it.
-
-    The second is a dict for each list, of its names and those that they become.
-    """
+    """Return classes that all given ones merge into, and of each the names' new names."""
     schemes, names = zip(*map(names_of_classes, classes), strict=True)
     if None in schemes:
         if len(set(map(frozenset, names))) > 1:
@@ -133,12 +130,26 @@ def _key(text):
     return str(int(float(text))) if is_number(text) else text
 
 
-def stages_of_texts(texts, codes, where):
-    """Name what each distinct text of a scoring means: a stage, "?", or None where unknown.
+def _stage(word):
+    """Read what ``codes`` say, a word or a code of the package."""
+    if isinstance(word, int | np.integer) and word in range(UNSCORED, 5):
+        return _AASM[word]
+    code = stage_of_text(word)
+    if code is None and str(word).casefold() in _NO_STAGE:
+        return UNSCORED_NAME
+    if code is None and str(word).upper() in WORDS:
+        return str(word).upper()
+    if code is None or is_number(str(word)):
+        raise ValueError(
+            f"codes name stages W, N1, N2, N3, REM, ? (or L, D, N, R); given {word!r}."
+        )
+    return _AASM[code]
 
-    ``codes`` wins. Of digits, 4 is REM, or deep sleep where 5 is among them, or words are.
-    """
-    chosen = {_key(text): stage for text, stage in codes.items()}
+
+def stages_of_texts(texts, codes, where, *, events=False):
+    """Name what each text of a scoring means: a stage, "?", or None where unknown."""
+    # Dicts of codes go before what is known, the last one first.
+    chosen = {_key(text): stage for given in codes for text, stage in given.items()}
     keys = {text: _key(text) for text in dict.fromkeys(texts)}
     digits = {int(key) for key in keys.values() if key not in chosen and is_number(key)}
     named = any(
@@ -161,14 +172,13 @@ def stages_of_texts(texts, codes, where):
     for text, key in keys.items():
         code = stage_of_text(key)
         if key in chosen:
-            stage = chosen[key]
-            found[text] = stage if isinstance(stage, str) else _AASM[stage]
+            found[text] = _stage(chosen[key])
         elif is_number(key):
             found[text] = numbers.get(int(key))
         elif code is not None:
             found[text] = _AASM[code]
         elif key in _NO_STAGE:
-            found[text] = UNSCORED_NAME
+            found[text] = None if events else UNSCORED_NAME
         else:
             coarse = (names.get(key.upper()) for names in _COARSE.values())
             letter = key.upper() if key in ("l", "d", "n") else None

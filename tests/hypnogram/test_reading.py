@@ -1,0 +1,452 @@
+"""One night, as each program writes it; real scorings; what is damaged or of two readings."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skleepkd import read_hypnogram
+from skleepkd.hypnogram import Hypnogram
+from tests.files import real_sleep_edf, write_edf
+
+#: Stages by Rechtschaffen and Kales as they are scored, and what AASM calls them.
+SCORED = ["W", "W", "1", "2", "3", "4", "R", "2", "M", "W"]
+STAGES = ["W", "W", "N1", "N2", "N3", "N3", "REM", "N2", "?", "W"]
+BEGAN = datetime(2020, 2, 28, 23, 58, tzinfo=UTC)  # two minutes before midnight
+RK = {"W": 0, "1": 1, "2": 2, "3": 3, "4": 4, "R": 5}
+
+
+def write(folder, name, text, encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def lines(texts, end="\n"):
+    return end.join(map(str, texts)) + end
+
+
+def clocks(form="%H:%M:%S", step=30, began=BEGAN):
+    return [
+        (began + timedelta(seconds=step * k)).strftime(form) for k in range(len(SCORED))
+    ]
+
+
+def profusion(stages=SCORED, epoch=30):
+    codes = "".join(f"<SleepStage>{RK.get(s, 9)}</SleepStage>\n" for s in stages)
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<CMPStudyConfig>\n<EpochLength>{epoch}'
+        "</EpochLength>\n<ScoredEvents><ScoredEvent><Name>Hypopnea</Name><Start>40</Start>"
+        "<Duration>20</Duration></ScoredEvent></ScoredEvents>\n"
+        f"<SleepStages>\n{codes}</SleepStages>\n</CMPStudyConfig>\n"
+    )
+
+
+def nsrr(stages=SCORED):
+    words = {"W": "Wake|0", "R": "REM sleep|5", "M": "Movement|6"}
+    words |= {k: f"Stage {k} sleep|{k}" for k in "1234"}
+    events = [("Stages|Stages", words[s], 30 * k, 30) for k, s in enumerate(stages)]
+    events.insert(3, ("Respiratory|Respiratory", "Hypopnea|Hypopnea", 40.5, 32.1))
+    rows = "".join(
+        f"<ScoredEvent><EventType>{kind}</EventType><EventConcept>{word}</EventConcept>"
+        f"<Start>{start}</Start><Duration>{length}</Duration></ScoredEvent>\n"
+        for kind, word, start, length in [("", "Recording Start Time", 0, 300), *events]
+    )
+    return f"<PSGAnnotation><EpochLength>30</EpochLength><ScoredEvents>\n{rows}</ScoredEvents></PSGAnnotation>"
+
+
+def remlogic(times=None, length="30", date="28/02/2020", stage_column=True, french=False):
+    names = {"W": "S0", "R": "REM", "M": "MT"} | {k: f"S{k}" for k in "1234"}
+    head = [
+        "Sleep Stage",
+        "Position",
+        "Time [hh:mm:ss]",
+        "Event",
+        "Duration[s]",
+        "Location",
+    ]
+    if french:
+        head = ["Stade de sommeil", "Position", "Heure [hh:mm:ss]", "Evénement", "Durée[s]"]
+    rows = [
+        [f"S{s}", "Unknown Position", time, f"SLEEP-{names[s]}", length, "ROC-LOC"]
+        for s, time in zip(SCORED, times or clocks(), strict=True)
+    ]
+    rows.insert(4, ["S3", "Left", rows[3][2], "MCAP-A1", "6", "EEG-Fp2-F4"])
+    table = [row[0 if stage_column else 1 : len(head)] for row in [head, *rows]]
+    top = [
+        "RemLogic Event Export",
+        "Patient:\tA B",
+        f"Recording Date:\t{date}",
+        "",
+        "Events Included:",
+    ]
+    return lines([*top, "SLEEP-S0", "", *("\t".join(row) for row in table)], "\r\n")
+
+
+def domino(words="english", start="28.02.2020 23:58:00", times=None):
+    names = {"english": ("Wake", "Rem", "Movement"), "german": ("Wach", "Rem", "Bewegung")}
+    wake, rem, movement = names[words]
+    said = {"W": wake, "R": rem, "M": movement} | {k: f"N{k}" for k in "1234"}
+    top = [
+        "Signal ID: SchlafProfil\\profil",
+        f"Start Time: {start}",
+        "Unit: ",
+        "Signal Type: Discret",
+    ]
+    top += [f"Events list: N4,N3,N2,N1,{rem},{wake},{movement}", "Rate: 30 s", ""]
+    times = times or clocks("%H:%M:%S,000")
+    return lines(
+        [*top, *(f"{t}; {said[s]}" for t, s in zip(times, SCORED, strict=True))], "\r\n"
+    )
+
+
+def events(sep="\t", duration=30, **columns):
+    table = pd.DataFrame({"onset": 30.0 * np.arange(10), "duration": duration, **columns})
+    return table.to_csv(sep=sep, index=False, na_rep="n/a")
+
+
+NAMES = ["W", "W", "N1", "N2", "N3", "N3", "REM", "N2", "?", "W"]
+AASM = [0, 0, 1, 2, 3, 3, 4, 2, -1, 0]
+VISBRAIN = "Wake\t60\nN1\t90\nN2\t120\nN3\t180\nREM\t210\nN2\t240\nArt\t270\nWake\t300\n"
+
+#: Name and content of files that tell no clock, and those that do.
+PLAIN = {
+    "names": ("night.txt", lines(NAMES)),
+    "with a header": ("night.csv", lines(["Stage", *NAMES])),
+    "words": (
+        "night.txt",
+        lines(["Wach", "wake", "S1", "Stage 2", "n3", "S4", "Rem", "NREM2", "MT", "Awake"]),
+    ),
+    "AASM codes": ("night.txt", lines(AASM)),
+    "AASM codes of savetxt": ("night.txt", lines([f"{code:.18e}" for code in AASM])),
+    "codes of Rechtschaffen and Kales": ("n.txt", lines([RK.get(s, -1) for s in SCORED])),
+    "letters and digits": ("night.txt", lines(SCORED)),
+    "comments and empty lines": (
+        "n.txt",
+        "# scored by A\n\n" + lines(NAMES, "\r\n") + "\r\n",
+    ),
+    "BIDS": ("a_events.tsv", events(trial_type=NAMES)),
+    "semicolons": ("a.csv", events(";", stage=NAMES)),
+    "YASA's table": (
+        "a.csv",
+        "Epoch,Stage\n" + lines(f"{k},{n}" for k, n in enumerate(AASM)),
+    ),
+    "Profusion": ("night.xml", profusion()),
+    "NSRR": ("night.xml", nsrr()),
+    "Visbrain": ("n.txt", "*Duration_sec\t300.0\n*Rec_name\tnight.edf\n" + VISBRAIN),
+    "Elan": (
+        "night.hyp",
+        "time_base 1.000000\nsampling_period 0.01\nepoch_nb 300\nepoch_list\n"
+        + lines(np.repeat([RK.get(s, -1) for s in SCORED], 30)),
+    ),
+}
+CLOCKED = {
+    "RemLogic": remlogic(),
+    "RemLogic without stages": remlogic(stage_column=False),
+    "RemLogic in French": remlogic(french=True, length="30,0"),
+    "RemLogic of twelve hours": remlogic(clocks("%I:%M:%S %p")),
+    "RemLogic with dots": remlogic(clocks("%H.%M.%S")),
+    "RemLogic with dates": remlogic(clocks("%Y-%m-%dT%H:%M:%S.000000"), date="x"),
+    "Domino": domino(),
+    "Domino in German": domino("german", "28/02/2020 23:58:00"),
+    "Domino of twelve hours": domino(start="2/28/2020 11:58:00 PM"),
+    "YASA's clock": "Time,Stage\n"
+    + lines(f"{t},{n}" for t, n in zip(clocks("%Y-%m-%d %H:%M:%S"), NAMES, strict=True)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_night_in_every_format(name, tmp_path):
+    night = read_hypnogram(write(tmp_path, *PLAIN[name]))
+    assert night.stages.tolist() == STAGES
+    assert night.onset.tolist() == [30.0 * k for k in range(10)]
+    assert (night.epoch, night.meas_date, night.probabilities) == (30.0, None, None)
+
+
+@pytest.mark.parametrize("name", CLOCKED)
+def test_clocks_pass_midnight_and_are_kept(name, tmp_path):
+    path = write(tmp_path, "night.txt", CLOCKED[name])
+    night = read_hypnogram(path)
+    assert night.stages.tolist() == STAGES
+    assert night.onset.tolist() == [30.0 * k for k in range(10)]
+    assert night.meas_date == BEGAN
+    recording = BEGAN - timedelta(minutes=70, seconds=0.5)
+    night = read_hypnogram(path, meas_date=recording)
+    assert (night.onset[0], night.meas_date) == (4200.5, recording)
+    night = read_hypnogram(path, start=12)
+    assert (night.onset[0], night.meas_date) == (12, BEGAN - timedelta(seconds=12))
+    with pytest.raises(ValueError, match="more than a day apart"):
+        read_hypnogram(path, meas_date=recording - timedelta(days=2))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_encodings_of_windows(encoding, tmp_path):
+    text = remlogic(french=True).replace("A B", "Zoë")
+    assert (
+        read_hypnogram(write(tmp_path, "n.txt", text, encoding)).stages.tolist() == STAGES
+    )
+
+
+@pytest.mark.parametrize("date", ["", "02/03/2020"])
+def test_a_clock_without_a_clear_date_needs_the_recordings(date, tmp_path):
+    path = write(tmp_path, "night.txt", remlogic(date=date))
+    with pytest.warns(UserWarning, match=r'begins at 23:58:00.*meas_date=raw.info\["meas'):
+        night = read_hypnogram(path)
+    assert (night.meas_date, night.onset[0]) == (None, 0)
+    for minutes in (-70, 30):  # the recording may begin after midnight
+        recording = BEGAN + timedelta(minutes=minutes)
+        night = read_hypnogram(path, meas_date=recording)
+        assert (night.meas_date, night.onset[0]) == (recording, -60 * minutes)
+
+
+def test_a_date_alone_may_be_that_of_the_evening_before(tmp_path):
+    began = BEGAN + timedelta(minutes=30)
+    path = write(tmp_path, "night.txt", remlogic(clocks(began=began)))
+    with pytest.warns(UserWarning, match="begins at 00:28:00"):
+        assert read_hypnogram(path).meas_date is None
+    # Domino tells the time with it.
+    times = clocks("%H:%M:%S,000", began=began)
+    path = write(tmp_path, "night.txt", domino(times=times))
+    assert read_hypnogram(path).meas_date == began
+
+
+# ---------------------------------------------------------------- EDF+, lengths, gaps
+
+
+@pytest.mark.parametrize("epoch", [20, 30])
+def test_edf_plus_of_20_and_30_s(epoch, tmp_path):
+    notes = [(epoch * k, epoch, f"Sleep stage {s}") for k, s in enumerate(SCORED)]
+    notes[8] = (*notes[8][:2], "Movement time")
+    notes += [(5, 0, "Lights off"), (epoch, 2 * epoch, "Hypopnea"), (7, None, "Artefact")]
+    path = write_edf(
+        tmp_path / "h.edf",
+        {},
+        1,
+        0,
+        notes=notes,
+        reserved="EDF+C",
+        clock=("28.02.20", "23.58.00"),
+    )
+    night = read_hypnogram(path)
+    assert night.stages.tolist() == STAGES
+    assert (night.epoch, night.meas_date) == (epoch, BEGAN)
+    assert night.onset.tolist() == [epoch * k for k in range(10)]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"h\.edf.*cut short"):
+        read_hypnogram(path)
+
+
+def test_texts_where_no_stage_is_scored_are_not_passed_over(tmp_path):
+    notes = [(0, 60, "Sleep stage W"), (60, 30, "Doze"), (90, 30, "Sleep stage 2")]
+    path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+    with pytest.raises(
+        ValueError, match=r"h\.edf: unknown stages \['Doze'\].*'Doze': \.\.\.\}"
+    ):
+        read_hypnogram(path)
+    night = read_hypnogram(path, codes={"doze": "N1"})
+    assert night.stages.tolist() == ["W", "W", "N1", "N2"]
+
+
+def test_gaps_are_kept_and_order_is_not_needed_where_onsets_are_told(tmp_path):
+    text = "onset\tduration\ttrial_type\n90\t60\tN2\n0\t30\tW\n180\t30\tn/a\n"
+    night = read_hypnogram(write(tmp_path, "a_events.tsv", text))
+    assert night.onset.tolist() == [0, 90, 120, 180]
+    assert night.stages.tolist() == ["W", "N2", "N2", "?"]
+    times = clocks("%H:%M:%S,000")
+    late = times[:4] + clocks("%H:%M:%S,000", began=BEGAN + timedelta(minutes=5))[4:]
+    night = read_hypnogram(write(tmp_path, "n.txt", domino(times=late)))
+    assert night.onset[3:5].tolist() == [90, 420]
+
+
+def test_our_own_tables_of_every_scheme_are_read_back(tmp_path):
+    path = tmp_path / "a_events.tsv"
+    for classes in (("W", "N1", "N2", "N3", "REM"), ("W", "L", "D", "R"), ("W", "N", "R")):
+        proba = np.vstack([np.eye(len(classes)), np.full(len(classes), np.nan)])
+        night = Hypnogram(proba, classes, onset=7 + 30 * np.arange(len(proba)))
+        night.to_events(path)
+        found = read_hypnogram(path)
+        assert found.stages.tolist() == night.stages.tolist()
+        assert found.onset.tolist() == night.onset.tolist()
+        assert found.classes.tolist() == list(classes)
+
+
+@pytest.mark.parametrize("n_stages", [3, 4, 5])
+def test_yasas_own_tables(n_stages, tmp_path):
+    yasa = pytest.importorskip("yasa")
+    night = yasa.simulate_hypnogram(tib=60, n_stages=n_stages, seed=1)
+    short = {"WAKE": "W", "LIGHT": "L", "DEEP": "D", "NREM": "N"}
+    short |= {} if n_stages == 5 else {"REM": "R"}
+    expected = [short.get(name, name) for name in night.hypno.tolist()]
+    night.hypno.to_csv(tmp_path / "hypno.csv")
+    night.as_events().to_csv(tmp_path / "events.csv")
+    for name in ("hypno.csv", "events.csv"):
+        assert read_hypnogram(tmp_path / name).stages.tolist() == expected
+    night = yasa.Hypnogram(["W", "N1", "N3", "REM", "ART", "UNS"])
+    night.as_int().to_csv(tmp_path / "int.csv", index=False)
+    found = read_hypnogram(tmp_path / "int.csv").stages.tolist()
+    assert found == ["W", "N1", "N3", "REM", "?", "?"]
+
+
+def test_a_clock_of_20_s_and_a_hidden_date(tmp_path):
+    times = clocks("%Y-%m-%d %H:%M:%S", step=20)
+    text = "Time,Stage\n" + lines(f"{t},{n}" for t, n in zip(times, NAMES, strict=True))
+    night = read_hypnogram(write(tmp_path, "n.csv", text))
+    assert (night.epoch, night.stages.tolist()) == (20, STAGES)
+    notes, clock = [(0, 60, "Sleep stage W")], ("xx.xx.xx", "22.00.00")
+    options = {"notes": notes, "clock": clock, "reserved": "EDF+C"}
+    night = read_hypnogram(write_edf(tmp_path / "h.edf", {}, 1, 0, **options))
+    assert (night.meas_date, night.stages.tolist()) == (None, ["W", "W"])
+
+
+def test_visbrains_samples_beside_their_description(tmp_path):
+    path = write(tmp_path, "n.txt", lines(np.repeat([0, 2, 4], 30)))
+    write(tmp_path, "n_description.txt", "time 1.0\nW 0\nN1 1\nN2 2\nN3 3\nREM 4\nArt -1\n")
+    night = read_hypnogram(path)
+    assert night.onset.tolist() == [0, 30, 60]
+    assert night.stages.tolist() == ["W", "N2", "REM"]
+
+
+# ---------------------------------------------------------------- codes
+
+
+def test_codes_win(tmp_path):
+    path = write(tmp_path, "n.txt", lines([1, 2, 3, 8]))
+    with pytest.raises(ValueError, match=r"unknown stages \['8'\].*codes=\{'8': \.\.\.\}"):
+        read_hypnogram(path)
+    night = read_hypnogram(path, codes={1: "W", "2": 4, 3: "S4", 8: "?"})
+    assert night.stages.tolist() == ["W", "REM", "N3", "?"]
+    night = read_hypnogram(path, codes={1: "w", 2: "r", 3: "n", 8: "MT"})
+    assert night.stages.tolist() == ["W", "R", "N", "?"]
+    with pytest.raises(ValueError, match="codes name stages W.*given 'deep-ish'"):
+        read_hypnogram(path, codes={8: "deep-ish"})
+
+
+def test_four_without_three_and_five_may_be_either(tmp_path):
+    path = write(tmp_path, "n.txt", lines([0, 1, 2, 4]))
+    with pytest.warns(
+        UserWarning, match=r"n\.txt: among the codes are 4.*codes=\{4: 'N3'\}"
+    ):
+        assert read_hypnogram(path).stages.tolist()[-1] == "REM"
+    assert read_hypnogram(path, codes={4: "N3"}).stages.tolist()[-1] == "N3"
+
+
+def test_codes_that_the_table_describes(tmp_path):
+    path = write(
+        tmp_path, "a_events.tsv", events(trial_type=[1, 2, 3, 4, 5, 8, 1, 1, 1, 1])
+    )
+    words = {"1": "Wake", "2": "REM", "3": "N1", "4": "N2", "5": "N3", "8": "Unscored"}
+    write(tmp_path, "a_events.json", json.dumps({"trial_type": {"Levels": words}}))
+    assert read_hypnogram(path).stages.tolist()[:6] == ["W", "REM", "N1", "N2", "N3", "?"]
+
+
+# ---------------------------------------------------------------- real scorings
+
+
+def test_a_night_of_sleep_edf(shared_data, tmp_path):
+    rows, *_ = next(iter(real_sleep_edf(shared_data).values()))
+    notes = [(float(onset), float(length), text) for onset, length, text in rows]
+    path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+    night = read_hypnogram(path)
+    ends = {"1": "N1", "2": "N2", "3": "N3", "4": "N3", "R": "REM", "e": "?"}
+    names = [ends.get(text[-1], text[-1]) for *_, text in notes]
+    expected = np.repeat(names, [round(length / 30) for _, length, _ in notes])
+    assert night.stages.tolist() == expected.tolist()
+    assert night.onset.tolist() == [30.0 * k for k in range(len(expected))]
+
+
+def test_boas_as_published(shared_data):
+    path = shared_data / "boas" / "sub-5" / "eeg" / "sub-5_task-Sleep_acq-psg_events.tsv"
+    with pytest.raises(ValueError, match="Name one of the scorers: scorer='hum'"):
+        read_hypnogram(path)
+    table = pd.read_csv(path, sep="\t")
+    for scorer in ("hum", "ai"):
+        night = read_hypnogram(path, scorer=scorer, codes={8: "?"})
+        codes = table[f"stage_{scorer}"].replace(8, -1)
+        assert night.stages.tolist() == Hypnogram.from_stages(codes).stages.tolist()
+        assert night.onset.tolist() == table["onset"].tolist()
+
+
+def test_eesm17_asks_for_what_its_tables_lack(shared_data):
+    path = (
+        shared_data
+        / "eesm17"
+        / "sub-002"
+        / "ses-001"
+        / "eeg"
+        / "sub-002_ses-001_task-sleep_acq-scoring_events.tsv"
+    )
+    with pytest.raises(ValueError, match=r"Lights Off at 872\.59 s.*start=872\.59"):
+        read_hypnogram(path)
+    with pytest.raises(ValueError, match="last 0 s.*epoch=30"):
+        read_hypnogram(path, start=872.59)
+    night = read_hypnogram(path, start=872.59, epoch=30)
+    assert (night.onset[0], len(night)) == (872.59, 932)
+    counts = {name: (night.stages == name).sum() for name in night.classes}
+    assert counts == {"W": 298, "REM": 119, "N1": 34, "N2": 380, "N3": 101}
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "the file is empty"),
+        ("\n \n", "the file is empty"),
+        ("# nothing\n", "holds no stages"),
+        (b"PK\x03\x04", "no text, XML or EDF"),
+        (b"\x89PNG\0\0\0", "no text, XML or EDF"),
+        ("W\nN1\nDösig\n", r"unknown stages \['Dösig'\]"),
+        ("W\nN1\n3\n0\n", r"unknown stages \['0'\]"),  # of Rechtschaffen's 3, wake is W
+        (lines(np.zeros(28800, int)), "240 h"),
+        (nsrr()[:-300], "ParseError"),
+        (profusion().replace("SleepStage", "Stage"), "XML with the root CMPStudyConfig"),
+        (nsrr(SCORED).replace("<Start>30<", "<Start>15<"), None),
+        (nsrr(SCORED).replace("<Start>90<", "<Start>75<"), "stages overlap at 75 s"),
+        (nsrr([]), "holds no stages"),
+        (remlogic()[:-14], "cut short"),
+        (
+            remlogic().replace("SLEEP-S", "MCAP-").replace("SLEEP-", "MCAP-"),
+            "no events SLEEP",
+        ),
+        (remlogic(clocks(step=-30)), "not in order, first at 23:57:30"),
+        ("RemLogic Event Export\n", "no line with the column"),
+        (domino().replace("SchlafProfil\\profil", "SpO2"), "the signal 'SpO2'"),
+        (domino()[:-20] + "00:0\n;", "cut short"),
+        (domino().replace("N4\r", "N5\r"), r"unknown stages \['N5'\]"),
+        ("*Duration_sec 3000\n" + VISBRAIN, "3000 s are promised and 300 s"),
+        ("Wake 0\nN1 30\n", "no ends of stages"),
+        (
+            "time_base 1.0\nsampling_period 0.01\nepoch_nb 9\nepoch_list\n0\n",
+            "9 epochs are promised",
+        ),
+        ("onset\tduration\ttrial_type\n0\t30\tW\n30\t3", "cut short"),
+        ("Light\nN3\n", r"Unknown stages \['L'\]"),
+        ("onset,score\n0,W\n", "Name it: scorer="),
+        ("onset,stage\n0,W\n30,N1\n", "epoch=30"),
+        ("onset,duration,stage\n0,30,W\n,30,N1\n", "no onset"),
+    ],
+)
+def test_what_is_damaged_or_something_else_is_named(text, match, tmp_path):
+    path = tmp_path / "night.dat"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if match is None:  # a stage that is written twice is none of two
+        assert len(read_hypnogram(path)) >= 9
+        return
+    with pytest.raises(ValueError, match=rf"(?s)night\.dat.*{match}"):
+        read_hypnogram(path)
+
+
+def test_what_is_passed_over_or_assumed_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_hypnogram(tmp_path / "absent.txt")
+    with pytest.warns(UserWarning, match="1 empty lines"):
+        night = read_hypnogram(write(tmp_path, "n.txt", "W\n\nN1\n"))
+    assert night.stages.tolist() == ["W", "N1"]
+    with pytest.warns(UserWarning, match="the stage's end"):
+        night = read_hypnogram(write(tmp_path, "n.txt", VISBRAIN))
+    assert night.stages.tolist() == STAGES
+    with pytest.raises(ValueError, match="no table with a column for scorer='hum'"):
+        read_hypnogram(write(tmp_path, "n.txt", "W\nN1\n"), scorer="hum")
