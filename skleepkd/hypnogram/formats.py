@@ -16,7 +16,7 @@ from skleepkd.hypnogram.names import is_number
 from skleepkd.stages import MISSING
 
 #: Codes of Rechtschaffen and Kales.
-_DEEP_IS_4 = {4: "N3", 5: "REM"}
+_DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
 
 #: Columns of tables that hold stages, the likelier first, and the clock.
 _STAGES = [
@@ -29,6 +29,7 @@ _STAGES = [
     "hypnogram",
 ]
 _STAGES += ["hypno", "sleep stage"]
+_EVENTS = ("trial_type", "description")  # which may hold others too
 _TIME = re.compile(
     r"(?:(?P<date>.*\d)[T ,]+)?(?P<h>\d{1,2})[:.](?P<m>\d\d)[:.](?P<s>\d\d(?:[.,]\d+)?)"
     r"\s*(?P<half>[AaPp])?\.?[Mm]?\.?"
@@ -167,14 +168,16 @@ def _read_remlogic(lines):
 
 
 def _read_domino(lines):
-    head = [line for line in lines if ";" not in line]
-    about = dict(line.split(":", 1) for line in head if ":" in line)
+    n_head = next((n for n, line in enumerate(lines) if ";" in line), len(lines))
+    about = dict(line.split(":", 1) for line in lines[:n_head] if ":" in line)
     signal, rate = about["Signal ID"].strip(), about.get("Rate", "").strip()
     if "profil" not in signal.lower():
         raise ValueError(f"it holds the signal {signal!r}, not the sleep profile")
     if not re.fullmatch(r"[\d.,]+ s", rate):
         raise ValueError(f"Rate: {rate!r} is no number of seconds")
-    rows = [[cell.strip() for cell in line.split(";")] for line in lines if ";" in line]
+    rows = [[cell.strip() for cell in line.split(";")] for line in lines[n_head:]]
+    if not rows or len(rows[-1]) < 2:
+        raise ValueError(f"its last line is {lines[-1]!r}: is the file cut short?")
     start, began = _on_clock([row[0] for row in rows], about.get("Start Time", ""))
     durations = np.full(len(rows), float(rate[:-2].replace(",", ".")))
     return Scoring([row[1] for row in rows], start, durations, began=began)
@@ -271,7 +274,7 @@ def _read_table(path, lines, delimiter, scorer):
     durations = (
         _numbers(table, "duration") if "duration" in columns else np.zeros(len(onset))
     )
-    scoring = Scoring(texts, onset, durations, codes=codes, events=column == "trial_type")
+    scoring = Scoring(texts, onset, durations, codes=codes, events=column in _EVENTS)
     scoring.lights_off = _lights_off(path) if len(onset) and onset[0] == 0 else None
     return scoring
 

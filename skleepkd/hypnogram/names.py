@@ -168,6 +168,12 @@ def stages_of_texts(texts, codes, where, *, events=False):
                 "If 4 is deep sleep, stage 4: codes={4: 'N3'}; if it is REM: codes={4: 'REM'}.",
                 stacklevel=4,
             )
+    if 1 in digits and not (named or "0" in keys.values()):
+        warnings.warn(
+            f"{where}: among the codes {sorted(digits)} is no 0, which is wake. If 1 is wake: "
+            "codes={1: 'W', 2: 'N1', 3: 'N2', 4: 'N3', 5: 'REM'}; if nobody woke: codes={1: 'N1'}.",
+            stacklevel=4,
+        )
     found = {}
     for text, key in keys.items():
         code = stage_of_text(key)

@@ -13,6 +13,7 @@ from skleepkd.stages import (
     BORDER,
     EPOCH_SECONDS,
     SCHEMES,
+    UNSCORED_NAME,
     is_finer,
     scored_onsets,
     scored_pieces,
@@ -95,6 +96,8 @@ def read_hypnogram(
     ['W', 'N1', 'N2', 'N3', 'N3', 'REM']
     """
     path = Path(path)
+    if epoch is not None and not 0 < epoch < np.inf:
+        raise ValueError(f"epoch is the length of an epoch in seconds; given {epoch!r}.")
     try:
         scoring = read_scoring(path, scorer)
     except OSError:
@@ -111,6 +114,10 @@ def read_hypnogram(
         scoring.texts, [scoring.codes, codes or {}], path, events=scoring.events
     )
     known = np.array([found[text] is not None for text in scoring.texts])
+    # What marks a moment, and is no stage, scores nothing.
+    known &= (length > 0) | np.array(
+        [found[text] != UNSCORED_NAME for text in scoring.texts]
+    )
     if scoring.events:
         unknown = _unread(texts, begin, length, known, epoch or EPOCH_SECONDS)
     else:

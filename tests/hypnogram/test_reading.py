@@ -323,6 +323,12 @@ def test_codes_win(tmp_path):
         read_hypnogram(path, codes={8: "deep-ish"})
 
 
+@pytest.mark.filterwarnings("error")
+def test_codes_of_a_format_are_not_doubted(tmp_path):
+    night = read_hypnogram(write(tmp_path, "n.xml", profusion("124")))
+    assert night.stages.tolist() == ["N1", "N2", "N3"]
+
+
 def test_four_without_three_and_five_may_be_either(tmp_path):
     path = write(tmp_path, "n.txt", lines([0, 1, 2, 4]))
     with pytest.warns(
@@ -330,6 +336,15 @@ def test_four_without_three_and_five_may_be_either(tmp_path):
     ):
         assert read_hypnogram(path).stages.tolist()[-1] == "REM"
     assert read_hypnogram(path, codes={4: "N3"}).stages.tolist()[-1] == "N3"
+
+
+def test_codes_without_0_may_begin_with_wake(tmp_path):
+    path = write(tmp_path, "n.txt", lines([1, 2, 3, 4, 5]))
+    with pytest.warns(UserWarning, match=r"is no 0, which is wake\. If 1 is wake: codes"):
+        assert read_hypnogram(path).stages.tolist()[0] == "N1"
+    codes = {1: "W", 2: "N1", 3: "N2", 4: "N3", 5: "REM"}
+    assert read_hypnogram(path, codes=codes).stages.tolist() == list(codes.values())
+    assert read_hypnogram(path, codes={1: "N1"}).stages.tolist()[0] == "N1"
 
 
 def test_codes_that_the_table_describes(tmp_path):
@@ -415,6 +430,7 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         ("RemLogic Event Export\n", "no line with the column"),
         (domino().replace("SchlafProfil\\profil", "SpO2"), "the signal 'SpO2'"),
         (domino()[:-20] + "00:0\n;", "cut short"),
+        (domino()[:-8], "cut short"),
         (domino().replace("N4\r", "N5\r"), r"unknown stages \['N5'\]"),
         ("*Duration_sec 3000\n" + VISBRAIN, "3000 s are promised and 300 s"),
         ("Wake 0\nN1 30\n", "no ends of stages"),
@@ -448,5 +464,7 @@ def test_what_is_passed_over_or_assumed_is_told(tmp_path):
     with pytest.warns(UserWarning, match="the stage's end"):
         night = read_hypnogram(write(tmp_path, "n.txt", VISBRAIN))
     assert night.stages.tolist() == STAGES
+    with pytest.raises(ValueError, match="given 0"):
+        read_hypnogram(tmp_path / "n.txt", epoch=0)
     with pytest.raises(ValueError, match="no table with a column for scorer='hum'"):
         read_hypnogram(write(tmp_path, "n.txt", "W\nN1\n"), scorer="hum")
