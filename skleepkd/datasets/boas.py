@@ -63,13 +63,11 @@ def load_boas(
     target : sequence of str, default=("HB_1", "HB_2")
         Channels of the headband.
     on_missing : {"raise", "skip"}, default="raise"
-        What to do with a night whose table of channels lacks one of these.
-    classes, unscored, cache : optional
+        What to do with a night whose table of channels lacks one of these: "skip" leaves
+        it out without a warning.
+    classes, unscored, cache, on_error : optional
         As for :func:`load_eesm`. Unscored is what was recorded while the polysomnograph
         was disconnected. The cache takes about 245 MB a night.
-    on_error : {"raise", "warn"}, default="raise"
-        As for :func:`load_mass`; with "warn" a missing channel, too, is a warning, unless
-        ``on_missing="skip"``.
 
     Returns
     -------
@@ -78,13 +76,11 @@ def load_boas(
             Source of shape (n_epochs, 6, 7680) and target of shape (n_epochs, 2, 7680)
             in microvolts, float32, at 256 Hz and unfiltered; onsets in seconds from
             the start of the polysomnography.
-        y, groups, DESCR : ndarrays of shape (n_epochs,), str
+        y, groups, left_out, DESCR : ndarrays of shape (n_epochs,), dict, str
             As of :func:`load_eesm`: the experts' ``stage_hum``, never a machine's, and
             the subject (``pid``), such as "boas-pid-89".
         skipped : dict of str to list of str
             The channels that nights left out by ``on_missing="skip"`` lack.
-        left_out : dict of str to str
-            Why a night was left out by ``on_error="warn"``, by its name.
 
     Raises
     ------

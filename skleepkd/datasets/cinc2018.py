@@ -69,11 +69,9 @@ def load_cinc2018(
         C4-M1, O1-M2, O2-M1, E1-M2, Chin1-Chin2, ABD, CHEST, AIRFLOW, SaO2 and ECG.
     sfreq, l_freq, h_freq : optional
         As for :func:`load_mass`; the nights' own rate is 200 Hz.
-    classes, unscored, cache : optional
-        As for :func:`load_eesm`. In memory two channels of seven hours at 200 Hz take
+    classes, unscored, cache, on_error : optional
+        As for :func:`load_eesm`, but a bad night is a warning by default. In memory two channels of seven hours at 200 Hz take
         40 MB.
-    on_error : {"warn", "raise"}, default="warn"
-        As for :func:`load_mass`.
 
     Returns
     -------
@@ -262,7 +260,6 @@ def _open_record(night, *, labels):
     import pandas as pd
     import wfdb
 
-    number = night.files[0].stem
     with errors_naming(night.files[1]):
         record = wfdb.rdrecord(str(night.files[0].with_suffix("")), channel_names=labels)
     scale = [1e-6 * _MICROVOLTS[unit] for unit in record.units]
@@ -270,13 +267,13 @@ def _open_record(night, *, labels):
     n_invalid = int(data.isna().to_numpy().sum())
     if n_invalid:
         checks.warn(
-            f"cinc2018-{number}: {n_invalid} samples are marked as invalid; they are "
+            f"{night.recording}: {n_invalid} samples are marked as invalid; they are "
             "interpolated."
         )
         data = data.interpolate(limit_direction="both")  # a filter would spread them
     if data.isna().any(axis=None):
         raise ValueError(
-            f"cinc2018-{number} has a channel without a valid sample; choose others "
+            f"{night.recording} has a channel without a valid sample; choose others "
             "(channels=) or name the recordings to read (subjects=)."
         )
     info = mne.create_info(record.sig_name, record.fs, "eeg")

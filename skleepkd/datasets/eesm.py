@@ -80,7 +80,8 @@ def load_eesm(
         later call with the same options maps them without reading the signals again.
         By default they are in memory.
     on_error : {"raise", "warn"}, default="raise"
-        As for :func:`load_mass`.
+        What becomes of a night that cannot be read: an error, or it is left out with a
+        warning.
 
     Returns
     -------
@@ -110,7 +111,8 @@ def load_eesm(
     Warns
     -----
     UserWarning
-        If the signal does not cover a scored epoch, or a night is left out.
+        If the signal does not cover an epoch of the scoring, which is then left out, or a
+        night is left out.
 
     Notes
     -----

@@ -107,12 +107,9 @@ def load_mass(
     l_freq, h_freq : float or None, default=None
         Edges of the band-pass filter in hertz, applied before resampling; None leaves
         a side open.
-    classes, unscored, cache : optional
+    classes, unscored, cache, on_error : optional
         As for :func:`load_eesm`. In memory two channels of eight hours in epochs of 20 s
         at 200 Hz take 69 MB.
-    on_error : {"raise", "warn"}, default="raise"
-        What becomes of a night that cannot be read: an error, or it is left out with a
-        warning.
 
     Returns
     -------
@@ -121,13 +118,11 @@ def load_mass(
             Windows of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is the window's own, in seconds from the start of the recording:
             5 s before a 20 s epoch begins.
-        y, groups, DESCR : ndarrays of shape (n_epochs,), str
+        y, groups, left_out, DESCR : ndarrays of shape (n_epochs,), dict, str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. Each subject, such as
             "mass-01-01-0001", has one recording of that name.
         derivations : dict of str to dict of str to str
             What each channel is made of, by recording.
-        left_out : dict of str to str
-            Why a night was left out, by its name.
 
     Raises
     ------

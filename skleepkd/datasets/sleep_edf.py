@@ -94,11 +94,9 @@ def load_sleep_edf(
         - a number: from so many minutes before the first epoch of sleep to as many
           after the last;
         - None: all of it.
-    classes, unscored, cache : optional
+    classes, unscored, cache, on_error : optional
         As for :func:`load_eesm`. Unscored are "?" and movement time. In memory two
         channels of the 39 nights take 0.9 GB.
-    on_error : {"raise", "warn"}, default="raise"
-        As for :func:`load_mass`.
 
     Returns
     -------
@@ -106,11 +104,9 @@ def load_sleep_edf(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq) in microvolts, float32.
             ``onset`` is in seconds from the recording's start: what is left out is a gap.
-        y, groups, DESCR : ndarrays of shape (n_epochs,), str
+        y, groups, left_out, DESCR : ndarrays of shape (n_epochs,), dict, str
             As of :func:`load_eesm`; R&K's stages 3 and 4 are N3. A subject, such as
             "sleep-edf-SC400", may have two nights, "sleep-edf-SC4001" and "...2".
-        left_out : dict of str to str
-            Why a night was left out, by its name.
 
     Raises
     ------
