@@ -9,10 +9,11 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skleepkd import datasets
-from tests.files import stage_texts, write_edf
+from tests.files import write_edf
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Pages whose Python is run elsewhere (tests/model_selection/test_clusters.py).
@@ -43,16 +44,20 @@ def blocks(page):
 
 
 def write_study(folder):
-    """Write four nights of an EDF file and a scoring; the last signal is cut short."""
+    """Write four nights, scored by RemLogic from 22:01 on; the last signal is cut short."""
     for number, name in enumerate(["ann", "ben", "cleo", "dora"]):
         night = datasets.simulate_night(
             20, subject=number, random_state=0, derivations=("C3-O1", "L-R")
         )
         signals = dict(zip(night.ch_names, night.signals, strict=True))
-        path = write_edf(folder / f"{name}.edf", signals, 20, 30)
-        texts = stage_texts("W123R"[stage] for stage in night.y)
-        notes = [(30 * k, 30, text) for k, text in enumerate(texts)]
-        write_edf(folder / f"{name}-stages.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+        starts = 0.25 + 30.0 * np.arange(20)
+        path = write_edf(folder / f"{name}.edf", signals, 20, 30, starts=starts)
+        rows = ["RemLogic Event Export", "Recording Date:\t01/01/2000"]
+        rows += ["", "Time [hh:mm:ss]\tEvent\tDuration[s]"]
+        for k, stage in list(enumerate(night.y))[2:]:
+            text = ["S0", "S1", "S2", "S3", "REM"][stage]
+            rows.append(f"22:{k // 2:02d}:{30 * (k % 2):02d}\tSLEEP-{text}\t30")
+        path.with_suffix(".txt").write_text("\n".join(rows))
     os.truncate(path, path.stat().st_size // 2)
 
 
