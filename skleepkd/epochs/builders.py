@@ -340,7 +340,7 @@ def _check_kinds(raws, annotations):
     if annotations is not None and not hasattr(annotations, "orig_time"):
         raise TypeError(
             f"annotations are mne.Annotations; given {type(annotations).__name__}. Of a file: "
-            "mne.read_annotations(path); of names such as 'N2' of all epochs: "
+            "skleepkd.read_hypnogram(path); of names such as 'N2' of all epochs: "
             "mne.Annotations(30.0 * np.arange(len(names)), 30.0, names)."
         )
 

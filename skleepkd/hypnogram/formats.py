@@ -29,6 +29,7 @@ _STAGES = [
     "hypnogram",
 ]
 _STAGES += ["hypno", "sleep stage"]
+_DATE = re.compile(r"[^\t]*\t+\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\s*")
 _EVENTS = ("trial_type", "description")  # which may hold others too
 _TIME = re.compile(
     r"(?:(?P<date>.*\d)[T ,]+)?(?P<h>\d{1,2})[:.](?P<m>\d\d)[:.](?P<s>\d\d(?:[.,]\d+)?)"
@@ -54,7 +55,7 @@ class Scoring:
         self.began = began
         self.codes = codes or {}
         self.events = events
-        self.lights_off = None
+        self.is_table, self.lights_off = False, None
 
 
 def read_scoring(path, scorer):
@@ -79,9 +80,9 @@ def read_scoring(path, scorer):
     marked = [line for line in filled if line.lstrip()[0] not in "*#%"]
     delimiter = next((mark for mark in "\t;," if marked and mark in marked[0]), None)
     if delimiter and not _is_ends(marked):
-        return _read_table(path, marked, delimiter, scorer)
-    if scorer is not None:
-        raise ValueError(f"there is no table with a column for scorer={scorer!r}")
+        scoring = _read_table(path, marked, delimiter, scorer)
+        scoring.is_table = True
+        return scoring
     return _read_ends(filled) if _is_ends(marked) else _read_lines(path, lines)
 
 
@@ -119,7 +120,7 @@ def _read_xml(text):
     # The declaration names the encoding of bytes, which are decoded.
     root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
     codes = _DEEP_IS_4 | {6: "?", 9: "?"}
-    if root.find("SleepStages") is not None:  # Compumedics Profusion
+    if None not in (root.find("SleepStages"), root.find("EpochLength")):  # Profusion
         texts = [stage.text for stage in root.find("SleepStages").iter("SleepStage")]
         epoch = float(root.findtext("EpochLength"))
         return Scoring(
@@ -128,7 +129,7 @@ def _read_xml(text):
     if root.tag != "PSGAnnotation":
         raise ValueError(
             f"it is XML with the root {root.tag}, neither PSGAnnotation (NSRR) nor "
-            "CMPStudyConfig with SleepStages (Compumedics Profusion)"
+            "CMPStudyConfig with SleepStages and EpochLength (Compumedics Profusion)"
         )
     stages = [
         [event.findtext(name) for name in ("EventConcept", "Start", "Duration")]
@@ -160,8 +161,10 @@ def _read_remlogic(lines):
     short = next((row for row, event in stages if len(row) < event + 2), None)
     if short:
         raise ValueError(f"the line {short} has no duration: is the file cut short?")
-    dates = [line.split("\t")[-1] for line in lines[:header] if "date" in line.lower()]
-    start, began = _on_clock([row[at] for row, _ in stages], next(iter(dates), ""))
+    # Not the date of birth, which a header may have too.
+    dates = [line.rsplit("\t", 1) for line in lines[:header] if _DATE.fullmatch(line)]
+    recorded = [date for name, date in dates if "rec" in name.lower() or len(dates) == 1]
+    start, began = _on_clock([row[at] for row, _ in stages], next(iter(recorded), ""))
     texts = [row[event].strip()[len("SLEEP-") :] for row, event in stages]
     durations = [float(row[event + 1].replace(",", ".")) for row, event in stages]
     return Scoring(texts, start, durations, began=began)

@@ -249,9 +249,9 @@ class Hypnogram:
         Returns
         -------
         yasa.Hypnogram
-            Of 5, 4 or 3 stages, with the probabilities if there are any. It starts at the
-            first epoch by the recorder's clock, without a time zone (MNE calls every one
-            UTC).
+            Of 5, 4 or 3 stages, with the probabilities if every epoch has them. It starts
+            at the first epoch by the recorder's clock, without a time zone (MNE calls every
+            one UTC).
 
         Raises
         ------
@@ -270,7 +270,7 @@ class Hypnogram:
         start = proba = None
         if self.meas_date is not None and len(self):
             start = self.meas_date.replace(tzinfo=None) + timedelta(seconds=self.onset[0])
-        if self.probabilities is not None:
+        if self.probabilities is not None and not np.isnan(self.probabilities).any():
             columns = [words[name][1] for name in self.classes.tolist()]
             proba = pd.DataFrame(self.probabilities, columns=columns)
         return yasa.Hypnogram(
@@ -278,7 +278,7 @@ class Hypnogram:
             n_stages=len(SCHEMES[scheme]),
             freq=f"{self.epoch:g}s",
             start=start,
-            scorer=None if proba is None else "skleepkd",
+            scorer=None if self.probabilities is None else "skleepkd",
             proba=proba,
         )
 

@@ -108,6 +108,8 @@ def read_hypnogram(
         raise ValueError(f"{path} cannot be read as a scoring: {reason}.") from error
     if not len(scoring.texts):
         raise ValueError(f"{path} holds no stages.")
+    if scorer is not None and not scoring.is_table:
+        raise ValueError(f"{path} is no table with a column for scorer={scorer!r}.")
     begin, length = _times(scoring, path, epoch, start)
     texts = np.array(scoring.texts)
     found = stages_of_texts(
@@ -168,6 +170,11 @@ def _times(scoring, path, epoch, start):
         length = np.where(length > 0, length, epoch)
     if not np.isfinite(scoring.start).all():
         raise ValueError(f"{path}: some stages have no onset.")
+    span = np.ptp([scoring.start, scoring.start + np.nan_to_num(length)])
+    if not span <= 7 * _DAY:
+        raise ValueError(
+            f"{path}: its stages span {span / _DAY:g} days, which is no night."
+        )
     if start is None and scoring.lights_off:
         raise ValueError(
             f"{path} counts from 0, and a file beside it has Lights Off at "

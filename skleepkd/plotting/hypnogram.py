@@ -181,9 +181,12 @@ class HypnogramDisplay:
         y_true, y_pred, onset = self.y_true, self.y_pred, self.onset
         check_consistent_length(y_true, y_pred, onset)
         prediction = "Prediction"
-        if y_true is not None and y_pred is not None and not is_unscored(y_true).all():
-            report = staging_report(y_true, y_pred, classes=self.classes)
-            prediction += f" (kappa {report.pooled['kappa']:.2f})"
+        if y_true is not None and y_pred is not None:
+            scored = ~(is_unscored(y_true) | is_unscored(y_pred))
+            if scored.any():
+                pair = np.asarray(y_true)[scored], np.asarray(y_pred)[scored]
+                report = staging_report(*pair, classes=self.classes)
+                prediction += f" (kappa {report.pooled['kappa']:.2f})"
         panels = []
         for title, name, y in (("Truth", "y_true", y_true), (prediction, "y_pred", y_pred)):
             if y is None:

@@ -298,6 +298,11 @@ def test_yasa_gets_a_scoring_of_20_s():
     assert (night.freq, night.scorer, night.proba) == ("20s", None, None)
 
 
+def test_yasa_gets_epochs_without_probabilities():
+    night = Hypnogram([[0.2, 0.8], [np.nan, np.nan]], ["W", "N2"]).to_yasa()
+    assert night.hypno.tolist() == ["N2", "UNS"]
+
+
 def test_yasa_is_refused_what_it_has_no_words_for(monkeypatch):
     with pytest.raises(ValueError, match=r"the classes \['quiet', 'active'\]"):
         night_of(["quiet"], ("quiet", "active")).to_yasa()
@@ -337,6 +342,8 @@ def test_plot_of_a_scoring_and_beside_the_truth():
     display = scored.plot()
     assert [panel.get_title(loc="left") for panel in display.ax_] == ["Truth"]
     assert len(Hypnogram.from_stages(NIGHT, epoch=20).plot().ax_) == 1
+    display = Hypnogram.from_stages(["W", "N2", "?"]).plot(truth=scored)
+    assert display.ax_[1].get_title(loc="left") == "Prediction (kappa 0.00)"
     display = night_of(["W", "W", "N", "W"], ("W", "N", "R")).plot(truth=scored)
     titles = [panel.get_title(loc="left") for panel in display.ax_]
     # Of W, W, N, N against W, W, N, W: agreement 3/4, by chance 1/2.

@@ -147,6 +147,7 @@ CLOCKED = {
     "RemLogic without stages": remlogic(stage_column=False),
     "RemLogic in French": remlogic(french=True, length="30,0"),
     "RemLogic of twelve hours": remlogic(clocks("%I:%M:%S %p")),
+    "RemLogic with a birthday": remlogic().replace("Patient:\tA B", "Born:\t03.05.1970"),
     "RemLogic with dots": remlogic(clocks("%H.%M.%S")),
     "RemLogic with dates": remlogic(clocks("%Y-%m-%dT%H:%M:%S.000000"), date="x"),
     "Domino": domino(),
@@ -421,6 +422,8 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         (nsrr(SCORED).replace("<Start>30<", "<Start>15<"), None),
         (nsrr(SCORED).replace("<Start>90<", "<Start>75<"), "stages overlap at 75 s"),
         (nsrr([]), "holds no stages"),
+        (nsrr().replace("<Duration>30<", "<Duration>30000000<"), "span 347.2"),
+        (profusion().replace("EpochLength", "Epoch"), "XML with the root CMPStudyConfig"),
         (remlogic()[:-14], "cut short"),
         (
             remlogic().replace("SLEEP-S", "MCAP-").replace("SLEEP-", "MCAP-"),
