@@ -112,6 +112,7 @@ def _read_edf(path):
     with suppress(ValueError):  # dates that hide who it was
         began = datetime.strptime(edf.read_header(path).start, "%d.%m.%y %H.%M.%S")
         began = began.replace(year=began.year + 100 * (began.year < 1985), tzinfo=UTC)
+        began += timedelta(seconds=edf.first_onset(path))  # from which MNE counts
     columns = found.description, found.onset, found.duration
     return Scoring(*columns, began=began, events=True)
 

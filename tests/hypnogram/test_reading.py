@@ -239,6 +239,15 @@ def test_edf_plus_of_20_and_30_s(epoch, tmp_path):
         read_hypnogram(path)
 
 
+def test_edf_plus_that_begins_within_a_second(tmp_path):
+    """Its onsets count from the time in the header, not from its first record."""
+    notes = [(30.75 + 30 * k, 30, f"Sleep stage {stage}") for k, stage in enumerate("W2R")]
+    options = {"notes": notes, "starts": [0.75], "clock": ("28.02.20", "23.58.00")}
+    path = write_edf(tmp_path / "h.edf", {}, 1, 0, reserved="EDF+C", **options)
+    night = read_hypnogram(path, meas_date=BEGAN)
+    assert night.onset.tolist() == [30.75, 60.75, 90.75]
+
+
 def test_texts_where_no_stage_is_scored_are_not_passed_over(tmp_path):
     notes = [(0, 60, "Sleep stage W"), (60, 30, "Doze"), (90, 30, "Sleep stage 2")]
     path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
