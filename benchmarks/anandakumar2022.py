@@ -1,23 +1,26 @@
 """The experiment of Anandakumar et al. (2022): ear-EEG staged with a scalp-EEG teacher.
 
 Five methods, and two rows of our own, leave-one-subject-out: Tables 1 to 3 beside the
-paper's values, with what a fit costs. On simulated nights, or on the paper's own data set
-(EESM17, OpenNeuro ds004348) with ``--data``.
+paper's values, with what a fit costs; or with ``--figure`` its Fig. 3 alone. On simulated
+nights, or on the paper's own data set (EESM17, OpenNeuro ds004348) with ``--data``.
 
     python benchmarks/anandakumar2022.py --fast
     python benchmarks/anandakumar2022.py --network small --passes 20 --n-jobs 2
-    python benchmarks/anandakumar2022.py --data ~/ds004348
+    python benchmarks/anandakumar2022.py --data ~/ds004348 --rejection paper
+    python benchmarks/anandakumar2022.py --data ~/ds004348 --figure
 """
 
 from pathlib import Path
 
 import numpy as np
 import tables
+from matplotlib.figure import Figure
 from skorch.callbacks import LRScheduler
 from study import Setting, Study, Watch, parse, parser_of, timed_fit
 
 from skleepkd.datasets import load_eesm, make_cohort
 from skleepkd.distillation.teacher import final_stager
+from skleepkd.plotting import EmbeddingDisplay
 from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
 from skleepkd.recipes import anandakumar2022
 from skleepkd.stages import scheme_names
@@ -43,6 +46,24 @@ LABELS = {method: label for method, (label, *_) in METHODS.items()}
 #: Methods that need the scalp stager first.
 NEED_SCALP = ("transfer", "offline", "offline-start")
 
+#: The networks of Fig. 3, and what each of its panels compares.
+NETWORKS = {
+    "scalp": "scalp, supervised",
+    "ear": "ear, supervised",
+    "transfer": "ear, transfer",
+    "offline": "ear, offline",
+    "online teacher": "scalp, online",
+    "online": "ear, online",
+}
+PANELS = {
+    "(a) supervised": ("scalp", "ear"),
+    "(b) transfer": ("scalp", "ear", "transfer"),
+    "(c) offline distillation": ("scalp", "ear", "offline"),
+    "(d) online distillation": ("online teacher", "online"),
+}
+#: Epochs of each network, spread over the night; at 200 Hz one has 144 kB of U-Sleep.
+N_DRAWN = 300
+
 #: Tables 2 and 3 of the paper: accuracy (%), kappa, and F1 (%) of W, N1, N2, N3 and REM.
 PAPER = {
     "USleep": {
@@ -62,7 +83,7 @@ PAPER = {
     "small": {},  # LogPowerNet
 }
 
-#: The paper left its subject 5 out, whose right ear has no canal electrode left.
+#: The paper left its subject 5 out, as both electrodes of the right ear canal were rejected.
 LEFT_OUT = "sub-006"
 
 SETTINGS = {
@@ -73,12 +94,21 @@ SETTINGS = {
     "noise": Setting("factor of the ear's noise", 1.0),
     "passes": Setting("passes over the training epochs", 100, 1, paper=100),
     "schedule": Setting(
-        "schedule", "constant", paper="constant", choices=("constant", "cosine")
+        *("schedule", "constant", None, None, "- (code: constant)"),
+        choices=("constant", "cosine"),
     ),
     "folds": Setting("test the first subjects only"),
-    "depth": Setting("levels of U-Sleep", 12, 3, paper=12),
+    "depth": Setting("levels of U-Sleep", 12, 3, paper="12 (code)"),
     "validation": Setting(
-        "training subjects who choose the pass", paper="the test subject"
+        "training subjects who choose the pass", paper="- (code: the test subject)"
+    ),
+    "rejection": Setting(
+        "rejected ear electrodes of real nights",
+        "ours",
+        None,
+        None,
+        "paper",
+        ("ours", "paper"),
     ),
     "seed": Setting("seed", 0),
 }
@@ -86,8 +116,11 @@ SETTINGS = {
 OF_FIT = ("network", "passes", "schedule", "depth", "validation", "seed")
 
 
-def fit_fold(method, subject, settings, X, y, memory):
-    """Fit one method without one subject, and stage that subject."""
+def fit_fold(method, subject, settings, X, y, memory, drawn):
+    """Fit one method without one subject, and stage that subject.
+
+    Of the subject ``drawn`` the features of some epochs are kept, for Fig. 3.
+    """
     _, recipe, params, factor = METHODS[method]
     passes, network = factor * settings["passes"], settings["network"]
     stager = anandakumar2022(
@@ -115,8 +148,15 @@ def fit_fold(method, subject, settings, X, y, memory):
         params["memory"] = memory
     costs = timed_fit(stager.set_params(**params), X[train], y[train])
     teacher = final_stager(stager.teacher_) if method == "online" else None
+    seen_by = {}
     if method == "scalp":
         stager, night = stager.pretrained_, night.source_epochs
+    if subject == drawn:
+        some = drawn_rows(test)
+        signals = X[some].source_epochs if method == "scalp" else X[some]
+        seen_by[method] = stager.extract_features(signals)
+        if teacher:
+            seen_by["online teacher"] = teacher.extract_features(signals.source_epochs)
     watch = dict(stager.callbacks_)["watch"]
     return {
         "predicted": stager.predict(night),
@@ -125,8 +165,14 @@ def fit_fold(method, subject, settings, X, y, memory):
         "teacher_kappa_by_pass": teacher
         and [look["kappa"] for look in dict(teacher.callbacks_)["watch"].looks_],
         "held_out": list(map(str, stager.held_out_)),
+        "features": seen_by,
         **costs,
     }
+
+
+def drawn_rows(test):
+    """Pick the rows whose features are drawn from those of a test subject."""
+    return test[:: -(-len(test) // N_DRAWN)]
 
 
 def load_cohort(options):
@@ -140,7 +186,9 @@ def load_cohort(options):
             random_state=options.seed,
         )
         return cohort.X, cohort.y, None
-    cohort = load_eesm(options.data, cache=options.cache / "eesm17")
+    rejection = PAPER_REJECTIONS if options.rejection == "paper" else True
+    where = {"cache": options.cache / "eesm17"}
+    cohort = load_eesm(options.data, rejection=rejection, **where)
     kept = ~np.char.endswith(np.asarray(cohort.groups, dtype=str), LEFT_OUT)
     return cohort.X[kept], cohort.y[kept], cohort.rejected
 
@@ -149,14 +197,16 @@ def load_cohort(options):
 
 
 def table_1(rejected):
-    """Rejected electrodes, ours beside the paper's."""
+    """Rejected electrodes of the nights that are there, beside the published ones."""
     rows = []
     for number, (folder, paper) in enumerate(PAPER_REJECTIONS.items(), 1):
+        if folder not in rejected:
+            continue
         both = rejected[folder], paper
         names = [" ".join(sorted(found)) or "none" for found in both]
         counts = [f"{len(found)} ({len(EAR_ELECTRODES) - len(found)})" for found in both]
         rows.append([number, folder, *names, *counts])
-    header = ["Subject", "Folder", "Rejected here", "By the paper", "Number here", "Paper"]
+    header = ["Subject", "Folder", "Rejected here", "In the code", "Number here", "Paper"]
     return tables.markdown_table(header, rows)
 
 
@@ -191,18 +241,28 @@ def table_2(last, best, paper):
     return tables.markdown_table(header, rows)
 
 
-def parts_of(results, last, best, paper, rejected):
+def about_rejection(rejection):
+    """Say by what electrodes were rejected."""
+    used = {
+        "paper": "Rejected here are those of the published code.",
+        "ours": "Rejected here are those of a rule of our own.",
+    }
+    return (
+        f"Number: of {len(EAR_ELECTRODES)}, in brackets those left. The paper does not state "
+        "when an electrode is an outlier, and gives their numbers; which they are is in the "
+        f"published code. {used[rejection]}"
+    )
+
+
+def parts_of(results, last, best, paper, rejected, rejection):
     """Write the paragraphs of the page below its head."""
     simulated = rejected is None
     note = ", simulated" * simulated
     if not simulated:
         yield "## Table 1: rejected ear electrodes"
         yield table_1(rejected)
-        yield (
-            f"Number: of {len(EAR_ELECTRODES)}, in brackets those left. The paper does not "
-            "state when an electrode is an outlier; the rule here is our own. Its subject 5 "
-            "is left out of what follows, as in the paper."
-        )
+        yield about_rejection(rejection)
+        yield "Subject 5 is left out of what follows, as in the paper."
     yield f"## Table 2: accuracy (%) and Cohen's kappa{note}"
     yield table_2(last, best, paper)
     yield (
@@ -210,7 +270,7 @@ def parts_of(results, last, best, paper, rejected):
         "all their epochs. The paper does not say which of the two its values are. Gap "
         "closed: the share of the difference in mean kappa between scalp and ear. "
         "*Optimistic*: mean over subjects after the best pass (by kappa) **on the test "
-        "subject**, which is how the paper chose its weights; no fair estimate."
+        "subject**, which is how the published code chooses weights; no fair estimate."
     )
     yield about_online_teacher(results["online"])
     yield f"## Table 3: F1 of each stage (%){note}"
@@ -240,6 +300,39 @@ def about_online_teacher(folds):
     )
 
 
+def draw_features(features, y):
+    """Map the features of each panel's networks; return the figure and its numbers."""
+    figure, rows, names = (
+        Figure(figsize=(9, 8.4), layout="constrained"),
+        [],
+        scheme_names("aasm"),
+    )
+    panels = zip(figure.subfigures(2, 2).flat, PANELS.items(), strict=True)
+    for panel, (title, methods) in panels:
+        shown = {NETWORKS[method]: features[method] for method in methods}
+        display = EmbeddingDisplay.from_features(
+            shown, max_epochs=None, ax=panel.subplots()
+        )
+        display.ax_[0].set_title(title, fontsize="medium")
+        for network, places in display.embedding.items():
+            for stage, (x, above) in zip(y, places.round(2).tolist(), strict=True):
+                about = {"panel": title[1], "network": network, "stage": names[stage]}
+                rows.append(about | {"x": x, "y": above})
+    return figure, rows
+
+
+def about_features(n_epochs, subject):
+    """Describe Fig. 3."""
+    return (
+        "Fig. 3 of the paper: features that the networks have learned, by t-SNE. Of each "
+        f"network they are those of the same {n_epochs} epochs of {subject}, whom none of "
+        "them was trained on, at the layer that the distillation compares (of the paper's "
+        "networks the last before their classifier). Each panel is a map of its own, of at "
+        "most 50 principal components; what is near has a meaning, what is far apart has none. "
+        "The paper does not say whose epochs it shows, nor which layer."
+    )
+
+
 def rows_of_csv(results, last, best, about):
     """One row for each method and subject."""
     wanted = ["accuracy", "kappa", "f1_macro", *(f"f1_{s}" for s in scheme_names("aasm"))]
@@ -263,6 +356,7 @@ def read_options(argv=None):
     """Read the command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, metavar="ROOT", help="folder of EESM17")
+    parser.add_argument("--figure", action="store_true", help="Fig. 3 of the paper alone")
     options = parse(parser, SETTINGS, argv)
     if options.folds is not None and options.folds < 2:
         parser.error("--folds: an interval over subjects needs two folds at least")
@@ -276,14 +370,38 @@ def main(argv=None):
     options = read_options(argv)
     study = Study("anandakumar2022", options)
     X, y, rejected = load_cohort(options)
-    subjects = np.unique(X.subject).tolist()[: options.folds]
+    simulated = rejected is None
+    subjects = np.unique(X.subject).tolist()[: 1 if options.figure else options.folds]
     settings = {name: options.settings[name] for name in OF_FIT}
     shared = {"settings": settings, "X": X, "y": y, "memory": study.memory}
+    shared["drawn"] = subjects[0]
+    wanted = [m for m in METHODS if m in NETWORKS or not options.figure]
     fits = {}
     # Scalp networks come first: three other methods find theirs ready.
-    for methods in (["scalp"], [method for method in METHODS if method != "scalp"]):
+    for methods in (["scalp"], [method for method in wanted if method != "scalp"]):
         tasks = {(m, s): {"method": m, "subject": s} for m in methods for s in subjects}
         fits |= study.run(fit_fold, tasks, **shared)
+
+    data = f"simulated, noise x{options.noise:g}" if simulated else "EESM17"
+    about = {
+        "data": (data, "EESM17"),
+        "subjects": (len(np.unique(X.subject)), 8),
+        "test subjects (folds)": (len(subjects), 8),
+        "epochs of all subjects": (len(X), "- (code: 6919)"),
+        "sampling rate, Hz": (X.sfreq["target"], 200),
+    }
+    cohort = "simulated cohort" if simulated else "EESM17"
+    title = f"Anandakumar et al. (2022), {options.network}, {cohort}"
+    shown = [n for n in OF_FIT if n != "depth" or options.network == "USleep"]
+    head = study.head(title, about, shown + ["rejection"] * (not simulated))
+    name = f"anandakumar2022_{options.network}_{'simulated' if simulated else 'eesm17'}"
+    if options.figure:
+        features = {n: of for fit in fits.values() for n, of in fit["features"].items()}
+        rows = drawn_rows(np.flatnonzero(X.subject == subjects[0]))
+        figure, places = draw_features(features, y[rows])
+        caption = about_features(len(rows), subjects[0])
+        study.write_figure(f"{name}_figure3", head, caption, places, figure)
+        return
     results = {m: {s: fits[m, s] for s in subjects} for m in METHODS}
     last, best = (
         {
@@ -292,28 +410,14 @@ def main(argv=None):
         }
         for of in ("predicted", "best_predicted")
     )
-
-    simulated = rejected is None
-    data = f"simulated, noise x{options.noise:g}" if simulated else "EESM17"
-    about = {
-        "data": (data, "EESM17"),
-        "subjects": (len(np.unique(X.subject)), 8),
-        "test subjects (folds)": (len(subjects), 8),
-        "epochs of all subjects": (len(X), 6919),
-        "sampling rate, Hz": (X.sfreq["target"], 200),
-    }
-    cohort = "simulated cohort" if simulated else "EESM17"
-    title = f"Anandakumar et al. (2022), {options.network}, {cohort}"
-    shown = [n for n in OF_FIT if n != "depth" or options.network == "USleep"]
-    parts = study.head(title, about, shown) + [
+    parts = [
+        *head,
         "Every method: Adam, learning rate 0.001, weight decay 0, batches of 32, the same passes (but for the "
         "last row), and the same seed.",
-        *parts_of(results, last, best, PAPER[options.network], rejected),
+        *parts_of(results, last, best, PAPER[options.network], rejected, options.rejection),
     ]
     about = {"network": options.network, "data": data}
-    kind = "simulated" if simulated else "eesm17"
-    rows = list(rows_of_csv(results, last, best, about))
-    study.write(f"anandakumar2022_{options.network}_{kind}", parts, rows)
+    study.write(name, parts, list(rows_of_csv(results, last, best, about)))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 A network is pretrained on C4-A1 of a large cohort and transferred to a small one, to
 another EEG channel (Fpz-Cz) and to the EOG: the six rows of Tables I and II beside the
-paper's values, some of our own, and the test accuracy over training steps (Fig. 3). On
-simulated nights, or with ``--data`` on Sleep-EDF (the paper's own data). The pretrained
-network lies in the folder of finished fits, and ``--pretrained`` takes it again.
+paper's values, and some of our own; or with ``--figure`` its Fig. 3 alone, the test accuracy
+over training steps. On simulated nights, or with ``--data`` on Sleep-EDF (the paper's own
+data). The pretrained network lies in the folder of finished fits, and ``--pretrained`` takes
+it again.
 
     python benchmarks/phan2019.py --fast
     python benchmarks/phan2019.py --n-jobs 2
     python benchmarks/phan2019.py --data ~/sleep-edfx --source ~/mass
+    python benchmarks/phan2019.py --figure --epochs 100 --hidden 32
 
 The default settings were chosen on the seed 100.
 """
@@ -29,7 +31,6 @@ from skleepkd.datasets import (
     make_cohort,
 )
 from skleepkd.estimators.callbacks import StepwiseValidation
-from skleepkd.plotting import TrainingCurveDisplay
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
 from skleepkd.stages import scheme_names
@@ -73,14 +74,20 @@ SETTINGS = {
     "source-subjects": Setting("simulated subjects to pretrain on", 20, 2),
     "epochs": Setting("epochs of each", 200, 24),
     "folds": Setting("of the simulated subjects; of the real ones, the first", 4, 2),
-    "hidden": Setting("width of the recurrent networks", 64, 4, 64),
+    "hidden": Setting("width of the recurrent networks", 64, 4, 64, "64 (code)"),
     "sequence-length": Setting("epochs of a sequence", 20, 4, 20),
     "passes": Setting("passes over the target's sequences", 4, 1, 10),
     "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
-    "every": Setting("steps between evaluations (and looks at the test)", 10, 2, 10),
-    "patience": Setting("evaluations without improvement before the end", 10, 2, 50),
-    "min-steps": Setting("steps before which there is no end", 100, 0, 1000),
+    "every": Setting(
+        "steps between evaluations (and looks at the test)", 10, 2, 10, "10 (code)"
+    ),
+    "patience": Setting(
+        "evaluations without improvement before the end", 10, 2, 50, "50 steps (code: 50)"
+    ),
+    "min-steps": Setting(
+        "steps before which there is no end", 100, 0, 1000, "- (code: 1000)"
+    ),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
     "seed": Setting("seed", 0),
 }
@@ -128,6 +135,10 @@ SCORES = (
     ("Specificity", "specificity_macro", 100, 1),
 )
 
+#: The curves of Fig. 3, and how many folds it shows.
+DRAWN = ("all", "softmax+arnn", "softmax+seqrnn", "softmax", "scratch")
+N_FOLDS_DRAWN = 4
+
 #: Claims about a difference: the row that is to be better, and than which.
 CLAIMS = (
     ("Fine-tuning all of it is better than direct transfer", "all", "direct"),
@@ -174,7 +185,7 @@ def fit_fold(row, test, held_out, settings, X, y, pretrained):
     """Fit one row without the test subjects of a fold, and stage them."""
     _, method, params, factor = ROWS[row]
     tests = np.isin(X.subject, test)
-    # As in the paper, validation subjects do not count for the statistics of frequencies.
+    # As in the published code, who validates does not count for the frequencies' statistics.
     learns = ~tests & ~np.isin(X.subject, held_out)
     spectra = LogSpectrogram().fit(X[learns]).transform(X)
     options = network_options(settings)
@@ -225,8 +236,8 @@ def load_source(options):
         return simulate(options, "C4-A1", options.source_subjects, options.seed + 1000)
     read, channel = SOURCES[options.source_set]
     cache = options.cache / f"{options.source_set}-100"
-    of_paper = {"channels": [channel], "sfreq": 100.0, "l_freq": 0.3, "h_freq": 40.0}
-    cohort = read(options.source, cache=cache, **of_paper)
+    of_code = {"channels": [channel], "sfreq": 100.0, "l_freq": 0.3, "h_freq": 40.0}
+    cohort = read(options.source, cache=cache, **of_code)
     return cohort.X, cohort.y
 
 
@@ -243,7 +254,7 @@ def load_target(options, scenario):
 def make_folds(options, subjects):
     """Divide subjects into folds, each with test and validation subjects.
 
-    Sleep-EDF has the paper's twenty folds, or, where not all twenty subjects are there, one
+    Sleep-EDF has the published code's twenty folds, or, where not all twenty subjects are there, one
     for each; simulated subjects are divided into ``options.folds``.
     """
     subjects = np.unique(subjects)
@@ -386,13 +397,11 @@ def about_neighbours(found):
     return f"That makes a step {' and '.join(times)} cheaper."
 
 
-def page_of(study, about, found, pretrained):
+def page_of(head, simulated, found, pretrained):
     """Write the page."""
-    data = about["data"][0]
-    simulated = data == "simulated"
     note = ", simulated" * simulated
     parts = [
-        *study.head(f"Phan et al. (2019), {data} nights", about, SHOWN),
+        *head,
         "Every row of a fold has the same test subjects, the same subjects who choose the "
         "step, optimiser, budget and seed. Spectra are standardised by the fold's training "
         "subjects (without those who choose), for direct transfer too."
@@ -422,24 +431,15 @@ def page_of(study, about, found, pretrained):
         "leaves out 0. One pretraining and one training a fold, with one seed, stand behind "
         "each row, which the intervals do not know; and they are not corrected for there "
         "being many."
-        + " The simulated source is not filtered, while the paper's is (0.3 to 40 Hz), a "
+        + " The simulated source is not filtered, while the published code's is (0.3 to 40 Hz), a "
         "part of its mismatch; and the simulated EEG derivations differ in less than real "
         "ones from two laboratories do." * simulated,
-        "## Fig. 3: accuracy of the test subjects over training steps",
-        f"![Training loss and test accuracy over steps]({name_of(data)}.png)",
-        "Means over the folds, up to the step that all of them reached; at step 0, the "
-        "pretrained network or a random one. The training knows nothing of these looks.",
         "## Costs",
         table_of_costs(found),
         "Means over folds of both scenarios, without the looks at the test subjects. "
         f"Neighbouring windows: {NEIGHBOURS} of them stay together in a batch, and the "
         "epochs they share are encoded once. " + about_neighbours(found),
     ]
-
-
-def name_of(data):
-    """Name the files that are written."""
-    return "phan2019_" + data.lower().replace("-", "_")
 
 
 def rows_of_csv(found, data):
@@ -466,18 +466,49 @@ def rows_of_csv(found, data):
 
 
 def draw_curves(found, data):
-    """Draw training loss and test accuracy over the steps, averaged over folds."""
-    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    """Draw test accuracy over steps, of single folds and their mean; return also numbers."""
+    figure, numbers = Figure((12, 6), layout="constrained"), []
     for half, scenario in zip(figure.subfigures(2, 1), SCENARIOS, strict=True):
         half.suptitle(f"{SCENARIOS[scenario].split(': ')[1]}, {data} nights", fontsize=10)
-        histories = {
-            LABELS[row]: mean_looks([fold["looks"] for fold in found[scenario][row][0]])
-            for row in PAPER[scenario]
-            if row != "direct"
+        looks = {
+            row: [fold["looks"] for fold in found[scenario][row][:N_FOLDS_DRAWN]]
+            for row in DRAWN
         }
-        curves = TrainingCurveDisplay(histories=histories, score="test_accuracy")
-        curves.plot(ax=half.subplots())
-    return figure
+        n_folds = len(looks["all"])
+        panels = half.subplots(1, n_folds + 1, sharex=True, sharey=True)
+        panels[0].set_ylabel("Test accuracy")
+        for k, panel in enumerate(panels):
+            panel.set_title(f"Fold {k + 1}" if k < n_folds else "Mean", fontsize=9)
+            panel.set_xlabel("Training step")
+            panel.grid(alpha=0.25)
+            for row, folds in looks.items():
+                curve = folds[k] if k < n_folds else mean_looks(folds)
+                steps, accuracy = zip(
+                    *((look["step"], look["test_accuracy"]) for look in curve), strict=True
+                )
+                panel.plot(steps, accuracy, label=LABELS[row], linewidth=1)
+                about = {"data": data, "scenario": scenario, "system": row, "fold": k + 1}
+                numbers += [
+                    {
+                        **about,
+                        **tables.rounded(look, ("step", "test_accuracy", "train_loss")),
+                    }
+                    for look in curve
+                    if k < n_folds
+                ]
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure, numbers
+
+
+def about_curves(n_folds):
+    """Describe Fig. 3."""
+    return (
+        f"Fig. 3 of the paper: accuracy of the test subjects of {n_folds} single folds over "
+        "the training's steps, as there, and beside them the folds' mean up to the step "
+        "that all of them reached. Step 0 is the pretrained network, or a random one. The "
+        "training knows nothing of these looks. The paper shows four folds and does not "
+        "say which; here they are the first."
+    )
 
 
 def mean_looks(looks):
@@ -497,6 +528,7 @@ def read_options(argv=None):
     add = parser.add_argument
     add("--data", type=Path, metavar="ROOT", help="folder of Sleep-EDF; default: simulate")
     add("--source", type=Path, metavar="ROOT", help="folder of nights to pretrain on")
+    add("--figure", action="store_true", help="Fig. 3 of the paper alone")
     add("--source-set", choices=SOURCES, default="mass", help="what --source holds")
     add("--pretrained", type=Path, metavar="FILE", help="a network that was saved before")
     options = parse(parser, SETTINGS, argv)
@@ -538,24 +570,23 @@ def main(argv=None):
         stager, n_source = pretrained["stager"], len(np.unique(X.subject))
         save(stager, study.folder / "c4-a1.safetensors")
     settings, found = {name: options.settings[name] for name in OF_FIT}, {}
-    for scenario, (_, real) in CHANNELS.items():
-        if options.data and not real:
+    for scenario in CHANNELS:
+        if scenario not in SCENARIOS and (options.data or options.figure):
             continue
         X, y = load_target(options, scenario)
         folds = make_folds(options, X.subject)
+        rows = ROWS if scenario in SCENARIOS else ("direct",)
+        if options.figure:
+            rows, folds = DRAWN, folds[:N_FOLDS_DRAWN]
         tasks = {
             (row, k): {"row": row, "test": test, "held_out": held_out}
-            for row in (ROWS if scenario in SCENARIOS else ("direct",))
+            for row in rows
             for k, (test, held_out) in enumerate(folds)
         }
         shared = {"settings": settings, "X": X, "y": y, "pretrained": stager}
-        fits, rows = study.run(fit_fold, tasks, **shared), {}
-        for (row, _), fit in fits.items():
-            rows.setdefault(row, []).append(fit)
-        found[scenario] = {}
-        for row, fits in rows.items():
-            predicted = {s: p for fit in fits for s, p in fit["predicted"].items()}
-            found[scenario][row] = fits, tables.report_of(predicted, X, y)
+        found[scenario] = {row: [] for row in rows}
+        for (row, _), fit in study.run(fit_fold, tasks, **shared).items():
+            found[scenario][row].append(fit)
 
     data = "Sleep-EDF" if options.data else "simulated"
     about = {
@@ -563,11 +594,21 @@ def main(argv=None):
         "subjects pretrained on": (n_source, 200),
         "subjects of the target": (len(np.unique(X.subject)), 20),
         "folds": (len(folds), 20),
-        "epochs of the target": (f"{len(X):,}", "38,150"),
+        "epochs of the target": (f"{len(X):,}", "- (code: 38,150)"),
     }
-    parts = page_of(study, about, found, pretrained)
-    rows = list(rows_of_csv(found, data))
-    study.write(name_of(data), parts, rows, draw_curves(found, data))
+    head = study.head(f"Phan et al. (2019), {data} nights", about, SHOWN)
+    name = "phan2019_" + data.lower().replace("-", "_")
+    if options.figure:
+        figure, numbers = draw_curves(found, data)
+        caption = about_curves(len(folds))
+        study.write_figure(f"{name}_figure3", head, caption, numbers, figure)
+        return
+    for rows in found.values():
+        for row, fits in rows.items():
+            predicted = {s: p for fit in fits for s, p in fit["predicted"].items()}
+            rows[row] = fits, tables.report_of(predicted, X, y)
+    parts = page_of(head, not options.data, found, pretrained)
+    study.write(name, parts, list(rows_of_csv(found, data)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ block, ``speed.csv``.
 import argparse
 import copy
 import os
-import platform
 import re
 import shlex
 import sys
@@ -47,7 +46,7 @@ from scipy import signal
 from scipy.signal.windows import hamming
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
-from study import in_new_process, write_page
+from study import in_new_process, processor_name, write_page
 from tables import markdown_table
 from torch import nn
 
@@ -608,7 +607,7 @@ def page_of(lines, command, minutes, load, note):
 `{command}`
 
 {time.strftime("%Y-%m-%d")}, {minutes:.1f} minutes, on {os.cpu_count()} processor(s) of a
-{platform.machine()} machine with a load of {load:.1f} before the run; torch
+machine with {processor_name()} and a load of {load:.1f} before the run; torch
 {torch.__version__} on one thread.
 {note}
 {__doc__[: __doc__.index("Run it")].replace("``", "`").strip()}

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import multiprocessing
 import platform
+import re
 import shlex
 import sys
 import time
@@ -136,8 +137,8 @@ class Study:
         command = shlex.join(["python", f"benchmarks/{self.name}.py", *self.options.argv])
         minutes = (time.perf_counter() - self.began) / 60
         versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        shown = self.options.shown
+        has_gpu, shown = torch.cuda.is_available(), self.options.shown
+        device = torch.cuda.get_device_name() if has_gpu else processor_name()
         rows = [[name, here, paper] for name, (here, paper) in (about or {}).items()]
         rows += [shown[name] for name in names or shown]
         has_paper = any(row[2] != "-" for row in rows)
@@ -170,6 +171,11 @@ class Study:
             figure.savefig(self.options.output / f"{name}.png", dpi=100)
         print(page)
 
+    def write_figure(self, name, head, caption, rows, figure):
+        """Write the page of a picture alone: head, picture and caption; and its numbers."""
+        picture = f"![{caption.split(':')[0]}]({name}.png)"
+        self.write(name, [*head, picture, caption], rows, figure)
+
 
 def _call(key, name, function, arguments):
     """Do a task; ``key`` stands for all that its result depends on."""
@@ -183,9 +189,16 @@ def write_page(folder, name, page, rows):
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"{name}.md", page.encode())
     with (folder / f"{name}.csv").open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(opened, rows[0] if rows else (), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def processor_name():
+    """Name the model of the processor."""
+    about = Path("/proc/cpuinfo")  # Linux, where platform.processor() is often empty
+    found = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    return f"CPU ({found[1] if found else platform.processor() or platform.machine()})"
 
 
 def source_digest():
@@ -216,7 +229,7 @@ def timed_fit(stager, X, y):
 class Watch(Callback):
     """Score the test subjects while a network is trained, without effect on the training.
 
-    Papers that choose their weights on the test subject report such scores, and curves of
+    Studies that choose their weights on the test subject report such scores, and curves of
     a training show them. The network predicts in evaluation mode, the state of the random
     numbers is restored, and no weights are kept.
 

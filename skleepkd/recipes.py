@@ -23,9 +23,9 @@ def anandakumar2022(
     """Ear-EEG stagers of Anandakumar et al. (2022): supervised, transferred, distilled.
 
     Every method takes the same pairs, ear-EEG as the target and scalp-EEG as the source
-    (three derivations each in the paper, paired A1-A2 with L-R, C3-O1 with LE and C4-O2
-    with RE, at 200 Hz, 0.2 to 42 Hz, in microvolts and not scaled), and has the paper's
-    training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999, batches of 32
+    (three derivations each in the paper, L-R, LE and RE, and A1-A2, C3-O1 and C4-O2, at
+    200 Hz, 0.2 to 42 Hz; in the published code in this order, in microvolts and not
+    scaled), and has the paper's training: Adam with a learning rate of 0.001 and betas of 0.9 and 0.999, batches of 32
     epochs, 100 passes, cross-entropy without class weights.
 
     Parameters
@@ -61,20 +61,23 @@ def anandakumar2022(
 
     Notes
     -----
-    Where the recipe departs from the paper:
+    Where the recipe departs from the paper, or the paper does not say:
 
+    - The features are those before the classifier, as in the published code; the paper
+      calls them intermediate.
     - The feature term is a mean over every element of the features, as in the published
       code. Equation 2 reads as a sum over the features of an epoch, 36,000 of them for
       U-Sleep, which would outweigh the cross-entropy by more than ten thousand to one:
       it cannot be what was run with weights of 1 to 1.
       ``set_params(feature_loss=FeatureMSE(reduction="sum"))`` gives the sum.
-    - ``validation=None``: the weights of the last pass are kept. The paper's weights were
-      those of the best pass on the test subject, which makes every number of it
-      optimistic. To choose on a training subject, give ``validation=1``.
+    - ``validation=None``: the weights of the last pass are kept. The paper does not say
+      which it keeps; the published code keeps those of the best pass on the test subject,
+      with which every number is optimistic. To choose on a training subject, give
+      ``validation=1``.
     - Weight decay is 0 for every method. The paper names none; the published code has
       1e-4 for supervised training and transfer and 0 for distillation, so that its
       comparison is one of weight decay too.
-    - ``EpochCrossModalTransformer`` uses all of its channels; the published one reads the
+    - ``EpochCrossModalTransformer`` uses all of its channels; the published code reads the
       first of three twice and the third never.
 
     ``variant="reference"`` has that weight decay (the frozen teacher of "offline" was
@@ -129,19 +132,20 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
     """ECG stagers of Joshi et al. (2021): supervised, and distilled from an EEG stager.
 
     Every method takes the same pairs, one ECG lead as the target and one EEG derivation
-    as the source (in the paper at 200 Hz and not filtered, each channel of each window
-    scaled to run from 0 to 1), and stages in the codes of its scheme
+    as the source (in the paper at 200 Hz; in the published code not filtered, each channel
+    of each window scaled to run from 0 to 1), and stages in the codes of its scheme
     (:func:`skleepkd.stages.to_scheme`). Teacher and student are the same
-    :class:`~skleepkd.networks.UTime`. All methods share the paper's training: Adam with a
-    learning rate of 0.001, batches of 256 epochs, 150 passes (in two steps 150 each) and
-    cross-entropy with classes weighted by their inverse frequency, the teacher's too.
+    :class:`~skleepkd.networks.UTime`. All methods share the paper's training: a learning
+    rate of 0.001, 150 passes (in two steps 150 each) and cross-entropy with weights of the
+    classes, the teacher's too, here their inverse frequencies. Adam and batches of 256
+    epochs are the published code's.
 
     Parameters
     ----------
     method : {"eeg", "ecg", "sd+cl", "at+cl", "at+sd+cl"}
         "eeg" and "ecg": supervised, on one of the two signals. "sd+cl": the divergence
         from the probabilities of an EEG network, trained before and frozen, in equal
-        shares with the cross-entropy (equation 4 with alpha = 0.5). "at+cl" and
+        shares with the cross-entropy (equation 4 with the paper's alpha, 0.5). "at+cl" and
         "at+sd+cl": first the attention maps of the EEG network (equation 3), without any
         label, then the cross-entropy alone or as in "sd+cl".
     n_classes : {4, 3}, default=4
@@ -162,13 +166,14 @@ def joshi2021(method, n_classes=4, variant="paper", *, random_state=None, **para
 
     Notes
     -----
-    Where the recipe departs from the paper:
+    Where the recipe departs from the paper, or the paper does not say:
 
-    - The weights are those of the pass with the best kappa on the validation subjects;
-      the paper's measure is weighted F1, looked at after every second pass. (Of the
-      attention step, they are those with the lowest loss, as in the paper.)
-    - ``validation="auto"`` draws 10 % of the training subjects. The paper's own are drawn
-      once: ``validation=MassSplit(subjects)`` (:class:`~skleepkd.datasets.MassSplit`).
+    - The weights are those of the pass with the best kappa on the validation subjects.
+      The paper names no measure; the published code's is weighted F1, looked at after
+      every second pass. (Of the attention step, they are those with the lowest loss, as
+      in the code.)
+    - ``validation="auto"`` draws 10 % of the training subjects. The published code's own
+      are ``validation=MassSplit(subjects)`` (:class:`~skleepkd.datasets.MassSplit`).
     - Equation 3 is a sum over layers and here a mean: Adam sees no constant factor.
     - Equation 6 writes logarithms on both sides; this is the divergence KL(teacher ||
       student) of the probabilities, summed over classes and averaged over epochs.
@@ -257,10 +262,10 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
         make_pipeline(LogSpectrogram(), phan2019("all", load("c4-a1.safetensors")))
 
     All methods share the paper's training: Adam with a learning rate of 0.0001, batches of
-    32 sequences of 20 epochs, 10 passes, dropout of 0.25, an L2 penalty of 0.001 on all
-    weights but the filters, cross-entropy without class weights, weights chosen every 10
-    steps (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`), probabilities of
-    overlapping sequences multiplied.
+    32 sequences of 20 epochs, 10 passes, cross-entropy without class weights and an L2
+    penalty, probabilities of overlapping sequences multiplied. As in the published code
+    the penalty is 0.001 on all weights but the filters, the dropout 0.25, and weights are
+    chosen every 10 steps (:class:`~skleepkd.estimators.callbacks.StepwiseValidation`).
 
     Parameters
     ----------
@@ -301,11 +306,12 @@ def phan2019(method, pretrained=None, variant="paper", *, random_state=None, **p
     - The training stops after 50 *evaluations* without improvement (500 steps), and not
       before step 1000, as in the published code; the text says 50 steps.
     - ``validation="auto"`` draws 10 % of the training subjects where there are ten at
-      least, and else keeps the last weights. The paper's four of nineteen are
-      ``validation=SleepEdfFolds()`` (:class:`~skleepkd.datasets.SleepEdfFolds`) or, drawn
-      by chance, ``validation=4``.
-    - ``LogSpectrogram`` learns from the subjects who validate as well.
-    - A sequence ends where an epoch is missing; the paper's run on across it.
+      least, and else keeps the last weights. The paper has four of nineteen; which, only
+      the published code says: ``validation=SleepEdfFolds()``
+      (:class:`~skleepkd.datasets.SleepEdfFolds`) or, drawn by chance, ``validation=4``.
+    - ``LogSpectrogram`` learns from the subjects who validate as well; the published code's
+      statistics leave them out.
+    - A sequence ends where an epoch is missing; the published code's run on across it.
     - There are no projections after the recurrent networks: equations 1 and 5 have them,
       the published code has not (``module__projections=True``).
     - Without ``pretrained``, both networks learn from the same subjects, not two cohorts.

@@ -30,7 +30,7 @@ class USleep(models.USleep):
     Attributes
     ----------
     feature_layers : tuple of str
-        The decoder's last map, shape ``(batch, 6, n_times)``, which [2]_ compare.
+        The decoder's last map, shape ``(batch, 6, n_times)``, which the code of [2]_ compares.
     parameter_groups : dict of str to tuple of str
         As of :class:`UTime`.
 

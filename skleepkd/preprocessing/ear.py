@@ -33,7 +33,7 @@ PAPER_REJECTIONS = {
     "sub-003": ("ELI", "ELK"),
 }
 
-#: The scalp derivations that Anandakumar et al. (2022) pair with LR, LE and RE.
+#: The scalp derivations of Anandakumar et al. (2022), in the order of LR, LE and RE in their code.
 SCALP_DERIVATIONS = ("A1-A2", "C3-O1", "C4-O2")
 
 # Ten minutes at a time: some 100 MB of work space for the spectra of 12 electrodes.
@@ -207,8 +207,8 @@ def scalp_derivations(raw, pairs=SCALP_DERIVATIONS, *, keep_channels=False):
     raw, keep_channels
         As for :func:`derive`.
     pairs : sequence of str, default=("A1-A2", "C3-O1", "C4-O2")
-        Derivations as ``"anode-cathode"``. In the default order, Anandakumar et al.'s
-        (2022) teacher channel k faces the student's channel k of LR, LE, RE.
+        Derivations as ``"anode-cathode"``. In the default order, which is that of the code
+        of Anandakumar et al. (2022), channel k faces the student's of LR, LE, RE.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """The benchmark of Anandakumar et al. (2022)."""
 
 import shutil
+from itertools import groupby
 
 import anandakumar2022
 import numpy as np
@@ -12,6 +13,7 @@ from skleepkd import PairedEpochs
 from skleepkd.datasets import make_cohort
 from skleepkd.preprocessing import PAPER_REJECTIONS
 from tests.benchmarks import kept, run
+from tests.files import eesm_path, eesm_truth, read_table, write_eesm_set
 from tests.tiny import make_pair
 
 FAST = ["--fast", "--network", "small", "--folds", "2"]
@@ -75,6 +77,98 @@ def test_run_goes_on_where_it_was(finished):
     assert len(kept(folder, "fold/_fit")) == 2
 
 
+#: The legends of the paper's Fig. 3.
+FIGURE_3 = [
+    ["scalp, supervised", "ear, supervised"],
+    ["scalp, supervised", "ear, supervised", "ear, transfer"],
+    ["scalp, supervised", "ear, supervised", "ear, offline"],
+    ["scalp, online", "ear, online"],
+]
+
+
+def check_figure(result, stages):
+    """Four panels, each network with all epochs of the night."""
+    names = np.array(["W", "N1", "N2", "N3", "REM"])[stages].tolist()
+    for shown, (_, rows) in zip(
+        FIGURE_3, groupby(result.rows, lambda row: row["panel"]), strict=True
+    ):
+        rows = list(rows)
+        assert [row["network"] for row in rows[:: len(stages)]] == shown
+        assert [row["stage"] for row in rows] == names * len(shown)
+        places = np.array([[float(row["x"]), float(row["y"])] for row in rows])
+        assert len(np.unique(places, axis=0)) > len(stages)
+
+
+def test_figure_is_drawn_from_what_is_kept(finished, tmp_path):
+    (tmp_path / "cache").symlink_to(finished[1] / "cache")
+    result = run(anandakumar2022, tmp_path, *FAST, "--figure")
+    assert "did 0 of 5 fits" in result.page
+    assert "**Simulated nights.**" in result.page
+    cohort = make_cohort(3, n_epochs=24, sfreq=32.0, random_state=0)
+    first = cohort.groups == cohort.groups[0]
+    check_figure(result, cohort.y[first])
+    fits = {name: fit for _, found in result.fits for name, fit in found.items()}
+    features = {m: fit["features"][m] for (m, _), fit in fits.items()}
+    # None is a network twice: as a student, the scalp's, or another method's.
+    features["online teacher"] = fits["online", cohort.groups[0]]["features"][
+        "online teacher"
+    ]
+    assert len({of.tobytes() for of in features.values()}) == 6
+    picture = tmp_path / "out" / "anandakumar2022_small_simulated_figure3.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"({picture.name})" in result.page
+
+
+def test_figure_of_real_nights(monkeypatch, tmp_path):
+    """A cohort in the place of EESM17's, with the rejections that were asked for."""
+    cohort, asked = make_cohort(3, n_epochs=24, sfreq=32.0, random_state=0), {}
+    names = np.repeat([f"eesm17-sub-00{k}" for k in (1, 2, 6)], 24)
+    signals = {"source": cohort.X["source"], "subject": names, "sfreq": 32.0}
+    X = PairedEpochs(cohort.X["target"], **signals)
+
+    def load(root, **options):
+        asked.update(options)
+        return Bunch(X=X, y=cohort.y, groups=names, rejected={})
+
+    monkeypatch.setattr(anandakumar2022, "load_eesm", load)
+    how = ["--data", "x", "--passes", "1", "--network", "small", "--rejection", "paper"]
+    result = run(anandakumar2022, tmp_path, *how, "--figure")
+    assert asked["rejection"] is PAPER_REJECTIONS
+    check_figure(result, cohort.y[:24])
+    assert "| rejected ear electrodes of real nights | paper | paper |" in result.page
+    assert "| subjects | 2 | 8 |" in result.page  # without the paper's subject 5
+    assert "imulated" not in result.page
+
+
+def test_published_rejections_of_a_real_night(shared_data, tmp_path):
+    """SPEC: ELK of sub-009, the paper's subject 8; a burst there reaches no derivation."""
+    real, folder, root = shared_data / "eesm17", "sub-009", tmp_path / "eesm17"
+    if not real.is_dir():
+        pytest.skip("the real tables of EESM17 are not here")
+    shutil.copytree(real / folder, root / folder, copy_function=shutil.copyfile)
+    for path in [root / folder, *(root / folder).rglob("*")]:
+        path.chmod(0o755)
+    channels = [row["name"] for row in read_table(eesm_path(root, folder, "channels.tsv"))]
+    clock, _, end = eesm_truth(root, folder)
+    signals = np.zeros((len(channels), round((end + 2) * 200)), np.int8)
+    for name, second in (("ELK", clock[10] + 10), ("ELI", clock[20] + 10)):
+        wave = np.round(100 * np.sin(2 * np.pi * 5 * np.arange(2000) / 200))
+        start = round(second * 200)
+        signals[channels.index(name), start : start + 2000] = wave
+    write_eesm_set(root, folder, signals, "fields", channels)
+    where = ["--data", str(root), "--cache", str(tmp_path / "cache")]
+    options = anandakumar2022.read_options([*where, "--rejection", "paper"])
+    X, y, rejected = anandakumar2022.load_cohort(options)
+    assert rejected == {folder: ["ELK"]}
+    assert len(y) == 293
+    left = np.abs(X["target"][:, 1]).max(axis=1)  # LE
+    assert left[10] < 0.1
+    # ELI is one of three that are left in the concha: -100 / 3, but for the filter.
+    assert left[20] == pytest.approx(100 / 3, rel=0.1)
+    table = anandakumar2022.table_1(rejected)
+    assert table.splitlines()[2:] == ["| 8 | sub-009 | ELK | ELK | 1 (11) | 1 (11) |"]
+
+
 def test_too_few_subjects_are_refused(capsys):
     for wrong in (["--folds", "1"], ["--subjects", "2"]):
         with pytest.raises(SystemExit):
@@ -114,10 +208,14 @@ def test_real_nights_leave_the_papers_subject_5_out(monkeypatch, tmp_path):
     X = PairedEpochs(pair["target"], source=pair["source"], subject=names, sfreq=2.0)
     rejected = {folder: [] for folder in folders} | {"sub-004": ["ERI", "ELA"]}
     cohort = Bunch(X=X, y=y, groups=X.subject, rejected=rejected)
-    monkeypatch.setattr(anandakumar2022, "load_eesm", lambda root, cache: cohort)
+    asked = []
+    monkeypatch.setattr(
+        anandakumar2022, "load_eesm", lambda root, **of: asked.append(of) or cohort
+    )
     where = ["--data", "somewhere", "--cache", str(tmp_path)]
     options = anandakumar2022.read_options(where)
     X, y, rejected = anandakumar2022.load_cohort(options)
+    assert asked[0]["rejection"] is True
     assert len(X) == len(y) == 8 * 4
     assert "eesm17-sub-006" not in X.subject
     table = anandakumar2022.table_1(rejected)

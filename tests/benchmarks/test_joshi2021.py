@@ -78,16 +78,16 @@ def test_scores_are_those_of_the_predictions(finished):
 
 
 def test_page_says_what_it_is(finished):
-    result, folder = finished
+    result, _ = finished
     assert "python benchmarks/joshi2021.py --fast --alphas 0.5" in result.page
     assert f"did {N_FITS} of {N_FITS} fits" in result.page
     name = "subjects to train on, to choose on, to test on"
-    assert line_of(result.page, name)[1:] == ["2, 1, 2", "158, 20, 22"]
+    paper = "80, 10, 10 % (code: 158, 20, 22)"
+    assert line_of(result.page, name)[1:] == ["2, 1, 2", paper]
     assert "| SD + CL | paper | 54.0 | 61.0 | 31.0 | 35.0 |" in result.page
     line_of(result.page, "SleepECG, ready-made", "-")  # once: in one table of three stages
     assert "has no stager of four stages" in result.page
     assert "## 3 stages (W N R), simulated" in result.page
-    assert (folder / "out" / "joshi2021_simulated.png").stat().st_size > 1000
 
 
 def test_run_goes_on_where_it_was(finished):
@@ -104,6 +104,64 @@ def test_run_goes_on_where_it_was(finished):
     assert "`pip install sleepecg keras` adds its row" in again.page
     found = [len(kept(folder, what)) for what in ("fold/_fit", "distilled/_learn")]
     assert found == shared
+
+
+def test_figure_is_drawn_from_what_is_kept(finished, tmp_path):
+    (tmp_path / "cache").symlink_to(finished[1] / "cache")
+    joshi2021.main([*FAST, "--figure", *where(tmp_path)])
+    page = (tmp_path / "out" / "joshi2021_simulated_figure2.md").read_text()
+    assert "did 0 of 3 fits" in page
+    assert "**Simulated nights.**" in page
+    picture = tmp_path / "out" / "joshi2021_simulated_figure2.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"({picture.name})" in page
+
+
+def where(folder):
+    return ["--cache", str(folder / "cache"), "--output", str(folder / "out")]
+
+
+def test_figure_shows_the_first_epoch_of_each_case():
+    """Columns ECG, distilled, EEG; the ECG wrong and the distilled right, and the reverse."""
+    cohort = make_cohort(2, n_epochs=4, sfreq=4.0, random_state=0)
+    subjects = np.unique(cohort.groups).tolist()[::-1]  # the order of the test subjects
+    y = np.array([0, 1, 2, 3] * 2)
+    wrong = {"ecg": [2, 3], "at+sd+cl": [0, 5], "eeg": []}  # rows, of the second last
+
+    class Stager:
+        def __init__(self, channels):
+            self.channels = channels
+
+        def extract_features(self, X, layer):
+            assert (layer, len(X)) == ("bottom", 1)
+            assert X.ch_names["target"] == self.channels
+            # Two filters, the sample and three times it: their mean is twice the sample.
+            first = X["target"][:, :1, :5]
+            return np.concatenate([first, 3 * first], axis=1)
+
+    rows = {}
+    for row, where in wrong.items():
+        stages = np.where(np.isin(np.arange(8), where), (y + 1) % 4, y)
+        names = cohort.X.ch_names["source" if row == "eeg" else "target"]
+        rows[row] = {
+            "predicted": {one: stages[cohort.groups == one] for one in subjects},
+            "stager": Stager(names),
+        }
+    figure, numbers = joshi2021.draw_traces(rows, cohort.X, y, subjects)
+    first, second = figure.subfigs
+    assert [panel.get_title() for panel in first.axes] == [
+        "ECG baseline: R (scored D)",
+        "AT + SD + CL: D (scored D)",
+        "EEG baseline: D (scored D)",
+    ]
+    assert second.axes[1].get_title() == "AT + SD + CL: D (scored L)"
+    assert "2 of 8 epochs" in first.get_suptitle()
+    assert {(row["case"], row["row"]) for row in numbers} == {("Case 1", 2), ("Case 2", 5)}
+    assert [row["seconds"] for row in numbers[:5]] == [3, 9, 15, 21, 27]
+    for network, modality in (("ecg", "target"), ("eeg", "source")):
+        means = [row["mean"] for row in numbers if row["network"] == network]
+        expected = np.concatenate([2 * cohort.X[modality][k, 0, :5] for k in (2, 5)])
+        np.testing.assert_allclose(means, expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------- what is compared

@@ -83,22 +83,19 @@ def test_gains_follow_from_the_rows(finished):
 
 
 def test_page_says_what_it_is(finished):
-    result, folder = finished
+    result, _ = finished
     assert result.page.startswith("# Phan et al. (2019), simulated nights")
     assert "python benchmarks/phan2019.py --fast" in result.page
     assert "did 39 of 39 fits" in result.page
     for line in (
         "| passes over the target's sequences | 1 | 10 |",
         "| learning rate | 0.001 | 0.0001 |",
-        "| evaluations without improvement before the end | 2 | 50 |",
-        "| steps before which there is no end | 0 | 1000 |",
+        "| evaluations without improvement before the end | 2 | 50 steps (code: 50) |",
+        "| steps before which there is no end | 0 | - (code: 1000) |",
         "| folds | 2 | 20 |",
     ):
         assert line in result.page
     assert "Without any mismatch, on C4-A1 of the target subjects" in result.page
-    picture = folder / "out" / "phan2019_simulated.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"({picture.name})" in result.page
 
 
 def test_run_goes_on_where_it_was(finished):
@@ -108,6 +105,32 @@ def test_run_goes_on_where_it_was(finished):
     assert "did 1 of 39 fits" in again.page
     for row, earlier in zip(again.rows, first.rows, strict=True):
         assert row == {**earlier, "cpu_seconds": row["cpu_seconds"]}
+
+
+def test_figure_has_single_folds_and_their_mean(finished, tmp_path):
+    (tmp_path / "cache").symlink_to(finished[1] / "cache")
+    result = run(phan2019, tmp_path, "--fast", "--figure")
+    assert "did 0 of 21 fits" in result.page
+    picture = tmp_path / "out" / "phan2019_simulated_figure3.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"({picture.name})" in result.page
+    _, eeg, eog = result.fits
+    found = {
+        scenario: {row: [fits[row, 0], fits[row, 1]] for row in phan2019.DRAWN}
+        for scenario, (_, fits) in (("eeg", eeg), ("eog", eog))
+    }
+    for row in result.rows:
+        fold = found[row["scenario"]][row["system"]][int(row["fold"]) - 1]
+        (look,) = [one for one in fold["looks"] if one["step"] == int(row["step"])]
+        assert float(row["test_accuracy"]) == pytest.approx(look["test_accuracy"], abs=1e-5)
+    figure, _ = phan2019.draw_curves(found, "simulated")
+    for half in figure.subfigs:
+        titles = [panel.get_title() for panel in half.axes]
+        assert titles == ["Fold 1", "Fold 2", "Mean"]
+        one, other, mean = (panel.lines[0].get_ydata() for panel in half.axes)
+        shared = min(len(one), len(other))
+        np.testing.assert_allclose(mean, (one[:shared] + other[:shared]) / 2)
+        assert [len(panel.lines) for panel in half.axes] == [5, 5, 5]
 
 
 class Requested(Exception):
@@ -314,7 +337,7 @@ def test_the_command_runs_on_the_files(real_nights, fold, tmp_path, monkeypatch)
     assert page.startswith("# Phan et al. (2019), Sleep-EDF nights")
     assert "imulated" not in page
     assert "| subjects of the target | 3 | 20 |" in page
-    assert "| epochs of the target | 2,758 | 38,150 |" in page
+    assert "| epochs of the target | 2,758 | - (code: 38,150) |" in page
     table = (tmp_path / "out" / "phan2019_sleep_edf.csv").read_text().splitlines()
     rows = [line.split(",") for line in table[1:]]
     assert {row[1] for row in rows} == {"eeg", "eog"}

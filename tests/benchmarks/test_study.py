@@ -66,6 +66,22 @@ def test_head_says_what_was_run(tmp_path):
     assert "imulated" not in "".join(Study("speed", fast).head("It"))
 
 
+def test_head_names_the_device(tmp_path, monkeypatch):
+    how = options("--cache", str(tmp_path))
+
+    def head():
+        return "\n".join(Study("speed", how).head("It"))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    about = Path("/proc/cpuinfo")
+    if about.exists() and "model name" in about.read_text():
+        model = about.read_text().split("model name")[1].splitlines()[0].split(": ")[1]
+        assert f"CPU ({model}), one thread a fit" in head()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    assert "A GPU, one thread a fit" in head()
+
+
 # ---------------------------------------------------------------- fits that are kept
 
 
