@@ -465,37 +465,30 @@ def rows_of_csv(found, data):
                     }
 
 
-def draw_curves(found, data):
-    """Draw test accuracy over steps, of single folds and their mean; return also numbers."""
-    figure, numbers = Figure((12, 6), layout="constrained"), []
-    for half, scenario in zip(figure.subfigures(2, 1), SCENARIOS, strict=True):
-        half.suptitle(f"{SCENARIOS[scenario].split(': ')[1]}, {data} nights", fontsize=10)
-        looks = {
-            row: [fold["looks"] for fold in found[scenario][row][:N_FOLDS_DRAWN]]
-            for row in DRAWN
-        }
-        n_folds = len(looks["all"])
-        panels = half.subplots(1, n_folds + 1, sharex=True, sharey=True)
-        panels[0].set_ylabel("Test accuracy")
-        for k, panel in enumerate(panels):
-            panel.set_title(f"Fold {k + 1}" if k < n_folds else "Mean", fontsize=9)
-            panel.set_xlabel("Training step")
-            panel.grid(alpha=0.25)
-            for row, folds in looks.items():
-                curve = folds[k] if k < n_folds else mean_looks(folds)
-                steps, accuracy = zip(
-                    *((look["step"], look["test_accuracy"]) for look in curve), strict=True
-                )
-                panel.plot(steps, accuracy, label=LABELS[row], linewidth=1)
-                about = {"data": data, "scenario": scenario, "system": row, "fold": k + 1}
-                numbers += [
-                    {
-                        **about,
-                        **tables.rounded(look, ("step", "test_accuracy", "train_loss")),
-                    }
-                    for look in curve
-                    if k < n_folds
-                ]
+def draw_curves(fits, data):
+    """Draw test accuracy over steps, of single folds and their mean; return also numbers.
+
+    ``fits`` are the results of the folds, by row.
+    """
+    looks, columns = {}, ("step", "test_accuracy", "train_loss")
+    for row, folds in fits.items():
+        looks[row] = {f"Fold {k}": fold["looks"] for k, fold in enumerate(folds, 1)}
+        looks[row]["Mean"] = mean_looks(list(looks[row].values()))
+    names, numbers = list(looks["all"]), []
+    figure = Figure((2.6 * len(names), 3.2), layout="constrained")
+    figure.suptitle(
+        f"Accuracy of the test subjects, EEG to EEG, {data} nights", fontsize=10
+    )
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True)
+    for panel, name in zip(panels, names, strict=True):
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("Training step")
+        panel.grid(alpha=0.25)
+        for row, curves in looks.items():
+            steps, accuracy = ([look[of] for look in curves[name]] for of in columns[:2])
+            panel.plot(steps, accuracy, label=LABELS[row], linewidth=1)
+            about = {"data": data, "scenario": "eeg", "system": row, "fold": name}
+            numbers += [about | tables.rounded(look, columns) for look in curves[name]]
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure, numbers
 
@@ -504,7 +497,7 @@ def about_curves(n_folds):
     """Describe Fig. 3."""
     return (
         f"Fig. 3 of the paper: accuracy of the test subjects of {n_folds} single folds over "
-        "the training's steps, as there, and beside them the folds' mean up to the step "
+        "the training's steps, as there (EEG to EEG), and beside them their mean up to the step "
         "that all of them reached. Step 0 is the pretrained network, or a random one. The "
         "training knows nothing of these looks. The paper shows four folds and does not "
         "say which; here they are the first."
@@ -571,7 +564,8 @@ def main(argv=None):
         save(stager, study.folder / "c4-a1.safetensors")
     settings, found = {name: options.settings[name] for name in OF_FIT}, {}
     for scenario in CHANNELS:
-        if scenario not in SCENARIOS and (options.data or options.figure):
+        left_out = options.figure and scenario != "eeg"
+        if left_out or (options.data and scenario not in SCENARIOS):
             continue
         X, y = load_target(options, scenario)
         folds = make_folds(options, X.subject)
@@ -599,7 +593,7 @@ def main(argv=None):
     head = study.head(f"Phan et al. (2019), {data} nights", about, SHOWN)
     name = "phan2019_" + data.lower().replace("-", "_")
     if options.figure:
-        figure, numbers = draw_curves(found, data)
+        figure, numbers = draw_curves(found["eeg"], data)
         caption = about_curves(len(folds))
         study.write_figure(f"{name}_figure3", head, caption, numbers, figure)
         return
