@@ -46,15 +46,7 @@ LABELS = {method: label for method, (label, *_) in METHODS.items()}
 #: Methods that need the scalp stager first.
 NEED_SCALP = ("transfer", "offline", "offline-start")
 
-#: The networks of Fig. 3, and what each of its panels compares.
-NETWORKS = {
-    "scalp": "scalp, supervised",
-    "ear": "ear, supervised",
-    "transfer": "ear, transfer",
-    "offline": "ear, offline",
-    "online teacher": "scalp, online",
-    "online": "ear, online",
-}
+#: What each panel of Fig. 3 compares.
 PANELS = {
     "(a) supervised": ("scalp", "ear"),
     "(b) transfer": ("scalp", "ear", "transfer"),
@@ -241,19 +233,6 @@ def table_2(last, best, paper):
     return tables.markdown_table(header, rows)
 
 
-def about_rejection(rejection):
-    """Say by what electrodes were rejected."""
-    used = {
-        "paper": "Rejected here are those of the published code.",
-        "ours": "Rejected here are those of a rule of our own.",
-    }
-    return (
-        f"Number: of {len(EAR_ELECTRODES)}, in brackets those left. The paper does not state "
-        "when an electrode is an outlier, and gives their numbers; which they are is in the "
-        f"published code. {used[rejection]}"
-    )
-
-
 def parts_of(results, last, best, paper, rejected, rejection):
     """Write the paragraphs of the page below its head."""
     simulated = rejected is None
@@ -261,8 +240,13 @@ def parts_of(results, last, best, paper, rejected, rejection):
     if not simulated:
         yield "## Table 1: rejected ear electrodes"
         yield table_1(rejected)
-        yield about_rejection(rejection)
-        yield "Subject 5 is left out of what follows, as in the paper."
+        yield (
+            f"Number: of {len(EAR_ELECTRODES)}, in brackets those left. The paper does not "
+            "state when an electrode is an outlier, and gives their numbers alone; which they "
+            "are is in the published code. Rejected here are "
+            + {"ours": "those of a rule of our own", "paper": "the same"}[rejection]
+            + ". Its subject 5 is left out of what follows, as in the paper."
+        )
     yield f"## Table 2: accuracy (%) and Cohen's kappa{note}"
     yield table_2(last, best, paper)
     yield (
@@ -309,7 +293,7 @@ def draw_features(features, y):
     )
     panels = zip(figure.subfigures(2, 2).flat, PANELS.items(), strict=True)
     for panel, (title, methods) in panels:
-        shown = {NETWORKS[method]: features[method] for method in methods}
+        shown = {LABELS.get(method, method): features[method] for method in methods}
         display = EmbeddingDisplay.from_features(
             shown, max_epochs=None, ax=panel.subplots()
         )
@@ -375,7 +359,8 @@ def main(argv=None):
     settings = {name: options.settings[name] for name in OF_FIT}
     shared = {"settings": settings, "X": X, "y": y, "memory": study.memory}
     shared["drawn"] = subjects[0]
-    wanted = [m for m in METHODS if m in NETWORKS or not options.figure]
+    drawn = {method for methods in PANELS.values() for method in methods}
+    wanted = [m for m in METHODS if m in drawn or not options.figure]
     fits = {}
     # Scalp networks come first: three other methods find theirs ready.
     for methods in (["scalp"], [method for method in wanted if method != "scalp"]):

@@ -433,30 +433,23 @@ def draw_traces(rows, X, y, subjects):
     figure, numbers, stages = Figure((10, 5.6), layout="constrained"), [], "WLDR"
     for half, (case, where) in zip(figure.subfigures(2, 1), cases.items(), strict=True):
         half.suptitle(f"{case}: {where.sum()} of {len(tested)} epochs", fontsize="medium")
-        if not where.any():
-            continue
-        k = np.flatnonzero(where)[0]
-        about = {"case": case[:6], "subject": X.subject[tested[k]], "row": tested[k]}
-        about["stage"] = stages[y[tested[k]]]
-        for panel, row in zip(half.subplots(1, len(DRAWN)), DRAWN, strict=True):
-            signal = X[[tested[k]]]
-            stager, signal = (
-                rows[row]["stager"],
-                signal.source_epochs if row == "eeg" else signal,
-            )
-            maps = stager.extract_features(signal, "bottom")[0]  # (filters, times)
-            seconds = EPOCH_SECONDS * (np.arange(maps.shape[1]) + 0.5) / maps.shape[1]
-            panel.plot(seconds, maps.T, color="#bbbbbb", linewidth=0.3)
-            panel.plot(seconds, maps.mean(axis=0), color="#c8364a")
-            predicted = stages[found[row][k]]
-            title = f"{LABELS[row]}: {predicted} (scored {about['stage']})"
-            panel.set_title(title, fontsize="medium")
-            panel.set_xlabel("Time in the epoch (s)")
-            numbers += [
-                {**about, "network": row, "predicted": predicted}
-                | {"seconds": round(second, 3), "mean": round(float(mean), 5)}
-                for second, mean in zip(seconds, maps.mean(axis=0), strict=True)
-            ]
+        for k in np.flatnonzero(where)[:1]:
+            epoch, truth = X[[tested[k]]], stages[y[tested[k]]]
+            for panel, row in zip(half.subplots(1, len(DRAWN)), DRAWN, strict=True):
+                signal = epoch.source_epochs if row == "eeg" else epoch
+                maps = rows[row]["stager"].extract_features(signal, "bottom")[0]
+                _, n_times = maps.shape  # filters, times
+                seconds = EPOCH_SECONDS * (np.arange(n_times) + 0.5) / n_times
+                panel.plot(seconds, maps.T, color="#bbbbbb", linewidth=0.3)
+                panel.plot(seconds, maps.mean(axis=0), color="#c8364a")
+                title = f"{LABELS[row]}: {stages[found[row][k]]} (scored {truth})"
+                panel.set_title(title, fontsize="medium")
+                panel.set_xlabel("Time in the epoch (s)")
+                about = {"case": case[:6], "row": tested[k], "network": row}
+                numbers += [
+                    {**about, "seconds": round(second, 3), "mean": round(float(mean), 5)}
+                    for second, mean in zip(seconds, maps.mean(axis=0), strict=True)
+                ]
     return figure, numbers
 
 

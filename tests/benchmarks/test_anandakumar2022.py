@@ -80,9 +80,9 @@ def test_run_goes_on_where_it_was(finished):
 #: The legends of the paper's Fig. 3.
 FIGURE_3 = [
     ["scalp, supervised", "ear, supervised"],
-    ["scalp, supervised", "ear, supervised", "ear, transfer"],
-    ["scalp, supervised", "ear, supervised", "ear, offline"],
-    ["scalp, online", "ear, online"],
+    ["scalp, supervised", "ear, supervised", "transfer"],
+    ["scalp, supervised", "ear, supervised", "distillation, offline"],
+    ["online teacher", "distillation, online"],
 ]
 
 
