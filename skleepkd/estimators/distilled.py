@@ -120,9 +120,10 @@ class DistilledSleepStager(SleepStager):
         Adapters are trained by the student's optimiser and are no part of what it
         predicts with, saves or exports.
     alpha : float or callable, default=0.5
-        Share of the teacher's output, where there is any, from 0 to 1; 0.5 is also that of
-        Joshi et al. (equation 4). It, ``temperature`` and ``feature_weight`` may be functions of the share of training done, from 0 to 1,
-        such as :class:`~skleepkd.distillation.Fade`, and then change from pass to pass.
+        Share of the teacher's output, where there is any, from 0 to 1; Joshi et al. have 0.5
+        too. It, ``temperature`` and ``feature_weight`` may be functions of the share of
+        training done, from 0 to 1, such as :class:`~skleepkd.distillation.Fade`, and then
+        change from pass to pass.
     output_loss : {"softmax", "dkd", "dist"}, torch.nn.Module or its class, default="softmax"
         Compares outputs: :class:`~skleepkd.distillation.SoftmaxDistillation`,
         :class:`~skleepkd.distillation.DecoupledDistillation`,
@@ -181,10 +182,10 @@ class DistilledSleepStager(SleepStager):
     Anandakumar et al. (2022), A knowledge distillation framework for enhancing ear-EEG
     based sleep staging with scalp-EEG data (offline
     and online feature distillation, equations 1 and 2); Joshi et al. (2021), A deep
-    knowledge distillation framework for EEG assisted enhancement of single-lead ECG
-    based sleep staging (attention transfer, equation 3; ``alpha``, equation 4); Hinton et al. (2015), Distilling
-    the knowledge in a neural network (the softmax term); Romero et al. (2015), FitNets:
-    hints for thin deep nets (adapters); Mirzadeh et al. (2020), Improved knowledge
+    knowledge distillation framework for EEG assisted enhancement of single-lead ECG based
+    sleep staging (attention transfer, equation 3; alpha, equation 4); Hinton et al. (2015),
+    Distilling the knowledge in a neural network (the softmax term); Romero et al. (2015),
+    FitNets: hints for thin deep nets (adapters); Mirzadeh et al. (2020), Improved knowledge
     distillation via teacher assistant.
     """
 
