@@ -299,7 +299,9 @@ def draw_features(features, y):
         )
         display.ax_[0].set_title(title, fontsize="medium")
         for network, places in display.embedding.items():
-            for stage, (x, above) in zip(y, places.round(2).tolist(), strict=True):
+            for stage, (x, above) in zip(
+                y, places.astype(float).round(2).tolist(), strict=True
+            ):
                 about = {"panel": title[1], "network": network, "stage": names[stage]}
                 rows.append(about | {"x": x, "y": above})
     return figure, rows

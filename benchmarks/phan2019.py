@@ -10,7 +10,7 @@ it again.
     python benchmarks/phan2019.py --fast
     python benchmarks/phan2019.py --n-jobs 2
     python benchmarks/phan2019.py --data ~/sleep-edfx --source ~/mass
-    python benchmarks/phan2019.py --figure --epochs 100 --hidden 32
+    python benchmarks/phan2019.py --figure --epochs 60 --hidden 16 --every 4
 
 The default settings were chosen on the seed 100.
 """
