@@ -297,7 +297,7 @@ def draw_features(features, y):
         display = EmbeddingDisplay.from_features(
             shown, max_epochs=None, ax=panel.subplots()
         )
-        display.ax_[0].set_title(title, fontsize="medium")
+        panel.suptitle(title, fontsize="medium")
         for network, places in display.embedding.items():
             for stage, (x, above) in zip(
                 y, places.astype(float).round(2).tolist(), strict=True
