@@ -18,19 +18,12 @@ from skleepkd.stages import MISSING
 #: Codes of Rechtschaffen and Kales.
 _DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
 
-#: Columns of tables that hold stages, the likelier first, and the clock.
-_STAGES = [
-    "trial_type",
-    "stage",
-    "staging",
-    "stages",
-    "sleep_stage",
-    "description",
-    "hypnogram",
-]
-_STAGES += ["hypno", "sleep stage"]
+#: Columns of tables that hold stages, the likelier first; of these, others than stages too.
+_STAGES = ["trial_type", "stage", "staging", "stages", "sleep_stage", "description"]
+_STAGES += ["hypnogram", "hypno"]
+_EVENTS = ("trial_type", "description")
+#: A line of a header with a date; a time of the day, perhaps after a date.
 _DATE = re.compile(r"[^\t]*\t+\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\s*")
-_EVENTS = ("trial_type", "description")  # which may hold others too
 _TIME = re.compile(
     r"(?:(?P<date>.*\d)[T ,]+)?(?P<h>\d{1,2})[:.](?P<m>\d\d)[:.](?P<s>\d\d(?:[.,]\d+)?)"
     r"\s*(?P<half>[AaPp])?\.?[Mm]?\.?"
@@ -63,7 +56,7 @@ def read_scoring(path, scorer):
     content = path.read_bytes()
     if content[:8] in (b"0       ", b"\xffBIOSEMI"):
         return _read_edf(path)
-    text = _decoded(content, path)
+    text = _decoded(content)
     lines = [line.rstrip() for line in text.splitlines()]
     filled = [line for line in lines if line.strip()]
     if not filled:
@@ -86,7 +79,7 @@ def read_scoring(path, scorer):
     return _read_ends(filled) if _is_ends(marked) else _read_lines(path, lines)
 
 
-def _decoded(content, path):
+def _decoded(content):
     """Decode what an editor or an export of Windows has written."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")

@@ -6,11 +6,19 @@ import numpy as np
 from braindecode.preprocessing import Preprocessor
 from sklearn.pipeline import make_pipeline
 
-from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
+from skleepkd import (
+    PairedEpochs,
+    RecordingStager,
+    SleepStager,
+    load,
+    read_hypnogram,
+    save,
+)
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.preprocessing import EpochScaler
 from tests.files import write_edf
 from tests.fuzz.campaign import Seed
+from tests.hypnogram.test_reading import CLOCKED, PLAIN
 from tests.tiny import TinyNetwork
 
 SMALL_UTIME = {"module__filters": (3, 4), "module__pools": (4,)}
@@ -18,7 +26,7 @@ SMALL_UTIME = {"module__filters": (3, 4), "module__pools": (4,)}
 
 def make_seeds(folder):
     """Write the files, each in a folder of its own name, and list them."""
-    return [*edfs(folder), *models(folder), *pairs(folder)]
+    return [*edfs(folder), *scorings(folder), *models(folder), *pairs(folder)]
 
 
 def stager_of(network, X, **options):
@@ -64,6 +72,26 @@ def _read_file(read, file, root):
 def _open_edf(path):
     read_header(path, whole=True)
     return open_edf(path, ["Fpz-Cz"])
+
+
+def scorings(folder):
+    """What programs of laboratories write of ten epochs."""
+    texts = {name: PLAIN[name][1] for name in ("BIDS", "Profusion", "NSRR", "Visbrain")}
+    texts |= {name: CLOCKED[name] for name in ("RemLogic", "Domino")}
+    for encoding in (
+        "utf-16",
+        "utf-16-le",
+        "cp1252",
+    ):  # Python imports them at the first use
+        "".encode(encoding)
+    seeds = []
+    for name, text in texts.items():
+        (folder / name).mkdir()
+        (folder / name / "scoring.txt").write_text(text, encoding="utf-8")
+        read = partial(_read_file, read_hypnogram, "scoring.txt")
+        read(folder / name)
+        seeds.append(Seed("scoring", name, "scoring.txt", "plain", read, ["scoring.txt"]))
+    return seeds
 
 
 # ---------------------------------------------------------------- what the library wrote
