@@ -67,7 +67,7 @@ def load_eesm(
         Ear electrodes that the derivations leave out: True judges them by
         :func:`~skleepkd.preprocessing.reject_ear_electrodes`, over the scored part of
         the night; False keeps all twelve; a dict names them by folder
-        (:data:`~skleepkd.preprocessing.PAPER_REJECTIONS` holds the paper's), and a
+        (:data:`~skleepkd.preprocessing.PAPER_REJECTIONS` holds the published), and a
         folder that it does not name keeps all. ELB1 and ERB1, which were never
         connected, are not used.
     classes : {"aasm", "wldr", "wnr"}, default="aasm"

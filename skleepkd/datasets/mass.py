@@ -76,8 +76,9 @@ def load_mass(
     """Load MASS: EEG and ECG windows of up to 200 nights.
 
     The defaults are those of Joshi et al. (2021): one EEG derivation as the source, one
-    ECG lead as the target, 200 Hz, no filter. For the source cohort of Phan et al.
-    (2019) give ``channels=["C4-A1"], sfreq=100, l_freq=0.3, h_freq=40``.
+    ECG lead as the target, 200 Hz, and no filter as in their code. For the source cohort of
+    Phan et al. (2019), filtered as in theirs, give
+    ``channels=["C4-A1"], sfreq=100, l_freq=0.3, h_freq=40``.
 
     MASS is given out on request (http://ceams-carsm.ca/en/mass). This loader follows
     descriptions of the files and has been run on files written after them, **not on the
@@ -143,11 +144,11 @@ def load_mass(
     -----
     A window is cut at its epoch's own onset, to the nearest sample. (The code of Joshi et
     al. counts on from the first onset's whole seconds.) A stage that lasts for several
-    epochs makes as many rows; one shorter than an epoch makes none. As in both papers, the
+    epochs makes as many rows; one shorter than an epoch makes none. As in the code, the
     first and the last window of a night in epochs of 20 s are left out.
 
-    Joshi et al. scale each window to 0 to 1 before they resample it. Here it is a step
-    of a pipeline, after it::
+    That code scales each window to 0 to 1 before it resamples it. Here it is a step of a
+    pipeline, after it::
 
         scale = EpochwiseTransformer(sklearn.preprocessing.minmax_scale, {"axis": 1})
         PairedTransformer(source=scale, target=scale)

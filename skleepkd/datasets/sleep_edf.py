@@ -23,10 +23,10 @@ _SMALLEST_PEAK = 10.0
 _SUBJECTS = range(20)
 _ABSENT = {39, 68, 69, 78, 79}
 
-#: Epochs in bed after the last one of sleep where they are not 30 in the paper.
+#: Epochs in bed after the last one of sleep where they are not 30 in the published code.
 _AFTER_SLEEP_2019 = {"SC4001": 25, "SC4081": 32, "SC4092": 31}
 
-#: Subjects that validate in each of Phan et al.'s folds, counted from 1. Fold k tests
+#: Subjects that validate in each fold of Phan et al.'s code, counted from 1. Fold k tests
 #: subject k.
 _VALIDATION = """
 3 10 11 14, 4 17 18 19, 1 13 15 17, 9 11 15 20, 9 11 13 18, 9 14 17 20, 1 3 10 17,
@@ -64,10 +64,10 @@ def load_sleep_edf(
 ):
     """Load Sleep-EDF (Sleep Cassette): EEG and EOG epochs of nights at home.
 
-    The defaults are those of Phan et al. (2019) but for the crop, of which the paper's
-    own is ``crop="phan2019"``: 20 subjects, 39 nights, Fpz-Cz as the source and the
-    horizontal EOG as the target, 100 Hz, no filter. :func:`fetch_sleep_edf` downloads
-    the files.
+    The defaults are those of Phan et al. (2019) and their published code but for the crop,
+    of which the code's own is ``crop="phan2019"``: 20 subjects, 39 nights, Fpz-Cz as the
+    source and the horizontal EOG as the target, 100 Hz, no filter.
+    :func:`fetch_sleep_edf` downloads the files.
 
     This loader has been tested with the experts' real annotations and with signals
     written for the test, **not with the real signals**.
@@ -89,7 +89,7 @@ def load_sleep_edf(
         Part of each recording of about 22 hours that is kept:
 
         - "in-bed": from lights off to 30 epochs after the last epoch of sleep;
-        - "phan2019": the same, but for three nights in which the paper has 25, 31 and
+        - "phan2019": the same, but for three nights in which the code has 25, 31 and
           32 epochs after sleep;
         - a number: from so many minutes before the first epoch of sleep to as many
           after the last;
@@ -122,17 +122,17 @@ def load_sleep_edf(
     UserWarning
         If a stage is unknown (its epochs count as unscored), the recording does not cover
         a scored epoch, a night is left out, or an EEG or EOG stays within 10 microvolts:
-        it is then taken to be in millivolts, as in the paper.
+        it is then taken to be in millivolts, as in the published code.
 
     Notes
     -----
     **The end of every crop but None comes from the labels**, also in test nights: where
     stages are not known it cannot be found. Scores depend on the crop, as it decides how
     much waking there is; only those of the same crop compare. With "in-bed" the 39 nights
-    have 38,152 scored epochs, with "phan2019" 38,150, as in the paper.
+    have 38,152 scored epochs, with "phan2019" 38,150, as in the code.
 
     Lights off is a clock time in the study's list, which MNE brings along. The mean that
-    is taken off is that of the whole recording, day and night, as in the paper.
+    is taken off is that of the whole recording, day and night, as in the code.
     """
     root = Path(root).expanduser()
     folder = root / "sleep-cassette" if (root / "sleep-cassette").is_dir() else root
@@ -310,10 +310,11 @@ def _open_centred(night, *, labels):
 class SleepEdfFolds(LeaveOneGroupOut):
     """Phan et al.'s (2019) twenty folds of Sleep-EDF: one tests, four validate, 15 train.
 
-    One object serves twice. As ``cv=`` it leaves out one subject after the other, in the
-    paper's order. As ``validation=`` of an estimator it is called with the training
-    subjects and returns the four that validate in the fold of the one that is not there.
-    All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there: it raises a
+    The numbers are the paper's; who validates is in the published code alone.
+
+    One object serves twice. As ``cv=`` it leaves out one subject after the other. As
+    ``validation=`` of an estimator it is called with the training subjects and returns
+    the four that validate in the fold of the one that is not there. All twenty of "sleep-edf-SC400" to "sleep-edf-SC419" must be there: it raises a
     ValueError otherwise.
 
     Examples

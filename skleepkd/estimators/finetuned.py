@@ -50,9 +50,9 @@ class FineTunedSleepStager(SleepStager):
 
     References
     ----------
-    Anandakumar et al. (2022), section 2.3 (all of the network is trained); Phan et al.
-    (2019), Deep transfer learning for single-channel automatic sleep staging with
-    channel mismatch (parts of it are).
+    Anandakumar et al. (2022), section 2.3 (in their code all of the network is trained);
+    Phan et al. (2019), Deep transfer learning for single-channel automatic sleep staging
+    with channel mismatch (parts of it are).
     """
 
     __metadata_request__fit = {"X_source": True, "groups": True}  # noqa: RUF012
