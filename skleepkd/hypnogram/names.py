@@ -146,12 +146,32 @@ def _stage(word):
     return _AASM[code]
 
 
+def _doubts(digits, present):
+    """Say how codes could be meant otherwise, with what to write in either case."""
+    if 4 in digits and not {3, 5} & digits:
+        yield (
+            "4 is read as REM, and there is neither 3 nor 5. If 4 is deep sleep: codes={4: "
+            "'N3'}; if it is REM: codes={4: 'REM'}"
+        )
+    if 1 in digits and 0 not in present:
+        yield (
+            "is no 0, which is wake. If 1 is wake: codes={1: 'W', 2: 'N1', 3: 'N2', 4: 'N3', "
+            "5: 'REM'}; if nobody woke: codes={1: 'N1'}"
+        )
+    if {1, 2} <= digits and max(present) < 4:
+        yield (
+            "is no 4, which is REM. If there are fewer stages: codes={1: 'N', 2: 'R'}, or "
+            "codes={1: 'L', 2: 'D', 3: 'R'}; if there was no REM sleep: codes={2: 'N2'}"
+        )
+
+
 def stages_of_texts(texts, codes, where, *, events=False):
     """Name what each text of a scoring means: a stage, "?", or None where unknown."""
     # Dicts of codes go before what is known, the last one first.
     chosen = {_key(text): stage for given in codes for text, stage in given.items()}
     keys = {text: _key(text) for text in dict.fromkeys(texts)}
-    digits = {int(key) for key in keys.values() if key not in chosen and is_number(key)}
+    present = {int(key) for key in keys.values() if is_number(key)}
+    digits = {code for code in present if str(code) not in chosen}
     named = any(
         stage_of_text(key) in range(5) for key in keys.values() if not is_number(key)
     )
@@ -162,18 +182,9 @@ def stages_of_texts(texts, codes, where, *, events=False):
         numbers |= {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
     else:
         numbers |= dict(enumerate(SCHEMES["aasm"]))
-        if 4 in digits and 3 not in digits:
-            warnings.warn(
-                f"{where}: among the codes are 4, which is read as REM, and neither 3 nor 5. "
-                "If 4 is deep sleep, stage 4: codes={4: 'N3'}; if it is REM: codes={4: 'REM'}.",
-                stacklevel=4,
-            )
-    if 1 in digits and not (named or "0" in keys.values()):
-        warnings.warn(
-            f"{where}: among the codes {sorted(digits)} is no 0, which is wake. If 1 is wake: "
-            "codes={1: 'W', 2: 'N1', 3: 'N2', 4: 'N3', 5: 'REM'}; if nobody woke: codes={1: 'N1'}.",
-            stacklevel=4,
-        )
+    doubts = [] if named else _doubts(digits, present)
+    for doubt in doubts:
+        warnings.warn(f"{where}: among the codes {sorted(digits)} {doubt}.", stacklevel=4)
     found = {}
     for text, key in keys.items():
         code = stage_of_text(key)

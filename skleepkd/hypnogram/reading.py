@@ -205,6 +205,10 @@ def _epochs(names, scheme, begin, length, epoch, path):
     stages = [words.get(name, name) for name in names.tolist()]
     annotations = mne.Annotations(begin, length, stages)
     pieces = scored_pieces(annotations, path)
+    if epoch and np.median(length) > epoch and is_finer(pieces, epoch):
+        raise ValueError(
+            f"{path}: its stages last {np.median(length):g} s, no whole epochs of {epoch:g} s."
+        )
     if epoch is None:
         epoch = 20.0 if is_finer(pieces) and not is_finer(pieces, 20.0) else EPOCH_SECONDS
     onset = scored_onsets(pieces, epoch)

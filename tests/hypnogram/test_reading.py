@@ -1,6 +1,7 @@
 """One night, as each program writes it; real scorings; what is damaged or of two readings."""
 
 import json
+import warnings
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -322,7 +323,7 @@ def test_visbrains_samples_beside_their_description(tmp_path):
 
 
 def test_codes_win(tmp_path):
-    path = write(tmp_path, "n.txt", lines([1, 2, 3, 8]))
+    path = write(tmp_path, "n.txt", lines([1, 2, 3, 8]))  # 1 is wake, 2 REM
     with pytest.raises(ValueError, match=r"unknown stages \['8'\].*codes=\{'8': \.\.\.\}"):
         read_hypnogram(path)
     night = read_hypnogram(path, codes={1: "W", "2": 4, 3: "S4", 8: "?"})
@@ -339,22 +340,30 @@ def test_codes_of_a_format_are_not_doubted(tmp_path):
     assert night.stages.tolist() == ["N1", "N2", "N3"]
 
 
-def test_four_without_three_and_five_may_be_either(tmp_path):
-    path = write(tmp_path, "n.txt", lines([0, 1, 2, 4]))
-    with pytest.warns(
-        UserWarning, match=r"n\.txt: among the codes are 4.*codes=\{4: 'N3'\}"
-    ):
-        assert read_hypnogram(path).stages.tolist()[-1] == "REM"
-    assert read_hypnogram(path, codes={4: "N3"}).stages.tolist()[-1] == "N3"
-
-
-def test_codes_without_0_may_begin_with_wake(tmp_path):
-    path = write(tmp_path, "n.txt", lines([1, 2, 3, 4, 5]))
-    with pytest.warns(UserWarning, match=r"is no 0, which is wake\. If 1 is wake: codes"):
-        assert read_hypnogram(path).stages.tolist()[0] == "N1"
-    codes = {1: "W", 2: "N1", 3: "N2", 4: "N3", 5: "REM"}
-    assert read_hypnogram(path, codes=codes).stages.tolist() == list(codes.values())
-    assert read_hypnogram(path, codes={1: "N1"}).stages.tolist()[0] == "N1"
+@pytest.mark.parametrize(
+    ("given", "match", "either", "stages"),
+    [
+        ([0, 1, 2, 4], "4 is read as REM", {4: "N3"}, ["W", "N1", "N2", "N3"]),
+        ([0, 1, 2, 4], "4 is read as REM", {4: "REM"}, ["W", "N1", "N2", "REM"]),
+        (
+            [1, 2, 3, 4, 5],
+            "no 0, which is wake",
+            {1: "W", 2: "N1", 3: "N2", 4: "N3", 5: "REM"},
+            ["W", "N1", "N2", "N3", "REM"],
+        ),
+        ([1, 2, 3, 4], "no 0, which is wake", {1: "N1"}, ["N1", "N2", "N3", "REM"]),
+        ([0, 1, 2], "no 4, which is REM", {1: "N", 2: "R"}, ["W", "N", "R"]),
+        ([0, 1, 2, 3], "no 4", {1: "L", 2: "D", 3: "R"}, ["W", "L", "D", "R"]),
+        ([0, 1, 2, 3], "no 4", {2: "N2"}, ["W", "N1", "N2", "N3"]),
+    ],
+)
+def test_codes_of_two_readings_are_asked_about(given, match, either, stages, tmp_path):
+    path = write(tmp_path, "n.txt", lines(given))
+    with pytest.warns(UserWarning, match=rf"n\.txt: among the codes \[.*{match}.*codes="):
+        read_hypnogram(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_hypnogram(path, codes=either).stages.tolist() == stages
 
 
 def test_codes_that_the_table_describes(tmp_path):
@@ -476,6 +485,8 @@ def test_what_is_passed_over_or_assumed_is_told(tmp_path):
     with pytest.warns(UserWarning, match="the stage's end"):
         night = read_hypnogram(write(tmp_path, "n.txt", VISBRAIN))
     assert night.stages.tolist() == STAGES
+    with pytest.raises(ValueError, match="last 30 s, no whole epochs of 20 s"):
+        read_hypnogram(write(tmp_path, "n.xml", profusion()), epoch=20)
     with pytest.raises(ValueError, match="given 0"):
         read_hypnogram(tmp_path / "n.txt", epoch=0)
     with pytest.raises(ValueError, match="no table with a column for scorer='hum'"):
