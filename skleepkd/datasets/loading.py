@@ -57,12 +57,6 @@ class Night:
     #: Rows that the signals do not cover; None while they have not been read.
     uncovered: list | None = field(default=None, init=False, repr=False)
 
-    @property
-    def covered(self):
-        """Mark the epochs that were read, shape (n_epochs,)."""
-        read = self.uncovered is not None
-        return np.array([read and k not in self.uncovered for k in range(len(self.onset))])
-
 
 def load_nights(
     numbers,
@@ -214,8 +208,8 @@ def load_nights(
 
     def can_be_read(number):
         night = found[number]
-        shape = {k: (len(night.onset), *shape[1:]) for k, shape in shapes.items()}
-        scratch = {k: np.zeros(one, np.float32) for k, one in shape.items()}
+        n = len(night.onset)
+        scratch = {k: np.zeros((n, *one[1:]), np.float32) for k, one in shapes.items()}
         attempt(number, read_rows, night, scratch)
         was_read, night.uncovered = night.uncovered is not None, None
         return was_read
@@ -232,7 +226,7 @@ def load_nights(
         lacking = [number for number, night in found.items() if night.uncovered is None]
         if arrays is None or any(map(can_be_read, lacking)):
             _write_entry(entry, nights, shapes, partial(fill, known=arrays))
-            arrays = _open_entry(entry, nights, shapes)
+            arrays = _map_arrays(entry, shapes)
     read = {number: night for number, night in found.items() if night.uncovered is not None}
     require(read)
     X = PairedEpochs(
@@ -244,7 +238,10 @@ def load_nights(
         ch_names=ch_names,
     )
     y = np.concatenate([night.y for night in nights])
-    kept = np.concatenate([night.covered for night in nights])
+    lost = [range(len(n.onset)) if n.uncovered is None else n.uncovered for n in nights]
+    kept = np.concatenate(
+        [~np.isin(np.arange(size), each) for size, each in zip(sizes, lost, strict=True)]
+    )
     if not unscored:
         kept &= y != UNSCORED
     if not kept.all():
@@ -252,7 +249,7 @@ def load_nights(
     short = [f"{n.recording} ({len(n.uncovered)})" for n in read.values() if n.uncovered]
     if short:
         warn(f"Epochs that the signals do not cover are left out: {', '.join(short)}.")
-    left_out = {f"{name}-{k}": left_out[k] for k in numbers if k in left_out}
+    left_out = {f"{name}-{k}": left_out[k] for k in numbers if k in left_out.keys() - read}
     for modality, names in ch_names.items():
         descr += f"{modality.capitalize()}: {', '.join(names)}.\n"
     n_subjects = len({night.subject for night in read.values()})
@@ -339,7 +336,7 @@ def _open_entry(entry, nights, shapes):
     """Open an entry, or return None where it is absent or damaged."""
     try:
         about = json.loads((entry / "entry.json").read_text())
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in shapes}
+        arrays = _map_arrays(entry, shapes)
         if shapes != {name: array.shape for name, array in arrays.items()}:
             return None
         stamps = zip(_stamps(nights), about["files"], strict=True)
@@ -352,7 +349,13 @@ def _open_entry(entry, nights, shapes):
                 night.notes.update(one["notes"])
         return arrays
     except (OSError, ValueError, KeyError):
+        for night in nights:
+            night.uncovered = None
         return None
+
+
+def _map_arrays(entry, names):
+    return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
 
 
 def _write_entry(entry, nights, shapes, fill):

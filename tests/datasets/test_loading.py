@@ -1,5 +1,6 @@
 """What holds for the loader of every data set: its cache, its names, its stages."""
 
+import json
 import os
 import shutil
 from collections import namedtuple
@@ -156,7 +157,16 @@ def test_cache_outlives_the_signals(tmp_path, no_reading):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "header", "shape", "no entry.json", "empty", "other signals"]
+    "damage",
+    [
+        "cut",
+        "header",
+        "shape",
+        "no entry.json",
+        "a night too few",
+        "empty",
+        "other signals",
+    ],
 )
 def test_damaged_or_outdated_cache_is_rebuilt(tmp_path, damage):
     tree, cache = files.write_eesm_tree(tmp_path / "eesm17"), tmp_path / "cache"
@@ -171,6 +181,10 @@ def test_damaged_or_outdated_cache_is_rebuilt(tmp_path, damage):
         np.save(source, np.zeros((3, 3, 6000), np.float32))
     elif damage == "no entry.json":
         (entry / "entry.json").unlink()
+    elif damage == "a night too few":
+        about = json.loads((entry / "entry.json").read_text())
+        about["nights"].pop()
+        (entry / "entry.json").write_text(json.dumps(about))
     elif damage == "empty":
         shutil.rmtree(entry)
         entry.mkdir()
