@@ -52,6 +52,8 @@ def describe(stager):
         zip(map(str, last.classes_[order]), map(str, classes[order]), strict=True)
     )
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
+    if getattr(last, "drops_channels_", False):
+        names += "; some may be missing"
     scored = getattr(last, "n_scored_", None)  # not of files of before
     labels = "" if scored is None else f", {scored:,} scored epochs"
     if scored == 0:

@@ -79,6 +79,12 @@ def is_whole(path):
     return header is None or header.n_held == header.n_records
 
 
+def holds_signals(path):
+    """Whether a file holds more than annotations; others than EDF do."""
+    header = _header_if_any(path)
+    return header is None or not all(n.endswith(" Annotations") for n in header.names)
+
+
 def _record_onsets(path, header, n_records):
     """Seconds from the header's time to each record, None where it does not tell."""
     notes = [k for k, name in enumerate(header.names) if name.endswith(" Annotations")]

@@ -46,7 +46,7 @@ _RAW_METHODS = (
 _FITTED = (
     *("classes_inferred_", "class_weight_", "signal_", "epoch_shape_", "ch_names_"),
     *("spread_", "held_out_", "best_epoch_", "seen_epochs_", "n_scored_"),
-    "calibration_",
+    *("calibration_", "drops_channels_"),
 )
 
 #: Where the digest of a file stands: first in our entry of the safetensors metadata.

@@ -74,7 +74,7 @@ def predicted_input(X, stager):
     check_signal(pair, "target")
     spreads = zip(stager.spread_ or (), typical_spread(pair) or (), strict=True)
     for number, (fitted, given) in enumerate(spreads):
-        if fitted and given and not 1 / _SPREAD_AGREES <= given / fitted <= _SPREAD_AGREES:
+        if fitted and given and spreads_unlike(given, fitted):
             warnings.warn(
                 f"Channel {names[number] if names else number} spreads over {given:.2g} in an "
                 f"epoch; over {fitted:.2g} where this stager was fitted. Is it in the same unit "
@@ -82,6 +82,11 @@ def predicted_input(X, stager):
                 stacklevel=4,
             )
     return pair
+
+
+def spreads_unlike(given, fitted):
+    """Whether spreads are far from those that a stager was fitted to."""
+    return (given > _SPREAD_AGREES * fitted) | (_SPREAD_AGREES * given < fitted)
 
 
 def typical_spread(pair):

@@ -425,6 +425,18 @@ def batches_in_order(dataset, batch_size):
     return batches
 
 
+def drops_channels(stager):
+    """Whether a stager is trained with braindecode's ChannelsDropout."""
+    left = [stager.get_params_for("iterator_train").get("transforms")]
+    while left:
+        one = left.pop()
+        if type(one).__name__ == "ChannelsDropout" and one.probability * one.p_drop > 0:
+            return True
+        # A list of them, or one that applies several.
+        left += one if isinstance(one, list | tuple) else getattr(one, "transforms", ())
+    return False
+
+
 def room_on(device):
     """Bytes of a GPU that a training set may take, half of what is free; 0 on the CPU."""
     on_gpu = torch.device(device).type == "cuda"

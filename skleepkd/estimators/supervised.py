@@ -104,6 +104,9 @@ class SleepStager(NeuralNetClassifier):
         "subject" and "recording": what ``fit`` was given, None where not known.
     spread_ : list of float or None
         How far each channel spreads in an epoch, in microvolts; None of spectrograms.
+    drops_channels_ : bool
+        Whether braindecode's ``ChannelsDropout`` was among the augmentations, so that zeros
+        may stand for a channel that is missing.
     n_scored_ : int
         Epochs with a stage that ``fit`` was given; 0 where a teacher alone taught.
     seen_epochs_ : ndarray of uint32 or None
@@ -417,6 +420,7 @@ class SleepStager(NeuralNetClassifier):
         self.epoch_shape_ = pair.shape[1:]
         self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
+        self.drops_channels_ = batches.drops_channels(self)
         self.fitted_on_ = seen_names(pair, self.fitted_on_ if go_on else None)
         self.n_scored_ = int(scored.sum()) + (self.n_scored_ if go_on else 0)
 

@@ -39,8 +39,8 @@ class Hypnogram:
         Seconds from the recording's first sample; by default epochs of 30 s from there.
     meas_date : datetime.datetime, optional
         When that first sample was taken, as MNE gives it (with a time zone).
-    ch_names : list of str, optional
-        The channels that were staged.
+    ch_names, missing : list of str, optional
+        The channels that were staged, and those for which the stager was given zeros.
     artefact : array-like of str, shape (n_epochs,), optional
         What is wrong with the signals of each epoch, "" where nothing is.
 
@@ -71,6 +71,7 @@ class Hypnogram:
         meas_date=None,
         ch_names=None,
         artefact=None,
+        missing=(),
     ):
         self.probabilities = np.asarray(probabilities)
         self.classes = np.asarray(classes)
@@ -88,7 +89,7 @@ class Hypnogram:
         likeliest = self.classes[self.probabilities.argmax(axis=1)]
         self.stages = np.where(known, likeliest, unscored)
         self.meas_date = meas_date
-        self.ch_names = None if ch_names is None else list(ch_names)
+        self.ch_names, self.missing = ch_names and list(ch_names), list(missing)
         self.artefact = None if artefact is None else np.asarray(artefact, dtype=str)
         if artefact is not None and self.artefact.shape != self.onset.shape:
             raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.checks import as_pair, check_signal, scored_accuracy
 from skleepkd.sequences import ONSET_TOLERANCE, find_runs
 from skleepkd.stages import EPOCH_SECONDS, SCHEMES
@@ -133,6 +134,12 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.requires_fit, tags.input_tags.three_d_array = False, True
         return tags
+
+    def channels_among(self, ch_names):
+        """Names of the channels that are used of a recording that has these."""
+        night = PairedEpochs(np.zeros((1, len(ch_names), 2)), ch_names=ch_names)
+        found = [find_channel(night, kind, getattr(self, kind)) for kind in self._kinds]
+        return [ch_names[number] for number in found if number is not None]
 
     def _by_night(self, X, compute, least):
         """Compute an array with a row for each epoch from the signals of each night."""
