@@ -1,5 +1,7 @@
 """Knowledge distillation for sleep staging, in scikit-learn's words."""
 
+from skleepkd.alignment import check_alignment
+from skleepkd.clock import estimate_clock
 from skleepkd.describe import describe
 from skleepkd.epochs import PairedEpochs
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
@@ -16,7 +18,9 @@ __all__ = [
     "PairedEpochs",
     "RecordingStager",
     "SleepStager",
+    "check_alignment",
     "describe",
+    "estimate_clock",
     "export_onnx",
     "load",
     "read_hypnogram",

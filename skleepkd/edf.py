@@ -20,6 +20,9 @@ Header = namedtuple(
 )
 
 
+#: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
+DATES_AGREE = 2.0
+
 #: What MNE, EEGLAB and BrainVision write where recordings were joined or paused.
 _JOINT = re.compile(r"((BAD|EDGE) )?boundary|New Segment/.*", re.IGNORECASE)
 
@@ -122,6 +125,20 @@ def seconds_late(raw, stacklevel=3):
             stacklevel=stacklevel,
         )
     return late
+
+
+def seconds_by_dates(raws, lead, stacklevel=3):
+    """Seconds from the source's first sample to the target's by their dates, None without.
+
+    ``lead`` has the seconds from each file's beginning to its Raw's first sample.
+    """
+    began = dict(lead)
+    for name in raws:  # no comprehension, which would be a frame of the stack
+        began[name] += seconds_late(raws[name], stacklevel + 1)
+    dates = [raws[name].info["meas_date"] for name in ("target", "source")]
+    if None in dates:
+        return None
+    return (dates[0] - dates[1]).total_seconds() + began["target"] - began["source"]
 
 
 def interruptions(path):

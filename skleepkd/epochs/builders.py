@@ -5,7 +5,7 @@ from functools import wraps
 
 import numpy as np
 
-from skleepkd.edf import seconds_late, seconds_left_out
+from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
 from skleepkd.epochs.channels import check_unit, pick_channels, to_microvolts
 from skleepkd.epochs.rows import Signal
 from skleepkd.stages import (
@@ -16,9 +16,6 @@ from skleepkd.stages import (
     scored_pieces,
     stage_of_text,
 )
-
-#: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
-_DATES_AGREE = 2.0
 
 
 def by_name(n_positional, line):
@@ -202,6 +199,7 @@ def from_raws(
     target_raw,
     source_raw,
     annotations=None,
+    clock=None,
     offset=0.0,
     drift=0.0,
     target=None,
@@ -222,6 +220,9 @@ def from_raws(
         rows as whole epochs fit into it, labelled by ``skleepkd.stages.stages_at``;
         where stages are scored every 5 or 20 s, each stretch of them does. Without, every
         whole epoch from the start of ``source_raw`` is a row, of a night that nobody scored.
+    clock : Clock, optional
+        Offset and drift as :func:`skleepkd.estimate_clock` finds them in these recordings;
+        or, where they are known, they are given by their numbers:
     offset : float, default=0.0
         Seconds from the source's start to the target's; negative where that came first.
     drift : float, default=0.0
@@ -245,7 +246,8 @@ def from_raws(
     ValueError
         If the annotations hold no stage, different ones that overlap, or count from another
         moment than the start of ``source_raw``; a recording was interrupted (EDF+D), paused
-        or joined; no epoch is covered by both; or as :meth:`from_mne` does.
+        or joined; no epoch is covered by both; a clock is given beside an offset or a drift,
+        or is of other recordings (by their dates); or as :meth:`from_mne` does.
     TypeError
         If the recordings or the annotations are of another kind, or not given by name.
 
@@ -264,18 +266,17 @@ def from_raws(
     lead = {
         modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
     }
-    late = {"target": seconds_late(target_raw, 4), "source": seconds_late(source_raw, 4)}
-    dates = [raw.info["meas_date"] for raw in raws.values()]
-    if None not in dates:
-        began = {name: lead[name] + late[name] for name in raws}
-        began = (dates[0] - dates[1]).total_seconds() + began["target"] - began["source"]
-        if abs(began - offset) > _DATES_AGREE:
-            warnings.warn(
-                f"By the recordings' dates the target began {began:+.10g} s after the source; "
-                f"given offset={offset:g}. Give offset={began:.10g}, or take out a date that "
-                "is wrong: raw.set_meas_date(None).",
-                stacklevel=3,
-            )
+    by_dates = seconds_by_dates(raws, lead, stacklevel=4)
+    if clock is not None:
+        offset, drift = _of_clock(clock, offset, drift, by_dates)
+    elif by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
+        warnings.warn(
+            f"By the recordings' dates the target began {by_dates:+.10g} s after the source; "
+            f"given offset={offset:g}. Give offset={by_dates:.10g}, or what both recordings "
+            "saw, clock=skleepkd.estimate_clock(source_raw=..., target_raw=...), or take out a "
+            "date that is wrong: raw.set_meas_date(None).",
+            stacklevel=3,
+        )
     if annotations is None:
         most = source_raw.n_times // round(epoch * source_raw.info["sfreq"])
         onset = epoch * np.arange(most + 1)  # what is not covered is left out below
@@ -306,7 +307,8 @@ def from_raws(
         raise ValueError(
             f"None of the {len(onset)} epochs (from {onset[0]:.0f} to "
             f"{onset[-1] + epoch:.0f} s) is covered by both recordings ({last}, offset "
-            f"{offset:g} s). Check the offset's sign and the annotations' clock."
+            f"{offset:g} s). Check the offset's sign and the annotations' clock; "
+            "skleepkd.estimate_clock finds the offset in the signals."
         )
     check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])
     signals, ch_names = {}, {}
@@ -343,6 +345,25 @@ def _check_kinds(raws, annotations):
             "skleepkd.read_hypnogram(path); of names such as 'N2' of all epochs: "
             "mne.Annotations(30.0 * np.arange(len(names)), 30.0, names)."
         )
+
+
+def _of_clock(clock, offset, drift, by_dates):
+    """Take offset and drift from a Clock of these recordings."""
+    if not (hasattr(clock, "offset") and hasattr(clock, "drift")):
+        raise TypeError(
+            f"clock is what skleepkd.estimate_clock returns; given {type(clock).__name__}. "
+            "Numbers are given as offset= and drift=."
+        )
+    if offset or drift:
+        raise ValueError("Give clock=, or offset= and drift=; not both.")
+    then = getattr(clock, "by_dates", None)
+    if None not in (then, by_dates) and abs(then - by_dates) > 0.5:
+        raise ValueError(
+            f"The clock is of other recordings, or of these before a crop: by the dates of "
+            f"those the target began {then:+.10g} s after the source, here {by_dates:+.10g} s. "
+            "Estimate it of these."
+        )
+    return clock.offset, clock.drift
 
 
 def _check_clock(annotations, raw, lead):
