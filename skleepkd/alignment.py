@@ -57,7 +57,8 @@ def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
         - ``confidence``: share of the windows that agree on the lag, as of
           :class:`skleepkd.clock.Clock`.
         - ``shift``: epochs by which the scoring should move (positive: it comes too early).
-          NaN where it fits nowhere in particular: one stage alone, another night's scoring.
+          NaN where no place stands out: one stage alone, another night's scoring, or too few
+          epochs (below a hundred, say) to tell.
         - ``agreement``, ``best_agreement``: how much of the signals the stages explain where
           they are and at their best place: 1 less Wilks' lambda [1]_, 0 to 1.
 
@@ -128,13 +129,13 @@ def _warn(row):
             stacklevel=3,
         )
     shift = row.get("shift", 0)
-    if np.isnan(shift):
+    if np.isnan(shift) and not 0 < row["best_agreement"] <= row["agreement"]:
         warnings.warn(
             f"Recording {name}: the scoring fits these signals no better here than elsewhere. "
             "Is it of this night?",
             stacklevel=3,
         )
-    elif shift:
+    elif shift and not np.isnan(shift):
         seconds = EPOCH_SECONDS * shift
         warnings.warn(
             f"Recording {name}: the scoring fits better {abs(shift):g} epoch(s) "
@@ -215,14 +216,16 @@ def _shift(y, features, places):
     # Minus the logarithm of Wilks' lambda at each shift.
     gain = np.array([_separation(codes, numbers, seen, shift) for shift in shifts])
     best = gain.argmax()
+    if n_scored / 2 * (gain[best] - gain[most]) <= _BETTER:
+        best = most  # no other place is better than where it is
     n_left = n_scored - abs(shifts[best])
-    better = n_left / 2 * (gain[best] - gain[most])
     sharp = (
         n_left / 2 * (gain[best] - gain[np.abs(shifts - shifts[best]) == 2].max(initial=0))
     )
-    shift = float(shifts[best]) if better > _BETTER else 0.0
     return {
-        "shift": shift if sharp > min(_SHARP, _SHARP_EACH * n_left) else np.nan,
+        "shift": float(shifts[best])
+        if sharp > min(_SHARP, _SHARP_EACH * n_left)
+        else np.nan,
         "agreement": 1 - np.exp(-gain[most]),
         "best_agreement": 1 - np.exp(-gain[best]),
     }
