@@ -12,7 +12,9 @@ def main(argv=None):
     """Run a command; return 0, 1 if a night was not staged, or 2 if nothing could be done."""
     options = _parser().parse_args(argv)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore")
+        for category in (UserWarning, RuntimeWarning):  # others are about libraries
+            warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning
         try:
             return options.run(options)
