@@ -1,6 +1,7 @@
 """GSSC, the Greifswald Sleep Stage Classifier, as a teacher."""
 
 import importlib.resources
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -149,6 +150,7 @@ def file_of_network(name):
     return importlib.resources.files(import_extra("gssc.nets", "gssc")) / name
 
 
+@lru_cache(2)  # the two that a night is staged by
 def load_network(path):
     """Rebuild a network of GSSC's package; a file that names other code is refused."""
     networks = import_extra("gssc.networks", "gssc")

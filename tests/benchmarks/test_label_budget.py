@@ -11,7 +11,7 @@ from skleepkd.networks.build import build_network
 from tests.benchmarks import line_of, run
 
 LIMIT = 50_000
-STUDENT = ["--student", "--fast", "--epochs", "16"]
+STUDENT = ["--student", "--fast", "--epochs", "16", "--subjects", "2"]
 
 
 def batches_of(stager):
@@ -124,7 +124,7 @@ def smaller(monkeypatch):
 def test_the_students_table_follows_from_the_rows(smaller, tmp_path):
     result = run(label_budget, tmp_path, *STUDENT, named="small_student")
     rows, page = result.rows, result.page
-    subjects = [f"simulated-0-s00{k}" for k in range(4)]
+    subjects = [f"simulated-0-s00{k}" for k in range(2)]
     judged = sorted((row["method"], row["subject"]) for row in rows)
     assert judged == sorted((m, who) for m in label_budget.STUDENTS for who in subjects)
     assert page.startswith("# A small student, simulated nights")

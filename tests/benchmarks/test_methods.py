@@ -17,7 +17,8 @@ from tests.benchmarks import line_of, run
 
 FEW, ALL = methods.DEVELOPMENT
 SOFTMAX = "softmax, teacher's weights"
-SETTINGS = methods.read_options(["--fast"]).settings
+FAST = ["--fast", "--steps", "1"]
+SETTINGS = methods.read_options(FAST).settings
 
 
 def found_of(**gains):
@@ -149,7 +150,7 @@ def test_advice_says_what_the_tables_have():
 def test_a_tiny_run_resumes_and_its_page_follows_from_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "N_CHOSEN", 2)
     monkeypatch.setattr(methods, "CELLS", {c: methods.CELLS[c] for c in (FEW, ALL)})
-    asked = ["--fast", "--methods", SOFTMAX, "mean teacher"]
+    asked = [*FAST, "--methods", SOFTMAX, "mean teacher"]
     result = run(methods, tmp_path, *asked)
     rows, page = pd.DataFrame(result.rows), result.page
     assert page.startswith("# Methods of distillation")
@@ -179,7 +180,7 @@ def test_a_tiny_run_resumes_and_its_page_follows_from_its_rows(tmp_path, monkeyp
 
 def test_parts_print_and_write_nothing(tmp_path, capsys):
     where = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    asked = ["--fast", "--methods", SOFTMAX, "--part", "development", *where]
+    asked = [*FAST, "--methods", SOFTMAX, "--part", "development", *where]
     methods.main(asked)
     assert line_of(capsys.readouterr().out, SOFTMAX)
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import measure
@@ -107,13 +108,29 @@ def test_worse_end_of_the_interval_decides(bounds, ratios, bound, verdict):
 def test_the_peak_is_the_most_private_memory_inside():
     with measure.Peak() as peak:
         before, held = peak.bytes, np.ones(10**8, np.uint8)
+        for _ in range(500):  # a busy machine samples late
+            if peak.bytes - before < 0.8 * held.nbytes:
+                time.sleep(0.02)
         del held
-        now = measure.private_bytes()
-    assert (peak.bytes - before) / 1e6 >= 80 or (now - before) / 1e6 >= 80
+    assert (peak.bytes - before) / 1e6 >= 80
 
 
-def test_every_row_runs_at_a_small_size(tmp_path, capsys):
-    # But for that of two processes, which begin for longer than all others take.
+@pytest.fixture
+def smaller(monkeypatch):
+    """A U-Sleep of three levels, and no further processes, whose imports take seconds."""
+
+    def stager_of(module, **parameters):
+        depth = {"module__depth": 3} if module == "USleep" else {}
+        return whole(module, **depth, **parameters)
+
+    whole = speed.stager_of
+    monkeypatch.setattr(speed, "stager_of", stager_of)
+    monkeypatch.setattr(speed, "LAST_MAPS", [("decoder.4", "decoder_blocks.2")])
+    monkeypatch.setattr(speed, "in_new_process", lambda function, **of: function(**of))
+
+
+def test_every_row_runs_at_a_small_size(smaller, tmp_path, capsys):
+    # But for that of two processes.
     rows = [row for row in speed.ROWS if row != "folds"]
     small = ["--fast", "--note", "A tiny run.", "--rows", *rows]
     speed.main([*small, "--output", str(tmp_path)])

@@ -32,6 +32,10 @@ def options(*arguments, data=False):
     return study.parse(parser, SETTINGS, list(arguments))
 
 
+def test_a_new_process_is_another():
+    assert study.in_new_process(os.getpid) != os.getpid()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

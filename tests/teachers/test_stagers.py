@@ -105,7 +105,7 @@ def test_a_long_hole_parts_a_night_and_a_short_one_does_not(pair, stager):
 
 
 def test_other_sampling_rates_give_the_same_stages(stager):
-    nights = [simulated(60, sfreq, random_state=3) for sfreq in (100.0, 128.0, 250.0)]
+    nights = [simulated(30, sfreq, random_state=3) for sfreq in (100.0, 128.0, 250.0)]
     stages = [stager.predict(night) for night in nights]
     for other in stages[1:]:
         assert np.mean(stages[0] == other) > 0.9
@@ -194,8 +194,8 @@ def real_night(folder, person):
 
 @pytest.mark.parametrize("person", ["018", "022"])
 def test_real_nights(stager, person, shared_data):
-    """One central channel of a sleep clinic's patients; of 022 some epochs are missing."""
-    X, stages = real_night(shared_data, person)
+    """Hours of one central channel of patients; of 022 some epochs are missing."""
+    X, stages = (of[200:600] for of in real_night(shared_data, person))
     scored = stages >= 0
     predicted = stager.predict(X)
     assert cohen_kappa_score(stages[scored], predicted[scored]) >= 0.78
