@@ -48,7 +48,7 @@ def test_stages_are_those_of_gsscs_own_program():
     pytest.importorskip("importlib_resources")
     from gssc.infer import EEGInfer
 
-    night = simulated(30, random_state=4)
+    night = simulated(60, random_state=4)
     networks = [
         load_network(file_of_network(f"{name}_v1.pt")) for name in ("sig_net", "gru_net")
     ]
