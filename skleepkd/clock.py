@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import theilslopes
 
 from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
+from skleepkd.epochs.builders import check_kinds
 from skleepkd.epochs.channels import pick_channels
 from skleepkd.lags import (
     N_WINDOWS,
@@ -116,6 +117,8 @@ def estimate_clock(
         offset and a drift of at most 300 ppm), or it is periodic throughout, so that other
         lags fit as well; if one is shorter than about six minutes, was
         interrupted, paused or joined; or if channels or the band do not exist.
+    TypeError
+        If a recording is none.
 
     Warns
     -----
@@ -160,6 +163,7 @@ def estimate_clock(
     (90.0, 0.0)
     """
     raws = {"source": source_raw, "target": target_raw}
+    check_kinds(raws)
     lead = {name: raw.first_time + seconds_left_out(raw) for name, raw in raws.items()}
     band = choose_band(l_freq, h_freq, min(raw.info["sfreq"] for raw in raws.values()))
     white = {}

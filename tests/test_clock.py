@@ -124,6 +124,8 @@ def test_too_short_or_no_band():
         estimate_clock(source_raw=short, target_raw=device(NIGHT, 64.0, 1))
     with pytest.raises(ValueError, match="The band from 30 to 20 Hz is empty"):
         estimate_clock(source_raw=short, target_raw=short, l_freq=30, h_freq=20)
+    with pytest.raises(TypeError, match="target_raw is an mne.io.Raw; given str"):
+        estimate_clock(source_raw=short, target_raw="night.edf")
     with pytest.raises(ValueError, match="above 0.45 times the lower"):
         estimate_clock(source_raw=short, target_raw=short, h_freq=40)
 

@@ -261,7 +261,7 @@ def from_raws(
         {"target": target_raw, "source": source_raw},
         as_annotations(annotations),
     )
-    _check_kinds(raws, annotations)
+    check_kinds(raws, annotations)
     # Seconds from the moment that annotations count from to its first sample.
     lead = {
         modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
@@ -331,7 +331,7 @@ def from_raws(
     )
 
 
-def _check_kinds(raws, annotations):
+def check_kinds(raws, annotations=None):
     """Refuse what is no recording or no annotations."""
     for modality, raw in raws.items():
         if not hasattr(raw, "first_time"):
