@@ -2,7 +2,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
-# Two processes share two cores; LightGBM, of YASA, heeds the limit alone.
+# Two processes share two cores, and begin with half of the tests each, so that what a file
+# needs is made once. LightGBM, of YASA, heeds the limit alone.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1
 
 .PHONY: setup demo test lint docs bench fuzz wheel oldest newest clean
@@ -19,7 +20,7 @@ demo: setup
 	$(PYTHON) examples/demo_ear_eeg.py
 
 test: setup lint
-	$(ONE_THREAD) $(PYTHON) -m pytest -n 2
+	$(ONE_THREAD) $(PYTHON) -m pytest -n 2 --dist worksteal
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -54,7 +55,7 @@ oldest newest:
 	$(BOOTSTRAP) -m venv $(VENV)-$@
 	$(VENV)-$@/bin/python -m pip install --quiet uv
 	$(VENV)-$@/bin/uv pip install --quiet --python $(VENV)-$@/bin/python $(RESOLUTION) --editable ".[test]"
-	$(ONE_THREAD) $(VENV)-$@/bin/python -m pytest -n 2
+	$(ONE_THREAD) $(VENV)-$@/bin/python -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) $(VENV)-* dist demo_output docs/_build docs/auto_examples docs/api/generated docs/project .pytest_cache .ruff_cache
