@@ -79,5 +79,7 @@ def unlike_training(pair, fitted):
         return far
     fitted = np.array(fitted, dtype=float)  # NaN of channels that were flat
     for rows, block in pair.blocks("target"):
-        far[rows] = checks.spreads_unlike(block.std(axis=2), fitted).any(axis=1)
+        spread = block.std(axis=2)
+        # What is flat is told by its unit: an accelerometer may lie still.
+        far[rows] = (checks.spreads_unlike(spread, fitted) & (spread > 0)).any(axis=1)
     return far

@@ -141,6 +141,19 @@ def test_channels_that_are_no_voltages_are_not_saturated():
     assert "saturated" not in stager.stage(raw).artefact
 
 
+def test_an_accelerometer_may_lie_still():
+    data = signals()
+    data[1] *= 1e6  # as where the stager was fitted, and in no voltage
+    data[1, : round(30 * SFREQ)] = 0
+    raw = raw_of(data, kinds=["eeg", "misc", "eeg"])
+    night = RecordingStager(stager_of(2, ["C3", "EOG"]), unit={"EOG": None}).stage(raw)
+    assert night.artefact[0] == ""
+    raw = raw_of(np.r_[data[:1], 1e-6 * data[1:2], data[2:]], kinds=["eeg"] * 3)
+    with pytest.warns(UserWarning, match="flat"):
+        night = RecordingStager(stager_of(2, ["C3", "EOG"])).stage(raw)
+    assert night.artefact[0] == "flat"
+
+
 def test_a_channel_that_is_nan_throughout_is_refused(of_c3):
     data = signals()
     data[0, ::1200] = np.nan
