@@ -5,7 +5,7 @@ From your own EDF files to an exported student
 A laboratory's files go in: for each subject an EDF file of the polysomnography, with the
 stages, and one of the wearable that was worn beside it. A student comes out that stages a
 new EDF file of the wearable alone, writes what other programs read, and is kept as a file,
-and as another one for programs without Python (``pip install "skleepkd[onnx,plot,yasa]"``).
+and as another one for programs without Python (``pip install "skleepkd[onnx,plot]"``).
 
 The files are written here, of **simulated** nights, so that the page runs. Put your own
 paths in their place; the rest stays.
@@ -17,9 +17,7 @@ paths in their place; the rest stays.
 # Six nights of two devices, and a seventh that plays the new recording. The polysomnography
 # has 100 Hz and its stages as EDF+ annotations, the wearable 128 Hz, and a clock of its
 # own: it was switched on 12.4 s later (the headers, in whole seconds, say 12 s), and its
-# clock gains 30 microseconds a second. Both numbers come from a common event at the
-# beginning and at the end of the night (a button, a blink), or from the correlation of two
-# channels.
+# clock gains 30 microseconds a second. Below, both are found in the signals.
 
 import tempfile
 from pathlib import Path
@@ -35,7 +33,9 @@ from skleepkd import (
     PairedEpochs,
     RecordingStager,
     SleepStager,
+    check_alignment,
     describe,
+    estimate_clock,
     export_onnx,
     load,
     save,
@@ -121,6 +121,24 @@ def read(path):
 print("Simulated, as it is on disk:", mne.io.read_raw(folder / "ann-ear.edf"))
 
 # %%
+# Two clocks
+# ----------
+# The ears see some of what the scalp sees, so the lag at which the two are most alike tells
+# when each second of one was taken by the clock of the other; a lag that grows is a drift.
+# :func:`~skleepkd.estimate_clock` finds both; a button that both devices saw would do too.
+
+clocks = {}
+for subject in SUBJECTS:
+    psg, ear = (read(folder / f"{subject}-{device}.edf") for device in ("psg", "ear"))
+    clocks[subject] = estimate_clock(
+        source_raw=psg, target_raw=ear, source=SCALP, target=EAR
+    )
+print("Simulated:", clocks["ann"])
+ax = clocks["ann"].plot()
+ax.set_title("Where the ears are most like the scalp (simulated)")
+plt.show()
+
+# %%
 # The pair
 # --------
 # ``from_raws`` cuts the same 30 s out of both recordings, wherever the scoring has a stage
@@ -140,8 +158,7 @@ for subject in SUBJECTS:
         target_raw=read(folder / f"{subject}-ear.edf"),
         source_raw=psg,
         annotations=psg.annotations,
-        offset=OFFSET,
-        drift=DRIFT,
+        clock=clocks[subject],
         subject=subject,
         recording=f"{subject}-night1",
     )
@@ -152,29 +169,17 @@ print("Channels:", X.ch_names)
 
 # %%
 # More nights than memory are joined on disk, by ``concatenate(..., folder="cohort")``.
-#
-# Do the clocks agree? The left ear sees some of what C3 sees, so with the right offset and
-# drift the two are most alike at a lag of zero, at the end of the night too. A lag that
-# grows over the night is a drift: on the right it is ignored.
+# :func:`~skleepkd.check_alignment` says what lag is left between the two signals of a pair, in
+# seconds. If the drift is ignored, it grows over the night:
 
-psg, ear = read(folder / "ann-psg.edf"), read(folder / "ann-ear.edf")
 ignored = PairedEpochs.from_raws(
-    target_raw=ear, source_raw=psg, annotations=psg.annotations, offset=OFFSET
+    target_raw=read(folder / "ann-ear.edf"),
+    source_raw=read(folder / "ann-psg.edf"),
+    offset=clocks["ann"].offset,
 )
-lags = np.arange(-32, 33)
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
-shown = {"Drift known": pairs["ann"], "Drift ignored": ignored}
-for ax, (title, pair) in zip(axes, shown.items(), strict=True):
-    for name, part in {"first 40 epochs": pair[:40], "last 40 epochs": pair[-40:]}.items():
-        c3 = part["source"][:, 0, 32:-32].ravel()
-        left = [np.roll(part["target"][:, 1], -lag, axis=1)[:, 32:-32] for lag in lags]
-        alike = [np.corrcoef(c3, shifted.ravel())[0, 1] for shifted in left]
-        ax.plot(lags / 64, alike, label=name)
-        print(f"{title}, {name}: a lag of {lags[np.argmax(alike)] / 64:+.3f} s (simulated)")
-    ax.set(title=f"{title} (simulated)", xlabel="Lag of the ear (s)")
-axes[0].set_ylabel("Correlation of C3-O1 and LE")
-axes[1].legend(frameon=False)
-plt.show()
+for title, pair in {"Drift known": pairs["ann"], "Drift ignored": ignored}.items():
+    (left,) = check_alignment(pair)[["lag", "lag_end"]].to_numpy()
+    print(f"{title}: a lag of {left[0]:+.3f} s, at the end {left[1]:+.3f} s (simulated)")
 
 # %%
 # The student
@@ -199,7 +204,8 @@ student.fit(X[~new], y[~new])
 # the scoring; without it, epochs begin at the first sample.
 
 stager = RecordingStager(student, preprocessors)
-start = (30.0 - OFFSET) * (1 + DRIFT)
+clock = clocks["new"]
+start = (30.0 - clock.offset) * (1 + clock.drift)
 night = stager.stage(folder / "new-ear.edf", start=start)
 print(night)
 
@@ -212,7 +218,7 @@ plt.show()
 # eighth of a second at most.)
 
 scoring = mne.read_annotations(folder / "new-psg.edf")
-truth = stages_at(scoring, np.round((night.onset + OFFSET) / 30.0) * 30.0)
+truth = stages_at(scoring, np.round((night.onset + clock.offset) / 30.0) * 30.0)
 kappa = staging_report(truth, night.stages).pooled["kappa"]
 print(f"Agreement with the scorer: kappa {kappa:.2f}, of one simulated night")
 
@@ -227,8 +233,8 @@ except ValueError as error:
 # %%
 # For other programs
 # ------------------
-# Annotations go back to the recording in MNE, the events file is that of BIDS, and
-# YASA's hypnogram brings its sleep statistics.
+# Annotations go back to the recording in MNE, the events file is that of BIDS, and the
+# statistics are those of YASA.
 
 raw = mne.io.read_raw(folder / "new-ear.edf").set_annotations(night.to_annotations())
 print("Annotations:", *raw.annotations.description[:3], "...")
@@ -237,7 +243,7 @@ events = folder / "sub-06_task-sleep_events.tsv"
 night.to_events(events)
 print(*events.read_text().splitlines()[:3], sep="\n")
 
-statistics = night.to_yasa().sleep_statistics()
+statistics = night.statistics()
 print(f"Simulated sleep: {statistics['TST']:.0f} min, efficiency {statistics['SE']:.0f} %")
 
 # %%

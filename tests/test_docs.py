@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import warnings
+from datetime import datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,16 @@ def blocks(page):
         yield found[1], text[: found.start()].count("\n") + 1, found[2]
 
 
+def write_remlogic(path, began, stages):
+    """Write a scoring as RemLogic exports it."""
+    rows = ["RemLogic Event Export", f"Recording Date:\t{began:%d/%m/%Y}"]
+    rows += ["", "Time [hh:mm:ss]\tEvent\tDuration[s]"]
+    for k, stage in enumerate(stages):
+        text = ["S0", "S1", "S2", "S3", "REM"][stage]
+        rows.append(f"{began + timedelta(seconds=30 * k):%H:%M:%S}\tSLEEP-{text}\t30")
+    path.write_text("\n".join(rows))
+
+
 def write_study(folder):
     """Write four nights, scored by RemLogic from 22:01 on; the last signal is cut short."""
     for number, name in enumerate(["ann", "ben", "cleo", "dora"]):
@@ -51,14 +62,39 @@ def write_study(folder):
         )
         signals = dict(zip(night.ch_names, night.signals, strict=True))
         starts = 0.25 + 30.0 * np.arange(20)
-        path = write_edf(folder / f"{name}.edf", signals, 20, 30, starts=starts)
-        rows = ["RemLogic Event Export", "Recording Date:\t01/01/2000"]
-        rows += ["", "Time [hh:mm:ss]\tEvent\tDuration[s]"]
-        for k, stage in list(enumerate(night.y))[2:]:
-            text = ["S0", "S1", "S2", "S3", "REM"][stage]
-            rows.append(f"22:{k // 2:02d}:{30 * (k % 2):02d}\tSLEEP-{text}\t30")
-        path.with_suffix(".txt").write_text("\n".join(rows))
+        path = write_edf(folder / "study" / f"{name}.edf", signals, 20, 30, starts=starts)
+        write_remlogic(path.with_suffix(".txt"), datetime(2000, 1, 1, 22, 1), night.y[2:])
     os.truncate(path, path.stat().st_size // 2)
+
+
+def write_devices(folder):
+    """Write nights of two devices whose clocks disagree, scored, and nights of one of them."""
+    offsets = {"ann": 12.4, "ben": 95.0, "cleo": -20.5, "dora": 7.3, "emil": 0, "fay": 0}
+    n_epochs, scalp, ear = 100, ("C3-O1", "C4-O2"), ("LE", "RE")
+    for number, (name, offset) in enumerate(offsets.items()):
+        # It begins two epochs before the polysomnograph, and ends after both devices.
+        night = datasets.simulate_night(
+            n_epochs + 6, subject=number, random_state=0, derivations=(*scalp, *ear)
+        )
+        signals = dict(zip(night.ch_names, night.signals, strict=True))
+        seconds = np.arange(night.signals.shape[1]) / 64
+        recorded = np.arange(n_epochs * 30 * 64) / 64
+        worn = 60 + offset + recorded / (1 + 3e-5)
+        by_device = {"wearable" if offset else "new": (ear, worn, ("01.01.85", "00.00.00"))}
+        if offset:
+            by_device["psg"] = scalp, 60 + recorded, ("01.03.26", "22.30.00")
+        for device, (labels, times, clock) in by_device.items():
+            cut = {label: np.interp(times, seconds, signals[label]) for label in labels}
+            path = write_edf(
+                folder / device / f"{name}.edf", cut, n_epochs, 30, clock=clock
+            )
+        if offset:
+            began, stages = datetime(2026, 3, 1, 22, 30), night.y[2 : 2 + n_epochs]
+            write_remlogic(path.with_suffix(".txt"), began, stages)
+
+
+#: What writes the files that a page reads, into the folder where it runs.
+FILES = {"guide/dataset.md": write_study, "guide/devices.md": write_devices}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +102,8 @@ def write_study(folder):
 )
 def test_a_pages_python_runs_from_the_top(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if page == "guide/own.md":
-        write_study(tmp_path / "study")
+    if page in FILES:
+        FILES[page](tmp_path)
     here = {"__name__": "__main__"}
     runner = doctest.DocTestRunner(
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
