@@ -54,7 +54,7 @@ class Night:
     recording: str | None = None
     begin: dict = field(default_factory=dict)
     notes: dict = field(default_factory=dict)
-    #: Rows that the signals do not cover; None while they have not been read.
+    # Rows that the signals do not cover; None while they have not been read.
     uncovered: list | None = field(default=None, init=False, repr=False)
 
 
