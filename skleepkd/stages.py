@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections import Counter
+from datetime import UTC
 
 import numpy as np
 
@@ -115,6 +116,18 @@ def as_seconds(onset):
         f"onset counts seconds from the recording's start; given {column.flat[0]!r}. Of dates: "
         "(pandas.to_datetime(dates) - start).total_seconds()."
     )
+
+
+def as_utc(date):
+    """Take a recording's date as MNE has it: the clock on the wall, called UTC."""
+    if date is None or date.tzinfo is None:
+        return date and date.replace(tzinfo=UTC)
+    if date.utcoffset():
+        raise ValueError(
+            f"meas_date={date} is of another time zone than MNE's, which is always UTC. Give the "
+            "clock on the wall: meas_date.replace(tzinfo=datetime.UTC)."
+        )
+    return date
 
 
 def left_unscored(y, classes=None):
@@ -240,7 +253,7 @@ def stage_of_text(description):
     >>> stage_of_text("Sleep stage 4"), stage_of_text("Movement time"), stage_of_text("Lights off")
     (3, -1, None)
     """
-    return _CODES.get(_shortened(description))
+    return _CODES.get(shortened(description))
 
 
 def as_annotations(scoring):
@@ -258,7 +271,7 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
     for duration, text in zip(annotations.duration, texts, strict=True):
         if duration >= shortest - BORDER:
             covered[text] += max(1, int((duration + BORDER) // epoch))
-    digits = {_shortened(text): text for text in covered if _shortened(text).isdecimal()}
+    digits = {shortened(text): text for text in covered if shortened(text).isdecimal()}
     if "0" in digits and len(digits) > 1:
         raise ValueError(
             f"Annotations {sorted(digits.values())}: of digits, 4 is deep sleep (Rechtschaffen "
@@ -376,5 +389,6 @@ def stages_at(annotations, onset, *, epoch=EPOCH_SECONDS):
     return y
 
 
-def _shortened(text):
+def shortened(text):
+    """Take the stage out of a text such as "Sleep stage 2", in lower case."""
     return _FRAME.fullmatch(str(text).strip().casefold())["stage"].strip()

@@ -308,7 +308,8 @@ def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
     uncovered = np.unique(np.concatenate(uncovered)).tolist()
     if len(uncovered) == len(night.onset):
         raise ValueError(
-            f"{night.recording}: its signals cover none of {len(uncovered)} epochs"
+            f"{night.recording}: its signals cover none of {len(uncovered)} epochs, the first of "
+            f"which begins at {night.onset[0]:g} s"
         )
     return uncovered
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from skleepkd import edf
 from skleepkd.hypnogram.names import is_number
-from skleepkd.stages import MISSING
+from skleepkd.stages import MISSING, stage_of_text
 
 #: Codes of Rechtschaffen and Kales.
 _DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
@@ -24,6 +24,7 @@ _STAGES += ["hypnogram", "hypno"]
 _EVENTS = ("trial_type", "description")
 #: A line of a header with a date; a time of the day, perhaps after a date.
 _DATE = re.compile(r"[^\t]*\t+\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\s*")
+_BIRTH = re.compile(r"birth|born|dob|geb|nai|nac", re.IGNORECASE)
 _TIME = re.compile(
     r"(?:(?P<date>.*\d)[T ,]+)?(?P<h>\d{1,2})[:.](?P<m>\d\d)[:.](?P<s>\d\d(?:[.,]\d+)?)"
     r"\s*(?P<half>[AaPp])?\.?[Mm]?\.?"
@@ -157,6 +158,7 @@ def _read_remlogic(lines):
         raise ValueError(f"the line {short} has no duration: is the file cut short?")
     # Not the date of birth, which a header may have too.
     dates = [line.rsplit("\t", 1) for line in lines[:header] if _DATE.fullmatch(line)]
+    dates = [(name, date) for name, date in dates if not _BIRTH.search(name)]
     recorded = [date for name, date in dates if "rec" in name.lower() or len(dates) == 1]
     start, began = _on_clock([row[at] for row, _ in stages], next(iter(recorded), ""))
     texts = [row[event].strip()[len("SLEEP-") :] for row, event in stages]
@@ -201,7 +203,9 @@ def _on_clock(times, date):
         wrong = next(
             (text for text, clock in zip(times, clocks, strict=True) if not clock), ""
         )
-        raise ValueError(f"{wrong!r} is no time of the day: is the file cut short?")
+        raise ValueError(
+            f"{wrong!r} is no time of the day such as 22:30:00: is the file cut short?"
+        )
     seconds = np.array([_seconds(clock) for clock in clocks])
     back = np.diff(seconds, prepend=seconds[0])
     if ((back < 0) & (back > -43200)).any():
@@ -249,6 +253,11 @@ def _day(text):
 def _read_table(path, lines, delimiter, scorer):
     rows = list(csv.reader(lines, delimiter=delimiter))
     columns = [name.strip().lower() for name in rows[0]]
+    if any(map(is_number, columns)) or (scorer and stage_of_text(scorer) is not None):
+        raise ValueError(
+            "it has no line that names its columns. Put one above, such as onset, duration, "
+            "stage (in seconds), or write one stage a line"
+        )
     ragged = next((row for row in rows if len(row) != len(columns)), None)
     if ragged:
         raise ValueError(
@@ -260,9 +269,15 @@ def _read_table(path, lines, delimiter, scorer):
     texts = ["?" if text.strip() in ("", *MISSING) else text for text in table[column]]
     codes = _sidecar(path, column)
     if "onset" not in columns:
+        _refuse_times(table.drop(columns=["time", column], errors="ignore"))
         if "time" in columns:
             start, began = _on_clock(table["time"], "")
             step = np.median(np.diff(start)) if len(start) > 1 else 30
+            if (np.diff(start) != step).any():
+                raise ValueError(
+                    f"its times are not each {step:g} s apart. How long stages last, say by "
+                    "columns onset and duration, in seconds"
+                )
             return Scoring(
                 texts, start, np.full(len(start), step), began=began, codes=codes
             )
@@ -274,6 +289,19 @@ def _read_table(path, lines, delimiter, scorer):
     scoring = Scoring(texts, onset, durations, codes=codes, events=column in _EVENTS)
     scoring.lights_off = _lights_off(path) if len(onset) and onset[0] == 0 else None
     return scoring
+
+
+def _refuse_times(others):
+    """Refuse a table in which other columns than those read may tell when stages are."""
+    for name, cells in others.items():
+        steps = np.diff(pd.to_numeric(cells, errors="coerce"))
+        grows = len(steps) and (steps > 0).all() and (steps != 1).any()
+        if name == "duration" or grows or cells.map(_TIME.fullmatch).notna().all():
+            raise ValueError(
+                f"its column {name!r} may tell when stages begin or how long they last, and none "
+                "is called onset. Call them onset and duration, in seconds; if each line is an "
+                f"epoch after the one before, leave out {name!r}"
+            )
 
 
 def _numbers(table, column):
@@ -327,7 +355,7 @@ def _read_lines(path, lines):
     ]
     while stages and not stages[-1]:
         stages.pop()
-    while stages and (not stages[0] or stages[0].strip('"').lower() in _STAGES):
+    while stages and (not stages[0] or stages[0].strip('"[]').lower() in _STAGES):
         stages.pop(0)
     if "" in stages:
         warnings.warn(

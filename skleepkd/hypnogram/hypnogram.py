@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skleepkd.hypnogram.names import WORDS, common_scheme, read_names, words_of_classes
-from skleepkd.hypnogram.statistics import sleep_statistics
+from skleepkd.hypnogram.statistics import fill_gaps, sleep_statistics
 from skleepkd.memory import replace_file
 from skleepkd.metrics import staging_report
 from skleepkd.stages import (
@@ -18,6 +18,7 @@ from skleepkd.stages import (
     UNSCORED,
     UNSCORED_NAME,
     as_seconds,
+    as_utc,
     is_unscored,
 )
 
@@ -38,7 +39,7 @@ class Hypnogram:
     onset : array-like of float, shape (n_epochs,), optional
         Seconds from the recording's first sample; by default epochs of 30 s from there.
     meas_date : datetime.datetime, optional
-        When that first sample was taken, as MNE gives it (with a time zone).
+        When that first sample was taken, as MNE gives it: in UTC.
     ch_names, missing : list of str, optional
         The channels that were staged, and those for which the stager was given zeros.
     artefact : array-like of str, shape (n_epochs,), optional
@@ -88,7 +89,7 @@ class Hypnogram:
         known = ~np.isnan(self.probabilities).any(axis=1)
         likeliest = self.classes[self.probabilities.argmax(axis=1)]
         self.stages = np.where(known, likeliest, unscored)
-        self.meas_date = meas_date
+        self.meas_date = as_utc(meas_date)
         self.ch_names, self.missing = ch_names and list(ch_names), list(missing)
         self.artefact = None if artefact is None else np.asarray(artefact, dtype=str)
         if artefact is not None and self.artefact.shape != self.onset.shape:
@@ -112,7 +113,7 @@ class Hypnogram:
         epoch : float, default=30.0
             Length of an epoch in seconds.
         meas_date : datetime.datetime, optional
-            When that first sample was taken, with a time zone.
+            When that first sample was taken, as MNE gives it: in UTC.
 
         Returns
         -------
@@ -134,7 +135,7 @@ class Hypnogram:
             onset = epoch * np.arange(len(names))
         night = cls(np.zeros((len(names), len(classes))), classes, onset=onset)
         night.probabilities, night.stages = None, names
-        night.epoch, night.meas_date = float(epoch), meas_date
+        night.epoch, night.meas_date = float(epoch), as_utc(meas_date)
         return night
 
     @property
@@ -302,7 +303,7 @@ class Hypnogram:
         Raises
         ------
         ValueError
-            If there are no epochs, or the classes belong to no scheme.
+            If there are no epochs, they overlap, or the classes belong to no scheme.
 
         Notes
         -----
@@ -330,9 +331,8 @@ class Hypnogram:
                 f"There are statistics of the schemes {', '.join(SCHEMES)} and at least one "
                 f"epoch; given {len(self)} epochs of the classes {self.classes.tolist()}."
             )
-        place = np.round((self.onset - self.onset.min()) / self.epoch).astype(int)
-        stages = np.full(place.max() + 1, "UNS", dtype="U5")
-        stages[place] = [words[name][1] for name in self.stages.tolist()]
+        stages = [words[name][1] for name in self.stages.tolist()]
+        stages = fill_gaps(stages, self.onset, self.epoch)
         names = [WORDS[name][1] for name in SCHEMES[scheme]]
         return sleep_statistics(stages, names, self.epoch / 60)
 
@@ -377,10 +377,8 @@ class Hypnogram:
             raise ValueError(f"In none of the {len(mine)} common epochs both have a stage.")
         report = staging_report(y_true[scored], y_pred[scored], classes=list(classes))
         report.n_epochs, report.n_unscored = int(scored.sum()), int((~scored).sum())
-        report.n_only_self, report.n_only_other = (
-            len(self) - len(mine),
-            len(other) - len(mine),
-        )
+        report.n_only_self = len(self) - len(mine)
+        report.n_only_other = len(other) - len(mine)
         return report
 
     def plot(self, *, truth=None, ax=None):
@@ -396,7 +394,6 @@ class Hypnogram:
         Returns
         -------
         skleepkd.plotting.HypnogramDisplay
-
         """
         from skleepkd.plotting import HypnogramDisplay
 
@@ -426,6 +423,8 @@ class Hypnogram:
 
     def _match(self, other):
         """Return the numbers of the epochs that both have, in this and in the other one."""
+        if not isinstance(other, Hypnogram):
+            raise TypeError(f"Give a Hypnogram (Hypnogram.from_stages), no {type(other)}.")
         if abs(self.epoch - other.epoch) > 1e-3:
             raise ValueError(
                 f"Epochs of {self.epoch:g} s and of {other.epoch:g} s do not compare."

@@ -4,7 +4,14 @@ import warnings
 
 import numpy as np
 
-from skleepkd.stages import MISSING, SCHEMES, UNSCORED, UNSCORED_NAME, stage_of_text
+from skleepkd.stages import (
+    MISSING,
+    SCHEMES,
+    UNSCORED,
+    UNSCORED_NAME,
+    shortened,
+    stage_of_text,
+)
 
 #: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
 WORDS = {
@@ -146,9 +153,22 @@ def _stage(word):
     return _AASM[code]
 
 
-def _doubts(digits, present):
+def _doubts(digits, order, kales):
     """Say how codes could be meant otherwise, with what to write in either case."""
-    if 4 in digits and not {3, 5} & digits:
+    present, asleep = set(order), [code for code in order if code > 0]
+    within = " ".join(map(str, order)).strip("5 ")
+    if 5 in digits and (asleep[0] == 5 or (4 in digits and "5" not in within)):
+        yield (
+            "5 is read as REM and 4 as deep sleep, but sleep begins with 5, or it is at the ends "
+            "alone. If 5 is unscored: codes={5: '?'}; if it is wake: codes={5: 'W', 4: 'REM', 3: "
+            "'N1', 2: 'N2', 1: 'N3', 0: ...}; if it is REM: codes={5: 'REM'}"
+        )
+    if 2 in digits and 1 not in present and not kales:
+        yield (
+            "is no 1. If there are fewer stages, as YASA writes them: codes={2: 'L', 3: 'D', 4: "
+            "'R'} or codes={2: 'N', 4: 'R'}; if there was no N1: codes={2: 'N2'}"
+        )
+    if 4 in digits and 3 not in digits and not kales:
         yield (
             "4 is read as REM, and there is neither 3 nor 5. If 4 is deep sleep: codes={4: "
             "'N3'}; if it is REM: codes={4: 'REM'}"
@@ -170,19 +190,24 @@ def stages_of_texts(texts, codes, where, *, events=False):
     # Dicts of codes go before what is known, the last one first.
     chosen = {_key(text): stage for given in codes for text, stage in given.items()}
     keys = {text: _key(text) for text in dict.fromkeys(texts)}
-    present = {int(key) for key in keys.values() if is_number(key)}
-    digits = {code for code in present if str(code) not in chosen}
-    named = any(
-        stage_of_text(key) in range(5) for key in keys.values() if not is_number(key)
-    )
+    order = [int(keys[text]) for text in texts if is_number(keys[text])]
+    digits = {code for code in order if str(code) not in chosen}
+    words = {stage_of_text(key) for key in keys.values() if not is_number(key)}
+    named = bool(words & set(range(5)))
+    kales = 5 in digits or ("5" in chosen and _stage(chosen["5"]) == "REM")
     numbers = dict.fromkeys((-2, -1), UNSCORED_NAME)
     if named:
         numbers |= {1: "N1", 2: "N2", 3: "N3", 4: "N3"}
-    elif 5 in digits:
+    elif kales:
         numbers |= {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
     else:
         numbers |= dict(enumerate(SCHEMES["aasm"]))
-    doubts = [] if named else _doubts(digits, present)
+    doubts = [] if named else _doubts(digits, order, kales)
+    if named and 4 in digits and 4 not in words:
+        doubts = [
+            "4 is read as deep sleep, and none is REM. If 4 is REM: codes={4: 'REM'}; if it is "
+            "deep sleep: codes={4: 'N3'}"
+        ]
     for doubt in doubts:
         warnings.warn(f"{where}: among the codes {sorted(digits)} {doubt}.", stacklevel=4)
     found = {}
@@ -197,7 +222,9 @@ def stages_of_texts(texts, codes, where, *, events=False):
         elif key in _NO_STAGE:
             found[text] = None if events else UNSCORED_NAME
         else:
-            coarse = (names.get(key.upper()) for names in _COARSE.values())
-            letter = key.upper() if key in ("l", "d", "n") else None
-            found[text] = next(filter(None, coarse), letter)
+            word = shortened(key).upper()  # "Sleep stage L", as to_annotations has it
+            coarse = (names.get(word) for names in _COARSE.values())
+            found[text] = next(
+                filter(None, coarse), word if word in {"L", "D", "N"} else None
+            )
     return found

@@ -1,7 +1,7 @@
 """From a file of a scoring to a hypnogram."""
 
 import warnings
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from skleepkd.stages import (
     EPOCH_SECONDS,
     SCHEMES,
     UNSCORED_NAME,
+    as_utc,
     is_finer,
     scored_onsets,
     scored_pieces,
@@ -60,7 +61,8 @@ def read_hypnogram(
         first line, such as "lights off". By default the clock says, or 0.
     meas_date : datetime.datetime, optional
         When the recording began, ``raw.info["meas_date"]``: onsets count from there, where
-        the file has clock times. By default they count from the file's own beginning.
+        the file has clock times; of those without a date, from 6 h before to 18 h after.
+        By default they count from the file's own beginning.
 
     Returns
     -------
@@ -90,10 +92,10 @@ def read_hypnogram(
     >>> from skleepkd import read_hypnogram
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "night.txt"
-    ...     n_bytes = path.write_text("0\n1\n2\n3\n4\n5\n")
+    ...     n_bytes = path.write_text("0\n1\n2\n3\n4\n5\n0\n")
     ...     night = read_hypnogram(path)
     >>> night.stages.tolist()
-    ['W', 'N1', 'N2', 'N3', 'N3', 'REM']
+    ['W', 'N1', 'N2', 'N3', 'N3', 'REM', 'W']
     """
     path = Path(path)
     if epoch is not None and not 0 < epoch < np.inf:
@@ -162,7 +164,7 @@ def _times(scoring, path, epoch, start):
         if not epoch and lasting.sum() > _DAY:
             raise ValueError(
                 f"{path}: {n} epochs of 30 s last {lasting.sum() / 3600:.0f} h. Of stages every "
-                "second: epoch=1."
+                "second: epoch=1, every 5 s: epoch=5."
             )
         return lasting[0] * np.arange(n), lasting
     length = lasting if scoring.durations is None else scoring.durations
@@ -219,8 +221,7 @@ def _epochs(names, scheme, begin, length, epoch, path):
 
 def _ahead(began, start, meas_date, path):
     """Seconds to add to onsets that count from the file's beginning, and the date they get."""
-    if meas_date is not None and meas_date.tzinfo is None:
-        meas_date = meas_date.replace(tzinfo=UTC)
+    meas_date = as_utc(meas_date)
     dated = hasattr(began, "year")
     if start is not None:
         if meas_date is None and dated:
@@ -247,4 +248,5 @@ def _ahead(began, start, meas_date, path):
         return ahead, meas_date
     midnight = meas_date.replace(hour=0, minute=0, second=0, microsecond=0)
     clock = (meas_date - midnight).total_seconds()
-    return (began - clock + _DAY / 2) % _DAY - _DAY / 2, meas_date
+    # A recorder may run since the morning, and hardly ever begins long after the scoring.
+    return (began - clock + _DAY / 4) % _DAY - _DAY / 4, meas_date

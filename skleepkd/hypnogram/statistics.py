@@ -2,6 +2,20 @@
 
 import numpy as np
 
+from skleepkd.stages import BORDER
+
+
+def fill_gaps(stages, onset, epoch):
+    """Put "UNS" where no epoch is."""
+    steps = np.diff(onset, prepend=onset[0])
+    if (steps[1:] < epoch - BORDER).any():
+        raise ValueError("The epochs overlap, or are out of order.")
+    # Gaps are rounded one by one, so that no two epochs get one place.
+    place = np.cumsum(np.floor(steps / epoch + 0.5)).astype(int)
+    filled = np.full(place[-1] + 1, "UNS", dtype="U5")
+    filled[place] = stages
+    return filled
+
 
 def sleep_statistics(stages, names, minutes):
     """Count the epochs of a night without gaps: "WAKE", "UNS", and stages of sleep."""

