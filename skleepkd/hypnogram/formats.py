@@ -13,7 +13,7 @@ import pandas as pd
 
 from skleepkd import edf
 from skleepkd.hypnogram.names import is_number
-from skleepkd.stages import MISSING, stage_of_text
+from skleepkd.stages import BORDER, MISSING, stage_of_text
 
 #: Codes of Rechtschaffen and Kales.
 _DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
@@ -273,7 +273,7 @@ def _read_table(path, lines, delimiter, scorer):
         if "time" in columns:
             start, began = _on_clock(table["time"], "")
             step = np.median(np.diff(start)) if len(start) > 1 else 30
-            if (np.diff(start) != step).any():
+            if (np.abs(np.diff(start) - step) > BORDER).any():
                 raise ValueError(
                     f"its times are not each {step:g} s apart. How long stages last, say by "
                     "columns onset and duration, in seconds"
@@ -294,8 +294,9 @@ def _read_table(path, lines, delimiter, scorer):
 def _refuse_times(others):
     """Refuse a table in which other columns than those read may tell when stages are."""
     for name, cells in others.items():
-        steps = np.diff(pd.to_numeric(cells, errors="coerce"))
-        grows = len(steps) and (steps > 0).all() and (steps != 1).any()
+        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+        steps = np.diff(numbers)  # of numbers of epochs 1; probabilities may grow too
+        grows = (steps > 0).all() and (steps != 1).any() and numbers[-1] > 1
         if name == "duration" or grows or cells.map(_TIME.fullmatch).notna().all():
             raise ValueError(
                 f"its column {name!r} may tell when stages begin or how long they last, and none "

@@ -131,6 +131,10 @@ PLAIN = {
     ),
     "BIDS": ("a_events.tsv", events(trial_type=NAMES)),
     "semicolons": ("a.csv", events(";", stage=NAMES)),
+    "a confidence that grows": (
+        "a.csv",
+        "Stage,Confidence\n" + lines(f"{n},{0.05 * k}" for k, n in enumerate(NAMES)),
+    ),
     "YASA's table": (
         "a.csv",
         "Epoch,Stage\n" + lines(f"{k},{n}" for k, n in enumerate(AASM)),
