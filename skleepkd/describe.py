@@ -61,9 +61,10 @@ def describe(stager):
     score = "nobody held out, no score"
     if len(last.held_out_) and last.history_:
         best = getattr(last, "best_epoch_", None) or len(last.history_)
-        kappa = last.history_[best - 1].get("valid_kappa", float("nan"))
+        kappa = last.history_[best - 1].get("valid_kappa")
+        kappa = "not known" if kappa is None else f"{kappa:.2f}"
         judge = " with the teacher" if scored == 0 else ""
-        score = f"kappa {kappa:.2f}{judge} on {_count(last.held_out_, 'held-out subject')}"
+        score = f"kappa {kappa}{judge} on {_count(last.held_out_, 'held-out subject')}"
     lines = [
         f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",
         f"Fitted on: {_count(seen_by(last, 'subject'), 'subject')}, "

@@ -18,6 +18,7 @@ from skleepkd import (
     load,
     save,
 )
+from skleepkd.estimators import StepwiseValidation
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, TinySequenceNetwork, make_pair
 
@@ -46,6 +47,15 @@ def test_what_a_reader_looks_for(tmp_path):
     # A loaded one is described alike.
     save(stager, tmp_path / "stager.safetensors")
     assert describe(load(tmp_path / "stager.safetensors")) == text
+
+
+def test_weights_that_another_score_chose():
+    """Every few steps accuracy is looked at, and no kappa is in the history."""
+    chosen = StepwiseValidation(every=1)
+    options = {**FAST, "validation": 1, "callbacks__best_weights": chosen}
+    X, y = make_pair(n_subjects=2, n_epochs=10)
+    text = describe(SleepStager(TinyNetwork, **options).fit(X, y))
+    assert "kappa not known on 1 held-out subject" in text
 
 
 def test_where_a_student_comes_from(tmp_path, pair):

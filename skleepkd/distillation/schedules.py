@@ -84,10 +84,10 @@ def shares(n_passes):
     return [number / n_passes for number in range(n_passes)] or [0.0]
 
 
-def value_at(name, setting, share, lowest=0.0, highest=float("inf")):
+def value_at(name, setting, share, highest=float("inf")):
     """Return a number, or what a function of the share of training done gives, if it is valid."""
     value = setting(share) if callable(setting) else setting
-    if lowest <= number_of(value) <= highest:
+    if 0 <= number_of(value) <= highest:
         return number_of(value)
     when = f" when {share:.0%} of the training is done" if callable(setting) else ""
     kind = "a share from 0 to 1" if highest == 1 else "a finite number, not below 0"

@@ -15,7 +15,28 @@ from skleepkd.distillation.two_step import TwoStep
 from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
 
-class BestWeights(Callback):
+class _ChosenWeights(Callback):
+    """The weights with the best score so far, put back at the end of the training."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.best_, self.weights_ = -float("inf"), None
+        for each in net.trained_nets():
+            each.best_epoch_ = None
+
+    def _keep(self, net, score):
+        self.best_ = score
+        self.weights_ = [copy.deepcopy(m.state_dict()) for m in net.trained_modules()]
+        for each in net.trained_nets():
+            each.best_epoch_ = len(net.history)
+
+    def on_train_end(self, net, **kwargs):
+        if self.weights_ is not None:
+            for module, own in zip(net.trained_modules(), self.weights_, strict=True):
+                module.load_state_dict(own)
+        self.weights_ = None
+
+
+class BestWeights(_ChosenWeights):
     """Keep the weights of the pass with the highest validation kappa.
 
     The held-out subjects' kappa is recorded as ``valid_kappa``; at the end of training
@@ -23,10 +44,6 @@ class BestWeights(Callback):
     Without validation the last weights stay. While a student learns features alone, the
     lowest ``valid_feature_loss`` decides.
     """
-
-    def on_train_begin(self, net, **kwargs):
-        """Begin anew."""
-        _forget_weights(self, net)
 
     def on_epoch_begin(self, net, **kwargs):
         """Begin to count agreements."""
@@ -49,11 +66,7 @@ class BestWeights(Callback):
         best = score > self.best_
         net.history.record(f"{name}_best", bool(best))
         if best:
-            _keep_weights(self, net, score)
-
-    def on_train_end(self, net, **kwargs):
-        """Put the best weights back."""
-        _put_back(self, net)
+            self._keep(net, score)
 
 
 def check_monitors(net):
@@ -94,7 +107,7 @@ class TrainingStopped(Exception):
     """Raised by a callback to end the training within a pass, with the data sets of the pass."""
 
 
-class StepwiseValidation(Callback):
+class StepwiseValidation(_ChosenWeights):
     """Choose the weights, and stop, by evaluations every few training steps.
 
     It takes the place of :class:`BestWeights`, which looks once a pass::
@@ -141,7 +154,7 @@ class StepwiseValidation(Callback):
         if self.score not in ("accuracy", "kappa"):
             raise ValueError(f"score is 'accuracy' or 'kappa'; given {self.score!r}.")
         self.steps_, self.waited_, self.scores_, self.best_step_ = 0, 0, [], None
-        _forget_weights(self, net)
+        super().on_train_begin(net)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         """Take the subjects who are held out."""
@@ -156,10 +169,10 @@ class StepwiseValidation(Callback):
             return
         name, score = self._evaluate(net)
         self.scores_.append(score)
-        net.history.record_batch(name, abs(score))
+        net.history.record_batch(name, score if net.step_.stages else -score)
         if score >= self.best_:
             self.best_step_, self.waited_ = self.steps_, 0
-            _keep_weights(self, net, score)
+            self._keep(net, score)
         else:
             self.waited_ += 1
         if self.waited_ >= self.patience and self.steps_ >= self.min_steps:
@@ -189,29 +202,8 @@ class StepwiseValidation(Callback):
 
     def on_train_end(self, net, **kwargs):
         """Put the best weights back."""
-        _put_back(self, net)
+        super().on_train_end(net)
         self.datasets_ = None
-
-
-def _forget_weights(callback, net):
-    """Begin to look for the best weights, which both callbacks keep alike."""
-    callback.best_, callback.weights_ = -float("inf"), None
-    for each in net.trained_nets():
-        each.best_epoch_ = None
-
-
-def _keep_weights(callback, net, score):
-    callback.best_ = score
-    callback.weights_ = [copy.deepcopy(m.state_dict()) for m in net.trained_modules()]
-    for each in net.trained_nets():
-        each.best_epoch_ = len(net.history)
-
-
-def _put_back(callback, net):
-    if callback.weights_ is not None:
-        for module, own in zip(net.trained_modules(), callback.weights_, strict=True):
-            module.load_state_dict(own)
-    callback.weights_ = None
 
 
 def count_predictions(y_pred, y, n_classes):

@@ -253,27 +253,7 @@ class DistilledSleepStager(SleepStager):
         refuse_unknown(unknown, ("X_source", "groups"), "DistilledSleepStager.fit")
         return self._fit(X, y, X_source, groups)
 
-    @available_if(_goes_on)
-    def partial_fit(self, X, y=None, classes=None, groups=None):
-        """Train the student on; a teacher that is not frozen is fitted anew to these rows.
-
-        Parameters
-        ----------
-        X, y, groups
-            As for :meth:`fit`, X being the pair.
-        classes
-            As for :meth:`SleepStager.partial_fit`.
-
-        Returns
-        -------
-        DistilledSleepStager
-
-        Raises
-        ------
-        AttributeError
-            If the strategy is "online", whose teacher begins together with its student.
-        """
-        return self._fit(X, y, groups=groups, go_on=True)
+    partial_fit = available_if(_goes_on)(SleepStager.partial_fit)
 
     def get_params(self, deep=True, **kwargs):
         """Return the parameters; of several teachers with their numbers, ``teacher__0__lr``."""
@@ -304,13 +284,10 @@ class DistilledSleepStager(SleepStager):
             check_given(self.teacher, "teacher")
         if self.uses_features:
             needs_features(self, "a feature_loss")
-        needs = {
-            "start_from_teacher=True": self.start_from_teacher is True,
-            "module=None": self.module is None,
-        }
-        for what, needed in needs.items():
-            if needed:
-                needs_stager(self, what)
+        if self.start_from_teacher is True:
+            needs_stager(self, "start_from_teacher=True")
+        if self.module is None:
+            needs_stager(self, "module=None")
         self.strategy_ = clone(self.strategy) if own else self.strategy_kind()
         self.strategy_.check(self)
         for stager in final_stagers(self.teacher):

@@ -237,8 +237,12 @@ class SleepStager(NeuralNetClassifier):
         parameters.refuse_unknown(unknown, ("groups",), "SleepStager.fit", two)
         return self._fit(X, y, groups=groups)
 
-    def partial_fit(self, X, y, classes=None, groups=None):
+    def partial_fit(self, X, y=None, classes=None, groups=None):
         """Train on, with the weights and the optimiser that are there.
+
+        A student's teacher that is not frozen is fitted anew to these rows. With the strategy
+        "online", whose teacher begins together with its student, there is no such method
+        (AttributeError).
 
         Parameters
         ----------

@@ -27,7 +27,8 @@ class BandPowers(StatelessTransformer):
     defaults an epoch becomes seven numbers, those of [3]_ without its ratios.
 
     The result has the axes of a spectrogram of one frame, (n_epochs, n_channels, 1,
-    n_features), so that networks of spectrograms take it. It is not standardised.
+    n_features), so that networks of spectrograms take it. It is not standardised. Epochs of
+    signals, in microvolts, are taken; without a sampling rate of their own they last 30 s.
 
     Parameters
     ----------
@@ -44,6 +45,12 @@ class BandPowers(StatelessTransformer):
     ----------
     names : list of str
         Names of the features in their order.
+
+    Raises
+    ------
+    ValueError
+        By ``transform``, if X has other axes, no epochs, NaN or infinite values or looks like
+        volts, or a band holds no frequency of the windows.
 
     References
     ----------
@@ -72,28 +79,6 @@ class BandPowers(StatelessTransformer):
     def names(self):
         """Names of the features in their order."""
         return [name for name, _, _ in self._bands()] + ["log variance", "mobility"]
-
-    def transform(self, X):
-        """Compute the features of each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs, mne.Epochs or array of shape (n_epochs, n_channels, n_times)
-            Epochs in microvolts. A 2-D array is one channel. Without a sampling rate of
-            their own they last 30 s. Of a pair both modalities are transformed.
-
-        Returns
-        -------
-        PairedEpochs or ndarray of shape (n_epochs, n_channels, 1, n_features)
-            Of the kind of ``X``, float32. A pair keeps all that it carries.
-
-        Raises
-        ------
-        ValueError
-            If X has other axes, no epochs, NaN or infinite values or looks like volts, or
-            a band holds no frequency of the windows.
-        """
-        return super().transform(X)
 
     def _bands(self):
         return BANDS if self.bands is None else self.bands

@@ -20,7 +20,7 @@ class Scripted(StepwiseValidation):
     def _evaluate(self, net):
         weights = net.module_.head.weight.detach().clone()
         self.seen_ = [*getattr(self, "seen_", []), weights] if self.scores_ else [weights]
-        return "valid_accuracy", self.script[len(self.scores_)]
+        return "valid_kappa", self.script[len(self.scores_)]
 
 
 def train(callback, passes=100, **params):
@@ -51,8 +51,9 @@ def test_patience_counts_evaluations_in_a_row():
 
 
 def test_training_may_end_before():
-    stager, chosen = train(Scripted([0.5, 0.6, 0.4], every=9, patience=9), passes=3)
-    assert len(stager.history) == 3
+    script = [-0.5, 0.6, 0.4]  # at first less agreement than by chance
+    stager, chosen = train(Scripted(script, every=9, patience=9), passes=3)
+    assert [row["batches"][8]["valid_kappa"] for row in stager.history] == script
     assert chosen.best_step_ == 18
     assert stager.best_epoch_ == 2
     torch.testing.assert_close(stager.module_.head.weight.data, chosen.seen_[1])
