@@ -52,18 +52,19 @@ def describe(stager):
         zip(map(str, last.classes_[order]), map(str, classes[order]), strict=True)
     )
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
-    if getattr(last, "drops_channels_", False):
+    if last.drops_channels_:
         names += "; some may be missing"
-    scored = getattr(last, "n_scored_", None)  # not of files of before
-    labels = "" if scored is None else f", {scored:,} scored epochs"
-    if scored == 0:
-        labels = ", no label: from its teacher's predictions alone"
+    labels, judge = f", {last.n_scored_:,} scored epochs", ""
+    if not last.n_scored_:
+        labels, judge = (
+            ", no label: from its teacher's predictions alone",
+            " with the teacher",
+        )
     score = "nobody held out, no score"
     if len(last.held_out_) and last.history_:
-        best = getattr(last, "best_epoch_", None) or len(last.history_)
+        best = last.best_epoch_ or len(last.history_)
         kappa = last.history_[best - 1].get("valid_kappa")
         kappa = "not known" if kappa is None else f"{kappa:.2f}"
-        judge = " with the teacher" if scored == 0 else ""
         score = f"kappa {kappa}{judge} on {_count(last.held_out_, 'held-out subject')}"
     lines = [
         f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",

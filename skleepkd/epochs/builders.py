@@ -257,10 +257,8 @@ def from_raws(
         If the offset is not what the recordings' dates say, a file begins later than its
         header says, long annotations are no known stage, or as :meth:`from_mne` does.
     """
-    raws, annotations = (
-        {"target": target_raw, "source": source_raw},
-        as_annotations(annotations),
-    )
+    raws = {"target": target_raw, "source": source_raw}
+    annotations = as_annotations(annotations)
     check_kinds(raws, annotations)
     # Seconds from the moment that annotations count from to its first sample.
     lead = {

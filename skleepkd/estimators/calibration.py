@@ -65,11 +65,9 @@ def calibrate(stager, pair, codes):
 
 def divided(nonlinearity, temperature):
     """Let logits be divided by a temperature before they become probabilities."""
-    return (
-        nonlinearity
-        if temperature == 1
-        else partial(_of_divided, nonlinearity, temperature)
-    )
+    if temperature == 1:
+        return nonlinearity
+    return partial(_of_divided, nonlinearity, temperature)
 
 
 def _of_divided(nonlinearity, temperature, logits):

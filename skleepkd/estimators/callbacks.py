@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 from skorch.callbacks.scoring import ScoringBase
 
 from skleepkd.distillation.two_step import TwoStep
+from skleepkd.metrics.staging import kappa_of
 from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
 
@@ -47,7 +48,7 @@ class BestWeights(_ChosenWeights):
 
     def on_epoch_begin(self, net, **kwargs):
         """Begin to count agreements."""
-        self.confusion_ = torch.zeros(len(net.classes_) ** 2, dtype=torch.int64)
+        self.confusion_ = 0
 
     def on_batch_end(self, net, batch, training, y_pred=None, **kwargs):
         """Count the predictions of a validation batch."""
@@ -59,7 +60,8 @@ class BestWeights(_ChosenWeights):
         if dataset_valid is None:
             return
         if net.step_.stages:
-            name, score = "valid_kappa", kappa_of_confusion(self.confusion_)
+            _need_scored(self.confusion_)
+            name, score = "valid_kappa", kappa_of(self.confusion_)
             net.history.record(name, score)
         else:
             name, score = "valid_feature_loss", -net.history[-1, "valid_feature_loss"]
@@ -180,25 +182,24 @@ class StepwiseValidation(_ChosenWeights):
 
     def _evaluate(self, net):
         """Return a name and a score, the higher the better."""
-        n_classes, stages = len(net.classes_), net.step_.stages
-        confusion = torch.zeros(n_classes**2, dtype=torch.int64)
-        loss, count, terms = 0.0, 0, None if stages else dict(net.terms_)
+        stages = net.step_.stages
+        confusion, loss, count, terms = 0, 0.0, 0, None if stages else dict(net.terms_)
         # A loader draws a number when it begins; the training must not notice.
         with torch.random.fork_rng(devices=[]):
             for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
                 if stages:
                     predicted = net.evaluation_step(batch)
-                    confusion += count_predictions(predicted, batch[1], n_classes)
+                    confusion += count_predictions(predicted, batch[1], len(net.classes_))
                 else:
                     loss += float(net.validation_step(batch)["loss"]) * len(batch[1])
                     count += len(batch[1])
         if not stages:
             net.terms_ = terms  # the means of the pass are those of its end
             return "valid_feature_loss", -loss / count
+        _need_scored(confusion)
         if self.score == "kappa":
-            return "valid_kappa", kappa_of_confusion(confusion)
-        table = confusion.view(n_classes, n_classes)  # (true, predicted)
-        return "valid_accuracy", float(table.trace() / table.sum())
+            return "valid_kappa", kappa_of(confusion)
+        return "valid_accuracy", float(confusion.trace() / confusion.sum())
 
     def on_train_end(self, net, **kwargs):
         """Put the best weights back."""
@@ -206,23 +207,23 @@ class StepwiseValidation(_ChosenWeights):
         self.datasets_ = None
 
 
+def _need_scored(confusion):
+    """Refuse to choose weights by epochs of which nobody scored one."""
+    if not confusion.sum():
+        raise ValueError(
+            "No epoch that train_split holds out is scored, so that no pass is the best: hold "
+            "subjects out, validation=2, or keep the last weights, callbacks__best_weights=None."
+        )
+
+
 def count_predictions(y_pred, y, n_classes):
-    """Count predictions of scored epochs, flat (n_classes * n_classes,), true class first."""
+    """Count predictions of scored epochs, an array (n_classes, n_classes), true class first."""
     # logits (batch, n_classes, ...), codes (batch, ...)
     logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
     y = y.cpu()
     pairs = y * n_classes + logits.argmax(dim=1).cpu()
-    return torch.bincount(pairs[y >= 0], minlength=n_classes * n_classes)
-
-
-def kappa_of_confusion(confusion):
-    """Cohen's kappa of a flat confusion matrix; 0 where chance alone agrees."""
-    n_classes = round(len(confusion) ** 0.5)
-    table = confusion.double().view(n_classes, n_classes)  # (true, predicted)
-    total = table.sum()
-    chance = float(table.sum(0) @ table.sum(1)) / float(total) ** 2
-    agreement = float(table.trace() / total)
-    return (agreement - chance) / (1 - chance) if chance < 1 else 0.0
+    counts = torch.bincount(pairs[y >= 0], minlength=n_classes * n_classes)
+    return counts.view(n_classes, n_classes).numpy()
 
 
 def score_by_labels(callbacks):

@@ -438,12 +438,8 @@ class DistilledSleepStager(SleepStager):
     def initialize_criterion(self):
         """Build the criterion and the teacher's terms."""
         super().initialize_criterion()
-        self.output_loss_ = make_loss(
-            "output_loss",
-            self.output_loss,
-            OUTPUT_LOSSES,
-            self.get_params_for("output_loss"),
-        )
+        own = self.get_params_for("output_loss")
+        self.output_loss_ = make_loss("output_loss", self.output_loss, OUTPUT_LOSSES, own)
         # Beside the losses, adapters are trained by the student's optimiser and resumed, and
         # are no part of the network.
         self.matched_layers_ = nn.ModuleList()
@@ -459,9 +455,8 @@ class DistilledSleepStager(SleepStager):
             networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_
             self.matched_layers_ = match_layers(*options, *networks, shapes, length)
-            if any(
-                OUTPUT in (m.student_layer, m.teacher_layer) for m in self.matched_layers_
-            ):
+            layers = [(m.student_layer, m.teacher_layer) for m in self.matched_layers_]
+            if any(OUTPUT in names for names in layers):
                 self._need_equal_classes("layers='output'")
         return self
 
@@ -547,10 +542,8 @@ class DistilledSleepStager(SleepStager):
             ]
             matched = zip(self.matched_layers, features, summaries, strict=True)
             term = sum(layer(own, other, codes) for layer, own, other in matched)
-            terms["feature_loss"] = (
-                (feature_weight if stages else 1.0),
-                term / len(features),
-            )
+            weight = feature_weight if stages else 1.0
+            terms["feature_loss"] = weight, term / len(features)
         terms |= self.strategy_.further_terms(self, logits, X, y_true)
         if alpha == 1 and stages and len(terms) == 1:
             raise ValueError(

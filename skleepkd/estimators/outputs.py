@@ -21,10 +21,8 @@ JOINED_EPOCHS = 35
 
 def check_network(stager):
     """Refuse a network that puts out no logits of stages, where the criterion takes them."""
-    criterion, own = (
-        uncompiled(stager.criterion_),
-        stager.predict_nonlinearity in (None, "auto"),
-    )
+    criterion = uncompiled(stager.criterion_)
+    own = stager.predict_nonlinearity in (None, "auto")
     of_logits = isinstance(criterion, nn.CrossEntropyLoss)
     of_stages = of_logits or isinstance(criterion, nn.NLLLoss)
     # With a loss of the user's own, what a network of single epochs puts out is theirs too.

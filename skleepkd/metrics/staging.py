@@ -218,10 +218,9 @@ def _scores(y_true, y_pred, classes):
             "sensitivity": hits / true,
             "specificity": (n_epochs - true - predicted + hits) / (n_epochs - true),
         }
-    agreement, chance = hits.sum() / n_epochs, true @ predicted / n_epochs**2
     scores = {
-        "accuracy": agreement,
-        "kappa": (agreement - chance) / (1 - chance) if chance < 1 else 0.0,
+        "accuracy": hits.sum() / n_epochs,
+        "kappa": kappa_of(counts),
         "f1_weighted": np.nansum(true * by_stage["f1"]) / n_epochs,
     }
     scores |= {f"{score}_macro": np.nanmean(by_stage[score]) for score in _BY_STAGE}
@@ -229,6 +228,14 @@ def _scores(y_true, y_pred, classes):
         names = [f"{score}_{label}" for label in labels]
         scores |= dict(zip(names, values, strict=True))
     return {name: float(value) for name, value in scores.items()}
+
+
+def kappa_of(counts):
+    """Cohen's kappa of a confusion matrix, truth by row; 0 where chance alone agrees."""
+    n_epochs = counts.sum()
+    agreement = counts.trace() / n_epochs
+    chance = counts.sum(axis=1) @ counts.sum(axis=0) / n_epochs**2
+    return float((agreement - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
 def _score(y_true, y_pred, *, name, classes):

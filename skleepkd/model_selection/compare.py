@@ -311,11 +311,9 @@ def _splitter(cv, y):
     """Return what splits; by people, unless another way is given."""
     if cv is None:
         return LeaveOneGroupOut()
-    return (
-        GroupKFold(cv)
-        if isinstance(cv, numbers.Integral)
-        else check_cv(cv, y, classifier=True)
-    )
+    if isinstance(cv, numbers.Integral):
+        return GroupKFold(cv)
+    return check_cv(cv, y, classifier=True)
 
 
 def _levels(estimator):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
+from skorch.dataset import ValidSplit
 
 from skleepkd import DistilledSleepStager, SleepStager
-from skleepkd.estimators.callbacks import StepwiseValidation, kappa_of_confusion
+from skleepkd.estimators.callbacks import BestWeights, StepwiseValidation
 from tests.tiny import FAST, TinyNetwork, make_pair
 
 
@@ -85,10 +86,15 @@ def test_unknown_score():
         train(StepwiseValidation(score="f1"))
 
 
-def test_kappa_by_hand():
-    # 21 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
-    assert kappa_of_confusion(torch.tensor([12, 3, 6, 9])) == pytest.approx(0.4)
-    assert kappa_of_confusion(torch.tensor([4, 0, 0, 0])) == 0
+@pytest.mark.parametrize("callback", [BestWeights(), StepwiseValidation(every=1)])
+def test_a_split_that_holds_out_no_scored_epoch(callback):
+    X, y = make_pair(n_subjects=3)
+    y = np.where(np.arange(len(y)) < len(y) / 2, -1, y)
+    split = ValidSplit(3, stratified=False)  # the first third
+    options = {**FAST, "train_split": split, "callbacks__best_weights": callback}
+    student = DistilledSleepStager(SleepStager(TinyNetwork, **FAST), TinyNetwork, **options)
+    with pytest.raises(ValueError, match="train_split holds out is scored"):
+        student.fit(X, y)
 
 
 def test_features_alone_are_judged_by_their_loss():

@@ -20,6 +20,7 @@ from skleepkd.metrics import (
     sleep_scorers,
     staging_report,
 )
+from skleepkd.metrics.staging import kappa_of
 from skleepkd.stages import SCHEMES
 
 AASM = SCHEMES["aasm"]
@@ -220,6 +221,12 @@ def sure(confidence, stage, n_classes=5):
     proba = np.repeat((1 - confidence)[:, None] / (n_classes - 1), n_classes, axis=1)
     proba[np.arange(len(stage)), stage] = confidence
     return proba
+
+
+def test_kappa_by_hand():
+    # 21 of 30 agree; by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5
+    assert kappa_of(np.array([[12, 3], [6, 9]])) == pytest.approx(0.4)
+    assert kappa_of(np.array([[4, 0], [0, 0]])) == 0
 
 
 def test_calibration_error_in_closed_form():
