@@ -48,18 +48,15 @@ def describe(stager):
     network, rate = uncompiled(last.module_), last.signal_.get("sfreq")
     size = sum(parameter.numel() for parameter in network.parameters())
     classes, order = class_names(last), sleep_order(class_names(last))
-    classes = dict(
-        zip(map(str, last.classes_[order]), map(str, classes[order]), strict=True)
-    )
+    columns = zip(last.classes_[order], classes[order], strict=True)
+    predicts = [str(n) if str(n) == str(c) else f"{c} ({n})" for c, n in columns]
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
     if last.drops_channels_:
         names += "; some may be missing"
     labels, judge = f", {last.n_scored_:,} scored epochs", ""
     if not last.n_scored_:
-        labels, judge = (
-            ", no label: from its teacher's predictions alone",
-            " with the teacher",
-        )
+        labels = ", no label: from its teacher's predictions alone"
+        judge = " with the teacher"
     score = "nobody held out, no score"
     if len(last.held_out_) and last.history_:
         best = last.best_epoch_ or len(last.history_)
@@ -70,7 +67,7 @@ def describe(stager):
         f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",
         f"Fitted on: {_count(seen_by(last, 'subject'), 'subject')}, "
         f"{_count(seen_by(last, 'recording'), 'recording')}{labels}; {score}",
-        f"Predicts: {', '.join(n if n == c else f'{c} ({n})' for c, n in classes.items())}",
+        f"Predicts: {', '.join(predicts)}",
         f"Needs: {_count(range(last.epoch_shape_[0]), 'channel')} ({names}), "
         f"{'unknown rate' if rate is None else f'{rate:g} Hz'}, microvolts",
         *(f"Preprocessor: {step!r}" for step in (stager.preprocessors if recorded else ())),

@@ -5,7 +5,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class WarmUp:
+class _Line:
+    """A weight that moves in a line between 0 and its value."""
+
+    value: float = 1.0
+    until: float = 1.0
+
+    def __post_init__(self):
+        value_at("value", self.value, 0.0)
+        if not 0 < number_of(self.until) <= 1:
+            raise ValueError(
+                "until is a share of the training, above 0 and up to 1; given "
+                f"{self.until!r}."
+            )
+
+
+@dataclass(frozen=True)
+class WarmUp(_Line):
     """A weight that grows in a line from 0 to its value, and stays there.
 
     Parameters
@@ -22,11 +38,7 @@ class WarmUp:
     [0.0, 0.4, 0.8, 0.8]
     """
 
-    value: float = 1.0
     until: float = 0.5
-
-    def __post_init__(self):
-        _check_line(self)
 
     def __call__(self, share):
         """Return the weight when a share of the training is done, from 0 to 1."""
@@ -34,7 +46,7 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
-class Fade:
+class Fade(_Line):
     """A weight that falls in a line from its value to 0, so that labels have the last word.
 
     Parameters
@@ -51,12 +63,6 @@ class Fade:
     [0.8, 0.4, 0.0, 0.0]
     """
 
-    value: float = 1.0
-    until: float = 1.0
-
-    def __post_init__(self):
-        _check_line(self)
-
     def __call__(self, share):
         """Return the weight when a share of the training is done, from 0 to 1."""
         return self.value * max(0.0, 1.0 - share / self.until)
@@ -69,14 +75,6 @@ def number_of(value):
     except (TypeError, ValueError):
         return math.nan
     return number if math.isfinite(number) else math.nan
-
-
-def _check_line(line):
-    value_at("value", line.value, 0.0)
-    if not 0 < number_of(line.until) <= 1:
-        raise ValueError(
-            f"until is a share of the training, above 0 and up to 1; given {line.until!r}."
-        )
 
 
 def shares(n_passes):

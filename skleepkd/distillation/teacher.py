@@ -166,10 +166,9 @@ def network_spec(stager):
 
 def teacher_input(teacher, source):
     """Source as a teacher takes it: skorch's own classifiers know arrays, not pairs."""
-    plain = (
-        isinstance(final_estimator(teacher), NeuralNet) and final_stager(teacher) is None
-    )
-    return source["target"] if plain else source
+    if isinstance(final_estimator(teacher), NeuralNet) and final_stager(teacher) is None:
+        return source["target"]
+    return source
 
 
 def transformed(teacher, source):

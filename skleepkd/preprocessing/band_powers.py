@@ -3,8 +3,7 @@
 import numpy as np
 from scipy.signal import welch
 
-from skleepkd.epochs.checks import check_signal
-from skleepkd.preprocessing.paired import StatelessTransformer
+from skleepkd.preprocessing.paired import StatelessTransformer, check_samples
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Names and limits in hertz of the bands by default.
@@ -85,13 +84,8 @@ class BandPowers(StatelessTransformer):
 
     def _transformed(self, pair, modality):
         """Compute the features of a modality block by block."""
+        check_samples(pair, modality, "Band powers")
         shape = pair.read(modality, slice(0, 1)).shape
-        if len(shape) != 3:
-            raise ValueError(
-                "Band powers are those of signals, (n_epochs, n_channels, n_times); given "
-                f"epochs of shape {shape[1:]}. Were they transformed already?"
-            )
-        check_signal(pair, modality)
         sfreq = pair.sfreq[modality] or shape[2] / EPOCH_SECONDS
         features = np.empty((len(pair), shape[1], 1, len(self.names)), dtype=np.float32)
         for rows, block in pair.blocks(modality):

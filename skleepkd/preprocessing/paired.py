@@ -6,7 +6,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
-from skleepkd.epochs.checks import as_pair
+from skleepkd.epochs.checks import as_pair, check_signal
 
 
 class StatelessTransformer(TransformerMixin, BaseEstimator):
@@ -35,9 +35,7 @@ class StatelessTransformer(TransformerMixin, BaseEstimator):
         ValueError
             If there is no epoch, or what is made of epochs differs in shape.
         """
-        pair = as_pair(X)
-        if not len(pair):
-            raise ValueError("There are no epochs to transform.")
+        pair = epochs_of(X)
         source = self._transformed(pair, "source") if pair.has_source else None
         return of_kind(X, self._transformed(pair, "target"), source)
 
@@ -188,6 +186,25 @@ class SourceSelector(StatelessTransformer):
     def transform(self, X):
         """Return the source of a PairedEpochs as one of its own; ValueError if it has none."""
         return as_pair(X).source_epochs
+
+
+def epochs_of(X):
+    """Take what is to be transformed as a pair, which holds epochs."""
+    pair = as_pair(X)
+    if not len(pair):
+        raise ValueError("There are no epochs to transform.")
+    return pair
+
+
+def check_samples(pair, modality, what):
+    """Refuse a modality that is no signal, such as a spectrogram, or no good one."""
+    shape = pair.read(modality, slice(0, 1)).shape
+    if len(shape) != 3:
+        raise ValueError(
+            f"{what} are made of signals, (n_epochs, n_channels, n_times); given epochs of shape "
+            f"{shape[1:]}. Were they transformed already?"
+        )
+    check_signal(pair, modality)
 
 
 def of_kind(X, target, source):

@@ -9,8 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skleepkd.epochs import PairedEpochs
-from skleepkd.epochs.checks import as_pair, check_signal
-from skleepkd.preprocessing.paired import of_kind
+from skleepkd.preprocessing.paired import check_samples, epochs_of, of_kind
 from skleepkd.stages import EPOCH_SECONDS
 
 #: Epochs whose frames stay in the processor's cache between the steps.
@@ -95,7 +94,8 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
             If a parameter does not fit the epochs, X has other axes, no epochs, NaN or
             infinite values, or looks like volts.
         """
-        pair = self._check(X)
+        pair = epochs_of(X)
+        check_samples(pair, "target", "Spectrograms")
         self.epoch_shape_ = pair.shape[1:]
         self.sfreq_ = pair.sfreq["target"] or pair.shape[2] / EPOCH_SECONDS
         window, self.hop_ = round(self.window * self.sfreq_), round(self.hop * self.sfreq_)
@@ -135,7 +135,8 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
             As in ``fit``, or if channels, samples or sampling rate are others.
         """
         check_is_fitted(self)
-        pair = self._check(X)
+        pair = epochs_of(X)
+        check_samples(pair, "target", "Spectrograms")
         sfreq = pair.sfreq["target"] or self.sfreq_
         if pair.shape[1:] != self.epoch_shape_ or not np.isclose(sfreq, self.sfreq_):
             raise ValueError(
@@ -159,19 +160,6 @@ class LogSpectrogram(TransformerMixin, BaseEstimator):
         if pair.has_source and self.source_ is not None:
             source = self.source_.transform(pair.source_epochs)
         return of_kind(X, target, source)
-
-    def _check(self, X):
-        """Take X as a pair whose target can be transformed."""
-        pair = as_pair(X)
-        if pair.ndim != 3:
-            raise ValueError(
-                "Spectrograms are made of signals, (n_epochs, n_channels, n_times); given "
-                f"epochs of shape {pair.shape}. Were they transformed already?"
-            )
-        if not len(pair):
-            raise ValueError("There are no epochs to transform.")
-        check_signal(pair, "target")
-        return pair
 
     def _decibels(self, pair):
         """Log spectrograms, not standardised, of some rows of the target at a time."""
