@@ -6,6 +6,8 @@ short or interrupted (EDF+D).
 
 import math
 import re
+import shutil
+import tempfile
 import warnings
 from collections import namedtuple
 from contextlib import contextmanager, suppress
@@ -225,5 +227,7 @@ def read_annotations(path):
     import mne
 
     read_header(path, whole=True)
-    with errors_naming(path):
+    with errors_naming(path), tempfile.TemporaryDirectory() as folder:
+        if path.suffix not in (".edf", ".bdf"):  # by which MNE goes, such as .EDF
+            path = Path(shutil.copyfile(path, Path(folder) / "copy.edf"))
         return mne.read_annotations(path, encoding="latin1")

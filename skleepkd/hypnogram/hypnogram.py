@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import KDTree
 
 from skleepkd.hypnogram.names import WORDS, common_scheme, read_names, words_of_classes
 from skleepkd.hypnogram.statistics import fill_gaps, sleep_statistics
@@ -432,16 +433,20 @@ class Hypnogram:
         ahead = 0.0
         if None not in (self.meas_date, other.meas_date):
             ahead = (other.meas_date - self.meas_date).total_seconds()
-        apart = np.abs(np.subtract.outer(self.onset, other.onset + ahead))
-        mine, theirs = np.nonzero(apart <= BORDER)
+        apart, nearest = KDTree((other.onset + ahead)[:, None]).query(self.onset[:, None])
+        mine = np.flatnonzero(apart <= BORDER)
         if not len(mine):
-            nearest = f" The nearest are {apart.min():g} s apart." if apart.size else ""
+            told = (
+                f" The nearest are {apart.min():g} s apart."
+                if len(self) and len(other)
+                else ""
+            )
             raise ValueError(
                 f"No epoch of {self} begins where one of {other} does, counted from "
-                f"{self.meas_date} and {other.meas_date}.{nearest} Epochs can be staged from "
+                f"{self.meas_date} and {other.meas_date}.{told} Epochs can be staged from "
                 "where a scorer began: stage(raw, start=...)."
             )
-        return mine, theirs
+        return mine, nearest[mine]
 
 
 def _renamed(stages, names):

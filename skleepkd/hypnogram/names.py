@@ -194,7 +194,8 @@ def stages_of_texts(texts, codes, where, *, events=False):
     digits = {code for code in order if str(code) not in chosen}
     words = {stage_of_text(key) for key in keys.values() if not is_number(key)}
     named = bool(words & set(range(5)))
-    kales = 5 in digits or ("5" in chosen and _stage(chosen["5"]) == "REM")
+    five = chosen.get("5", "")
+    kales = 5 in digits or five == 4 or stage_of_text(five) == 4  # 4 is REM's code
     numbers = dict.fromkeys((-2, -1), UNSCORED_NAME)
     if named:
         numbers |= {1: "N1", 2: "N2", 3: "N3", 4: "N3"}

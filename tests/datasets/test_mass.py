@@ -314,7 +314,7 @@ def test_base_without_stages(tree):
         ("SS{}/{} PSG.edf", "SS{}/{} Base.edf"),
         ("{1} PSG.edf", "{1} Base.edf"),
         ("SS{}_EDF/{} PSG.edf", "SS{}_Annotations/{} Base.edf"),
-        ("mass/ss{}/edfs/one/{} psg.EDF", "mass/Base [S{}]/{} BASE.edf"),
+        ("mass/ss{}/edfs/one/{} psg.EDF", "mass/Base [S{}]/{} BASE.EDF"),
         ("SS{}/{} PSG.edf", "SS{}/annotations/{} Annotations.edf"),
     ],
 )

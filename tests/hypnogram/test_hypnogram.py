@@ -398,6 +398,7 @@ def test_the_finer_of_two_schemes_is_merged():
         ),
         (Hypnogram.from_stages(NIGHT, epoch=20), "of [23]0 s and of [23]0 s"),
         (Hypnogram.from_stages(["?"] * 4), "none of the 4 common epochs"),
+        (Hypnogram.from_stages([]), "No epoch of .* begins where one of .* does"),
         (night_of(["quiet"], ("quiet", "active")), r"belong to no schemes: .*'active'\]"),
     ],
 )

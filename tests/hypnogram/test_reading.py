@@ -275,6 +275,14 @@ def test_edf_plus_that_begins_within_a_second(tmp_path):
     assert night.onset.tolist() == [30.75, 60.75, 90.75]
 
 
+@pytest.mark.parametrize("name", ["H.EDF", "h.bdf", "h.rec"])
+def test_edf_plus_by_any_name(name, tmp_path):
+    notes, bdf = [(0, 30, "Sleep stage R")], name == "h.bdf"
+    reserved = "BDF+C" if bdf else "EDF+C"
+    path = write_edf(tmp_path / name, {}, 1, 0, notes=notes, reserved=reserved, bdf=bdf)
+    assert read_hypnogram(path).stages.tolist() == ["REM"]
+
+
 def test_texts_where_no_stage_is_scored_are_not_passed_over(tmp_path):
     notes = [(0, 60, "Sleep stage W"), (60, 30, "Doze"), (90, 30, "Sleep stage 2")]
     path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
@@ -359,6 +367,8 @@ def test_codes_win(tmp_path):
     assert night.stages.tolist() == ["W", "REM", "N3", "?"]
     night = read_hypnogram(path, codes={1: "w", 2: "r", 3: "n", 8: "MT"})
     assert night.stages.tolist() == ["W", "R", "N", "?"]
+    write(tmp_path, "m.txt", lines([0, 1, 2, 3, 4]))  # of a night without REM
+    assert read_hypnogram(tmp_path / "m.txt", codes={5: 4}).stages[4] == "N3"
     with pytest.raises(ValueError, match="codes name stages W.*given 'deep-ish'"):
         read_hypnogram(path, codes={8: "deep-ish"})
 
