@@ -436,15 +436,11 @@ class Hypnogram:
         apart, nearest = KDTree((other.onset + ahead)[:, None]).query(self.onset[:, None])
         mine = np.flatnonzero(apart <= BORDER)
         if not len(mine):
-            told = (
-                f" The nearest are {apart.min():g} s apart."
-                if len(self) and len(other)
-                else ""
-            )
             raise ValueError(
                 f"No epoch of {self} begins where one of {other} does, counted from "
-                f"{self.meas_date} and {other.meas_date}.{told} Epochs can be staged from "
-                "where a scorer began: stage(raw, start=...)."
+                f"{self.meas_date} and {other.meas_date}. The nearest are "
+                f"{apart.min(initial=np.inf):g} s apart. Epochs can be staged from where a scorer "
+                "began: stage(raw, start=...)."
             )
         return mine, nearest[mine]
 

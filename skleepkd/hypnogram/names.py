@@ -148,7 +148,8 @@ def _stage(word):
         return str(word).upper()
     if code is None or is_number(str(word)):
         raise ValueError(
-            f"codes name stages W, N1, N2, N3, REM, ? (or L, D, N, R); given {word!r}."
+            f"codes name stages W, N1, N2, N3, REM, ? (or L, D, N, R); given {word!r}. What a "
+            "file's own description says wrongly, codes= replaces."
         )
     return _AASM[code]
 
