@@ -58,9 +58,9 @@ def describe(stager):
         labels = ", no label: from its teacher's predictions alone"
         judge = " with the teacher"
     score = "nobody held out, no score"
-    if len(last.held_out_) and last.history_:
+    if len(last.held_out_):
         best = last.best_epoch_ or len(last.history_)
-        kappa = last.history_[best - 1].get("valid_kappa")
+        kappa = last.history_[best - 1].get("valid_kappa") if best else None
         kappa = "not known" if kappa is None else f"{kappa:.2f}"
         score = f"kappa {kappa}{judge} on {_count(last.held_out_, 'held-out subject')}"
     lines = [

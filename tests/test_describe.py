@@ -54,7 +54,11 @@ def test_weights_that_another_score_chose():
     chosen = StepwiseValidation(every=1)
     options = {**FAST, "validation": 1, "callbacks__best_weights": chosen}
     X, y = make_pair(n_subjects=2, n_epochs=10)
-    text = describe(SleepStager(TinyNetwork, **options).fit(X, y))
+    stager = SleepStager(TinyNetwork, **options).fit(X, y)
+    assert "kappa not known on 1 held-out subject" in describe(stager)
+    # Where nothing is trained no weights were chosen, but somebody is held out all the same.
+    direct = FineTunedSleepStager(FrozenEstimator(stager), trainable=None, **FAST)
+    text = describe(direct.set_params(validation=1).fit(X.source_epochs, y))
     assert "kappa not known on 1 held-out subject" in text
 
 

@@ -1,6 +1,7 @@
 """Features of named layers, caught while a network computes its output."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -46,16 +47,14 @@ def capture_features(module, layers):
     modules = check_layers(module, layers)
     seen = {}
 
-    def remember(name):
-        def hook(_, __, output):
-            output = output[0] if isinstance(output, tuple) else output
-            # Under autocast layers compute in 16 bit; features are compared in 32.
-            half = output.dtype in (torch.bfloat16, torch.float16)
-            seen[name] = output.float() if half else output
+    def remember(name, _, __, output):
+        output = output[0] if isinstance(output, tuple) else output
+        # Under autocast layers compute in 16 bit; features are compared in 32.
+        half = output.dtype in (torch.bfloat16, torch.float16)
+        seen[name] = output.float() if half else output
 
-        return hook
-
-    handles = [modules[name].register_forward_hook(remember(name)) for name in layers]
+    hooks = {name: partial(remember, name) for name in layers}
+    handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]
     try:
         yield seen
     finally:

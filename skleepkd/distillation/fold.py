@@ -115,7 +115,7 @@ def _fit(key, teacher):
     return teacher.estimator.fit(teacher_input(teacher.estimator, source), y, **options)
 
 
-def clone_for_student(teacher, held_out, seed, checkpoint=None, memory=None):
+def clone_for_student(teacher, held_out, seed, checkpoint, memory):
     """Clone a teacher, and set what the student chooses for it."""
     teacher = clone(teacher)
     stager = final_stager(teacher)
@@ -124,13 +124,11 @@ def clone_for_student(teacher, held_out, seed, checkpoint=None, memory=None):
         for name, value in {"checkpoint": checkpoint, "memory": memory}.items():
             if value is not None and getattr(stager, name, value) is None:
                 stager.set_params(**{name: value})
-    paths = {
-        name: name.split("__") for name, v in teacher.get_params().items() if v is None
-    }
-    unset = [
-        name
-        for name, path in paths.items()
+    unset = []
+    for name, value in teacher.get_params().items():
+        path = name.split("__")
         # An assistant draws the seed of its own teacher.
-        if path[-1] == "random_state" and (stager is None or "teacher" not in path)
-    ]
+        is_own = stager is None or "teacher" not in path
+        if value is None and path[-1] == "random_state" and is_own:
+            unset.append(name)
     return teacher.set_params(**dict.fromkeys(unset, seed))
