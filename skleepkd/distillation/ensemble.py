@@ -6,6 +6,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from skleepkd.pipelines import final_estimator
+
 
 class TeacherEnsemble(ClassifierMixin, BaseEstimator):
     """Several teachers as one classifier: their probabilities are averaged.
@@ -74,7 +76,7 @@ class TeacherEnsemble(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there is no teacher, or no such weighting.
+            If there is no teacher or no such weighting, or teachers are of several schemes.
         """
         check_ensemble(self)
         self.teachers_ = [clone(teacher).fit(X, y) for teacher in self.teachers]
@@ -114,7 +116,7 @@ class TeacherEnsemble(ClassifierMixin, BaseEstimator):
     def classes_(self):
         """Labels, in the order of the columns of ``predict_proba``."""
         check_is_fitted(self)
-        return np.unique(np.concatenate([teacher.classes_ for teacher in members(self)]))
+        return all_labels([teacher.classes_ for teacher in members(self)])
 
     def __sklearn_is_fitted__(self):
         frozen = (isinstance(teacher, FrozenEstimator) for teacher in self.teachers)
@@ -171,6 +173,24 @@ def check_ensemble(ensemble):
             f"Unknown weighting {ensemble.weighting!r}; the weightings are "
             f"{', '.join(map(repr, _WEIGHTS))}."
         )
+    given = [getattr(final_estimator(one), "classes", None) for one in ensemble.teachers]
+    schemes = {classes for classes in given if isinstance(classes, str)}
+    if len(schemes) > 1:
+        raise ValueError(
+            f"The teachers' classes are of the schemes {', '.join(sorted(schemes))}, whose codes "
+            "mean other stages. Give all of them the same classes=."
+        )
+
+
+def all_labels(found):
+    """Labels that one of several classifiers knows, sorted; all are codes, or all names."""
+    found = [np.asarray(classes) for classes in found]
+    if len({classes.dtype.kind in "iuf" for classes in found}) > 1:
+        raise ValueError(
+            "Of several teachers some predict codes and others names, which are never matched: "
+            f"{[classes.tolist() for classes in found]}. Fit all of them to one kind of labels."
+        )
+    return np.unique(np.concatenate(found))
 
 
 def members(ensemble):

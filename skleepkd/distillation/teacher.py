@@ -12,6 +12,7 @@ from skorch import NeuralNet
 
 from skleepkd.distillation.ensemble import (
     TeacherEnsemble,
+    all_labels,
     check_ensemble,
     combine,
     members,
@@ -77,7 +78,7 @@ def known_classes(teacher):
         else single.classes_
         for single in each_of(teacher)
     ]
-    return np.unique(np.concatenate(found))
+    return all_labels(found)
 
 
 def final_stager(teacher):

@@ -136,6 +136,14 @@ def test_classes_are_joined_by_label(pair):
         taught([SleepStager(NeverTiny, **FAST), one], X, y)
 
 
+def test_codes_and_names_are_never_joined(pair):
+    teachers = [frozen(0.25, 0.75, classes=("REM", "W")), frozen(0.5, 0.5, classes=(0, 1))]
+    with pytest.raises(ValueError, match="some predict codes and others names"):
+        TeacherEnsemble(teachers).predict(pair[0])
+    with pytest.raises(ValueError, match="some predict codes and others names"):
+        DistilledSleepStager(teachers, **{**BY_OUTPUT, "alpha": 1}).fit(pair[0])
+
+
 # ---------------------------------------------------------------- in the fold
 
 
@@ -338,6 +346,10 @@ NEVER = SleepStager(NeverTiny, **FAST)
         (
             {"classes": "aasm", "teacher": [NEVER, stager(classes="wldr")]},
             "'wldr', the stu",
+        ),
+        (
+            {"teacher": [stager(classes="aasm"), stager(classes="wldr")]},
+            "schemes aasm, wldr, whose codes mean other stages",
         ),
         ({"teacher": [NEVER, FrozenEstimator(stager())]}, "not fitted"),
     ],
