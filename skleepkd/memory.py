@@ -29,7 +29,7 @@ def key_of(*things):
         return _Hasher("sha1", coerce_mmap=True).hash((versions, things))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "What memory keeps is found by its parameters, and one of them cannot be pickled: "
+            "Results are kept by what they depend on, and a part of that cannot be pickled: "
             f"define it in a module, not as a lambda or inside a function. {error.args[0]}"
         ) from error
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from contextlib import suppress
 from glob import escape
 from itertools import chain, count
 from pathlib import Path
@@ -33,15 +34,15 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
     ``summary.csv`` has a row for each. A night that cannot be staged is passed over, and told
     at the end. Called again it goes on: what is there, of the same file and the same stager, is
     not staged again; what was left half-written, or was made from another file or by another
-    stager, is.
+    stager, is. An output that was changed since is kept beside the new one, as ``NAME.old``.
 
     Parameters
     ----------
     recordings : path-like or list of path-like
         Files, as :meth:`stage` takes them, or folders, which are searched with all that is in
-        them for files with the endings of recordings (EDF, BDF, GDF, BrainVision, EEGLAB, FIF,
-        CNT, MFF). In folders hidden files and EDF+ files that hold annotations alone are left
-        out.
+        them, but not through links to folders, for files with the endings of recordings (EDF,
+        BDF, GDF, BrainVision, EEGLAB, FIF, CNT, MFF). In folders hidden files, EDF+ files that
+        hold annotations alone, and the further files of a recording are left out.
     output : path-like
         The folder, made where it does not exist.
     start, on_missing
@@ -55,9 +56,9 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
         What ``summary.csv`` holds: by ``name`` (the file's, with its folder's where two are
         called alike) the ``file``, in ``error`` why it was not staged, the ``model`` (the
         beginning of a digest of stager and options), the ``channels``, those that were
-        ``missing``, ``n_epochs``, ``n_artefacts``, the mean ``confidence``,
-        :meth:`skleepkd.hypnogram.Hypnogram.statistics` and the ``warnings``. Nights of earlier
-        calls stay in it.
+        ``missing``, ``n_epochs``, ``n_artefacts``, the mean ``confidence``, the
+        :meth:`~skleepkd.hypnogram.Hypnogram.statistics` (of stages that belong to a scheme)
+        and the ``warnings``. Nights that were staged by earlier calls stay in it.
 
     Raises
     ------
@@ -75,8 +76,8 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
     Warns
     -----
     UserWarning
-        Of each night what :meth:`stage` warns of, with its name; at the end which nights were
-        not staged, and why.
+        Of each night what :meth:`stage` warns of, with its name; of an output that was changed
+        since it was written; at the end which nights were not staged, and why.
 
     Examples
     --------
@@ -93,8 +94,7 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
     (output / _RECORDS).mkdir(parents=True, exist_ok=True)
     options = {"start": start, "on_missing": on_missing}
     model = key_of(self, options)
-    records = {path.stem: _read(path) for path in (output / _RECORDS).glob("*.json")}
-    names = name_files(files, records)
+    names = name_files(files, _read_all(output))
     failed = {}
     try:
         for name, file in tqdm(names.items(), unit="night", disable=None):
@@ -102,15 +102,21 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
             key = key_of(model, states)
             outputs = [f"{name}_events.tsv", f"{name}_events.json"]
             outputs += [f"{name}_hypnogram.png"] if picture else []
-            if _is_done(records.get(name, {}), key, outputs, output):
+            record = _read(output / _RECORDS / f"{name}.json")
+            if _is_done(record, key, outputs, output):
+                if record["row"]["file"] != str(file):  # moved
+                    record["row"]["file"] = str(file)
+                    _write(output, name, record)
                 continue
-            reason = _foreign(name not in records, outputs, output)
+            reason = _foreign(record, file, outputs, output)
             if reason is None:
-                _clear(output, name)
+                _clear(output, name, record.get("outputs", {}))
                 about = {"name": name, "file": str(file), "error": None, "model": model[:8]}
-                records[name] = {"row": about, "states": states}
-                _write(output, name, records[name])
+                record = {"row": about, "states": states}
+                _write(output, name, record)
                 night, notes, reason = _stage(self, file, name, options)
+                if reason is not None:  # what comes to lie there is another's
+                    (output / _RECORDS / f"{name}.json").unlink()
             if reason is not None:
                 failed[name] = {"name": name, "file": str(file), "error": reason}
                 continue
@@ -119,10 +125,10 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
                 _draw(night, name, output / outputs[2])
             row = {**about, **_row(night), "warnings": notes}
             digests = {part: _digest(output / part) for part in outputs}
-            records[name] |= {"key": key, "outputs": digests, "row": row}
-            _write(output, name, records[name])
+            record |= {"key": key, "outputs": digests, "row": row}
+            _write(output, name, record)
     finally:
-        summary = _summarise(records, failed, output)
+        summary = _summarise(failed, output)
     if failed:
         reasons = "; ".join(f"{row['file']}: {row['error']}" for row in failed.values())
         warnings.warn(
@@ -153,20 +159,34 @@ def _is_recording(path, folder):
     name, parts = path.name.lower(), path.relative_to(folder).parts
     if not name.endswith(ENDINGS) or any(part.startswith(".") for part in parts):
         return False
-    # MNE reads the further files of a long recording with its first one.
-    first = re.sub(r"-\d+(?=\.fif)", "", path.name)
-    if first != path.name and path.with_name(first).exists():
+    if path.is_dir() != name.endswith(".mff") or _is_further_file(path):
         return False
-    return path.is_dir() == name.endswith(".mff") and edf.holds_signals(path)
+    try:
+        return edf.holds_signals(path)
+    except OSError:  # told when it is staged
+        return True
+
+
+def _is_further_file(path):
+    """Whether MNE reads this file, of a long recording, with the first one."""
+    from mne.io import read_raw_fif
+
+    ways = {r"-\d+(?=\.fif)": "", r"(?<=_split-)\d+(?=_.*\.fif)": "01"}
+    for first in {re.sub(*way, path.name) for way in ways.items()} - {path.name}:
+        with suppress(Exception):  # there is none, or it is damaged, and told so by itself
+            if path in map(Path, read_raw_fif(path.with_name(first), verbose=40).filenames):
+                return True
+    return False
 
 
 def name_files(files, records):
     """Name the outputs of each file: as before, or as those of no other file."""
-    found = {}
+    found, before = {}, {r.get("row", {}).get("file"): name for name, r in records.items()}
     for file in files:
         stem = file.name.removesuffix(".gz").rpartition(".")[0] or file.name
         parts = [*file.parts[1:-1], stem]
         choices = ["_".join(parts[-k:]) for k in range(1, len(parts) + 1)]
+        choices.insert(0, before.get(str(file), choices[0]))
         for name in chain(choices, (f"{stem}_{k}" for k in count(2))):
             free = name not in records or _is_of(records[name], file)
             if free and name not in found:
@@ -184,8 +204,10 @@ def _is_of(record, file):
 
 def _states(file):
     """Tell the sizes and times of a recording's files, of which some formats have several."""
-    files = sorted(file.parent.glob(f"{escape(file.stem)}.*"))
-    return [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in files]
+    parts = (f"{escape(file.stem)}.*", f"{escape(file.stem)}-*.fif*")
+    files = sorted({file, *chain.from_iterable(map(file.parent.glob, parts))})
+    found = ((part.name, part.stat()) for part in files if part.exists())  # a link may not
+    return [[name, about.st_size, about.st_mtime_ns] for name, about in found]
 
 
 def _is_done(record, key, outputs, output):
@@ -196,9 +218,11 @@ def _is_done(record, key, outputs, output):
     )
 
 
-def _foreign(unknown, outputs, output):
+def _foreign(record, file, outputs, output):
     """Say which file of another origin, a scoring perhaps, stands where one would be written."""
-    there = [part for part in outputs if unknown and (output / part).exists()]
+    if record and not _is_of(record, file):
+        return "Another run has just taken its name. Call this one again."
+    there = [part for part in outputs if not record and (output / part).exists()]
     if there:
         return (
             f"{output / there[0]} is there already, and was not written by stage_folder. Move "
@@ -207,10 +231,18 @@ def _foreign(unknown, outputs, output):
     return None
 
 
-def _clear(output, name):
+def _clear(output, name, digests):
     """Remove what was made of a night before, so that no old result stands for it."""
     for end in ("events.tsv", "events.json", "hypnogram.png"):
-        (output / f"{name}_{end}").unlink(missing_ok=True)
+        path = output / f"{name}_{end}"
+        if _digest(path) not in (None, digests.get(path.name, _digest(path))):
+            old = f"{path.name}.old"
+            warnings.warn(
+                f"{path} was changed since it was written; it is kept as {old}.",
+                stacklevel=3,
+            )
+            path.replace(path.with_name(old))
+        path.unlink(missing_ok=True)
 
 
 def _stage(stager, file, name, options):
@@ -233,13 +265,17 @@ def _stage(stager, file, name, options):
 
 def _row(night):
     """Sum up a night."""
+    try:
+        statistics = night.statistics()
+    except ValueError:  # of stages that belong to no scheme
+        statistics = {}
     return {
         "channels": ", ".join(night.ch_names),
         "missing": ", ".join(night.missing) or None,
         "n_epochs": len(night),
         "n_artefacts": int((night.artefact != "").sum()),
         "confidence": round(float(night.confidence.mean()), 4),
-        **{name: round(float(value), 4) for name, value in night.statistics().items()},
+        **{name: round(float(value), 4) for name, value in statistics.items()},
     }
 
 
@@ -268,18 +304,22 @@ def _digest(path):
 
 
 def _read(path):
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        return {}
+    with suppress(FileNotFoundError, ValueError):  # none, or damaged
+        return dict(json.loads(path.read_bytes()))
+    return {}
+
+
+def _read_all(output):
+    return {path.stem: _read(path) for path in (output / _RECORDS).glob("*.json")}
 
 
 def _write(output, name, record):
     replace_file(output / _RECORDS / f"{name}.json", json.dumps(record).encode())
 
 
-def _summarise(records, failed, output):
+def _summarise(failed, output):
     """Write the table of all nights that are in the folder, and of those that failed now."""
+    records = _read_all(output)
     rows = {name: r["row"] for name, r in records.items() if "key" in r} | failed
     columns = None if rows else ["name", "file", "error"]
     summary = pd.DataFrame([rows[name] for name in sorted(rows)], columns=columns)

@@ -198,6 +198,8 @@ class RecordingStager(BaseEstimator):
             raise ValueError(f"on_missing is 'raise' or 'zeros'; given {on_missing!r}.")
         if isinstance(start, str):
             _clock(start)
+        elif start is not None and not np.isfinite(start):
+            raise ValueError(f"start is a number of seconds; given {start}.")
 
     def _names(self, prepared, wanted, network):
         """Name the channels to stage; a ready stager finds its own by their names."""

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import mne
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -93,9 +94,13 @@ def test_what_is_staged_again(nights, tmp_path, stager, of_c3):
     assert staged() == ["b.edf", "c.edf"]
     events = tmp_path / "output" / "a_events.tsv"
     whole = events.read_bytes()
-    events.write_bytes(whole[:100])
-    assert staged() == ["a.edf", "b.edf"]
+    events.write_bytes(whole[:100])  # cut, or mended by hand
+    with pytest.warns(
+        UserWarning, match=r"a_events.tsv was changed .* kept as a_events.tsv.old"
+    ):
+        assert staged() == ["a.edf", "b.edf"]
     assert events.read_bytes() == whole
+    assert (tmp_path / "output" / "a_events.tsv.old").read_bytes() == whole[:100]
     shutil.copy(nights / "a.edf", nights / "b.edf")  # mended
     assert staged() == ["b.edf"]
     write_edf(nights / "c.edf", {"C3": 1e6 * signals(codes=CODES[:4])[0]}, 120)
@@ -112,6 +117,8 @@ def test_what_is_staged_again(nights, tmp_path, stager, of_c3):
     shutil.move(nights, tmp_path / "elsewhere")
     nights = tmp_path / "elsewhere"
     assert staged(Counting(other, unit="V")) == []
+    table = pd.read_csv(tmp_path / "output" / "summary.csv")
+    assert table["file"].tolist() == [str(nights / f"{name}.edf") for name in "abc"]
 
 
 def test_a_night_that_was_interrupted(nights, tmp_path, stager, monkeypatch):
@@ -168,17 +175,98 @@ def test_a_scoring_that_lies_there_is_kept(tmp_path, stager):
     assert stager.stage_folder(tmp_path, tmp_path)["error"].isna().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*nights were not staged")
+def test_a_scoring_of_a_night_that_failed_is_kept(tmp_path, stager):
+    night = write(tmp_path / "night.edf")
+    whole = night.read_bytes()
+    night.write_bytes(whole[:-300])
+    stager.stage_folder(tmp_path, tmp_path)
+    scoring = tmp_path / "night_events.tsv"
+    scoring.write_text("by hand")
+    night.write_bytes(whole)
+    summary = stager.stage_folder(tmp_path, tmp_path)
+    assert "is there already" in summary.loc["night", "error"]
+    assert scoring.read_text() == "by hand"
+
+
+@pytest.mark.filterwarnings("ignore:.*nights were not staged")
+def test_a_night_keeps_its_name(tmp_path, stager):
+    """Though that of another, which cannot be staged, is free again."""
+    first, second = (
+        write(tmp_path / "one" / "night.edf"),
+        write(tmp_path / "two" / "night.edf"),
+    )
+    first.write_bytes(first.read_bytes()[:-300])
+    output = tmp_path / "output"
+    stager.stage_folder([first, second], output, picture=False)
+    Counting.staged.clear()
+    assert stager.stage_folder(second, output, picture=False).index.tolist() == [
+        "two_night"
+    ]
+    assert Counting.staged == []
+
+
+class Meeting(Counting):
+    """Another run stages other nights into the same folder meanwhile."""
+
+    def stage(self, raw, **options):
+        other, output = Counting(self.stager), raw.parent.parent / "output"
+        other.stage_folder(raw.parent.parent / "two", output, picture=False)
+        return super().stage(raw, **options)
+
+
+def test_two_runs_at_once(tmp_path, of_c3):
+    for path in ("one/a.edf", "one/b.edf", "two/b.edf", "two/c.edf"):
+        write(tmp_path / path)
+    stager, output = Meeting(of_c3.stager), tmp_path / "output"
+    with pytest.warns(UserWarning, match=r"one/b.edf: Another run has just taken its name"):
+        summary = stager.stage_folder(tmp_path / "one", output, picture=False)
+    files = {
+        name: str(tmp_path / path)
+        for name, path in {"a": "one/a.edf", "b": "one/b.edf", "c": "two/c.edf"}.items()
+    }
+    assert summary["file"].to_dict() == files
+    summary = stager.stage_folder(tmp_path / "one", output, picture=False)
+    assert summary.index.tolist() == ["a", "b", "c", "one_b"]
+    assert summary["error"].isna().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*nights were not staged")
+def test_a_link_to_nothing_is_passed_over(tmp_path, stager):
+    write(tmp_path / "b.edf")
+    (tmp_path / "a.edf").symlink_to(tmp_path / "gone.edf")
+    summary = stager.stage_folder(tmp_path, tmp_path / "output", picture=False)
+    assert "no recording" in summary.loc["a", "error"]
+    assert summary["n_epochs"].to_dict()["b"] == 8
+
+
+def test_stages_of_no_scheme_have_no_statistics(tmp_path):
+    y = np.tile(["W", "NREM", "REM"], 4)[:10]
+    stager = stager_of(ch_names=["C3"], y=y, classes=["W", "NREM", "REM"])
+    write(tmp_path / "night.edf")
+    summary = RecordingStager(stager).stage_folder(tmp_path, tmp_path / "output")
+    assert summary["n_epochs"].tolist() == [8]
+    assert "TST" not in summary
+
+
 def test_folders_are_searched(tmp_path, stager):
-    """Also below; a long recording is one."""
+    """Also below; a long recording is one, and a second night is another."""
     raw = raw_of()
     (tmp_path / "sub-1" / "eeg").mkdir(parents=True)
-    raw.save(tmp_path / "sub-1" / "eeg" / "long_raw.fif", verbose=False)
-    raw.save(tmp_path / "sub-1" / "eeg" / "long_raw-1.fif", verbose=False)
+    long = raw_of(signals(codes=np.tile(CODES, 60)))
+    split = {"split_size": "3MB", "buffer_size_sec": 10, "verbose": False}
+    long.save(tmp_path / "sub-1" / "eeg" / "long_raw.fif", **split)
+    long.save(tmp_path / "long_eeg.fif", split_naming="bids", **split)
+    raw.save(tmp_path / "sub-1" / "ann_raw.fif", verbose=False)
+    raw.save(tmp_path / "sub-1" / "ann_raw-1.fif", verbose="error")
     raw.save(tmp_path / "sub-1" / "packed_raw.fif.gz", verbose=False)
     write(tmp_path / ".cache" / "night.edf")
     write(tmp_path / "NIGHT.EDF")
     summary = stager.stage_folder(tmp_path, tmp_path / "output")
-    assert summary.index.tolist() == ["NIGHT", "long_raw", "packed_raw"]
+    names = ["NIGHT", "ann_raw", "ann_raw-1", "long_raw", "long_split-01_eeg", "packed_raw"]
+    assert summary.index.tolist() == names
+    assert (tmp_path / "long_split-02_eeg.fif").exists()
+    assert summary["n_epochs"].tolist() == [8, 8, 8, 480, 480, 8]
 
 
 def test_nothing_to_stage(tmp_path, stager):
@@ -191,6 +279,8 @@ def test_nothing_to_stage(tmp_path, stager):
     write(tmp_path / "night.edf")
     with pytest.raises(ValueError, match='a time of the clock as in "23:15"; given'):
         stager.stage_folder(tmp_path, tmp_path / "output", start="quarter past eleven")
+    with pytest.raises(ValueError, match="start is a number of seconds; given nan"):
+        stager.stage_folder(tmp_path, tmp_path / "output", start=float("nan"))
     with pytest.raises(ValueError, match="on_missing is"):
         stager.stage_folder(tmp_path, tmp_path / "output", on_missing="ignore")
     assert not (tmp_path / "output").exists()
