@@ -26,7 +26,9 @@ _TOLD = 0.05
 _MOST_SHIFT = 240
 #: Logarithm of the likelihood ratio by which a place must beat the present one, and those two
 #: epochs away (of a short recording, so much for each epoch): another night's has no peak.
-_BETTER, _SHARP, _SHARP_EACH = 10.0, 30.0, 0.1
+_BETTER, _SHARP, _SHARP_EACH = 20.0, 30.0, 0.1
+#: Of fewer scored epochs, many a scoring fits better at a wrong place.
+_FEWEST = 150
 
 
 def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
@@ -57,8 +59,8 @@ def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
         - ``confidence``: share of the windows that agree on the lag, as of
           :class:`skleepkd.clock.Clock`.
         - ``shift``: epochs by which the scoring should move (positive: it comes too early).
-          NaN where no place stands out: one stage alone, another night's scoring, or too few
-          epochs (below a hundred, say) to tell.
+          NaN where no place stands out (one stage alone, another night's scoring), or the best
+          one is elsewhere and fewer than 150 epochs are scored, which is too few to tell.
         - ``agreement``, ``best_agreement``: how much of the signals the stages explain where
           they are and at their best place: 1 less Wilks' lambda [1]_, 0 to 1.
 
@@ -71,7 +73,7 @@ def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
     -----
     UserWarning
         For each recording with a lag above 0.05 s, with a scoring that fits better elsewhere,
-        or fits nowhere.
+        or seems to, or fits nowhere.
 
     Notes
     -----
@@ -114,12 +116,12 @@ def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
             row |= _lag(pair, night, seconds, l_freq, h_freq)
         if y is not None:
             row |= _shift(y[night], features[night], np.round(seconds / EPOCH_SECONDS))
-        _warn(row)
+        _warn(row, y is not None and np.sum(y[night] >= 0))
         rows.append(row)
     return pd.DataFrame(rows).set_index("recording")
 
 
-def _warn(row):
+def _warn(row, n_scored):
     name, lags = row["recording"], [row.get("lag", 0), row.get("lag_end", 0)]
     if np.nanmax(np.abs([0, *lags])) > _TOLD:
         warnings.warn(
@@ -129,7 +131,15 @@ def _warn(row):
             stacklevel=3,
         )
     shift = row.get("shift", 0)
-    if np.isnan(shift) and not 0 < row["best_agreement"] <= row["agreement"]:
+    elsewhere = row.get("best_agreement", 0) > row.get("agreement", 0)
+    if np.isnan(shift) and n_scored < _FEWEST:
+        if elsewhere:
+            warnings.warn(
+                f"Recording {name}: the scoring seems to fit better elsewhere, but "
+                f"{n_scored} scored epochs are too few to tell ({_FEWEST} are needed).",
+                stacklevel=3,
+            )
+    elif np.isnan(shift) and (elsewhere or not row["agreement"]):
         warnings.warn(
             f"Recording {name}: the scoring fits these signals no better here than elsewhere. "
             "Is it of this night?",
@@ -218,13 +228,14 @@ def _shift(y, features, places):
     best = gain.argmax()
     if n_scored / 2 * (gain[best] - gain[most]) <= _BETTER:
         best = most  # no other place is better than where it is
+    told = best == most or n_scored >= _FEWEST
     n_left = n_scored - abs(shifts[best])
     sharp = (
         n_left / 2 * (gain[best] - gain[np.abs(shifts - shifts[best]) == 2].max(initial=0))
     )
     return {
         "shift": float(shifts[best])
-        if sharp > min(_SHARP, _SHARP_EACH * n_left)
+        if told and sharp > min(_SHARP, _SHARP_EACH * n_left)
         else np.nan,
         "agreement": 1 - np.exp(-gain[most]),
         "best_agreement": 1 - np.exp(-gain[best]),

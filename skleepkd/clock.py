@@ -186,14 +186,15 @@ def estimate_clock(
             f"The shorter recording lasts {shorter:.0f} s: too little to tell two nights "
             f"apart, which takes {N_WINDOWS * least:.0f} s from {band[0]:g} to {band[1]:g} Hz."
         )
-    line = search_line(**white, band=band, length=length)
+    line, repeated = search_line(**white, band=band, length=length)
     found = local_lags(**white, line=line, band=band, length=length)
+    found = found._replace(elsewhere=max(found.elsewhere, repeated))
     agree = found.agree
     if not found.is_one_lag:
         raise ValueError(
             f"The recordings do not show the same night: {agree.sum()} of {len(agree)} "
-            f"windows of {length:.0f} s agree on a lag, and at another one the correlation is "
-            f"{found.elsewhere:.0%} of that. Name channels that see the same, such as source=["
+            f"windows of {length:.0f} s agree on a lag, and another one fits "
+            f"{found.elsewhere:.0%} as well. Name channels that see the same, such as source=["
             "'C3-M2'], target=['ear'], or another band (l_freq=, h_freq=)."
         )
     slope, start = theilslopes(found.lags[agree], found.middles[agree])[:2]

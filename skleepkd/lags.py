@@ -14,6 +14,8 @@ _OVERSAMPLED = 2.5
 _FRAME, WINDOW = 400, 6000
 #: Searches of the whole night, windows among them at least and at most, places that each names.
 _SEARCHES, _FEWEST, _MOST, _PLACES = 480, 24, 80, 3
+#: So many windows are found on a line by chance.
+_CHANCE = 3
 #: Greater drifts are not looked for.
 _MOST_DRIFT = 3e-4
 #: In periods of the band's upper limit: what counts as one lag, as one peak, and how far from
@@ -102,7 +104,10 @@ def whiten(read, n_times, sfreq, band):
 
 
 def search_line(source, target, band, length):
-    """Start and slope of the line on which most windows find their place in the source."""
+    """Start and slope of the line on which most windows find their place in the source.
+
+    And how many windows another line has, as a share of its: many, where the night repeats.
+    """
     rate = rate_of(band)
     n_window, n_block = round(length * rate), round(_PEAK / band[1] * rate)
     n_windows = np.clip(_SEARCHES // (len(source) * len(target)), _FEWEST, _MOST)
@@ -123,11 +128,15 @@ def search_line(source, target, band, length):
         for block in np.argsort(blocks.max(axis=1))[-_PLACES:]:
             place = block * n_block + blocks[block].argmax()
             found.append((number, start / rate + length / 2, (place - start) / rate))
-    return _commonest_line(*np.array(found).T, tolerance=2 / band[1])
+    number, times, lags = np.array(found).T
+    start, slope, most = _commonest_line(number, times, lags, tolerance=2 / band[1])
+    away = np.abs(lags - start - slope * times) > _PEAK / band[1]
+    others = _commonest_line(number[away], times[away], lags[away], tolerance=2 / band[1])
+    return (start, slope), others[2] / most if others[2] > _CHANCE else 0.0
 
 
 def _commonest_line(number, times, lags, tolerance):
-    """Find the line through two of the points that passes by points of the most windows."""
+    """Find the line through two points that passes by points of most windows; count them."""
     one, two = np.nonzero(times[:, None] < times)
     slopes = (lags[two] - lags[one]) / (times[two] - times[one])
     slow = np.abs(slopes) <= _MOST_DRIFT + tolerance / (times[two] - times[one])
@@ -137,9 +146,9 @@ def _commonest_line(number, times, lags, tolerance):
         if near.sum() > most and len(np.unique(number[near])) > most:
             best, most = near, len(np.unique(number[near]))
     if most < 2:
-        return 0.0, 0.0
+        return 0.0, 0.0, most
     slope, start = np.polyfit(times[best], lags[best], 1)
-    return start, slope
+    return start, slope, most
 
 
 def local_lags(source, target, line, band, length, *, anywhere=False):
@@ -171,7 +180,8 @@ def local_lags(source, target, line, band, length, *, anywhere=False):
     mean = total.mean(axis=0)
     centre = steps[np.where(near, mean, -np.inf).argmax()]
     far = np.abs(steps - centre) > _PEAK / band[1] * rate
-    elsewhere = np.abs(mean[far]).max() / max(mean[centre + reach], 1e-12)
+    at_centre = mean[centre + reach]  # nothing where a signal is flat, which tells no lag
+    elsewhere = np.abs(mean[far]).max() / at_centre if at_centre > 1e-6 else np.inf
     peaks, heights = _peaks(total)
     # Steps of whole samples from places that were rounded to samples.
     lags = (places - firsts + peaks - reach) / rate

@@ -66,6 +66,14 @@ def test_lag_is_found(seconds):
     np.testing.assert_allclose(table["lag"], -seconds, atol=0.01)
 
 
+@pytest.mark.parametrize("level", [0, 25])
+@pytest.mark.parametrize("modality", ["target", "source"])
+def test_a_flat_signal_has_no_lag(modality, level):
+    X = COHORT.X[:240]
+    flat = np.full_like(X[modality], level)
+    assert silently(X.replace(**{modality: flat}))["lag"].isna().all()
+
+
 def test_signals_that_share_nothing():
     noise = np.random.default_rng(0).normal(0, 20, COHORT.X.shape).astype(np.float32)
     table = silently(COHORT.X.replace(target=noise))
@@ -121,6 +129,19 @@ def test_scoring_of_another_night():
     assert (table["shift"] != 0).all()
     with pytest.warns(UserWarning, match="Is it of this night"):
         table = check_alignment(COHORT.X.source_epochs, np.zeros(480, dtype=int))
+    assert table["shift"].isna().all()
+
+
+def test_few_scored_epochs():
+    """A real place of them is not known, so no line that moves them is given."""
+    night, y = COHORT.X[:240], COHORT.y[:240]
+    for n_scored in (2, 5):
+        few = np.where(np.arange(240) < n_scored, y, -1)
+        assert silently(night.target_epochs, few)["shift"].isna().all()
+    some = np.where(np.arange(240) < 120, y, -1)
+    assert silently(night.target_epochs, some)["shift"].tolist() == [0]
+    with pytest.warns(UserWarning, match="seems to fit better .* 120 .* too few to tell"):
+        table = check_alignment(night.target_epochs, moved(some, 3, night.recording))
     assert table["shift"].isna().all()
 
 

@@ -97,6 +97,10 @@ def test_movement_at_a_low_rate():
     assert clock.drift == pytest.approx(1e-4, abs=2e-5)
 
 
+def noise_of(seconds):
+    return np.random.default_rng(3).standard_normal(int(seconds * SFREQ))
+
+
 SECONDS = np.arange(int(HOUR * SFREQ)) / SFREQ
 COMMON = {
     "nothing": 0 * SECONDS,
@@ -104,6 +108,7 @@ COMMON = {
     "strict alpha": 60 * np.sin(2 * np.pi * 10 * SECONDS),
     "heart at one rate": 400.0 * (SECONDS % 1.0 < 1 / SFREQ),
     "square wave": 60 * square(np.pi * SECONDS),
+    "two minutes again and again": 200 * np.tile(noise_of(120), 30),
     "calibration": np.where(SECONDS < 150, 100 * square(np.pi * SECONDS), 0),
 }
 
