@@ -47,9 +47,12 @@ def _parser():
         "files",
         metavar="FILES",
         nargs="+",
+        type=_path,
         help="recordings (EDF, BDF, BrainVision, EEGLAB, FIF, ...), or folders of them",
     )
-    stage.add_argument("--output", metavar="FOLDER", required=True, help="where to write")
+    stage.add_argument(
+        "--output", metavar="FOLDER", required=True, type=_path, help="where to write"
+    )
     stage.add_argument(
         "--start",
         metavar="WHEN",
@@ -82,6 +85,12 @@ def _parser():
     about.add_argument("model", metavar="MODEL", help="a file that skleepkd.save wrote")
     about.set_defaults(run=_describe)
     return parser
+
+
+def _path(text):
+    if not text:  # as of a variable that is not set: the working folder would be meant
+        raise argparse.ArgumentTypeError("an empty name")
+    return text
 
 
 def _stage(options):

@@ -86,6 +86,8 @@ def test_mistakes_are_one_line(model, tmp_path, capsys, arguments, message):
         ["stage"],
         ["stage", "model", "night"],
         ["fly"],
+        ["stage", "model", "", "--output", "out"],
+        ["stage", "model", "night", "--output", ""],
         ["stage", "--help"],
         ["--version"],
     ],

@@ -26,10 +26,11 @@ def is_saturated(signal):
     """Whether one epoch of a channel, (n_times,), sits at the limits of its amplifier.
 
     A limit is the highest or lowest value, where it is met at least three times as often as
-    those beside it and those of any part of the middle. The parts are hundredths of the range
-    (3 % of the interquartile range, if that is less), a step of the converter at least. Noise thins out towards its extremes; a wave
-    piles up there, at most 2.42-fold, as the time that a sine spends within a step of its peak
-    grows as the square root of the step.
+    those beside it and those of any part of the middle. The parts are hundredths of the
+    range (3 % of the interquartile range, if that is less), a step of the converter at
+    least. Noise thins out towards its extremes; a wave piles up there, at most 2.42-fold,
+    as the time that a sine spends within a step of its peak grows as the square root of the
+    step.
     """
     low, high = signal.min(), signal.max()
     n_at = np.array([np.count_nonzero(signal == limit) for limit in (low, high)])
