@@ -304,7 +304,7 @@ def _digest(path):
 
 
 def _read(path):
-    with suppress(FileNotFoundError, ValueError):  # none, or damaged
+    with suppress(FileNotFoundError, TypeError, ValueError):  # none, or damaged
         return dict(json.loads(path.read_bytes()))
     return {}
 
