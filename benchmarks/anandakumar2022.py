@@ -151,8 +151,8 @@ def fit_fold(method, subject, settings, X, y, memory, drawn):
             seen_by["online teacher"] = teacher.extract_features(signals.source_epochs)
     watch = dict(stager.callbacks_)["watch"]
     return {
-        "predicted": stager.predict(night),
-        "best_predicted": watch.best_predicted_,
+        "predicted": {subject: stager.predict(night)},
+        "best_predicted": {subject: watch.best_predicted_},
         "kappa_by_pass": [look["kappa"] for look in watch.looks_],
         "teacher_kappa_by_pass": teacher
         and [look["kappa"] for look in dict(teacher.callbacks_)["watch"].looks_],
@@ -329,7 +329,7 @@ def rows_of_csv(results, last, best, about):
                 **about,
                 "method": method,
                 "subject": subject,
-                "n_epochs": len(fold["predicted"]),
+                "n_epochs": len(fold["predicted"][subject]),
                 "held_out": " ".join(fold["held_out"]),
                 **tables.rounded(last[method].per_subject[subject], wanted),
                 **{f"optimistic_{name}": value for name, value in optimistic.items()},
@@ -391,10 +391,7 @@ def main(argv=None):
         return
     results = {m: {s: fits[m, s] for s in subjects} for m in METHODS}
     last, best = (
-        {
-            m: tables.report_of({s: f[of] for s, f in fs.items()}, X, y)
-            for m, fs in results.items()
-        }
+        {m: tables.report_of(fs.values(), X, y, of=of) for m, fs in results.items()}
         for of in ("predicted", "best_predicted")
     )
     parts = [

@@ -321,10 +321,10 @@ def lines_of(signals):
     """Everything that was measured, as lines of a table."""
     for data, by_size in signals.items():
         for n_epochs, found in by_size.items():
-            seconds, values = found["seconds"], dict(found)
-            if isinstance(seconds, dict):
-                del values["seconds"]
-                values |= {f"seconds: {name}": value for name, value in seconds.items()}
+            values = {name: of for name, of in found.items() if name != "cpu_seconds"}
+            if data != "rows alone":
+                seconds = values.pop("seconds").items()
+                values |= {f"seconds: {name}": value for name, value in seconds}
             for what, value in values.items():
                 about = {"data": data, "epochs": n_epochs, "what": what}
                 yield about | {"value": f"{value:.6g}"}

@@ -203,7 +203,7 @@ def stage_ready(options, split, X, y):
         ecg = simulate_night(subject=number, **night).signals[0]
         predicted[subject] = stage_with_sleepecg(ecg, night["sfreq"])
     chosen_on = {subject: predicted.pop(subject) for subject in split["validation"]}
-    report = tables.report_of(chosen_on, X, to_scheme(y, "wnr"), "wnr")
+    report = tables.report_of([{"predicted": chosen_on}], X, to_scheme(y, "wnr"), "wnr")
     kappa = report.pooled["kappa"]
     return {"alpha": None, "predicted": predicted, "validation_kappa": kappa}
 
@@ -317,9 +317,9 @@ def about_gap(scores):
     gap = gap_closed(
         *(tables.values_of(scores[row], "kappa") for row in ("eeg", "ecg", "at+sd+cl"))
     )
-    low, high = gap.gap_interval
     note = "" if gap.has_gap else " **There is no gap that a teacher could close.**"
-    return f"The EEG is {gap.gap:.3f} [{low:.3f}, {high:.3f}] above the ECG in kappa.{note}"
+    shown = tables.with_interval((gap.gap, *gap.gap_interval))
+    return f"The EEG is {shown} above the ECG in kappa.{note}"
 
 
 def about_ready(n_classes, rows):
@@ -529,7 +529,7 @@ def main(argv=None):
         if n == 3 and options.data is None and has_sleepecg():
             rows[n][READY] = stage_ready(options, split, X, y)
         reports[n] = {
-            row: tables.report_of(fit["predicted"], X, to_scheme(y, scheme), scheme)
+            row: tables.report_of([fit], X, to_scheme(y, scheme), scheme)
             for row, fit in rows[n].items()
         }
     parts = page_of(head, options, results, rows, reports)

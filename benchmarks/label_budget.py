@@ -37,14 +37,13 @@ import tables
 from joblib import Memory
 from matplotlib.figure import Figure
 from sklearn.model_selection import GroupKFold
-from skorch.callbacks import LRScheduler
-from study import Setting, Study, parse, parser_of
+from study import Setting, Study, parse, parser_of, training
 from torch.utils.data import RandomSampler
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import FeatureMSE
-from skleepkd.metrics import bootstrap_interval, staging_report
+from skleepkd.metrics import staging_report
 from skleepkd.stages import is_unscored
 
 BATCH_SIZE = 32
@@ -94,17 +93,6 @@ STUDENT_SETTINGS = {
 }
 
 
-def training(settings):
-    """Return what all trainings have in common."""
-    return {
-        "batch_size": BATCH_SIZE,
-        "max_epochs": settings["passes"],
-        "lr": settings["lr"],
-        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=settings["passes"])],
-        "validation": None,
-    }
-
-
 def terms(settings):
     """Return the parameters of a student that follows features, and one that does outputs."""
     mse, weight = FeatureMSE(standardize=True), settings["feature_weight"]
@@ -116,6 +104,15 @@ def terms(settings):
 def scores_of(stager, X, y):
     """Stage epochs; return each subject's scores."""
     return staging_report(y, stager.predict(X), groups=X.subject).per_subject
+
+
+def rows_of(scores, **about):
+    """List kappas by method and subject as rows of a table."""
+    return [
+        {**about, "method": method, "subject": subject, "kappa": of["kappa"]}
+        for method, subjects in scores.items()
+        for subject, of in subjects.items()
+    ]
 
 
 # ---------------------------------------------------------------- label budget
@@ -135,19 +132,19 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
         n_drawn = settings["steps"] * BATCH_SIZE
         sampler = RandomSampler(range(n_epochs), num_samples=n_drawn)
         of_pass = {"iterator_train__sampler": sampler, "iterator_train__shuffle": False}
-        return training(settings) | of_pass
+        return training(settings["passes"], settings["lr"], BATCH_SIZE) | of_pass
 
     own = budget(n_labelled)
     # Without a random_state of its own the teacher takes the student's: one serves all.
-    scalp = SleepStager("LogPowerNet", classes="aasm", **own)
+    scalp = SleepStager("LogPowerNet", **own)
     shared = {"memory": memory, "random_state": seed}
     stagers = {
-        EAR: SleepStager("LogPowerNet", classes="aasm", random_state=seed, **own),
+        EAR: SleepStager("LogPowerNet", random_state=seed, **own),
         "transfer": FineTunedSleepStager(scalp, **shared, **own),
     }
     features, softmax = terms(settings)
     softmax["feature_loss"] = None
-    shared |= {"classes": "aasm", "start_from_teacher": True}
+    shared |= {"start_from_teacher": True}
     for name, term in (("features", features), ("softmax", softmax)):
         for suffix, n_epochs in (("", n_labelled), (UNSCORED, n_paired)):
             stagers[name + suffix] = DistilledSleepStager(
@@ -158,7 +155,7 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
 
 def run_cell(settings, seed, labelled):
     """Train every method on some labelled subjects of the cohort of this seed."""
-    began, n_test = process_time(), settings["test_subjects"]
+    n_test = settings["test_subjects"]
     cohort = make_cohort(
         n_test + labelled,
         unscored=settings["unscored"],
@@ -178,55 +175,46 @@ def run_cell(settings, seed, labelled):
             scores[name] = scores_of(stager.fit(X[rows], y[rows]), X[test], y[test])
     teacher = stagers["transfer"].pretrained_
     scores[SCALP] = scores_of(teacher, X[test].source_epochs, y[test])
-    cpu_seconds = process_time() - began
-    return {"scores": {name: scores[name] for name in LINES}, "cpu_seconds": cpu_seconds}
+    return {"scores": {name: scores[name] for name in LINES}}
 
 
-def rows_of_budget(labelled, repetitions):
-    """Compare methods with the ear alone, as rows of the table.
+def lines_of(labelled, found):
+    """Compare methods with the ear alone, as lines of the table.
 
-    ``repetitions`` is a list of scores by method. Means and intervals are over the subjects
-    of all repetitions, whose subjects are others.
+    Means and intervals are over the subjects of all repetitions, whose subjects are others.
     """
-    scores = {
-        name: {who: of for one in repetitions for who, of in one[name].items()}
-        for name in LINES
-    }
-    rows, points = [], {}
-    for name, of in scores.items():
-        gain, row = (
-            tables.gain_of(of, scores[EAR]),
-            [labelled, name, tables.mean(of, "kappa"), "", "", ""],
-        )
+    by_seed = found.frame.pivot_table("score", "seed", "method")
+    for name, row in found.table.iterrows():
+        line = [
+            labelled,
+            name,
+            tables.with_interval(tables.mean_of(row)),
+            "",
+            "",
+            tables.share_of(row),
+        ]
         if name != EAR:
-            row[3] = tables.signed(gain)
-            each = [tables.gain_of(one[name], one[EAR])[0] for one in repetitions]
-            row[4] = ", ".join(f"{gain:+.3f}" for gain in each)
-        if name not in (EAR, SCALP):
-            row[5] = tables.share_of_gap(scores[SCALP], scores[EAR], of)
-        rows.append(row)
-        kappa = tables.values_of(of, "kappa")
-        points[name] = {"kappa": (kappa.mean(), *bootstrap_interval(kappa)), "gain": gain}
-    return rows, points
+            line[3] = tables.signed(tables.difference_of(row))
+            each = by_seed[name] - by_seed[EAR]
+            line[4] = ", ".join(f"{gain:+.3f}" for gain in each)
+        yield line
 
 
-def draw(points):
+def draw(found):
     """Draw kappa, and the gain over the ear alone, over the number of labelled subjects."""
     figure = Figure(figsize=(11, 5), layout="constrained")
-    axes = figure.subplots(1, 2)
-    numbers = np.array(list(points))
-    for ax, score in zip(axes, ("kappa", "gain"), strict=True):
-        for k, (name, (color, style)) in enumerate(LINES.items()):
-            if score == "gain" and name in (SCALP, EAR):
-                continue
-            of = np.array([found[name][score] for found in points.values()])
-            ends, beside = abs(of[:, 1:].T - of[:, 0]), numbers * 1.03 ** (k - 3)
-            look = {"color": color, "linestyle": style, "marker": "o", "capsize": 2}
-            ax.errorbar(beside, of[:, 0], ends, label=name, **look)
+    axes, numbers = figure.subplots(1, 2), np.array(list(found))
+    for k, (name, (color, style)) in enumerate(LINES.items()):
+        rows = [one.table.loc[name] for one in found.values()]
+        look = {"color": color, "linestyle": style, "label": name}
+        places = numbers * 1.03 ** (k - 3)
+        tables.error_bars(axes[0], places, [*map(tables.mean_of, rows)], **look)
+        if name not in (SCALP, EAR):
+            tables.error_bars(axes[1], places, [*map(tables.difference_of, rows)], **look)
+    for ax in axes:
         ax.set(xscale="log", xlabel="Labelled subjects")
         ax.set_xticks(numbers, map(str, numbers))
         ax.set_xticks([], minor=True)
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("Kappa")
     axes[0].legend(frameon=False, fontsize="small")
     axes[1].set_ylabel("Gain in kappa over the ear alone")
@@ -242,17 +230,17 @@ def label_budget(study):
     cells = [(n, seed) for n in sorted(options.labelled) for seed in options.repetitions]
     tasks = {(n, seed): {"labelled": n, "seed": seed} for n, seed in cells}
     results = study.run(run_cell, tasks, settings=settings)
-    lines, rows, points = [], [], {}
+    rows, found = [], {}
     for n in sorted(options.labelled):
-        repetitions = [results[n, seed]["scores"] for seed in options.repetitions]
-        own, points[n] = rows_of_budget(n, repetitions)
+        own = [
+            row
+            for seed in options.repetitions
+            for row in rows_of(results[n, seed]["scores"], repetition=seed, labelled=n)
+        ]
+        of_seed = [row | {"seed": row["repetition"]} for row in own]
+        found[n] = tables.comparison(of_seed, EAR, SCALP)
         rows += own
-        for seed, scores in zip(options.repetitions, repetitions, strict=True):
-            for name, of in scores.items():
-                about = {"repetition": seed, "labelled": n, "method": name}
-                lines += [
-                    about | {"subject": s, "kappa": v["kappa"]} for s, v in of.items()
-                ]
+    lines = [line for n, of in found.items() for line in lines_of(n, of)]
     header = ["labelled subjects", "method", "simulated kappa", "gain over the ear alone"]
     parts = study.head("Label budget, simulated nights") + [
         f"LogPowerNet, Adam, batches of {BATCH_SIZE}; each training is "
@@ -262,9 +250,9 @@ def label_budget(study):
         "scores of a subject kept together. Subjects of one repetition are judged by the "
         "same trained networks, which the intervals do not know; so the gain of each "
         "repetition stands beside them.",
-        tables.markdown_table([*header, "gain by repetition", "gap closed"], rows),
+        tables.markdown_table([*header, "gain by repetition", "gap closed"], lines),
     ]
-    study.write("label_budget", parts, lines, draw(points))
+    study.write("label_budget", parts, rows, draw(found))
 
 
 # ---------------------------------------------------------------- small student
@@ -272,7 +260,7 @@ def label_budget(study):
 
 def make_students(settings, memory):
     """Make an unfitted stager for each method but the scalp's, which is their teacher."""
-    own = training(settings) | {"classes": "aasm", "device": "cpu"}
+    own = training(settings["passes"], settings["lr"], BATCH_SIZE)
 
     def supervised(filters, **parameters):
         network = {"module__filters": filters, "module__pools": POOLS}
@@ -297,7 +285,6 @@ def make_students(settings, memory):
 
 def run_fold(settings, n_folds, fold):
     """Train every student on a fold's training subjects, and test it on the others."""
-    began = process_time()
     cohort = make_cohort(
         settings["subjects"], n_epochs=settings["epochs"], random_state=settings["seed"]
     )
@@ -313,11 +300,10 @@ def run_fold(settings, n_folds, fold):
         costs = {name: cost_of(of, inputs[name], folder) for name, of in stagers.items()}
     return {
         "scores": {
-            name: scores_of(of, inputs[name], y[test]) for name, of in stagers.items()
+            name: scores_of(stagers[name], inputs[name], y[test]) for name in STUDENTS
         },
         "costs": costs,
         "adapter": n_parameters(stagers[FEATURES].adapters_),
-        "cpu_seconds": process_time() - began,
     }
 
 
@@ -350,25 +336,21 @@ def small_student(study):
     tasks = {fold: {"fold": fold} for fold in range(options.folds)}
     folds = study.run(run_fold, tasks, settings=settings, n_folds=options.folds).values()
     adapter = next(iter(folds))["adapter"]
-    rows, lines, costs, scores = [], [], {}, {}
+    lines, rows, costs, scores = [], [], {}, {}
     for name in STUDENTS:
-        scores[name] = {who: of for one in folds for who, of in one["scores"][name].items()}
         of_folds = [one["costs"][name] for one in folds]
-        costs[name] = of_folds[0] | {"ms": float(np.median([c["ms"] for c in of_folds]))}
-        for who, of in scores[name].items():
-            about = {"method": name, "subject": who, "kappa": of["kappa"]}
-            lines.append(about | costs[name])
-    for name in STUDENTS:
-        cost = costs[name]
-        row = [name, f"{cost['parameters']:,}", f"{cost['bytes']:,}", f"{cost['ms']:.2f}"]
-        row += [tables.mean(scores[name], "kappa"), "", ""]
+        ms = float(np.median([cost["ms"] for cost in of_folds]))
+        costs[name] = of_folds[0] | {"ms": ms}
+        scores[name] = {who: of for one in folds for who, of in one["scores"][name].items()}
+        rows += [row | costs[name] for row in rows_of({name: scores[name]})]
+    for name, cost in costs.items():
+        line = [name, *(f"{cost[what]:,}" for what in ("parameters", "bytes"))]
+        line += [f"{cost['ms']:.2f}", tables.mean(scores[name], "kappa"), "", ""]
         if name != ALONE:
             gain = tables.gain_of(scores[name], scores[ALONE])
-            row[5:] = (
-                tables.signed(gain),
-                "" if name in (TEACHER, AS_LARGE) else tables.verdict(gain),
-            )
-        rows.append(row)
+            line[5] = tables.signed(gain)
+            line[6] = "" if name in (TEACHER, AS_LARGE) else tables.verdict(gain)
+        lines.append(line)
     header = ["method", "parameters", "file, bytes", "ms an epoch", "simulated kappa"]
     header += ["gain over the small one by itself", ""]
     smaller, quicker = (costs[TEACHER][n] / costs[ALONE][n] for n in ("parameters", "ms"))
@@ -382,9 +364,9 @@ def small_student(study):
         "gains paired by subject. Subjects of one fold are judged by the same trained "
         'networks, one training each, which the intervals do not know. "Not shown": the '
         "interval of the gain holds 0.",
-        tables.markdown_table(header, rows),
+        tables.markdown_table(header, lines),
     ]
-    study.write("small_student", parts, lines)
+    study.write("small_student", parts, rows)
 
 
 def read_options(argv=None):

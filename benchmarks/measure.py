@@ -130,11 +130,10 @@ class Line:
     clock: callable = time.process_time
     times: np.ndarray = None
 
-    def measure(self, fast, seconds):
-        """Time both functions."""
-        how = {"least": 2, "seconds": 0.0} if fast else {"least": self.least}
-        how = {"seconds": seconds, "clock": self.clock, **how}
-        self.times = interleave(self.ours, self.theirs, **how)
+    def measure(self, fast):
+        """Time both functions, for ten seconds or more."""
+        how = {"least": 2, "seconds": 0.0} if fast else {"least": self.least, "seconds": 10}
+        self.times = interleave(self.ours, self.theirs, clock=self.clock, **how)
 
     @property
     def ratios(self):
@@ -142,61 +141,34 @@ class Line:
         ours, reference = np.asarray(self.times).T
         return ours / reference if self.at_least is None else reference / ours
 
-    @property
-    def median(self):
-        """Median of the ratios of the pairs."""
-        return float(np.median(self.ratios))
-
-    @property
-    def interval(self):
-        """95 % interval of the median."""
-        return median_interval(self.ratios)
-
-    @property
-    def bound(self):
-        """The bound in words."""
+    def judge(self):
+        """Return the bound in words, and whether the worse end of the interval keeps it."""
+        low, high = median_interval(self.ratios)
         if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        if self.at_most is None:
-            return "reported"
-        second = f", median <= {self.median_at_most:.2f}" if self.median_at_most else ""
-        return f"<= {self.at_most:.2f}{second}"
-
-    @property
-    def verdict(self):
-        """Whether the worse end of the interval keeps the bound."""
-        low, high = self.interval
-        if self.bound == "reported":
-            return ""
-        if self.at_least is not None:
-            holds = low >= self.at_least
+            bound, holds = f">= {self.at_least:g}", low >= self.at_least
+        elif self.at_most is not None:
+            bound, holds = f"<= {self.at_most:.2f}", high <= self.at_most
         else:
-            holds = high <= self.at_most
-            holds &= self.median_at_most is None or self.median <= self.median_at_most
-        return "holds" if holds else "does not hold"
+            return "reported", ""
+        if self.median_at_most is not None:
+            bound += f", median <= {self.median_at_most:.2f}"
+            holds &= np.median(self.ratios) <= self.median_at_most
+        return bound, "holds" if holds else "does not hold"
 
     def cells(self):
         """Return the line as texts, in the order of ``HEADER``."""
-        low, high = self.interval
+        low, high = median_interval(self.ratios)
         ours, reference = np.median(self.times, axis=0)
         return [
             self.title,
             self.reference,
-            f"{self.median:#.3g}",
+            f"{np.median(self.ratios):#.3g}",
             f"[{low:#.3g}, {high:#.3g}]",
-            self.bound,
-            self.verdict,
+            *self.judge(),
             str(len(self.times)),
             f"{ours:.3g}, {reference:.3g}",
             self.note,
         ]
-
-    def __str__(self):
-        title, reference, median, interval, bound, verdict, *_ = self.cells()
-        unit = " times faster" if self.at_least is not None else ""
-        verdict = f": {verdict}" if verdict else ""
-        note = f" ({self.note})" if self.note else ""
-        return f"{title} | {reference} | {median} {interval}{unit} | {bound}{verdict}{note}"
 
 
 HEADER = ["What", "Beside", "Ratio (median)", "95 % interval", "Bound", "Verdict", "Pairs"]

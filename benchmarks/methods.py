@@ -44,7 +44,6 @@ from real_nights_ucddb import WHOLE
 from study import Setting, Study, parse, parser_of
 
 from skleepkd.metrics import bootstrap_interval, expected_calibration_error
-from skleepkd.model_selection import Comparison
 
 SETTINGS = {
     "people": Setting("simulated people of the development, seed 100", 24, 4),
@@ -114,13 +113,14 @@ and have no interval. Methods that need a raw signal are left out of the former.
 
 def comparison(results):
     """Gather results by (method, seed, fold) of a cell."""
+    names = "method", "seed", "fold"
     rows = [
-        (*key, person, kappa, result["seconds"])
+        dict(zip(names, key, strict=True))
+        | {"subject": person, "kappa": kappa, "fit_seconds": result["seconds"]}
         for key, result in results.items()
         for person, kappa in result["kappas"].items()
     ]
-    columns = ["method", "seed", "fold", "subject", "score", "fit_seconds"]
-    return Comparison(pd.DataFrame(rows, columns=columns), ALONE, SCALP, "kappa")
+    return tables.comparison(rows, ALONE, SCALP)
 
 
 def run_cells(study, cells, names, people, cohort_seed, seeds):
@@ -130,17 +130,24 @@ def run_cells(study, cells, names, people, cohort_seed, seeds):
     shared |= {"epochs": settings["epochs"], "n_folds": settings["folds"]}
     for cell in cells:
         noise, few = CELLS[cell]
-        methods = {s: make_methods(settings, s, memory=study.memory) for s in seeds}
-        tasks = {
-            (name, seed, fold): {"stager": methods[seed][name], "fold": fold}
-            for name in names
-            if few or name not in UNSCORED_ONLY
-            for seed in seeds
-            for fold in range(settings["folds"])
-        }
+        known = [name for name in names if few or name not in UNSCORED_ONLY]
+        places = {"fold": range(settings["folds"])}
+        tasks = tasks_of(study, settings, known, seeds, places)
         results = study.run(run_simulated, tasks, noise=noise, few=few, **shared)
         found[cell] = comparison(results)
     return found
+
+
+def tasks_of(study, settings, names, seeds, places, network="LogPowerNet"):
+    """Name the fits of methods by seed and place; ``places`` are a task's values by name."""
+    methods = {s: make_methods(settings, s, network, study.memory) for s in seeds}
+    ((what, values),) = places.items()
+    return {
+        (name, seed, value): {"stager": methods[seed][name], what: value}
+        for name in names
+        for seed in seeds
+        for value in values
+    }
 
 
 def develop(study):
@@ -188,8 +195,7 @@ def calibrate(study):
         pooled = expected_calibration_error(y, proba)
         each = {who: v for fold in folds for who, v in fold["errors"][name].items()}
         values = list(each.values())
-        low, high = bootstrap_interval(values)
-        shown = f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+        shown = tables.with_interval((np.mean(values), *bootstrap_interval(values)))
         lines.append([name, f"{pooled:.3f}", shown])
         about = {"part": "calibration", "cell": CALIBRATION, "method": name, "seed": 0}
         rows += [about | {"subject": who, "error": error} for who, error in each.items()]
@@ -202,35 +208,16 @@ def run_real_pairs(study, names):
     X, y = read_features(options.data)
     X = X.replace(source=X["source"][:, :1])
     settings = options.settings | ({} if options.fast else FEATURES) | {"batch_size": 256}
-    people = np.unique(X.subject).tolist()
+    seeds, people = options.real_seeds, {"person": np.unique(X.subject).tolist()}
     for cell, few in REAL.items():
-        methods = {
-            seed: make_methods(settings, seed, FiveEpochs, study.memory)
-            for seed in options.real_seeds
-        }
-        tasks = {
-            (name, seed, person): {
-                "stager": methods[seed][name],
-                "person": person,
-                "seed": seed,
-            }
-            for name in names
-            if name not in SIGNALS_ONLY and (few or name not in UNSCORED_ONLY)
-            for seed in options.real_seeds
-            for person in people
-        }
+        left_out = SIGNALS_ONLY if few else SIGNALS_ONLY + UNSCORED_ONLY
+        known = [name for name in names if name not in left_out]
+        tasks = tasks_of(study, settings, known, seeds, people, FiveEpochs)
+        tasks = {key: task | {"seed": key[1]} for key, task in tasks.items()}
         results = study.run(run_real, tasks, X=X, y=y, few=few)
         found[cell] = comparison(results)
     settings = options.settings | ({} if options.fast else NIGHTS)
-    methods = {
-        s: make_methods(settings, s, memory=study.memory) for s in options.real_seeds
-    }
-    tasks = {
-        (name, seed, person): {"stager": methods[seed][name], "person": person}
-        for name in names
-        for seed in options.real_seeds
-        for person in WHOLE
-    }
+    tasks = tasks_of(study, settings, names, seeds, {"person": WHOLE})
     results = study.run(run_ucddb, tasks, folder=options.data / "ucddb")
     found[UCDDB] = comparison(results)
     return found
@@ -239,37 +226,26 @@ def run_real_pairs(study, names):
 # ---------------------------------------------------------------- the page
 
 
-def gain_of(row):
-    """Difference with the ends of its interval."""
-    return row["difference"], row["difference_low"], row["difference_high"]
-
-
-def share_of(row, alone=False):
-    """Write a share of the gap with its interval, or without."""
-    if np.isnan(row["share"]):
-        return ""
-    if alone:
-        return f"{row['share']:.0%}"
-    return f"{row['share']:.0%} [{row['share_low']:.0%}, {row['share_high']:.0%}]"
+def without_interval(text):
+    """Leave a value alone."""
+    return text.partition(" ")[0]
 
 
 def cell_table(found, halves=False):
     """Write a cell's table, the best first; of real people each half apart."""
-    lines, two = [], len(found.scores) < 3  # who have no interval
+    lines = []
     for name, row in found.table.sort_values("mean", ascending=False).iterrows():
-        interval = "" if two else f" [{row['low']:.3f}, {row['high']:.3f}]"
-        line = [name, f"{row['mean']:.3f}{interval}"]
-        if name == ALONE:
-            line += [""] * (5 if halves else 3)
-        elif two:
-            line += [f"{row['difference']:+.3f}", "", share_of(row, alone=True)]
-        else:
-            line += [tables.signed(gain_of(row)), f"{row['pvalue']:.3f}", share_of(row)]
+        line = [tables.with_interval(tables.mean_of(row)), *[""] * (5 if halves else 3)]
+        if name != ALONE:
+            gain, p = tables.difference_of(row), f"{row['pvalue']:.3f}"
+            line[1:4] = tables.signed(gain), p, tables.share_of(row)
+        if len(found.scores) < 3:  # who have no interval
+            line = [*map(without_interval, line[:2]), "", without_interval(line[3])]
         if halves and name != ALONE:
             gains = (found.scores[name] - found.scores[ALONE]).dropna()
             first = gains.index.isin(FIRST_HALF)
-            line += [f"{gains[first].mean():+.3f}", f"{gains[~first].mean():+.3f}"]
-        lines.append([*line, f"{row['fit_seconds']:.1f}"])
+            line[4:] = (f"{gains[of].mean():+.3f}" for of in (first, ~first))
+        lines.append([name, *line, f"{row['fit_seconds']:.1f}"])
     header = ["method", "kappa", "difference to alone", "p", "gap closed"]
     header += ["SC400 to SC404", "SC405 to SC409"] * halves
     return tables.markdown_table([*header, "fit, s"], lines)
@@ -285,7 +261,8 @@ def development_table(found):
         for cell in found.values():
             known = name in cell.table.index
             row = cell.table.loc[name] if known else None
-            line += [tables.signed(gain_of(row)), share_of(row)] if known else ["", ""]
+            gain = tables.signed(tables.difference_of(row)) if known else ""
+            line += [gain, tables.share_of(row) if known else ""]
             seconds += [row["fit_seconds"]] if known else []
         lines.append([*line, f"{share:.0%}", f"{np.mean(seconds):.1f}"])
     cells = [text for cell in found for text in (cell, "gap closed")]
@@ -306,11 +283,11 @@ def advice(confirmed, real):
     for cell, found in [*confirmed.items(), *(real or {}).items()]:
         kind = "simulated" if cell in confirmed else "real"
         name, control = best_of(found), best_of(found, CONTROLS)
-        row, gain = found.table.loc[name], gain_of(found.table.loc[name])
+        gain = tables.difference_of(found.table.loc[name])
         shown = f"{tables.signed(gain)} ({tables.verdict(gain)})"
+        share = tables.share_of(found.table.loc[name])
         if cell == UCDDB:
-            shown = f"{gain[0]:+.3f}"
-        share = share_of(row, alone=cell == UCDDB)
+            shown, share = without_interval(shown), without_interval(share)
         share = f", {share} of the gap" if share else ""
         other = found.table.loc[control, "difference"]
         lines.append(

@@ -2,17 +2,17 @@
 
 from functools import lru_cache
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 
 import numpy as np
 from braindecode.augmentation import AugmentedDataLoader, ChannelsDropout, FTSurrogate
-from real_nights_runs import SomeBatches, draw_people
+from real_nights_runs import draw_people
 from real_nights_ucddb import SFREQ, WHOLE, pair_of, student_signal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from skorch.callbacks import LRScheduler
+from study import SomeBatches, training
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import make_cohort
@@ -53,20 +53,12 @@ def budget(settings):
     """Return what gives the parameters of a training of so many times the passes."""
 
     def of(passes=1.0):
-        n_passes = round(passes * settings["passes"])
-        return {
-            "classes": "aasm",
-            "batch_size": settings.get("batch_size", 32),
-            "max_epochs": n_passes,
-            "lr": settings["lr"],
-            "callbacks": [LRScheduler("CosineAnnealingLR", T_max=n_passes)],
-            "iterator_train": SomeBatches,
-            "iterator_train__steps": settings["steps"],
-            "iterator_valid__batch_size": settings.get("batch_size", 32) * 16,
-            "validation": None,
-            "device": "cpu",
-            "verbose": 0,
-        }
+        n_passes, n_rows = (
+            round(passes * settings["passes"]),
+            settings.get("batch_size", 32),
+        )
+        common = training(n_passes, settings["lr"], n_rows, settings["steps"])
+        return common | {"iterator_valid__batch_size": 16 * n_rows, "verbose": 0}
 
     return of
 
@@ -164,7 +156,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
 
 def judge(stager, X, y, y_train, train, test):
     """Fit to training rows, and score each person of the test rows."""
-    began, cpu_began = perf_counter(), process_time()
+    began = perf_counter()
     stager = clone(stager).fit(X[train], y_train[train])
     seconds = perf_counter() - began
     predicted = stager.predict(X[test])
@@ -172,7 +164,6 @@ def judge(stager, X, y, y_train, train, test):
     return {
         "kappas": {who: scores["kappa"] for who, scores in persons.items()},
         "seconds": seconds,
-        "cpu_seconds": process_time() - cpu_began,
     }
 
 
@@ -206,7 +197,6 @@ def run_simulated(stager, people, epochs, cohort_seed, n_folds, fold, noise, few
 
 def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, held_out):
     """Calibrate a student; return each person's error with its temperature and without."""
-    began = process_time()
     cohort = cohort_of(people, epochs, noise, cohort_seed)
     folds, y_train = folds_of(cohort, n_folds, few=False)
     train, test = folds[fold]
@@ -220,8 +210,7 @@ def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, h
         found = expected_calibration_error(cohort.y[test], of, groups=cohort.groups[test])
         errors[name] = found.per_subject
     rows = {"proba": proba, "as_trained": as_trained, "y": cohort.y[test]}
-    cpu_seconds = process_time() - began
-    return {"errors": errors, "rows": rows, "cpu_seconds": cpu_seconds}
+    return {"errors": errors, "rows": rows}
 
 
 # ---------------------------------------------------------------- real people

@@ -599,8 +599,7 @@ def main(argv=None):
         return
     for rows in found.values():
         for row, fits in rows.items():
-            predicted = {s: p for fit in fits for s, p in fit["predicted"].items()}
-            rows[row] = fits, tables.report_of(predicted, X, y)
+            rows[row] = fits, tables.report_of(fits, X, y)
     parts = page_of(head, not options.data, found, pretrained)
     study.write(name, parts, list(rows_of_csv(found, data)))
 

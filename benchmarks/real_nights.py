@@ -54,7 +54,8 @@ from real_nights_ucddb import TEXT as TWO_NIGHTS
 from real_nights_ucddb import two_nights
 from study import Setting, Study, parse, parser_of
 
-from skleepkd.metrics import bootstrap_interval, paired_test
+from skleepkd.metrics import paired_test
+from skleepkd.metrics.subjects import over_subjects
 
 SETTINGS = {
     "seeds": Setting("seeds, each with its own draw of people", [0, 1, 2], [0]),
@@ -207,16 +208,13 @@ def draw(scores, numbers):
     }
     for k, (name, (label, color, style)) in enumerate(lines.items()):
         at = [0] if (name, 0) in scores else numbers
-        kappas = [tables.values_of(scores[name, n], "kappa") for n in at]
-        means = np.array([kappa.mean() for kappa in kappas])
-        ends = abs(np.array([bootstrap_interval(of) for of in kappas]).T - means)
-        look = {"color": color, "capsize": 2}
+        found = [over_subjects(tables.values_of(scores[name, n], "kappa")) for n in at]
+        found = [(mean, *ends) for mean, ends in found]
+        look = {"linestyle": style, "color": color}
         if at == [0]:
-            ax.axhline(means[0], linestyle=style, linewidth=1, color=color)
-        places = np.array(at) + 0.04 * (k - 2)
-        ax.errorbar(places, means, ends, label=label, linestyle=style, marker="o", **look)
+            ax.axhline(found[0][0], linewidth=1, **look)
+        tables.error_bars(ax, np.array(at) + 0.04 * (k - 2), found, label=label, **look)
     ax.set(xlabel="Scored people", ylabel="Kappa", xticks=[0, *numbers])
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     ax.set_title("Ten people of Sleep-EDF, 95 % intervals over people", fontsize="medium")
     return figure

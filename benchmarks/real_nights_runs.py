@@ -1,17 +1,14 @@
 """The runs of ``real_nights.py`` on ten people: networks, features, trainings."""
 
-import itertools
 import tempfile
 from functools import partial
 from pathlib import Path
-from time import process_time
 
 import numpy as np
+import study
 from joblib import Memory
 from sklearn.frozen import FrozenEstimator
-from skorch.callbacks import LRScheduler
 from torch import nn
-from torch.utils.data import DataLoader
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import load_sleep_edf
@@ -70,18 +67,6 @@ class Recurrent(nn.Module):
         return self.head(self.dropout(self.features(x.mT)))
 
 
-class SomeBatches(DataLoader):
-    """A pass of a fixed number of batches, from as many shuffles as they need."""
-
-    def __init__(self, dataset, *, steps, **options):
-        super().__init__(dataset, **options)
-        self.steps = steps
-
-    def __iter__(self):
-        shuffles = (DataLoader.__iter__(self) for _ in itertools.count())
-        return itertools.islice(itertools.chain.from_iterable(shuffles), self.steps)
-
-
 # ---------------------------------------------------------------- the ten people
 
 
@@ -127,20 +112,10 @@ def make_pair(features, subject, night, onset):
 
 def training(settings, sequences=False, passes=1):
     """Return what all trainings have in common."""
+    length, n_rows, steps = (20, 32, "sequence_steps") if sequences else (1, 256, "steps")
     n_passes = passes * settings["passes"]
-    return {
-        "classes": "aasm",
-        "sequence_length": 20 if sequences else 1,
-        "batch_size": 32 if sequences else 256,
-        "max_epochs": n_passes,
-        "lr": settings["lr"],
-        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=n_passes)],
-        "iterator_train": SomeBatches,
-        "iterator_train__steps": settings["sequence_steps" if sequences else "steps"],
-        "iterator_valid__batch_size": 4096,
-        "validation": None,
-        "device": "cpu",
-    }
+    how = study.training(n_passes, settings["lr"], n_rows, settings[steps])
+    return how | {"sequence_length": length, "iterator_valid__batch_size": 4096}
 
 
 def scores_of(stager, X, y):
@@ -150,7 +125,7 @@ def scores_of(stager, X, y):
 
 def run_fold(settings, X, y, person, seed, sequences, only=None):
     """Train methods, all but for those not among ``only``, on all people but one."""
-    began, test = process_time(), X.subject == person
+    test = X.subject == person
     network = Recurrent if sequences else FiveEpochs
     how, twice = (training(settings, sequences, passes) for passes in (1, 2))
     plain = SleepStager(network, **how)
@@ -180,7 +155,7 @@ def run_fold(settings, X, y, person, seed, sequences, only=None):
     teacher = getattr(stagers.get("softmax"), "teacher_", None)
     if teacher is not None:
         scores[TEACHER, 9] = scores_of(teacher, X[test].source_epochs, y[test])
-    return {"scores": scores, "cpu_seconds": process_time() - began}
+    return {"scores": scores}
 
 
 def draw_people(subject, person, seed):
@@ -196,7 +171,7 @@ def run_few(settings, X, y, person, seed, only=None):
 
     ``only`` names methods, all by default.
     """
-    began, (theirs, own) = process_time(), draw_people(X.subject, person, seed)
+    theirs, own = draw_people(X.subject, person, seed)
     others = np.concatenate([theirs, own])
     how, test = training(settings), X.subject == person
     both, target = X.source_epochs, X.target_epochs
@@ -266,4 +241,4 @@ def run_few(settings, X, y, person, seed, only=None):
         score(OWN, n, lambda: follow(plain(scored, both), joined, scored))  # noqa: B023
         for part in ("all", "first", "head"):
             score(f"fine-tuned: {part}", n, partial(tune, part, scored))
-    return {"scores": scores, "cpu_seconds": process_time() - began}
+    return {"scores": scores}

@@ -7,15 +7,13 @@ electrodes between the ears would record it.
 """
 
 from pathlib import Path
-from time import process_time
 
 import numpy as np
 import tables
-from real_nights_runs import SomeBatches
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.frozen import FrozenEstimator
-from skorch.callbacks import LRScheduler
+from study import training
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import wear_electrode
@@ -82,12 +80,11 @@ def pair_of(signal, epoch, name, sfreq, source=None):
 
 def ask_teachers(path):
     """Stage a night by the ready-made stagers; probabilities of each."""
-    began = process_time()
     signal, epoch, _, sfreq = read_night(path)
     X = pair_of(signal.astype(np.float32), epoch, path.stem, sfreq)
     stagers = {"YASA": YasaStager(), "GSSC": GsscStager()}
     found = {name: stager.predict_proba(X) for name, stager in stagers.items()}
-    return {"probabilities": found, "cpu_seconds": process_time() - began}
+    return {"probabilities": found}
 
 
 def student_signal(path, scaled, worn):
@@ -103,25 +100,13 @@ def student_signal(path, scaled, worn):
 
 def run_student(folder, train, test, way, signal, answers, passes, seed):
     """Train a student on one night, and test it on the other."""
-    began = process_time()
     scaled, worn = _SIGNALS[signal]
     numbers = [train]
     if way == _WITH_OTHERS:
         files = sorted(folder.glob("ucddb*.npz"))
         numbers += [file.stem[-3:] for file in files if file.stem[-3:] not in WHOLE]
     nights = [student_signal(folder / f"ucddb{n}.npz", scaled, worn) for n in numbers]
-    how = {
-        "classes": "aasm",
-        "batch_size": 32,
-        "max_epochs": passes,
-        "lr": 0.003,
-        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=passes)],
-        "iterator_train": SomeBatches,
-        "iterator_train__steps": 25,
-        "validation": None,
-        "random_state": seed,
-        "device": "cpu",
-    }
+    how = training(passes, lr=0.003, steps=25) | {"random_state": seed}
     X = PairedEpochs.concatenate(
         [pair_of(x, e, n, SFREQ) for (x, e, _), n in zip(nights, numbers, strict=True)]
     )
@@ -135,8 +120,7 @@ def run_student(folder, train, test, way, signal, answers, passes, seed):
         stager = SleepStager("LogPowerNet", **how).fit(X, y)
     x, epoch, y = student_signal(folder / f"ucddb{test}.npz", scaled, worn)
     predicted = stager.predict(pair_of(x, epoch, test, SFREQ))
-    kappa = staging_report(y, predicted).pooled["kappa"]
-    return {"kappa": kappa, "cpu_seconds": process_time() - began}
+    return {"kappa": staging_report(y, predicted).pooled["kappa"]}
 
 
 def two_nights(study, folder):

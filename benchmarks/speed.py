@@ -10,17 +10,14 @@ which other programs on the machine disturb little; only what runs in several pr
 or reads from the disk, is timed by the clock on the wall. The signals are noise and the
 stages random, since neither changes the time.
 
-Run it with ``python benchmarks/speed.py`` (some rows: ``--rows``; small sizes, to see
-that it runs: ``--fast``). ``--output`` writes ``speed.md`` and, with the seconds of every
-block, ``speed.csv``.
+Run it with ``python benchmarks/speed.py``, which writes ``speed.md`` and, with the seconds of
+every block, ``speed.csv`` (some rows: ``--rows``; small sizes, to see that it runs:
+``--fast``).
 """
 
-import argparse
 import copy
 import os
 import re
-import shlex
-import sys
 import tempfile
 import time
 import warnings
@@ -28,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 import torch.nn.functional as F
 from measure import (
@@ -46,12 +44,10 @@ from scipy import signal
 from scipy.signal.windows import hamming
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
-from study import in_new_process, processor_name, write_page
-from tables import markdown_table
+from study import Study, in_new_process, parse, parser_of
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
-from skleepkd.distillation import MeanTeacher
 from skleepkd.networks import EpochCrossModalTransformer
 from skleepkd.preprocessing import LogSpectrogram
 
@@ -223,16 +219,12 @@ def offline(fast):
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
     supervised = training_pass(stager_of("USleep"), X, y)
-    strategies = {
-        "features": ({}, 1.10),
-        "attention": ({"feature_loss": "attention"}, 1.20),
-    }
-    for name in ("relational", "contrastive"):
-        strategies[name] = ({"feature_loss": name}, 1.10)
-    for name in ("softmax", "dkd", "dist"):
-        outputs = {"output_loss": name, "feature_loss": None, "alpha": 0.5}
-        strategies[name] = (outputs, 1.10)
-    for name, (parameters, bound) in strategies.items():
+    outputs = {"output_loss": "softmax", "feature_loss": None, "alpha": 0.5}
+    for name, parameters, bound in (
+        ("features", {}, 1.10),
+        ("softmax", outputs, 1.10),
+        ("attention", {"feature_loss": "attention"}, 1.20),
+    ):
         student = DistilledSleepStager(teacher, **FEATURES | parameters)
         title = f"U-Sleep: a pass of offline distillation by {name}"
         distilled = training_pass(student, X, y)
@@ -245,21 +237,6 @@ def offline(fast):
         supervised,
         note="once a fit; asked anew in each pass it would add this to each",
     )
-
-
-def mean_teacher(fast):
-    """Train beside a moving average, which teaches on the half that is unscored."""
-    X, y = signals(fast, 8)
-    X, few = X.target_epochs, np.where(np.arange(len(y)) % 2, y, -1)
-    student = DistilledSleepStager(
-        None, "USleep", **FEATURES | {"strategy": MeanTeacher(), "feature_loss": None}
-    )
-    title = "U-Sleep: a pass of mean teacher, half of the epochs unscored"
-    averaged, supervised = (
-        training_pass(student, X, few),
-        training_pass(stager_of("USleep"), X, y),
-    )
-    yield Line(title, A_PASS, averaged, supervised, at_most=1.45)
 
 
 #: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
@@ -557,7 +534,6 @@ ROWS = {
     "offline": offline,
     "adapters": adapters,
     "online": online,
-    "mean teacher": mean_teacher,
     "prediction": prediction,
     "transformer": transformer,
     "small": small,
@@ -571,49 +547,23 @@ ROWS = {
 # ---------------------------------------------------------------- the command
 
 
-def main(arguments=None):
+def main(argv=None):
     """Measure the rows, print a line for each, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--fast", action="store_true", help="small sizes, two pairs a row")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for a line (10)")
-    parser.add_argument("--output", type=Path, help="folder of speed.md and speed.csv")
-    parser.add_argument("--note", default="", help="what the page says of the machine")
-    options = parser.parse_args(arguments)
+    options = parse(parser, {}, argv)
+    study, lines = Study("speed", options), []
     torch.set_num_threads(1)
-    load, began, lines = os.getloadavg()[0], time.perf_counter(), []
-    print(" | ".join(HEADER[:4]), flush=True)
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processor(s)"
     for row in options.rows:
         for line in ROWS[row](options.fast):
-            line.measure(options.fast, options.seconds)
+            line.measure(options.fast)
             lines.append((row, line))
-            print(line, flush=True)
-    minutes = (time.perf_counter() - began) / 60
-    print(f"{len(lines)} lines in {minutes:.1f} minutes")
-    if options.output:
-        command = shlex.join(
-            ["python", "benchmarks/speed.py", *(arguments or sys.argv[1:])]
-        )
-        page = page_of([line for _, line in lines], command, minutes, load, options.note)
-        write_page(options.output, "speed", page, list(blocks_of(lines)))
-
-
-def page_of(lines, command, minutes, load, note):
-    """Write the page of results, in Markdown."""
-    table = markdown_table(HEADER, [line.cells() for line in lines])
-    note = f"\n{note}\n" if note else ""
-    return f"""# Speed
-
-`{command}`
-
-{time.strftime("%Y-%m-%d")}, {minutes:.1f} minutes, on {os.cpu_count()} processor(s) of a
-machine with {processor_name()} and a load of {load:.1f} before the run; torch
-{torch.__version__} on one thread.
-{note}
-{__doc__[: __doc__.index("Run it")].replace("``", "`").strip()}
-
-{table}
-"""
+            print(" | ".join(line.cells()), flush=True)
+    head = study.head("Speed", {"load of the machine": (load, "-")})
+    about = __doc__[: __doc__.index("Run it")].replace("``", "`").strip()
+    table = tables.markdown_table(HEADER, [line.cells() for _, line in lines])
+    study.write("speed", [*head, about, table], list(blocks_of(lines)))
 
 
 def blocks_of(lines):

@@ -8,6 +8,7 @@ where it was, and a second one only prints. ``label_budget.py`` is a short examp
 import argparse
 import csv
 import hashlib
+import itertools
 import multiprocessing
 import platform
 import re
@@ -21,8 +22,9 @@ from typing import NamedTuple
 
 import torch
 from joblib import Memory, Parallel, delayed
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from tables import markdown_table
+from torch.utils.data import DataLoader
 
 import skleepkd
 from skleepkd.memory import key_of, replace_file
@@ -112,7 +114,8 @@ class Study:
 
         ``tasks`` are arguments by the task's name, ``shared`` those of all tasks. Where
         things lie, "memory" and "folder", is no part of what a result depends on. A task's
-        error is raised; what is finished stays.
+        error is raised; what is finished stays. A result without "cpu_seconds" gets those
+        of its task.
         """
         places = ("memory", "folder")
         depends = {name: value for name, value in shared.items() if name not in places}
@@ -125,7 +128,7 @@ class Study:
         self.n_fits += len(calls)
         self.n_new += sum(not call.check_call_in_cache(*one) for one in calls)
         fits = Parallel(self.options.n_jobs)(delayed(call)(*one) for one in calls)
-        self.cpu_seconds += sum(fit.get("cpu_seconds", 0.0) for fit in fits)
+        self.cpu_seconds += sum(fit["cpu_seconds"] for fit in fits)
         return dict(zip(tasks, fits, strict=True))
 
     def head(self, title, about=None, names=None):
@@ -165,10 +168,15 @@ class Study:
 
     def write(self, name, parts, rows, figure=None):
         """Write a page of paragraphs, a table of dicts and a picture; print the page."""
-        page = "\n\n".join(part for part in parts if part) + "\n"
-        write_page(self.options.output, name, page, rows)
+        page, folder = "\n\n".join(filter(None, parts)) + "\n", self.options.output
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / f"{name}.md", page.encode())
+        with (folder / f"{name}.csv").open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, rows[0] if rows else (), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
         if figure is not None:
-            figure.savefig(self.options.output / f"{name}.png", dpi=100)
+            figure.savefig(folder / f"{name}.png", dpi=100)
         print(page)
 
     def write_figure(self, name, head, caption, rows, figure):
@@ -181,17 +189,9 @@ def _call(key, name, function, arguments):
     """Do a task; ``key`` stands for all that its result depends on."""
     print(name, file=sys.stderr, flush=True)  # how far it is
     torch.set_num_threads(1)
-    return function(**arguments)
-
-
-def write_page(folder, name, page, rows):
-    """Write a page, and dicts with the same keys as lines of a table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / f"{name}.md", page.encode())
-    with (folder / f"{name}.csv").open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, rows[0] if rows else (), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    began = time.process_time()
+    result = function(**arguments)
+    return {"cpu_seconds": time.process_time() - began, **result}
 
 
 def processor_name():
@@ -224,6 +224,36 @@ def timed_fit(stager, X, y):
     seconds = time.perf_counter() - started - (Watch.seconds - seen)
     cpu_seconds = time.process_time() - cpu_started - (Watch.cpu_seconds - cpu_seen)
     return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+def training(passes, lr, batch_size=32, steps=None):
+    """Make what trainings have in common: the learning rate falls as a cosine.
+
+    With ``steps`` each pass is so many batches, however many rows there are.
+    """
+    common = {
+        "classes": "aasm",
+        "batch_size": batch_size,
+        "max_epochs": passes,
+        "lr": lr,
+        "callbacks": [LRScheduler("CosineAnnealingLR", T_max=passes)],
+        "validation": None,
+        "device": "cpu",
+    }
+    of_pass = {"iterator_train": SomeBatches, "iterator_train__steps": steps}
+    return common | of_pass if steps else common
+
+
+class SomeBatches(DataLoader):
+    """A pass of a fixed number of batches, from as many shuffles as they need."""
+
+    def __init__(self, dataset, *, steps, **options):
+        super().__init__(dataset, **options)
+        self.steps = steps
+
+    def __iter__(self):
+        shuffles = (DataLoader.__iter__(self) for _ in itertools.count())
+        return itertools.islice(itertools.chain.from_iterable(shuffles), self.steps)
 
 
 class Watch(Callback):

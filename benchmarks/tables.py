@@ -7,8 +7,10 @@ The scores of a method are a dict of each test subject's scores, ``per_subject``
 import math
 
 import numpy as np
+import pandas as pd
 
 from skleepkd.metrics import bootstrap_interval, gap_closed, staging_report
+from skleepkd.model_selection import Comparison
 from skleepkd.stages import scheme_names
 
 
@@ -18,8 +20,12 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def report_of(predicted, X, y, classes="aasm"):
-    """Score predictions by test subject, a dict, each and over all of their epochs."""
+def report_of(fits, X, y, classes="aasm", of="predicted"):
+    """Score what fits have predicted by test subject, each and over all of their epochs.
+
+    ``fits`` are dicts, in each of which ``of`` is a dict of a subject's stages.
+    """
+    predicted = {subject: stages for fit in fits for subject, stages in fit[of].items()}
     rows = np.concatenate([np.flatnonzero(X.subject == subject) for subject in predicted])
     stages = np.concatenate(list(predicted.values()))
     return staging_report(y[rows], stages, groups=X.subject[rows], classes=classes)
@@ -36,11 +42,16 @@ def number(value, digits=1):
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def with_interval(values, form=".3f", factor=1):
+    """Format a value and the ends of its interval."""
+    middle, low, high = (f"{factor * value:{form}}" for value in values)
+    return f"{middle} [{low}, {high}]"
+
+
 def mean(scores, name, digits=3, factor=1):
     """Format the mean of a score over subjects with its 95 % bootstrap interval."""
     values = factor * values_of(scores, name)
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return with_interval((values.mean(), *bootstrap_interval(values)), f".{digits}f")
 
 
 def gain_of(scores, baseline, name="kappa"):
@@ -51,8 +62,7 @@ def gain_of(scores, baseline, name="kappa"):
 
 def signed(gain, digits=3, factor=1):
     """Format a difference with its interval."""
-    middle, low, high = (f"{factor * value:+.{digits}f}" for value in gain)
-    return f"{middle} [{low}, {high}]"
+    return with_interval(gain, f"+.{digits}f", factor)
 
 
 def verdict(gain):
@@ -68,8 +78,48 @@ def share_of_gap(top, bottom, scores, name="kappa"):
     closed = gap_closed(*(values_of(of, name) for of in (top, bottom, scores)))
     if not closed.has_gap:
         return "no gap"
-    low, high = closed.share_interval
-    return f"{closed.share:.0%} [{low:.0%}, {high:.0%}]"
+    return with_interval((closed.share, *closed.share_interval), ".0%")
+
+
+# ---------------------------------------------------------------- kappa by method
+
+
+def comparison(rows, baseline, ceiling=None):
+    """Compare methods over people.
+
+    ``rows`` are dicts with "method", "subject" and "kappa", and may have "seed", "fold"
+    and "fit_seconds".
+    """
+    about = {"seed": 0, "fold": 0, "fit_seconds": math.nan}
+    frame = pd.DataFrame([about | row for row in rows]).rename(columns={"kappa": "score"})
+    return Comparison(frame, baseline, ceiling, "kappa")
+
+
+def mean_of(row):
+    """Mean of a line of a comparison's table, and the ends of its interval."""
+    return row["mean"], row["low"], row["high"]
+
+
+def difference_of(row):
+    """Difference to the baseline, and the ends of its interval."""
+    return row["difference"], row["difference_low"], row["difference_high"]
+
+
+def share_of(row):
+    """Format the share of the gap with its interval; empty where there is none."""
+    share = row["share"], row["share_low"], row["share_high"]
+    return "" if math.isnan(share[0]) else with_interval(share, ".0%")
+
+
+def error_bars(ax, places, found, **look):
+    """Draw means with their intervals, of shape (n_places, 3)."""
+    middle, low, high = np.transpose(found)
+    ends = [middle - low, high - middle]
+    ax.errorbar(places, middle, ends, marker="o", capsize=2, **look)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+# ---------------------------------------------------------------- a paper's tables
 
 
 def table_of_stages(reports, labels, paper, classes="aasm"):

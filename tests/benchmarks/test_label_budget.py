@@ -4,6 +4,7 @@ import label_budget
 import numpy as np
 import pytest
 import speed
+import tables
 from joblib import Memory
 
 from skleepkd.datasets import make_cohort
@@ -83,18 +84,19 @@ def test_gains_are_paired_and_by_repetition():
     ear, gain = np.array([[0.2, 0.4], [0.3, 0.7]]), np.array([[0.1, 0.1], [0.2, 0.2]])
     kappa = dict.fromkeys(label_budget.LINES, ear) | {"transfer": ear + gain}
     kappa[label_budget.SCALP] = ear + 0.5
-    repetitions = [
-        {n: {f"{k}{s}": {"kappa": of[k, s]} for s in (0, 1)} for n, of in kappa.items()}
-        for k in (0, 1)
+    rows = [
+        {"method": name, "seed": k, "subject": f"{k}{s}", "kappa": of[k, s]}
+        for name, of in kappa.items()
+        for k, s in np.ndindex(2, 2)
     ]
-    rows, points = label_budget.rows_of_budget(6, repetitions)
-    scalp, ear, transfer = rows[:3]
+    found = tables.comparison(rows, label_budget.EAR, label_budget.SCALP)
+    scalp, ear, transfer = list(label_budget.lines_of(6, found))[:3]
     assert scalp[3] == "+0.500 [+0.500, +0.500]"
     assert ear[3:] == ["", "", ""]
     assert transfer[3].startswith("+0.150 [+0.1")
     assert transfer[4] == "+0.100, +0.200"
     assert transfer[5].startswith("30% [")
-    _, low, high = points["transfer"]["gain"]
+    _, low, high = tables.difference_of(found.table.loc["transfer"])
     assert 0.1 <= low < 0.15 < high <= 0.2
 
 

@@ -8,6 +8,7 @@ import pytest
 import real_nights
 import real_nights_runs as runs
 import real_nights_ucddb as ucddb
+from study import SomeBatches
 from torch import arange
 from torch.utils.data import TensorDataset, default_collate
 
@@ -114,7 +115,7 @@ def test_recordings_give_the_same_kind_of_pair(tmp_path):
 def test_a_pass_has_so_many_batches_of_as_many_shuffles():
     data = TensorDataset(arange(10))
     options = {"batch_size": 4, "shuffle": True, "collate_fn": default_collate}
-    seen = [batch[0].tolist() for batch in runs.SomeBatches(data, steps=7, **options)]
+    seen = [batch[0].tolist() for batch in SomeBatches(data, steps=7, **options)]
     assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2, 4]
     for start in (0, 3):
         assert sorted(np.concatenate(seen[start : start + 3])) == list(range(10))

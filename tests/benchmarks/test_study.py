@@ -139,10 +139,6 @@ def test_a_failure_ends_the_run_and_keeps_what_is_done(tmp_path):
     assert calls(tmp_path) == {"1": "x", "3": "x", "0": "x"}
 
 
-def test_memory_is_measured_in_a_new_process():
-    assert study.in_new_process(os.getpid) != os.getpid()
-
-
 # ---------------------------------------------------------------- the look at the test
 
 
