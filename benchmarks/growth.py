@@ -27,7 +27,16 @@ import tracemalloc
 
 import numpy as np
 from matplotlib.figure import Figure
-from measure import BATCH_SIZE, COMMON, Peak, noise, private_bytes, stages, training_pass
+from measure import (
+    BATCH_SIZE,
+    COMMON,
+    FEATURES,
+    Peak,
+    noise,
+    private_bytes,
+    stages,
+    training_pass,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
 from skorch.history import History
@@ -41,8 +50,6 @@ from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 NETWORKS = {"small": "LogPowerNet", "U-Sleep": "USleep"}
 #: Nobody is held out, whatever the number of subjects.
 OPTIONS = COMMON | {"validation": None}
-TAUGHT = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
-TAUGHT |= {"start_from_teacher": False}
 #: Epochs in a night of eight hours.
 NIGHT = 960
 #: Passes of a training, as in Anandakumar et al. (2022).
@@ -110,7 +117,7 @@ def with_signals(folder, n_epochs, network):
         clock("training pass", training_pass(teacher, X.source_epochs, y))
         unused = SleepStager(module, **OPTIONS | {"max_epochs": 0})
         clock("checks", lambda: unused.fit(X.source_epochs, y))
-        student = DistilledSleepStager(FrozenEstimator(teacher), **TAUGHT | OPTIONS)
+        student = DistilledSleepStager(FrozenEstimator(teacher), **FEATURES | OPTIONS)
         clock("distillation pass", training_pass(student, X, y))
         clock("teacher asked", lambda: student.strategy_.prepare(student, X, y))
         clock("prediction", lambda: student.predict(X.target_epochs))
@@ -136,9 +143,8 @@ def rows_alone(n_epochs):
         pair = private_bytes() - imports
         started = time.process_time()
         settings = OPTIONS | {"batch_size": 4096}
-        student = DistilledSleepStager(
-            SleepStager(TwoLayers, **settings), **TAUGHT | settings
-        )
+        teacher = SleepStager(TwoLayers, **settings)
+        student = DistilledSleepStager(teacher, **FEATURES | settings)
         fold = next(GroupKFold(8).split(X, y, groups=X.subject))
         cross_validate(student, X, y, cv=[fold])
         seconds = time.process_time() - started

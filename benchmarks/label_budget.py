@@ -1,26 +1,19 @@
 """How many labelled nights does a wearable need, and what may its stager cost?
 
 **Label budget.** A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled subjects:
-by itself, from the weights of a scalp stager (transfer), and distilled from that scalp
-stager. The distilled ones begin at the teacher's weights and follow its features or its
-outputs (softmax), with the labelled nights alone and with 24 more nights that both devices
-recorded and nobody scored: those have only the teacher's terms, no cross-entropy. Every
-training has the same number of gradient steps, whatever the number of nights. The scalp
-stager is trained on the labelled subjects' scalp nights alone, with as many steps, before
-the methods that use it. A repetition is another simulated cohort; in it the fewer labelled
-subjects are among the more. The default settings were chosen on the seeds 100 and 101.
+by itself, from the weights of a scalp stager (transfer), and distilled from that stager's
+features or outputs (softmax), with the labelled nights alone and with 24 more nights that both
+devices recorded and nobody scored. Every training has the same number of gradient steps; the
+scalp stager's are before those of the methods that use it. A repetition is another simulated
+cohort. The default settings were chosen on the seeds 100 and 101.
 
-**Small student** (``--student``). A large U-Time is trained on simulated scalp-EEG, and
-U-Times of simulated ear-EEG beside it: one as large, and small ones, trained by themselves
-and distilled from the large scalp stager: from its outputs (softmax), from the features of
-its bottom level, to whose shape an adapter projects the student's, and from both. Subjects
-are staged by networks that have not seen them (folds of subjects), the teacher being fitted
-in the fold too. Weights of the terms are those of the label budget and were not tuned here.
-The time of a prediction is the processor's on one thread, of the quickest of five
-predictions of the test subjects, the median over folds.
+**Small student** (``--student``). A large U-Time of simulated scalp-EEG teaches a small one of
+simulated ear-EEG: its outputs (softmax), the features of its bottom level, to whose shape an
+adapter projects the student's, and both. Subjects are staged by networks that have not seen
+them. Weights of the terms are those of the label budget and were not tuned here. The time of a
+prediction is the processor's on one thread, of the quickest of five, the median over folds.
 
-In both, every training has the same optimiser and schedule, and keeps its last weights. All
-nights are **simulated**: nothing here says how many real nights are needed.
+All nights are **simulated**: nothing here says how many real nights are needed.
 
     python benchmarks/label_budget.py --n-jobs 2
     python benchmarks/label_budget.py --student
@@ -185,18 +178,13 @@ def lines_of(labelled, found):
     """
     by_seed = found.frame.pivot_table("score", "seed", "method")
     for name, row in found.table.iterrows():
-        line = [
-            labelled,
-            name,
-            tables.with_interval(tables.mean_of(row)),
-            "",
-            "",
-            tables.share_of(row),
-        ]
+        line = [labelled, name, tables.with_interval(tables.mean_of(row)), "", "", ""]
         if name != EAR:
             line[3] = tables.signed(tables.difference_of(row))
             each = by_seed[name] - by_seed[EAR]
             line[4] = ", ".join(f"{gain:+.3f}" for gain in each)
+        if name not in (EAR, SCALP):
+            line[5] = tables.share_of(row) or "no gap"
         yield line
 
 

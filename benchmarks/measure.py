@@ -22,6 +22,9 @@ COMMON = {
     "random_state": 0,
     "device": "cpu",
 }
+#: How a student is taught unless it is said otherwise.
+FEATURES = {"feature_loss": "mse", "feature_weight": 1.0, "alpha": 0.0}
+FEATURES |= {"start_from_teacher": False, **COMMON}
 
 
 def noise(*shape, seed=0):

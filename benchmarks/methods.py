@@ -406,9 +406,7 @@ def main(argv=None):
         return
     calibrated, errors = calibrate(study)
     rows = rows_of("development", developed) + rows_of("confirmation", confirmed)
-    rows += rows_of("real", real)
-    rows = [row | {"error": ""} for row in rows]
-    rows += [dict.fromkeys(rows[0], "") | row for row in errors]
+    rows += rows_of("real", real) + errors
     parts = page(study, names, developed, confirmed, real, calibrated)
     study.write("methods", parts, rows, draw(confirmed))
 

@@ -1,21 +1,10 @@
 """What does distillation do on real nights? Ten people of Sleep-EDF, two nights of UCDDB.
 
-**Ten people.** Of each 30 s of Fpz-Cz and of Pz-Oz seven numbers are known: the power of five
-bands, the variance and the mobility (:class:`skleepkd.preprocessing.BandPowers`), scaled by
-the mean and the deviation of their own night. Both derivations together teach Pz-Oz alone, the
-"wearable" here. Networks are small: two hidden layers on five neighbouring epochs, and a
-recurrent network over twenty. Each training has the same number of steps, whatever the
-number of people. Three questions:
-
-- all nine other people are scored (leave-one-subject-out): what do transfer, offline, online
-  and softmax distillation gain over Pz-Oz alone?
-- 1, 2 or 4 people are scored, or nobody: what do unscored nights and a teacher of five other
-  people give, and what would simpler means give?
-- a network that was trained on Fpz-Cz alone is fine-tuned on Pz-Oz.
-
-A person's score is the mean over seeds; each seed draws anew who belongs to the teacher and
-who is scored. Settings were chosen on SC400 to SC404 alone (``--development`` prints that
-search); all ten are reported, and the other five apart.
+**Ten people.** Of each 30 s of Fpz-Cz and of Pz-Oz seven numbers are known
+(:class:`skleepkd.preprocessing.BandPowers`). Both derivations together teach Pz-Oz alone, the
+"wearable" here: where all nine other people are scored, where 1, 2 or 4 are, or nobody; and a
+network that was trained on Fpz-Cz alone is fine-tuned on Pz-Oz. Each training has the same
+number of steps, whatever the number of people. Settings were chosen on SC400 to SC404 alone.
 
 **Two nights** (``real_nights_ucddb.py``): ready-made teachers, and students of a raw signal.
 

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from measure import (
     BATCH_SIZE,
     COMMON,
+    FEATURES,
     HEADER,
     N_CLASSES,
     Line,
@@ -202,16 +203,6 @@ def u_sleep(fast):
         at_most=1.10,
         median_at_most=1.03,
     )
-
-
-#: How a student is taught unless a line says otherwise.
-FEATURES = {
-    "strategy": "offline",
-    "feature_loss": "mse",
-    "feature_weight": 1.0,
-    "alpha": 0.0,
-}
-FEATURES |= {"start_from_teacher": False, **COMMON}
 
 
 def offline(fast):
@@ -525,24 +516,10 @@ def private_memory(folder, copy):
     return peak.bytes - imports
 
 
-#: By name, in the order of the table: a generator of lines, given whether sizes are small.
-ROWS = {
-    "night": night,
-    "neighbours": neighbours,
-    "door": door,
-    "u-sleep": u_sleep,
-    "offline": offline,
-    "adapters": adapters,
-    "online": online,
-    "prediction": prediction,
-    "transformer": transformer,
-    "small": small,
-    "folds": folds,
-    "recording": recording,
-    "spectrogram": spectrogram,
-    "memmap": memmap,
-}
-
+#: In the order of the table: generators of lines, given whether sizes are small.
+ROWS = [night, neighbours, door, u_sleep, offline, adapters, online, prediction]
+ROWS += [transformer, small, folds, recording, spectrogram, memmap]
+ROWS = {row.__name__.replace("_", "-"): row for row in ROWS}
 
 # ---------------------------------------------------------------- the command
 

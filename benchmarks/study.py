@@ -167,12 +167,16 @@ class Study:
         ]
 
     def write(self, name, parts, rows, figure=None):
-        """Write a page of paragraphs, a table of dicts and a picture; print the page."""
+        """Write a page of paragraphs, a table of dicts and a picture; print the page.
+
+        What a dict does not have is empty in the table.
+        """
         page, folder = "\n\n".join(filter(None, parts)) + "\n", self.options.output
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / f"{name}.md", page.encode())
         with (folder / f"{name}.csv").open("w", newline="") as opened:
-            writer = csv.DictWriter(opened, rows[0] if rows else (), lineterminator="\n")
+            names = dict.fromkeys(name for row in rows for name in row)
+            writer = csv.DictWriter(opened, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         if figure is not None:
