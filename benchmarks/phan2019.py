@@ -309,14 +309,10 @@ def table_of_gains(scenario, rows):
     for row, of in scores.items():
         line = [LABELS[row], tables.mean(of, "accuracy", 1, 100)]
         for baseline in ("direct", "scratch"):
-            if row == baseline:
-                line += ["", "", ""]
-                continue
-            line.append(papers_gain(scenario, row, baseline))
-            line.append(
-                tables.signed(tables.gain_of(of, scores[baseline], "accuracy"), 1, 100)
-            )
-            line.append(tables.signed(tables.gain_of(of, scores[baseline])))
+            own = papers_gain(scenario, row, baseline)
+            accuracy = tables.over(of, scores[baseline], "accuracy", 1, 100)
+            gains = [own, accuracy, tables.over(of, scores[baseline])]
+            line += ["", "", ""] if row == baseline else gains
         lines.append(line)
     header = ["System", "Accuracy, mean over subjects"]
     for baseline in ("direct transfer", "scratch"):

@@ -65,6 +65,11 @@ def signed(gain, digits=3, factor=1):
     return with_interval(gain, f"+.{digits}f", factor)
 
 
+def over(scores, baseline, name="kappa", digits=3, factor=1):
+    """Format the mean difference, paired by subject, with its interval."""
+    return signed(gain_of(scores, baseline, name), digits, factor)
+
+
 def verdict(gain):
     """Return whether a gain is shown: whether its interval leaves out 0."""
     _, low, high = gain

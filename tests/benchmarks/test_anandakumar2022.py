@@ -13,7 +13,6 @@ from skleepkd import PairedEpochs
 from skleepkd.datasets import make_cohort
 from skleepkd.preprocessing import PAPER_REJECTIONS
 from tests.benchmarks import kept, run
-from tests.files import eesm_path, eesm_truth, read_table, write_eesm_set
 from tests.tiny import make_pair
 
 FAST = ["--fast", "--network", "small", "--folds", "2"]
@@ -139,35 +138,6 @@ def test_figure_of_real_nights(monkeypatch, tmp_path):
     assert "| rejected ear electrodes of real nights | paper | paper |" in result.page
     assert "| subjects | 2 | 8 |" in result.page  # without the paper's subject 5
     assert "imulated" not in result.page
-
-
-def test_published_rejections_of_a_real_night(shared_data, tmp_path):
-    """SPEC: ELK of sub-009, the paper's subject 8; a burst there reaches no derivation."""
-    real, folder, root = shared_data / "eesm17", "sub-009", tmp_path / "eesm17"
-    if not real.is_dir():
-        pytest.skip("the real tables of EESM17 are not here")
-    shutil.copytree(real / folder, root / folder, copy_function=shutil.copyfile)
-    for path in [root / folder, *(root / folder).rglob("*")]:
-        path.chmod(0o755)
-    channels = [row["name"] for row in read_table(eesm_path(root, folder, "channels.tsv"))]
-    clock, _, end = eesm_truth(root, folder)
-    signals = np.zeros((len(channels), round((end + 2) * 200)), np.int8)
-    for name, second in (("ELK", clock[10] + 10), ("ELI", clock[20] + 10)):
-        wave = np.round(100 * np.sin(2 * np.pi * 5 * np.arange(2000) / 200))
-        start = round(second * 200)
-        signals[channels.index(name), start : start + 2000] = wave
-    write_eesm_set(root, folder, signals, "fields", channels)
-    where = ["--data", str(root), "--cache", str(tmp_path / "cache")]
-    options = anandakumar2022.read_options([*where, "--rejection", "paper"])
-    X, y, rejected = anandakumar2022.load_cohort(options)
-    assert rejected == {folder: ["ELK"]}
-    assert len(y) == 293
-    left = np.abs(X["target"][:, 1]).max(axis=1)  # LE
-    assert left[10] < 0.1
-    # ELI is one of three that are left in the concha: -100 / 3, but for the filter.
-    assert left[20] == pytest.approx(100 / 3, rel=0.1)
-    table = anandakumar2022.table_1(rejected)
-    assert table.splitlines()[2:] == ["| 8 | sub-009 | ELK | ELK | 1 (11) | 1 (11) |"]
 
 
 def test_too_few_subjects_are_refused(capsys):
