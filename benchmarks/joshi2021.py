@@ -241,17 +241,17 @@ def split_subjects(options, subjects):
     return {n: tuple(sorted(part.tolist())) for n, part in zip(names, parts, strict=True)}
 
 
-def choose_alphas(fits):
-    """Choose alpha of each row with a grid by the kappa of the validation subjects.
+def choose(fits):
+    """Choose a fit of each row, and so its alpha, by the kappa of the validation subjects.
 
     ``fits`` are those of one scheme. The first of equals is chosen.
     """
     best = {}
     for fit in fits:
-        row, kappa = fit["row"], fit["validation_kappa"]
-        if fit["alpha"] is not None and kappa > best.get(row, (-np.inf,))[0]:
-            best[row] = kappa, fit["alpha"]
-    return {row: alpha for row, (_, alpha) in best.items()}
+        other = best.setdefault(fit["row"], fit)
+        if fit["validation_kappa"] > other["validation_kappa"]:
+            best[fit["row"]] = fit
+    return best
 
 
 def make_tasks(rows, n_classes, alphas, chosen):
@@ -259,7 +259,7 @@ def make_tasks(rows, n_classes, alphas, chosen):
     for row in rows:
         grid = alphas if row in CHOSEN else [None]
         if row == "sd+cl-sequences":
-            grid = [chosen["sd+cl"]]
+            grid = [chosen["sd+cl"]["alpha"]]
         for alpha in grid:
             suffix = f"_{alpha:g}" if row in CHOSEN else ""
             task = {"row": row, "n_classes": n_classes, "alpha": alpha}
@@ -497,16 +497,8 @@ def main(argv=None):
         }
         for name, fit in study.run(fit_row, tasks, **shared).items():
             results[tasks[name]["n_classes"]][name] = fit
-        chosen = {n: choose_alphas(results[n].values()) for n in schemes}
-
-    rows, reports = {}, {}
-    for n in schemes:
-        of_row = {
-            fit["row"]: fit
-            for fit in results[n].values()
-            if fit["alpha"] == chosen[n].get(fit["row"])
-        }
-        rows[n] = {row: of_row[row] for row in ROWS if row in wanted}
+        chosen = {n: choose(results[n].values()) for n in schemes}
+    rows = {n: {row: chosen[n][row] for row in ROWS if row in wanted} for n in schemes}
     data = options.set if options.data else "simulated"
     about = {
         "data": (data, "MASS"),
@@ -525,6 +517,7 @@ def main(argv=None):
         figure, numbers = draw_traces(rows[4], X, truth, split["test"])
         study.write_figure(f"{name}_figure2", head, about_traces(data), numbers, figure)
         return
+    reports = {}
     for n, scheme in SCHEMES.items():
         if n == 3 and options.data is None and has_sleepecg():
             rows[n][READY] = stage_ready(options, split, X, y)

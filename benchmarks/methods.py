@@ -279,8 +279,8 @@ def best_of(found, names=None):
 
 def advice(confirmed, real):
     """Say what to use when, as the tables have it: lines of a list."""
-    lines = []
-    for cell, found in [*confirmed.items(), *(real or {}).items()]:
+    lines, cells = [], confirmed | real
+    for cell, found in cells.items():
         kind = "simulated" if cell in confirmed else "real"
         name, control = best_of(found), best_of(found, CONTROLS)
         gain = tables.difference_of(found.table.loc[name])
@@ -294,19 +294,14 @@ def advice(confirmed, real):
             f"- {cell} ({kind}): **{name}**, {shown}{share}; the best "
             f"control, {control}, {other:+.3f}."
         )
-    shares = pd.DataFrame(
-        {cell: of.table["difference"] for cell, of in confirmed.items()}
-    ).drop(index=[ALONE, *CEILINGS, *CONTROLS], errors="ignore")
-    safest = shares.min(axis=1).idxmax()
+    gains = pd.DataFrame({cell: of.table["difference"] for cell, of in confirmed.items()})
+    least = gains.min(axis=1).drop([ALONE, *CEILINGS, *CONTROLS], errors="ignore")
     lines.append(
-        f"- Where you do not know: **{safest}**, whose smallest gain over the simulated "
-        f"cells is {shares.loc[safest].min():+.3f}."
+        f"- Where you do not know: **{least.idxmax()}**, whose smallest gain over the "
+        f"simulated cells is {least.max():+.3f}."
     )
-    harmed = [
-        cell
-        for cell, of in [*confirmed.items(), *(real or {}).items()]
-        if of.table.loc[DEFAULTS, "difference_high"] < 0
-    ]
+    high = {cell: of.table.loc[DEFAULTS, "difference_high"] for cell, of in cells.items()}
+    harmed = [cell for cell, end in high.items() if end < 0]
     harm = f"a loss in {', '.join(harmed)}" if harmed else "a loss in no cell"
     return [*lines, f"- The defaults of `DistilledSleepStager` show {harm}."]
 
@@ -347,7 +342,7 @@ def page(study, names, developed, confirmed, real, calibrated):
     parts.append("![Differences in kappa to the stager alone](methods.png)")
     for cell, found in confirmed.items():
         parts += [f"### {cell.capitalize()}", cell_table(found)]
-    for cell, found in (real or {}).items():
+    for cell, found in real.items():
         parts += ["## Real pairs", ON_REAL] if cell == next(iter(real)) else []
         parts += [f"### {cell[0].upper()}{cell[1:]}", cell_table(found, cell in REAL)]
     header = ["softmax student", "expected calibration error", "mean over people"]

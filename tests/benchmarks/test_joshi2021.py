@@ -240,7 +240,8 @@ def test_alpha_and_baseline_are_chosen_on_the_validation_subjects():
         {"row": row, "validation_kappa": kappa, "alpha": alpha}
         for row, kappa, alpha in [*fits, ("ecg", 0.9, None)]
     ]
-    assert joshi2021.choose_alphas(fits) == {"sd+cl": 0.5}
+    chosen = {row: fit["alpha"] for row, fit in joshi2021.choose(fits).items()}
+    assert chosen == {"sd+cl": 0.5, "ecg": None}
     kappas = {"ecg": 0.1, "ecg-twice": 0.3, "ecg-unweighted": 0.2, "ecg-sequences": 0.0}
     rows = {row: {"validation_kappa": kappa} for row, kappa in kappas.items()}
     rows["sd+cl"] = {"validation_kappa": 1}
