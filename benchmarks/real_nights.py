@@ -245,14 +245,11 @@ def search(study, X, y):
 def read_options(argv=None):
     """Read the command line."""
     parser = parser_of(__doc__)
-    parser.add_argument(
-        "--data", type=Path, help="folder of features and UCDDB (see above)"
-    )
-    parser.add_argument("--sleep-edf", type=Path, help="folder of Sleep-EDF's recordings")
-    what = "print one draw of few labels, in half a minute"
-    parser.add_argument("--quick", action="store_true", help=what)
-    what = "search for settings on SC400 to SC404, and print"
-    parser.add_argument("--development", action="store_true", help=what)
+    add = parser.add_argument
+    add("--data", type=Path, help="folder of features and UCDDB (see above)")
+    add("--sleep-edf", type=Path, help="folder of Sleep-EDF's recordings")
+    add("--quick", action="store_true", help="print one draw of few labels, and no page")
+    add("--development", action="store_true", help="print the search for settings")
     options = parse(parser, SETTINGS, argv)
     if options.data is None and options.sleep_edf is None:
         parser.error("give --data or --sleep-edf; --help names the public files")
@@ -295,12 +292,8 @@ def main(argv=None):
         for (name, n), persons in scores[kind].items()
         for who, of in persons.items()
     ]
-    study.write(
-        "real_nights",
-        page(study, scores, parts),
-        lines,
-        draw(scores["few"], options.scored),
-    )
+    figure = draw(scores["few"], options.scored)
+    study.write("real_nights", page(study, scores, parts), lines, figure)
 
 
 def over_alone(name, n):
@@ -318,7 +311,6 @@ def in_few(name, n):
 def page(study, scores, parts):
     """Put the page together."""
     few, numbers = scores["few"], study.options.scored
-
     asked = [[text, *against(few, *pair)] for text, *pair in questions(numbers)]
     tuned = [key for key in few if key[0] == "direct" or key[0].startswith("fine-tuned")]
     of_few = sorted((key for key in few if key not in tuned), key=lambda key: key[1])

@@ -108,17 +108,12 @@ def test_run_goes_on_where_it_was(finished):
 
 def test_figure_is_drawn_from_what_is_kept(finished, tmp_path):
     (tmp_path / "cache").symlink_to(finished[1] / "cache")
-    joshi2021.main([*FAST, "--figure", *where(tmp_path)])
-    page = (tmp_path / "out" / "joshi2021_simulated_figure2.md").read_text()
+    page = run(joshi2021, tmp_path, *FAST, "--figure").page
     assert "did 0 of 3 fits" in page
     assert "**Simulated nights.**" in page
     picture = tmp_path / "out" / "joshi2021_simulated_figure2.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"({picture.name})" in page
-
-
-def where(folder):
-    return ["--cache", str(folder / "cache"), "--output", str(folder / "out")]
 
 
 def test_figure_shows_the_first_epoch_of_each_case():
