@@ -155,13 +155,17 @@ class Study:
                 + " The paper's values are of other nights, real ones."
                 * has_paper
             )
+        fits = "."
+        if self.n_fits:
+            fits = (
+                f" with {self.options.n_jobs} fit(s) at a time and did {self.n_new} of "
+                f"{self.n_fits} fits; any others were there from an earlier run. All fits "
+                f"together take {self.cpu_seconds / 60:.1f} minutes of processor time."
+            )
         return [
             *parts,
             f"```\n{command}\n```",
-            f"This run took {minutes:.1f} minutes with {self.options.n_jobs} fit(s) at a time "
-            f"and did {self.n_new} of {self.n_fits} fits; any others were there from an "
-            f"earlier run. All fits together take {self.cpu_seconds / 60:.1f} minutes of "
-            f"processor time. {device}, one thread a fit; Python "
+            f"This run took {minutes:.1f} minutes{fits} {device}, one thread a fit; Python "
             f"{platform.python_version()}, {versions}.",
             markdown_table(header, rows),
         ]
