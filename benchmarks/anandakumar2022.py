@@ -16,7 +16,7 @@ import numpy as np
 import tables
 from matplotlib.figure import Figure
 from skorch.callbacks import LRScheduler
-from study import Setting, Study, Watch, parse, parser_of, timed_fit
+from study import Setting, Study, Watch, parse, parser_of, tasks_of, timed_fit
 
 from skleepkd.datasets import load_eesm, make_cohort
 from skleepkd.distillation.teacher import final_stager
@@ -366,8 +366,7 @@ def main(argv=None):
     fits = {}
     # Scalp networks come first: three other methods find theirs ready.
     for methods in (["scalp"], [method for method in wanted if method != "scalp"]):
-        tasks = {(m, s): {"method": m, "subject": s} for m in methods for s in subjects}
-        fits |= study.run(fit_fold, tasks, **shared)
+        fits |= study.run(fit_fold, tasks_of(method=methods, subject=subjects), **shared)
 
     data = f"simulated, noise x{options.noise:g}" if simulated else "EESM17"
     about = {

@@ -30,7 +30,7 @@ import tables
 from joblib import Memory
 from matplotlib.figure import Figure
 from sklearn.model_selection import GroupKFold
-from study import Setting, Study, parse, parser_of, training
+from study import Setting, Study, parse, parser_of, tasks_of, training
 from torch.utils.data import RandomSampler
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
@@ -215,8 +215,7 @@ def label_budget(study):
     """Train all cells, and write table and picture."""
     options, run = study.options, ("labelled", "repetitions")
     settings = {n: value for n, value in options.settings.items() if n not in run}
-    cells = [(n, seed) for n in sorted(options.labelled) for seed in options.repetitions]
-    tasks = {(n, seed): {"labelled": n, "seed": seed} for n, seed in cells}
+    tasks = tasks_of(labelled=sorted(options.labelled), seed=options.repetitions)
     results = study.run(run_cell, tasks, settings=settings)
     rows, found = [], {}
     for n in sorted(options.labelled):

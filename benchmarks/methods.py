@@ -132,13 +132,13 @@ def run_cells(study, cells, names, people, cohort_seed, seeds):
         noise, few = CELLS[cell]
         known = [name for name in names if few or name not in UNSCORED_ONLY]
         places = {"fold": range(settings["folds"])}
-        tasks = tasks_of(study, settings, known, seeds, places)
+        tasks = make_tasks(study, settings, known, seeds, places)
         results = study.run(run_simulated, tasks, noise=noise, few=few, **shared)
         found[cell] = comparison(results)
     return found
 
 
-def tasks_of(study, settings, names, seeds, places, network="LogPowerNet"):
+def make_tasks(study, settings, names, seeds, places, network="LogPowerNet"):
     """Name the fits of methods by seed and place; ``places`` are a task's values by name."""
     methods = {s: make_methods(settings, s, network, study.memory) for s in seeds}
     ((what, values),) = places.items()
@@ -212,12 +212,12 @@ def run_real_pairs(study, names):
     for cell, few in REAL.items():
         left_out = SIGNALS_ONLY if few else SIGNALS_ONLY + UNSCORED_ONLY
         known = [name for name in names if name not in left_out]
-        tasks = tasks_of(study, settings, known, seeds, people, FiveEpochs)
+        tasks = make_tasks(study, settings, known, seeds, people, FiveEpochs)
         tasks = {key: task | {"seed": key[1]} for key, task in tasks.items()}
         results = study.run(run_real, tasks, X=X, y=y, few=few)
         found[cell] = comparison(results)
     settings = options.settings | ({} if options.fast else NIGHTS)
-    tasks = tasks_of(study, settings, names, seeds, {"person": WHOLE})
+    tasks = make_tasks(study, settings, names, seeds, {"person": WHOLE})
     results = study.run(run_ucddb, tasks, folder=options.data / "ucddb")
     found[UCDDB] = comparison(results)
     return found

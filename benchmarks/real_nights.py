@@ -41,7 +41,7 @@ from real_nights_runs import (
 )
 from real_nights_ucddb import TEXT as TWO_NIGHTS
 from real_nights_ucddb import two_nights
-from study import Setting, Study, parse, parser_of
+from study import Setting, Study, parse, parser_of, tasks_of
 
 from skleepkd.metrics import paired_test
 from skleepkd.metrics.subjects import over_subjects
@@ -218,11 +218,7 @@ def run_kind(study, kind, settings, X, y, only=None):
     if kind != "few":
         function, more["sequences"] = run_fold, kind == "sequences"
     settings = {n: v for n, v in settings.items() if n not in ("seeds", "people")}
-    tasks = {
-        (person, seed): {"person": person, "seed": seed}
-        for person in np.unique(X.subject).tolist()
-        for seed in study.options.seeds
-    }
+    tasks = tasks_of(person=np.unique(X.subject).tolist(), seed=study.options.seeds)
     results = study.run(function, tasks, settings=settings, X=X, y=y, **more)
     return averaged(results)
 

@@ -13,7 +13,7 @@ import tables
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.frozen import FrozenEstimator
-from study import training
+from study import tasks_of, training
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import wear_electrode
@@ -98,8 +98,9 @@ def student_signal(path, scaled, worn):
     return signal, epoch, y
 
 
-def run_student(folder, train, test, way, signal, answers, passes, seed):
+def run_student(folder, way, signal, test, seed, answers, passes):
     """Train a student on one night, and test it on the other."""
+    (train,) = (number for number in WHOLE if number != test)
     scaled, worn = _SIGNALS[signal]
     numbers = [train]
     if way == _WITH_OTHERS:
@@ -111,7 +112,7 @@ def run_student(folder, train, test, way, signal, answers, passes, seed):
         [pair_of(x, e, n, SFREQ) for (x, e, _), n in zip(nights, numbers, strict=True)]
     )
     if way == _FROM_TEACHER:
-        X = X.replace(source=answers[:, None, None].astype(np.float32))
+        X = X.replace(source=answers[train][:, None, None].astype(np.float32))
         stager = DistilledSleepStager(
             FrozenEstimator(Known()), "LogPowerNet", alpha=1, feature_loss=None, **how
         ).fit(X)
@@ -137,21 +138,9 @@ def two_nights(study, folder):
         rows.append([name, "raw", *(f"{kappa:.3f}" for kappa in kappas)])
         lines += list(zip([name] * 2, ["raw"] * 2, WHOLE, kappas, strict=True))
     ways = _FROM_LABELS, _WITH_OTHERS, _FROM_TEACHER
-    tasks = {
-        (way, signal, test, seed): {
-            "way": way,
-            "signal": signal,
-            "train": train,
-            "test": test,
-            "seed": seed,
-            "answers": asked[train]["probabilities"]["GSSC"],
-        }
-        for way in ways
-        for signal in _SIGNALS
-        for train, test in (WHOLE, WHOLE[::-1])
-        for seed in settings["seeds"]
-    }
-    shared = {"folder": folder, "passes": settings["night_passes"]}
+    tasks = tasks_of(way=ways, signal=_SIGNALS, test=WHOLE, seed=settings["seeds"])
+    answers = {number: of["probabilities"]["GSSC"] for number, of in asked.items()}
+    shared = {"folder": folder, "passes": settings["night_passes"], "answers": answers}
     results = study.run(run_student, tasks, **shared)
     for way in ways:
         for signal in _SIGNALS:

@@ -193,6 +193,14 @@ class Study:
         self.write(name, [*head, picture, caption], rows, figure)
 
 
+def tasks_of(**values):
+    """Make a task of each combination of arguments; its name is a tuple of them."""
+    return {
+        one: dict(zip(values, one, strict=True))
+        for one in itertools.product(*values.values())
+    }
+
+
 def _call(key, name, function, arguments):
     """Do a task; ``key`` stands for all that its result depends on."""
     print(name, file=sys.stderr, flush=True)  # how far it is
