@@ -8,9 +8,6 @@ import pytest
 import real_nights
 import real_nights_runs as runs
 import real_nights_ucddb as ucddb
-from study import SomeBatches
-from torch import arange
-from torch.utils.data import TensorDataset, default_collate
 
 from skleepkd.distillation import LeakageWarning
 from skleepkd.preprocessing import BandPowers
@@ -110,15 +107,6 @@ def test_recordings_give_the_same_kind_of_pair(tmp_path):
 
 
 # ---------------------------------------------------------------- who learns from what
-
-
-def test_a_pass_has_so_many_batches_of_as_many_shuffles():
-    data = TensorDataset(arange(10))
-    options = {"batch_size": 4, "shuffle": True, "collate_fn": default_collate}
-    seen = [batch[0].tolist() for batch in SomeBatches(data, steps=7, **options)]
-    assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2, 4]
-    for start in (0, 3):
-        assert sorted(np.concatenate(seen[start : start + 3])) == list(range(10))
 
 
 def test_people_are_drawn_anew_by_seed_and_never_tested():

@@ -11,6 +11,7 @@ import torch
 from joblib import Memory
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from study import Setting, Study, Watch
+from torch.utils.data import TensorDataset, default_collate
 
 from skleepkd import SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation
@@ -137,6 +138,18 @@ def test_a_failure_ends_the_run_and_keeps_what_is_done(tmp_path):
     assert calls(tmp_path) == {"1": "x", "3": "x"}
     run(tmp_path, 1, 0)
     assert calls(tmp_path) == {"1": "x", "3": "x", "0": "x"}
+
+
+# ---------------------------------------------------------------- trainings
+
+
+def test_a_pass_has_so_many_batches_of_as_many_shuffles():
+    data = TensorDataset(torch.arange(10))
+    options = {"batch_size": 4, "shuffle": True, "collate_fn": default_collate}
+    seen = [batch[0].tolist() for batch in study.SomeBatches(data, steps=7, **options)]
+    assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2, 4]
+    for start in (0, 3):
+        assert sorted(np.concatenate(seen[start : start + 3])) == list(range(10))
 
 
 # ---------------------------------------------------------------- the look at the test
