@@ -53,8 +53,13 @@ def describe(stager):
     names = ", ".join(map(str, last.ch_names_ or ["names not known"]))
     if last.drops_channels_:
         names += "; some may be missing"
-    labels, judge = f", {last.n_scored_:,} scored epochs", ""
-    if not last.n_scored_:
+    how, judge, scored = f"as {origin_of(last)}", "", last.n_scored_
+    if scored is None and not last.history_:
+        how = "elsewhere"
+    labels = (
+        ", scored epochs not known" if scored is None else f", {scored:,} scored epochs"
+    )
+    if scored == 0:
         labels = ", no label: from its teacher's predictions alone"
         judge = " with the teacher"
     score = "nobody held out, no score"
@@ -64,7 +69,7 @@ def describe(stager):
         kappa = "not known" if kappa is None else f"{kappa:.2f}"
         score = f"kappa {kappa}{judge} on {_count(last.held_out_, 'held-out subject')}"
     lines = [
-        f"Network: {type(network).__name__}, {size:,} parameters, trained as {origin_of(last)}",
+        f"Network: {type(network).__name__}, {size:,} parameters, trained {how}",
         f"Fitted on: {_count(seen_by(last, 'subject'), 'subject')}, "
         f"{_count(seen_by(last, 'recording'), 'recording')}{labels}; {score}",
         f"Predicts: {', '.join(predicts)}",

@@ -62,6 +62,22 @@ def test_weights_that_another_score_chose():
     assert "kappa not known on 1 held-out subject" in text
 
 
+def test_a_network_from_elsewhere(tmp_path, pair):
+    X, y = pair
+    stager = SleepStager.from_module(
+        TinyNetwork(2, X.shape[2], 5), classes="aasm", sfreq=2.0, n_chans=2, max_epochs=1
+    )
+    save(stager, tmp_path / "stager.safetensors")
+    for one in (stager, load(tmp_path / "stager.safetensors", TinyNetwork)):
+        text = describe(one)
+        assert "parameters, trained elsewhere\n" in text
+        assert "recordings not known, scored epochs not known; nobody held out" in text
+    text = describe(stager.partial_fit(X.target_epochs, y))
+    assert "trained as SleepStager by" in text
+    assert "scored epochs not known" in text
+    assert f"{len(y)} scored epochs" in describe(stager.fit(X.target_epochs, y))
+
+
 def test_where_a_student_comes_from(tmp_path, pair):
     path, terms = tmp_path / "student.safetensors", {"feature_loss": None, "alpha": 0.5}
     student = DistilledSleepStager(SMALL, TinyNetwork, **terms, **FAST).fit(*pair)

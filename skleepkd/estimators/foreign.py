@@ -80,6 +80,7 @@ def from_module(cls, network, *, classes, sfreq, ch_names=None, n_chans=None, **
     silence = PairedEpochs(silence, sfreq=sfreq, ch_names=ch_names)
     stager.held_out_, stager.best_epoch_ = np.array([]), None
     stager._remember_input(silence, np.arange(len(found)), found, go_on=False)
+    stager.n_scored_ = None
     stager.initialize()
     line = None if stager.predict_nonlinearity is None else "predict_nonlinearity=None"
     check_output(stager.module_, shape, len(found), stager.sequence_length_, line)

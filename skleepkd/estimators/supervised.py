@@ -107,8 +107,9 @@ class SleepStager(NeuralNetClassifier):
     drops_channels_ : bool
         Whether braindecode's ``ChannelsDropout`` was among the augmentations, so that zeros
         may stand for a channel that is missing.
-    n_scored_ : int
-        Epochs with a stage that ``fit`` was given; 0 where a teacher alone taught.
+    n_scored_ : int or None
+        Epochs with a stage that ``fit`` was given; 0 where a teacher alone taught, None of a
+        network from elsewhere.
     seen_epochs_ : ndarray of uint32 or None
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
@@ -341,10 +342,7 @@ class SleepStager(NeuralNetClassifier):
 
     def _fit(self, X, y, X_source=None, groups=None, go_on=False):
         go_on = (go_on or self.warm_start) and self.initialized_
-        needs = {
-            "source_for": self._check_parameters(go_on),
-            "why_labels": self.why_labels,
-        }
+        needs = dict(source_for=self._check_parameters(go_on), why_labels=self.why_labels)
         pair, y = checks.training_input(X, y, X_source, groups, **needs)
         return self.end_fit(self.begin_fit(pair, y, go_on))
 
@@ -426,7 +424,8 @@ class SleepStager(NeuralNetClassifier):
         self.ch_names_ = pair.ch_names["target"]
         self.drops_channels_ = batches.drops_channels(self)
         self.fitted_on_ = seen_names(pair, self.fitted_on_ if go_on else None)
-        self.n_scored_ = int(scored.sum()) + (self.n_scored_ if go_on else 0)
+        before = self.n_scored_ if go_on else 0
+        self.n_scored_ = None if before is None else before + int(scored.sum())
 
     def _run_step(self, step, pair, codes, columns=None):
         """Train for the passes of a step, on rows that carry further columns."""
