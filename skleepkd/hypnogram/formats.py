@@ -34,8 +34,8 @@ _TIME = re.compile(
 class Scoring:
     """What a file says: texts, when they begin and how long they last, in seconds.
 
-    ``start`` counts from the file's own beginning, which its clock shows at ``began``: a
-    datetime, or seconds since midnight where no date is told, or None. ``durations`` are
+    ``start`` counts from the file's own beginning, when its clock shows ``began``: a list of the
+    datetimes that may be meant, or seconds since midnight where no date is told, or None. ``durations`` are
     None where there is one text for each epoch. ``events``: whether others than stages may
     be among the texts. ``codes``: what this format's codes mean.
     """
@@ -106,7 +106,7 @@ def _read_edf(path):
     with suppress(ValueError):  # dates that hide who it was
         began = datetime.strptime(edf.read_header(path).start, "%d.%m.%y %H.%M.%S")
         began = began.replace(year=began.year + 100 * (began.year < 1985), tzinfo=UTC)
-        began += timedelta(seconds=edf.first_onset(path))  # from which MNE counts
+        began = [began + timedelta(seconds=edf.first_onset(path))]  # from which MNE counts
     columns = found.description, found.onset, found.duration
     return Scoring(*columns, began=began, events=True)
 
@@ -197,7 +197,7 @@ def _read_elan(lines):
 
 
 def _on_clock(times, date):
-    """Seconds from the first of clock times on, and that time; midnight may lie between."""
+    """Seconds from the first of clock times on, and what ``Scoring.began`` is."""
     clocks = [_TIME.fullmatch(text.strip()) for text in times]
     if not all(clocks) or not clocks:
         wrong = next(
@@ -213,15 +213,14 @@ def _on_clock(times, date):
         raise ValueError(f"the times are not in order, first at {late}")
     start = seconds + 86400 * np.cumsum(back < 0)
     told = _TIME.fullmatch(date.strip())
-    day = _day(clocks[0]["date"] or (told["date"] if told else date) or "")
-    # A date alone may be that of the evening before.
-    if day is None or (seconds[0] < 43200 and not (told or clocks[0]["date"])):
-        return start - start[0], float(seconds[0])
-    began = day + timedelta(seconds=float(seconds[0]))
-    if told and not clocks[0]["date"]:  # the recording's start, perhaps on the day before
-        ahead = (seconds[0] - _seconds(told) + 43200) % 86400 - 43200
-        began = day + timedelta(seconds=_seconds(told) + float(ahead))
-    return start - start[0], began
+    first, dated = float(seconds[0]), clocks[0]["date"]
+    if told and not dated:  # the recording's start, perhaps on the day before
+        first = _seconds(told) + (first - _seconds(told) + 43200) % 86400 - 43200
+    days = _days(dated or (told["date"] if told else date) or "")
+    if first < 43200 and not (told or dated):  # the date may be that of the evening before
+        days += [day + timedelta(days=1) for day in days]
+    began = [day + timedelta(seconds=first) for day in days]
+    return start - start[0], began or float(seconds[0])
 
 
 def _seconds(clock):
@@ -231,20 +230,22 @@ def _seconds(clock):
     return 3600.0 * hours + 60 * int(clock["m"]) + float(clock["s"].replace(",", "."))
 
 
-def _day(text):
-    """Midnight before a date, None where days and months may be meant either way."""
+def _days(text):
+    """Midnight before a date; two of them where days and months may be meant either way."""
     numbers = [int(number) for number in re.findall(r"\d+", text)]
     if len(numbers) != 3:
-        return None
+        return []
     if numbers[0] > 31:
         year, month, day = numbers
     else:
-        (day, month, year) = numbers
+        day, month, year = numbers
+        year += 2000 * (year < 100)
         if "." not in text and month <= 12 and day <= 12 and day != month:
-            return None
+            both = (day, month), (month, day)
+            return [datetime(year, m, d, tzinfo=UTC) for d, m in both]
         if month > 12:
             day, month = month, day
-    return datetime(year + 2000 * (year < 100), month, day, tzinfo=UTC)
+    return [datetime(year, month, day, tzinfo=UTC)]
 
 
 # ---------------------------------------------------------------- tables and lists

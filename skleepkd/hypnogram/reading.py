@@ -1,7 +1,7 @@
 """From a file of a scoring to a hypnogram."""
 
 import warnings
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +78,13 @@ def read_hypnogram(
     ValueError
         If it is none of these, damaged, cut short or empty; a word or code is unknown; stages
         overlap or are out of order; it does not tell how long its stages last or whose they
-        are; or its clock is more than a day from ``meas_date``.
+        are; or its clock is more than a day from ``meas_date``, in each reading of a date.
 
     Warns
     -----
     UserWarning
-        If codes may be meant in two ways, a clock has no date, or lines are passed over.
+        If codes may be meant in two ways, a clock has no date, the scoring begins before the
+        recording, or lines are passed over.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def read_hypnogram(
     except ValueError as error:  # of two schemes
         raise ValueError(f"{path}: {error}") from error
     onset, y, epoch = _epochs(names, scheme, begin, length, epoch, path)
-    ahead, meas_date = _ahead(scoring.began, start, meas_date, path)
+    ahead, meas_date = _ahead(scoring.began, start, meas_date, epoch, path)
     night = Hypnogram.from_stages(y, onset=onset + ahead, epoch=epoch, meas_date=meas_date)
     if scheme != "aasm":
         back = dict(zip(_IN_PLACE[scheme], SCHEMES[scheme], strict=True))
@@ -219,34 +220,47 @@ def _epochs(names, scheme, begin, length, epoch, path):
     return onset, stages_at(annotations, onset, epoch=epoch), epoch
 
 
-def _ahead(began, start, meas_date, path):
+def _ahead(began, start, meas_date, epoch, path):
     """Seconds to add to onsets that count from the file's beginning, and the date they get."""
     meas_date = as_utc(meas_date)
-    dated = hasattr(began, "year")
+    dates = began if isinstance(began, list) else []
     if start is not None:
-        if meas_date is None and dated:
-            meas_date = began - timedelta(seconds=start)
+        if meas_date is None and len(dates) == 1:
+            meas_date = dates[0] - timedelta(seconds=start)
         return start, meas_date
-    if began is None or (dated and meas_date is None):
-        return 0.0, began if meas_date is None else meas_date
+    if began is None:
+        return 0.0, meas_date
+    if meas_date is None and len(dates) == 1:
+        return 0.0, dates[0]
     if meas_date is None:
-        hours, rest = divmod(began, 3600)
+        clock = dates[0] if dates else datetime(1, 1, 1) + timedelta(seconds=began)
         warnings.warn(
-            f"{path} begins at {hours:02.0f}:{rest // 60:02.0f}:{rest % 60:02.0f}, and tells no "
+            f"{path} begins at {clock:%H:%M:%S}, and tells no "
             "date that can be read in one way only. Onsets count from there; from the "
             'recording\'s start: read_hypnogram(path, meas_date=raw.info["meas_date"]).',
             stacklevel=3,
         )
         return 0.0, None
-    if dated:
-        ahead = (began - meas_date).total_seconds()
-        if abs(ahead) > _DAY:
+    if dates:
+        found = [(date - meas_date).total_seconds() for date in dates]
+        found = [ahead for ahead in found if abs(ahead) <= _DAY]
+        if not found:
             raise ValueError(
-                f"{path} begins at {began}, and the recording at {meas_date}: more than a day "
-                "apart. Of the same night with a wrong date, give start= in seconds."
+                f"{path} begins at {' or '.join(map(str, dates))}, and the recording at "
+                f"{meas_date}: more than a day apart. Of the same night with a wrong date, give "
+                "start= in seconds."
             )
-        return ahead, meas_date
-    midnight = meas_date.replace(hour=0, minute=0, second=0, microsecond=0)
-    clock = (meas_date - midnight).total_seconds()
+    else:
+        midnight = meas_date.replace(hour=0, minute=0, second=0, microsecond=0)
+        clock = (meas_date - midnight).total_seconds()
+        found = [began - clock + day for day in (-_DAY, 0, _DAY)]
     # A recorder may run since the morning, and hardly ever begins long after the scoring.
-    return (began - clock + _DAY / 4) % _DAY - _DAY / 4, meas_date
+    ahead = min(found, key=lambda ahead: not -_DAY / 4 <= ahead < 0.75 * _DAY)
+    if ahead < -epoch:
+        warnings.warn(
+            f"{path} begins {-ahead:.0f} s before the recording ({meas_date}), as a scoring of it "
+            "hardly does. Where one of the two clocks is wrong, give start=, the seconds from the "
+            "recording's first sample to the scoring's beginning.",
+            stacklevel=3,
+        )
+    return ahead, meas_date

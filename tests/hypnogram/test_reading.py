@@ -202,10 +202,16 @@ def test_a_clock_without_a_clear_date_needs_the_recordings(date, tmp_path):
     with pytest.warns(UserWarning, match=r'begins at 23:58:00.*meas_date=raw.info\["meas'):
         night = read_hypnogram(path)
     assert (night.meas_date, night.onset[0]) == (None, 0)
-    for minutes in (-70, 30):  # the recording may begin after midnight
-        recording = BEGAN + timedelta(minutes=minutes)
+    for day in (datetime(2020, 3, 2, tzinfo=UTC), datetime(2020, 2, 3, tzinfo=UTC)):
+        recording = day + timedelta(hours=22, minutes=48)
         night = read_hypnogram(path, meas_date=recording)
-        assert (night.meas_date, night.onset[0]) == (recording, -60 * minutes)
+        assert (night.meas_date, night.onset[0]) == (recording, 4200)
+        late = day + timedelta(days=1, minutes=28)  # after midnight, and the scoring
+        with pytest.warns(UserWarning, match=r"1800 s before the recording.*start="):
+            assert read_hypnogram(path, meas_date=late).onset[0] == -1800
+    if date:
+        with pytest.raises(ValueError, match=r"at 2020-03-02 .* or 2020-02-03 .*more than"):
+            read_hypnogram(path, meas_date=BEGAN)
 
 
 def test_a_recorder_may_run_since_the_morning(tmp_path):
@@ -234,6 +240,11 @@ def test_a_date_alone_may_be_that_of_the_evening_before(tmp_path):
     path = write(tmp_path, "night.txt", remlogic(clocks(began=began)))
     with pytest.warns(UserWarning, match="begins at 00:28:00"):
         assert read_hypnogram(path).meas_date is None
+    for day in (-1, 0):
+        recording = BEGAN + timedelta(days=day, hours=-1)
+        assert read_hypnogram(path, meas_date=recording).onset[0] == 5400
+    with pytest.raises(ValueError, match="more than a day apart"):
+        read_hypnogram(path, meas_date=recording + timedelta(days=2))
     # Domino tells the time with it.
     times = clocks("%H:%M:%S,000", began=began)
     path = write(tmp_path, "night.txt", domino(times=times))
