@@ -49,6 +49,7 @@ from study import Study, in_new_process, parse, parser_of
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
+from skleepkd.distillation import MeanTeacher
 from skleepkd.networks import EpochCrossModalTransformer
 from skleepkd.preprocessing import LogSpectrogram
 
@@ -210,12 +211,12 @@ def offline(fast):
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
     supervised = training_pass(stager_of("USleep"), X, y)
-    outputs = {"output_loss": "softmax", "feature_loss": None, "alpha": 0.5}
-    for name, parameters, bound in (
-        ("features", {}, 1.10),
-        ("softmax", outputs, 1.10),
-        ("attention", {"feature_loss": "attention"}, 1.20),
-    ):
+    ways = {"features": {}, "attention": {"feature_loss": "attention"}}
+    ways |= {name: {"feature_loss": name} for name in ("relational", "contrastive")}
+    for name in ("softmax", "dkd", "dist"):
+        ways[name] = {"output_loss": name, "feature_loss": None, "alpha": 0.5}
+    for name, parameters in ways.items():
+        bound = 1.20 if name == "attention" else 1.10
         student = DistilledSleepStager(teacher, **FEATURES | parameters)
         title = f"U-Sleep: a pass of offline distillation by {name}"
         distilled = training_pass(student, X, y)
@@ -228,6 +229,19 @@ def offline(fast):
         supervised,
         note="once a fit; asked anew in each pass it would add this to each",
     )
+
+
+def mean_teacher(fast):
+    """Train beside a moving average, which teaches on the half that is unscored."""
+    X, y = signals(fast, 8)
+    X, few = X.target_epochs, np.where(np.arange(len(y)) % 2, y, -1)
+    student = DistilledSleepStager(
+        None, "USleep", **FEATURES | {"strategy": MeanTeacher(), "feature_loss": None}
+    )
+    title = "U-Sleep: a pass of mean teacher, half of the epochs unscored"
+    averaged = training_pass(student, X, few)
+    supervised = training_pass(stager_of("USleep"), X, y)
+    yield Line(title, A_PASS, averaged, supervised, at_most=1.45)
 
 
 #: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
@@ -517,8 +531,8 @@ def private_memory(folder, copy):
 
 
 #: In the order of the table: generators of lines, given whether sizes are small.
-ROWS = [night, neighbours, door, u_sleep, offline, adapters, online, prediction]
-ROWS += [transformer, small, folds, recording, spectrogram, memmap]
+ROWS = [night, neighbours, door, u_sleep, offline, adapters, online, mean_teacher]
+ROWS += [prediction, transformer, small, folds, recording, spectrogram, memmap]
 ROWS = {row.__name__.replace("_", "-"): row for row in ROWS}
 
 # ---------------------------------------------------------------- the command

@@ -227,7 +227,9 @@ def read_annotations(path):
     import mne
 
     read_header(path, whole=True)
-    with errors_naming(path), tempfile.TemporaryDirectory() as folder:
-        if path.suffix not in (".edf", ".bdf"):  # by which MNE goes, such as .EDF
-            path = Path(shutil.copyfile(path, Path(folder) / "copy.edf"))
-        return mne.read_annotations(path, encoding="latin1")
+    with errors_naming(path):
+        if path.suffix in (".edf", ".bdf"):
+            return mne.read_annotations(path, encoding="latin1")
+        with tempfile.TemporaryDirectory() as folder:  # MNE goes by the ending: .EDF, .rec
+            copy = shutil.copyfile(path, Path(folder) / "copy.edf")
+            return mne.read_annotations(copy, encoding="latin1")

@@ -245,7 +245,8 @@ def as_signal(values, name):
 
 def row_digests(signal, recording=None, onset=None):
     """Tell rows apart by numbers, (n_rows, 1 or 2): of some samples, and of recording and onset."""
-    told_by = [signal.some_samples().view(np.uint64).T]
+    samples = np.ascontiguousarray(signal.some_samples())
+    told_by = [samples.view(np.uint64).T]  # (n_rows, 8) float32 -> (4, n_rows)
     if recording is not None and onset is not None:
         names, inverse = np.unique(recording, return_inverse=True)
         codes = np.array(

@@ -198,6 +198,9 @@ def test_two_digests_differ():
         np.testing.assert_array_equal(pair[rows].row_digests(), pair.row_digests()[rows])
     spectra = PairedEpochs(np.random.default_rng(0).normal(size=(50, 1, 6, 17)))
     assert len(np.unique(spectra.row_digests())) == 50
+    # However the array lies in memory.
+    turned = PairedEpochs(np.asfortranarray(X["target"][:99]), subject=X.subject[:99])
+    np.testing.assert_array_equal(turned.row_digests(), bare[:99].row_digests())
 
 
 # ---------------------------------------------------------------- fitted once more
