@@ -29,6 +29,8 @@ _MOST_SHIFT = 240
 _BETTER, _SHARP, _SHARP_EACH = 20.0, 30.0, 0.1
 #: Of fewer scored epochs, many a scoring fits better at a wrong place.
 _FEWEST = 150
+#: Greater shifts in epochs are told, and not how to mend them: a clock is wrong, or the night.
+_MENDED = 10
 
 
 def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
@@ -141,16 +143,25 @@ def _warn(row, n_scored):
             )
     elif np.isnan(shift) and (elsewhere or not row["agreement"]):
         warnings.warn(
-            f"Recording {name}: the scoring fits these signals no better here than elsewhere. "
-            "Is it of this night?",
+            f"Recording {name}: the scoring fits these signals no better here than elsewhere: "
+            "one stage fills it, or it is of another night. A ready stager may tell: stager="
+            "YasaStager().",
             stacklevel=3,
         )
     elif shift and not np.isnan(shift):
         seconds = EPOCH_SECONDS * shift
+        cure = (
+            f"Move it: Hypnogram.from_stages(h.stages, onset=h.onset {seconds:+g}) of a Hypnogram "
+            f"h, mne.Annotations(a.onset {seconds:+g}, a.duration, a.description) of annotations a."
+        )
+        if abs(shift) > _MENDED:
+            cure = (
+                "By so much a clock is wrong, or the scoring is of another night: look at the "
+                "recorder's clock, and give read_hypnogram(path, start=...)."
+            )
         warnings.warn(
             f"Recording {name}: the scoring fits better {abs(shift):g} epoch(s) "
-            f"{'later' if shift > 0 else 'earlier'}. Move it: mne.Annotations(a.onset "
-            f"{seconds:+g}, a.duration, a.description), a being the annotations.",
+            f"{'later' if shift > 0 else 'earlier'}. {cure}",
             stacklevel=3,
         )
 

@@ -84,6 +84,17 @@ def is_whole(path):
     return header is None or header.n_held == header.n_records
 
 
+def warn_of_cut(raw, stacklevel):
+    """Warn where a Raw's file holds fewer records than its header promises."""
+    cut = [path for path in filter(None, raw.filenames) if not is_whole(Path(path))]
+    if cut:
+        warnings.warn(
+            f"{cut[0]} holds fewer records than its header says: it was cut short. What is missing "
+            "makes no epochs.",
+            stacklevel=stacklevel,
+        )
+
+
 def holds_signals(path):
     """Whether a file holds more than annotations; others than EDF do."""
     header = _header_if_any(path)

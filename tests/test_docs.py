@@ -68,8 +68,9 @@ def write_study(folder):
 
 
 def write_devices(folder):
-    """Write nights of two devices whose clocks disagree, scored, and nights of one of them."""
-    offsets = {"ann": 12.4, "ben": 95.0, "cleo": -20.5, "dora": 7.3, "emil": 0, "fay": 0}
+    """Write nights of two devices whose clocks disagree, scored, and of one; the last is cut."""
+    offsets = {"ann": 12.4, "ben": 95.0, "cleo": -20.5, "dora": 7.3}
+    offsets |= {"emil": 0, "fay": 0, "gina": 0}
     n_epochs, scalp, ear = 100, ("C3-O1", "C4-O2"), ("LE", "RE")
     for number, (name, offset) in enumerate(offsets.items()):
         # It begins two epochs before the polysomnograph, and ends after both devices.
@@ -91,6 +92,7 @@ def write_devices(folder):
         if offset:
             began, stages = datetime(2026, 3, 1, 22, 30), night.y[2 : 2 + n_epochs]
             write_remlogic(path.with_suffix(".txt"), began, stages)
+    os.truncate(path, path.stat().st_size // 2)
 
 
 #: What writes the files that a page reads, into the folder where it runs.

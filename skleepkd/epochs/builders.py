@@ -5,7 +5,7 @@ from functools import wraps
 
 import numpy as np
 
-from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
+from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out, warn_of_cut
 from skleepkd.epochs.channels import check_unit, pick_channels, to_microvolts
 from skleepkd.epochs.rows import Signal
 from skleepkd.stages import (
@@ -153,6 +153,7 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
             ]
         if hasattr(windows, "raw"):
             seconds_left_out(mne_object)  # windows are not to reach over a gap
+            warn_of_cut(mne_object, stacklevel=3)
         check_unit(unit, mne_object.ch_names)
         ch_names = pick_channels(mne_object, target, source, present=present)
         if sfreq is None:
@@ -268,13 +269,16 @@ def from_raws(
     if clock is not None:
         offset, drift = _of_clock(clock, offset, drift, by_dates)
     elif by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
+        by_them = f"offset={by_dates:.10g}, or " if abs(by_dates) < 86400 else ""
         warnings.warn(
             f"By the recordings' dates the target began {by_dates:+.10g} s after the source; "
-            f"given offset={offset:g}. Give offset={by_dates:.10g}, or what both recordings "
-            "saw, clock=skleepkd.estimate_clock(source_raw=..., target_raw=...), or take out a "
+            f"given offset={offset:g}. Give {by_them}what both recordings saw, "
+            "clock=skleepkd.estimate_clock(source_raw=..., target_raw=...), or take out a "
             "date that is wrong: raw.set_meas_date(None).",
             stacklevel=3,
         )
+    for raw in raws.values():
+        warn_of_cut(raw, stacklevel=4)
     if annotations is None:
         most = source_raw.n_times // round(epoch * source_raw.info["sfreq"])
         onset = epoch * np.arange(most + 1)  # what is not covered is left out below

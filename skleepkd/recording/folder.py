@@ -323,6 +323,8 @@ def _summarise(failed, output):
     rows = {name: r["row"] for name, r in records.items() if "key" in r} | failed
     columns = None if rows else ["name", "file", "error"]
     summary = pd.DataFrame([rows[name] for name in sorted(rows)], columns=columns)
+    whole = {"n_epochs", "n_artefacts"} & {*summary}  # of failed nights there is none
+    summary = summary.astype(dict.fromkeys(whole, "Int64"))
     text = summary.to_csv(index=False, lineterminator="\n")
     replace_file(output / "summary.csv", text.encode())
     return summary.set_index("name")

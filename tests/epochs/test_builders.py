@@ -1,5 +1,6 @@
 """Pairs out of MNE's and braindecode's objects."""
 
+import os
 import re
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from braindecode.preprocessing import (
 
 from skleepkd import PairedEpochs
 from skleepkd.stages import stages_at
+from tests.files import write_edf
 
 
 def raises(match):
@@ -446,6 +448,30 @@ def test_an_offset_that_the_dates_deny(given, told):
     if told:
         assert "-95 s after the source; given" in denied[0]
         assert "Give offset=-95," in denied[0]
+
+
+def test_dates_years_apart_are_no_offset_to_give():
+    source = device(10, float, 400).set_meas_date(START)
+    target = device(10, float, 400).set_meas_date(START - timedelta(days=15000))
+    with pytest.warns(UserWarning, match="given offset=0. Give what both recordings saw"):
+        PairedEpochs.from_raws(source_raw=source, target_raw=target, annotations=NIGHT)
+
+
+def test_a_file_that_was_cut_short_is_told(tmp_path):
+    path = write_edf(tmp_path / "cut.edf", {"C3": 20 * signal(12000) / 20e-6}, 120, 1)
+    os.truncate(path, path.stat().st_size // 2)
+    raw = mne.io.read_raw(path, preload=True, verbose="error").filter(
+        0.5, 30, verbose="error"
+    )
+    told = {"expected_warning": UserWarning, "match": "cut.edf holds fewer records"}
+    with pytest.warns(**told):
+        pair = PairedEpochs.from_raws(source_raw=raw, target_raw=raw.copy())
+    assert len(pair) == 1
+    dataset = BaseConcatDataset([RawDataset(raw, {"subject": "s1"})])
+    size = {"window_size_samples": 3000, "window_stride_samples": 3000}
+    windows = create_fixed_length_windows(dataset, **size, on_last_window="drop")
+    with pytest.warns(**told):
+        assert len(PairedEpochs.from_windows(windows)) == 1
 
 
 def test_what_is_no_recording_and_no_annotations():
