@@ -130,7 +130,12 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
     finally:
         summary = _summarise(failed, output)
     if failed:
-        reasons = "; ".join(f"{row['file']}: {row['error']}" for row in failed.values())
+        reasons = "; ".join(
+            row["error"]
+            if row["file"] in row["error"]
+            else f"{row['file']}: {row['error']}"
+            for row in failed.values()
+        )
         warnings.warn(
             f"{len(failed)} of {len(files)} nights were not staged. {reasons}", stacklevel=2
         )
