@@ -256,7 +256,8 @@ def from_raws(
     -----
     UserWarning
         If the offset is not what the recordings' dates say, a file begins later than its
-        header says, long annotations are no known stage, or as :meth:`from_mne` does.
+        header says or was cut short, stages lie outside ``source_raw``, long annotations are
+        no known stage, or as :meth:`from_mne` does.
     """
     raws = {"target": target_raw, "source": source_raw}
     annotations = as_annotations(annotations)
@@ -285,7 +286,9 @@ def from_raws(
     else:
         check_texts(annotations, epoch=epoch, stacklevel=4)
         _check_clock(annotations, source_raw, lead["source"])
-        onset = scored_onsets(scored_pieces(annotations), epoch)
+        pieces = scored_pieces(annotations)
+        _warn_of_outside(pieces, source_raw, epoch)
+        onset = scored_onsets(pieces, epoch)
     if not len(onset):
         columns = zip(annotations.duration, annotations.description, strict=True)
         lasts = [duration for duration, text in columns if stage_of_text(text) is not None]
@@ -366,6 +369,21 @@ def _of_clock(clock, offset, drift, by_dates):
             "Estimate it of these."
         )
     return clock.offset, clock.drift
+
+
+def _warn_of_outside(pieces, raw, epoch):
+    """Warn of stages before or after the recording that was scored, which make no rows."""
+    ends = raw.n_times / raw.info["sfreq"]
+    scored = np.array([piece[:2] for piece in pieces if piece[2] >= 0]).reshape(-1, 2)
+    inside = np.diff(scored.clip(0, ends)).sum()
+    outside = np.diff(scored).sum() - inside
+    if outside > epoch:
+        warnings.warn(
+            f"Stages of {outside:.0f} s lie outside source_raw, which lasts {ends:.0f} s, and make "
+            "no rows. Is it the recording that was scored, and are the scoring's epochs as long "
+            "as it says?",
+            stacklevel=4,
+        )
 
 
 def _check_clock(annotations, raw, lead):

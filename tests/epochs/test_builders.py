@@ -450,6 +450,29 @@ def test_an_offset_that_the_dates_deny(given, told):
         assert "Give offset=-95," in denied[0]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "first", "told"),
+    [
+        (300, 0, None),
+        (275, 0, None),
+        (210, 0, "60 s"),
+        (300, -50, "50 s"),
+        (100, 0, "115 s"),
+    ],
+)
+def test_stages_outside_the_recording_are_told(seconds, first, told):
+    """What is unscored there, as at the end of Sleep-EDF's files, is no loss."""
+    raw = device(10, float, seconds)
+    moved = mne.Annotations(NIGHT.onset + first, NIGHT.duration, NIGHT.description)
+    moved.append(1000, 600, "Sleep stage ?")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        PairedEpochs.from_raws(source_raw=raw, target_raw=raw.copy(), annotations=moved)
+    said = [str(one.message) for one in said if "outside source_raw" in str(one.message)]
+    assert len(said) == bool(told)
+    assert not told or f"Stages of {told} lie outside" in said[0]
+
+
 def test_dates_years_apart_are_no_offset_to_give():
     source = device(10, float, 400).set_meas_date(START)
     target = device(10, float, 400).set_meas_date(START - timedelta(days=15000))
