@@ -87,7 +87,7 @@ def origin_of(stager):
     """Tell what a stager was trained as, also of one that was loaded."""
     strategy = f" ({stager.strategy})" if isinstance(stager, DistilledSleepStager) else ""
     now = f"{type(stager).__name__}{strategy} by skleepkd {version('skleepkd')}"
-    return stager.history_[0].get("origin", now) if stager.history_ else now
+    return stager.origin_ or now
 
 
 def _count(names, what):

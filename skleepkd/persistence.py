@@ -287,8 +287,7 @@ def _parts(estimator):
         learned["fitted_on_"] = {n: seen_by(estimator, n) for n in ("subject", "recording")}
         rows = [{**row, "batches": []} for row in estimator.history_]
         rows = [{n: value for n, value in row.items() if _fits_json(value)} for row in rows]
-        for row in rows[:1]:  # a new fit forgets the first pass, and so where it came from
-            row["origin"] = origin_of(estimator)
+        learned["origin_"] = origin_of(estimator)
         return "SleepStager", _parameters(estimator)[0], {**learned, "history_": rows}
     if type(estimator).__module__.startswith("braindecode.preprocessing."):
         # Its subclasses are methods of Raw under names of their own.

@@ -96,6 +96,9 @@ def test_where_a_student_comes_from(tmp_path, pair):
     assert "trained as SleepStager by" in describe(again.fit(*pair))
     transfer = FineTunedSleepStager(FrozenEstimator(student), trainable=("head",), **FAST)
     assert "trained as FineTunedSleepStager by" in describe(transfer.fit(*pair))
+    # Also where it was not trained at all, and has no pass that could tell.
+    save(transfer.set_params(trainable=None).fit(*pair), path)
+    assert "trained as FineTunedSleepStager by" in describe(load(path, TinyNetwork))
 
 
 def test_steps_and_preprocessors(pair):

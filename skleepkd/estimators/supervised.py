@@ -110,6 +110,8 @@ class SleepStager(NeuralNetClassifier):
     n_scored_ : int or None
         Epochs with a stage that ``fit`` was given; 0 where a teacher alone taught, None of a
         network from elsewhere.
+    origin_ : str or None
+        What a stager that was loaded was trained as, and by which version.
     seen_epochs_ : ndarray of uint32 or None
         Numbers that tell the epochs that ``fit`` was given from others of their people.
     best_epoch_ : int or None
@@ -416,13 +418,15 @@ class SleepStager(NeuralNetClassifier):
                 f"{signal}. Fix the classes with classes=."
             )
         self.classes_inferred_ = classes
-        weight = self.class_weight
-        self.class_weight_ = labels.class_weights(weight, codes[training], classes)
+        self.class_weight_ = labels.class_weights(
+            self.class_weight, codes[training], classes
+        )
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
         self.spread_ = checks.typical_spread(pair)
         self.ch_names_ = pair.ch_names["target"]
         self.drops_channels_ = batches.drops_channels(self)
+        self.origin_ = self.origin_ if go_on else None
         self.fitted_on_ = seen_names(pair, self.fitted_on_ if go_on else None)
         before = self.n_scored_ if go_on else 0
         self.n_scored_ = None if before is None else before + int(scored.sum())
