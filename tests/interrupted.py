@@ -1,20 +1,16 @@
 """Cross-validations and trainings that are killed, each in a process of its own.
 
-``python -m tests.interrupted folds FOLDER`` and ``... fits FOLDER`` print JSON: the result
-of runs that were never stopped, and of each run that was what it did, how it ended and
-what it returned.
+`killed_folds` and `killed_fits` return the result of runs that were never stopped, and of
+each run that was what it did, how it ended and what it returned.
 """
 
 import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
-import torch
 from sklearn.base import clone
 from sklearn.metrics import cohen_kappa_score, make_scorer
 from sklearn.model_selection import LeaveOneGroupOut
@@ -191,22 +187,3 @@ def killed_fits(folder):
         runs.append(life(run, place, None))
         found[name] = {"whole": whole, "runs": runs}
     return found
-
-
-def found_in_child(kind, folder):
-    """Return what a process of its own prints for "folds" or "fits"."""
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.interrupted", kind, str(folder)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(child.stdout.splitlines()[-1])
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    what = {"folds": killed_folds, "fits": killed_fits}[sys.argv[1]]
-    print(json.dumps(what(Path(sys.argv[2]))))

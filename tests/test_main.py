@@ -1,6 +1,6 @@
-"""The command line, in this process but for one run."""
+"""The command line, in this process."""
 
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -104,12 +104,12 @@ def test_usage(arguments, capsys):
     assert "Traceback" not in shown.err
 
 
-def test_a_model_is_described_outside(model):
-    run = subprocess.run(
-        [sys.executable, "-m", "skleepkd", "describe", model],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_a_model_is_described_by_python_m(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["skleepkd", "describe", model])
+    monkeypatch.delitem(sys.modules, "skleepkd.__main__")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("skleepkd", run_name="__main__", alter_sys=True)
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
     for part in ("Network: LogPowerNet", "Needs: 1 channel (C3), 40 Hz, microvolts"):
-        assert part in run.stdout
+        assert part in shown

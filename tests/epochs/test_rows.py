@@ -236,7 +236,8 @@ def test_workers_share_one_map_of_what_is_in_memory():
         np.arange(50) % 9 > 0
     ]
     kept = values[np.arange(50) % 9 > 0]
-    results = Parallel(n_jobs=2, max_nbytes=10_000)(delayed(look)(X) for _ in range(4))
+    forks = {"n_jobs": 2, "max_nbytes": 10_000, "backend": "multiprocessing"}
+    results = Parallel(**forks)(delayed(look)(X) for _ in range(4))
     for result in results:
         assert result["mapped"] == [True, True]
         assert result["n_files"] == 2  # not two for each task
@@ -251,7 +252,8 @@ def test_workers_share_one_map_of_what_is_in_memory():
 def test_workers_open_the_files_of_maps(tmp_path):
     base, values = written(tmp_path)
     X = PairedEpochs(base, source=base[:])[3:]
-    with Parallel(n_jobs=2, max_nbytes=10_000) as parallel:
+    forks = {"n_jobs": 2, "max_nbytes": 10_000, "backend": "multiprocessing"}
+    with Parallel(**forks) as parallel:
         results = parallel(delayed(look)(X[k:]) for k in range(2))
     for k, result in enumerate(results):
         assert result["mapped"] == [True, True]

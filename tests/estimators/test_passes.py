@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.estimators.callbacks import TrainingStopped
-from tests.interrupted import found_in_child
+from tests.files import in_a_fork
+from tests.interrupted import killed_fits
 from tests.tiny import FAST, Stop, TinyNetwork, same
 
 OPTIONS = {**FAST, "validation": 2, "max_epochs": 3, "module__dropout": 0.2}
@@ -135,7 +137,7 @@ def stopped(monkeypatch, after, estimator, *data):
 
 def test_killed_trainings_end_at_the_weights_of_those_that_were_not(tmp_path):
     """In the middle of every pass, and while a checkpoint is written."""
-    found = found_in_child("fits", tmp_path)
+    found = in_a_fork(partial(killed_fits, tmp_path))
     assert len(found) == 6
     for name, kind in found.items():
         whole, (writing, *runs) = kind["whole"], kind["runs"]

@@ -1,6 +1,7 @@
 """Cross-validation on a Dask cluster, and the Python blocks of docs/clusters.md."""
 
 import contextlib
+import multiprocessing.forkserver
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from skleepkd import DistilledSleepStager, SleepStager, datasets
 from tests.tiny import FAST, TinyNetwork, make_pair
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+dask = pytest.importorskip("dask")
 psutil = pytest.importorskip("psutil")
 
 PAGE = Path(__file__).parents[2] / "docs" / "clusters.md"
@@ -34,6 +36,18 @@ def nothing_left_running():
     started = [child for child in started if "resource_tracker" not in str(child.cmdline())]
     _, alive = psutil.wait_procs(started, timeout=5)
     assert not alive
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_once():
+    """Fork the clusters' processes from one that has imported what they need."""
+    server = multiprocessing.forkserver
+    # What a training imports is named too.
+    server.set_forkserver_preload(["distributed", "torch._dynamo", __name__])
+    server.ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+    server._forkserver._stop()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +78,7 @@ def sent(monkeypatch):
 
 
 def test_dask_equals_one_process_and_no_array_is_sent(client, sent, tmp_path):
-    X, y = make_pair(n_epochs=40, n_times=3000)
+    X, y = make_pair(n_times=2400)
     n_bytes = X["target"].nbytes + X["source"].nbytes
     given = {"y": y, "groups": X.subject, "cv": GroupKFold(3)}
     expected = cross_validate(STUDENT, X, **given)["test_score"]

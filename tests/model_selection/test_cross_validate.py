@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -12,7 +13,8 @@ from sklearn.model_selection import GroupKFold, KFold
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.metrics import sleep_scorers
 from skleepkd.model_selection import cross_validate
-from tests.interrupted import found_in_child
+from tests.files import in_a_fork
+from tests.interrupted import killed_folds
 from tests.tiny import FAST, TinyNetwork
 
 TEACHER = SleepStager(TinyNetwork, classes="aasm", **FAST)
@@ -197,7 +199,7 @@ def test_errors_say_what_to_do(pair, tmp_path):
 
 
 def test_five_kills_lose_no_fold_and_fit_none_twice(tmp_path):
-    found = found_in_child("folds", tmp_path)
+    found = in_a_fork(partial(killed_folds, tmp_path))
     runs = found["runs"]
     assert [run["killed"] for run in runs] == 5 * [True] + 2 * [False]
     assert runs[3]["parts"] == 1, "this one was killed while it wrote"
