@@ -19,13 +19,16 @@ PAGES = sorted(FOLDER.glob("plot_*.py"))
 #: What a page has words of, where it needs more than the package and its pictures.
 EXTRAS = {"gssc": r"GsscStager\(", "onnx": "onnx", "yasa": r"YasaStager\(|to_yasa"}
 
-#: Epochs of a night. YASA's stager, a teacher of one page, wants five minutes at least.
-N_EPOCHS = 24
+#: Epochs of a night. YASA's stager, a teacher of one page, wants five minutes at least;
+#: two pages need more, for clocks that are estimated and for sequences.
+N_EPOCHS = 12
+MORE_EPOCHS = {"plot_02_own_edf": 24, "plot_06_sequences": 24}
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(page, monkeypatch, tmp_path):
     """Shorten what the pages simulate and train; they know nothing of it."""
+    most = MORE_EPOCHS.get(page.stem, N_EPOCHS)
 
     def shortened(simulate):
         signature = inspect.signature(simulate)
@@ -33,7 +36,7 @@ def tiny(monkeypatch, tmp_path):
         def call(*args, **kwargs):
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            given.arguments["n_epochs"] = min(N_EPOCHS, given.arguments["n_epochs"])
+            given.arguments["n_epochs"] = min(most, given.arguments["n_epochs"])
             return simulate(*given.args, **given.kwargs)
 
         return call

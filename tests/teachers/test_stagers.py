@@ -196,6 +196,8 @@ def real_night(folder, person):
 def test_real_nights(stager, person, shared_data):
     """One central channel of a sleep clinic's patients; of 022 some epochs are missing."""
     X, stages = real_night(shared_data, person)
+    if isinstance(stager, GsscStager):  # of hours, which cost it seconds of a processor
+        X, stages = X[300:600], stages[300:600]
     scored = stages >= 0
     predicted = stager.predict(X)
     assert cohen_kappa_score(stages[scored], predicted[scored]) >= 0.78
