@@ -1,5 +1,6 @@
 """The ready stagers: what both do, on simulated nights and on two real ones."""
 
+import functools
 import importlib
 import pickle
 import sys
@@ -45,6 +46,12 @@ def pair():
     return PairedEpochs(signal, **about, sfreq=100.0, ch_names=MONTAGE)
 
 
+@pytest.fixture(scope="module")
+def proba_of(pair):
+    """What a stager gives for the pair, computed once."""
+    return functools.cache(lambda kind: kind().predict_proba(pair))
+
+
 def raw_of(pair):
     """A continuous recording of the rows, in volts."""
     volts = 1e-6 * pair["target"].swapaxes(0, 1).reshape(len(MONTAGE), -1)
@@ -66,8 +73,8 @@ def test_yasa_stager_gives_what_yasa_does(pair):
     assert alone.predict(night).tolist() == expected
 
 
-def test_probabilities_of_five_stages(pair, stager):
-    proba = stager.predict_proba(pair)
+def test_probabilities_of_five_stages(pair, stager, proba_of):
+    proba = proba_of(type(stager))
     assert proba.shape == (48, 5)
     assert proba.min() >= 0
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
@@ -75,21 +82,21 @@ def test_probabilities_of_five_stages(pair, stager):
     assert stager.predict(pair).tolist() == proba.argmax(axis=1).tolist()
 
 
-def test_rows_are_answered_in_the_order_that_they_are_given(pair, stager):
+def test_rows_are_answered_in_the_order_that_they_are_given(pair, stager, proba_of):
     order = np.random.default_rng(0).permutation(len(pair))
-    expected = stager.predict_proba(pair)[order]
+    expected = proba_of(type(stager))[order]
     np.testing.assert_array_equal(stager.predict_proba(pair[order]), expected)
 
 
-def test_recordings_are_staged_apart(pair, stager):
-    together = stager.predict_proba(pair)
+def test_recordings_are_staged_apart(pair, stager, proba_of):
+    together = proba_of(type(stager))
     apart = [stager.predict_proba(pair[k : k + 24]) for k in (0, 24)]
     np.testing.assert_array_equal(together, np.concatenate(apart))
     one = PairedEpochs(pair["target"], sfreq=100.0, ch_names=MONTAGE)
     assert np.abs(stager.predict_proba(one) - together).max() > 0.01
 
 
-def test_a_long_hole_parts_a_night_and_a_short_one_does_not(pair, stager):
+def test_a_long_hole_parts_a_night_and_a_short_one_does_not(pair, stager, proba_of):
     def staged(hole):
         onset = 30.0 * np.arange(48)
         onset[24:] += hole
@@ -99,7 +106,7 @@ def test_a_long_hole_parts_a_night_and_a_short_one_does_not(pair, stager):
         return stager.predict_proba(night)
 
     whole, parted = staged(hole=0), staged(hole=600)
-    np.testing.assert_array_equal(parted, stager.predict_proba(pair))
+    np.testing.assert_array_equal(parted, proba_of(type(stager)))
     np.testing.assert_array_equal(staged(hole=120), whole)
     assert np.abs(parted - whole).max() > 0.01
 
