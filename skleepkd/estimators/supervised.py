@@ -53,7 +53,7 @@ class SleepStager(NeuralNetClassifier):
         shape (batch, sequence, n_channels, n_times) and puts out logits of shape (batch,
         n_classes, sequence); windows are one step apart, within a recording, and end at a
         gap of ``onset``. ``fit`` then needs recordings (``PairedEpochs``). Unscored epochs
-        are seen, not judged.
+        are seen, not learned.
     fusion : {"product", "mean", "centre"}, default="product"
         How the predictions of all windows that hold an epoch become its own; see
         :class:`skleepkd.sequences.Fusion`.
@@ -407,8 +407,8 @@ class SleepStager(NeuralNetClassifier):
 
     def _remember_input(self, pair, codes, classes, go_on):
         """Remember what the stager is fitted to, which must be as before if it goes on."""
-        training, scored = ~self.validates(pair), codes >= 0
-        if self.why_labels is not None and not scored[training].any():
+        learned = codes[~self.validates(pair)]
+        if self.why_labels is not None and not (learned >= 0).any():
             raise ValueError("No scored epoch is left to train on.")
         signal = input_spec(pair, len(classes))
         if go_on and (signal != self.signal_ or not np.array_equal(classes, self.classes_)):
@@ -418,9 +418,7 @@ class SleepStager(NeuralNetClassifier):
                 f"{signal}. Fix the classes with classes=."
             )
         self.classes_inferred_ = classes
-        self.class_weight_ = labels.class_weights(
-            self.class_weight, codes[training], classes
-        )
+        self.class_weight_ = labels.class_weights(self.class_weight, learned, classes)
         self.signal_ = signal
         self.epoch_shape_ = pair.shape[1:]
         self.spread_ = checks.typical_spread(pair)
@@ -429,7 +427,7 @@ class SleepStager(NeuralNetClassifier):
         self.origin_ = self.origin_ if go_on else None
         self.fitted_on_ = seen_names(pair, self.fitted_on_ if go_on else None)
         before = self.n_scored_ if go_on else 0
-        self.n_scored_ = None if before is None else before + int(scored.sum())
+        self.n_scored_ = None if before is None else before + int((codes >= 0).sum())
 
     def _run_step(self, step, pair, codes, columns=None):
         """Train for the passes of a step, on rows that carry further columns."""
