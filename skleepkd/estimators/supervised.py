@@ -53,7 +53,7 @@ class SleepStager(NeuralNetClassifier):
         shape (batch, sequence, n_channels, n_times) and puts out logits of shape (batch,
         n_classes, sequence); windows are one step apart, within a recording, and end at a
         gap of ``onset``. ``fit`` then needs recordings (``PairedEpochs``). Unscored epochs
-        are seen, not learned.
+        are seen, not judged.
     fusion : {"product", "mean", "centre"}, default="product"
         How the predictions of all windows that hold an epoch become its own; see
         :class:`skleepkd.sequences.Fusion`.
