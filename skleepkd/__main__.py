@@ -6,15 +6,14 @@ import warnings
 from contextlib import suppress
 
 from skleepkd import RecordingStager, __version__, describe, load
+from skleepkd.recording.folder import heed_warnings_of_nights
 
 
 def main(argv=None):
     """Run a command; return 0, 1 if a night was not staged, or 2 if nothing could be done."""
     options = _parser().parse_args(argv)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for category in (UserWarning, RuntimeWarning):  # others are about libraries
-            warnings.simplefilter("always", category)
+        heed_warnings_of_nights()
         warnings.showwarning = _show_warning
         try:
             return options.run(options)

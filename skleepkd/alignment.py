@@ -4,15 +4,13 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from scipy.stats import theilslopes
 
 from skleepkd.epochs.checks import as_pair, check_labels
 from skleepkd.lags import (
-    N_WINDOWS,
-    SHORTEST,
     choose_band,
     local_lags,
     rate_of,
+    shortest_night,
     whiten,
     window_seconds,
 )
@@ -179,9 +177,8 @@ def _lag(pair, night, seconds, l_freq, h_freq):
     sfreq = {m: pair.sfreq[m] or n / EPOCH_SECONDS for m, n in n_times.items()}
     band = choose_band(l_freq, h_freq, min(sfreq.values()))
     rate, end = rate_of(band), seconds[-1] + EPOCH_SECONDS
-    length = min(window_seconds(band), end / N_WINDOWS)
     nothing = {"lag": np.nan, "lag_end": np.nan, "confidence": np.nan}
-    if length < SHORTEST * window_seconds(band):
+    if end < shortest_night(band):
         return nothing
     white = {}
     for modality, rates in sfreq.items():
@@ -192,11 +189,11 @@ def _lag(pair, night, seconds, l_freq, h_freq):
             part = whiten(lambda i, j, s=signal: s[:, i:j], signal.shape[1], rates, band)
             at = round(seconds[run[0]] * rate)
             white[modality][:, at : at + part.shape[1]] = part
+    length = window_seconds(band, end)
     found = local_lags(**white, line=(0.0, 0.0), band=band, length=length, anywhere=True)
     if not found.is_one_lag:
         return nothing
-    lags, middles = found.lags[found.agree], found.middles[found.agree]
-    slope, start = theilslopes(lags, middles)[:2]
+    start, slope = found.line
     return {
         "lag": start,
         "lag_end": start + slope * end,

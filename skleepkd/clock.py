@@ -3,18 +3,16 @@
 import warnings
 
 import numpy as np
-from scipy.stats import theilslopes
 
 from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
 from skleepkd.epochs.builders import check_kinds
 from skleepkd.epochs.channels import pick_channels
 from skleepkd.lags import (
-    N_WINDOWS,
-    SHORTEST,
     choose_band,
     local_lags,
     rate_of,
     search_line,
+    shortest_night,
     whiten,
     window_seconds,
 )
@@ -179,13 +177,12 @@ def estimate_clock(
         if not white[name].size:
             raise ValueError(f"Nothing from {band[0]:g} to {band[1]:g} Hz in the {name}.")
     shorter = min(signal.shape[1] for signal in white.values()) / rate_of(band)
-    length = min(window_seconds(band), shorter / N_WINDOWS)
-    least = SHORTEST * window_seconds(band)
-    if length < least:
+    if shorter < shortest_night(band):
         raise ValueError(
             f"The shorter recording lasts {shorter:.0f} s: too little to tell two nights "
-            f"apart, which takes {N_WINDOWS * least:.0f} s from {band[0]:g} to {band[1]:g} Hz."
+            f"apart, which takes {shortest_night(band):.0f} s from {band[0]:g} to {band[1]:g} Hz."
         )
+    length = window_seconds(band, shorter)
     line, repeated = search_line(**white, band=band, length=length)
     found = local_lags(**white, line=line, band=band, length=length)
     found = found._replace(elsewhere=max(found.elsewhere, repeated))
@@ -197,7 +194,7 @@ def estimate_clock(
             f"{found.elsewhere:.0%} as well. Name channels that see the same, such as source=["
             "'C3-M2'], target=['ear'], or another band (l_freq=, h_freq=)."
         )
-    slope, start = theilslopes(found.lags[agree], found.middles[agree])[:2]
+    start, slope = found.line
     offset, drift = float(start), float(1 / (1 + slope) - 1)
     by_dates = seconds_by_dates(raws, lead, stacklevel=3)
     if by_dates is not None and abs(by_dates - offset) > DATES_AGREE:

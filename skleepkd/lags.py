@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal.windows import hann
+from scipy.stats import theilslopes
 
 #: Samples a second of what is compared, by hertz of the upper limit of the band.
 _OVERSAMPLED = 2.5
@@ -23,7 +24,7 @@ _MOST_DRIFT = 3e-4
 _SAME, _PEAK, _REACH = 0.6, 12.0, 720.0
 
 #: A night is at least so many windows, which may be this share of their length.
-N_WINDOWS, SHORTEST = 12, 0.1
+_N_WINDOWS, _SHORTEST = 12, 0.1
 #: Elsewhere the mean correlation is at most this share of that at the line, ...
 _MOST_ELSEWHERE = 0.4
 #: ... and at least so many windows find it by themselves, and this share of them.
@@ -39,6 +40,12 @@ class Lags(namedtuple("Lags", "middles lags correlations agree elsewhere")):
         """Whether they tell one lag, by enough windows and more than any other."""
         n_agree = max(_LEAST_AGREE, _LEAST_SHARE * len(self.agree))
         return self.agree.sum() >= n_agree and self.elsewhere <= _MOST_ELSEWHERE
+
+    @property
+    def line(self):
+        """Start and slope of the line of Theil and Sen through those that agree."""
+        slope, start = theilslopes(self.lags[self.agree], self.middles[self.agree])[:2]
+        return start, slope
 
 
 def choose_band(l_freq, h_freq, sfreq):
@@ -58,9 +65,14 @@ def rate_of(band):
     return _OVERSAMPLED * band[1]
 
 
-def window_seconds(band):
-    """Seconds of a window that holds enough independent samples of a band."""
-    return WINDOW / 2 / (band[1] - band[0])
+def window_seconds(band, night=np.inf):
+    """Seconds of a window that holds enough independent samples, of a short night fewer."""
+    return min(WINDOW / 2 / (band[1] - band[0]), night / _N_WINDOWS)
+
+
+def shortest_night(band):
+    """Seconds of a night below which two cannot be told apart."""
+    return _N_WINDOWS * _SHORTEST * window_seconds(band)
 
 
 def whiten(read, n_times, sfreq, band):

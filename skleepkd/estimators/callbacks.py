@@ -11,7 +11,6 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from skorch.callbacks.scoring import ScoringBase
 
-from skleepkd.distillation.two_step import TwoStep
 from skleepkd.metrics.staging import kappa_of
 from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
@@ -96,7 +95,8 @@ def check_monitors(net):
                 f"{name} watches {watched!r}, which is not computed. Of the subjects who are held "
                 'out the kappa is: monitor="valid_kappa", lower_is_better=False.'
             )
-        two_steps = isinstance(getattr(net, "strategy_", None), TwoStep)
+        strategy = getattr(net, "strategy_", None)
+        two_steps = getattr(strategy, "ends_without_features", False)
         if watched.startswith("valid_kappa") and (two_steps or not chooses):
             raise ValueError(
                 f"{name} watches {watched!r}, which is computed neither in the first of two "

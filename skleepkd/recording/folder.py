@@ -254,9 +254,7 @@ def _stage(stager, file, name, options):
     """Stage a night; return it, what was warned of, and the reason where it failed."""
     night, reason = None, None
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        for category in (UserWarning, RuntimeWarning):  # others are about libraries
-            warnings.simplefilter("always", category)
+        heed_warnings_of_nights()
         try:
             night = stager.stage(file, **options)
         except (ImportError, NotFittedError):
@@ -266,6 +264,13 @@ def _stage(stager, file, name, options):
     for one in caught:
         warnings.warn(f"{name}: {one.message}", one.category, stacklevel=3)
     return night, " ".join(str(one.message) for one in caught) or None, reason
+
+
+def heed_warnings_of_nights():
+    """Show every warning about a night, and none of those about libraries."""
+    warnings.simplefilter("ignore")
+    for category in (UserWarning, RuntimeWarning):
+        warnings.simplefilter("always", category)
 
 
 def _row(night):
