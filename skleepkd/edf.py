@@ -11,16 +11,11 @@ import tempfile
 import warnings
 from collections import namedtuple
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-
-#: ``n_held`` records are there, of ``seconds`` each; ``widths`` are a record's bytes by signal.
-Header = namedtuple(
-    "Header", "n_records n_held seconds first_byte interrupted start names units widths"
-)
-
 
 #: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
 DATES_AGREE = 2.0
@@ -41,6 +36,43 @@ def errors_naming(path):
             f"{path} is damaged or incomplete ({type(error).__name__}: {error}). Download "
             "it again."
         ) from error
+
+
+_FIELDS = "path n_records n_held seconds first_byte kind start names units widths"
+
+
+class Header(namedtuple("Header", _FIELDS)):
+    """What a file says of its records, of which ``n_held`` are there, and of its signals."""
+
+    # ``widths`` are a record's bytes by signal.
+
+    @property
+    def late(self):
+        """Seconds from the header's time to the first record; MNE passes over them."""
+        return next(iter(self.onsets(1)), None) or 0.0
+
+    @property
+    def began(self):
+        """Date and time of the first record, None where the header has none."""
+        with suppress(ValueError, OverflowError):
+            date = datetime.strptime(self.start, "%d.%m.%y %H.%M.%S")
+            return date + timedelta(seconds=self.late)
+
+    def onsets(self, n_records):
+        """Seconds from the header's time to each record, None where it does not tell."""
+        notes = [k for k, name in enumerate(self.names) if name.endswith(" Annotations")]
+        if not notes:
+            return [None]
+        first = self.first_byte + sum(self.widths[: notes[0]])
+        onsets = []
+        with self.path.open("rb") as file:
+            for number in range(min(n_records, self.n_held)):
+                file.seek(first + number * sum(self.widths))
+                note = file.read(self.widths[notes[0]])
+                # An annotation without a text keeps the time (Kemp and Olivan 2003).
+                time = re.match(rb"([+-]\d+(?:\.\d*)?)\x14\x14", note)
+                onsets.append(float(time[1]) if time else None)
+        return onsets
 
 
 def read_header(path, *, whole=False):
@@ -67,10 +99,8 @@ def read_header(path, *, whole=False):
             "short. Download it again."
         )
     start = f"{fixed[168:176]} {fixed[176:184]}"
-    interrupted = fixed[192:197] in ("EDF+D", "BDF+D")
-    return Header(
-        n_records, n_held, seconds, first_byte, interrupted, start, names, units, widths
-    )
+    counts = n_records, n_held, seconds, first_byte
+    return Header(path, *counts, fixed[192:197], start, names, units, widths)
 
 
 def _header_if_any(path):
@@ -101,35 +131,19 @@ def holds_signals(path):
     return header is None or not all(n.endswith(" Annotations") for n in header.names)
 
 
-def _record_onsets(path, header, n_records):
-    """Seconds from the header's time to each record, None where it does not tell."""
-    notes = [k for k, name in enumerate(header.names) if name.endswith(" Annotations")]
-    if not notes:
-        return [None]
-    onsets = []
-    with path.open("rb") as file:
-        for number in range(min(n_records, header.n_held)):
-            before = number * sum(header.widths) + sum(header.widths[: notes[0]])
-            file.seek(header.first_byte + before)
-            note = file.read(header.widths[notes[0]])
-            # An annotation without a text keeps the time (Kemp and Olivan 2003).
-            time = re.match(rb"([+-]\d+(?:\.\d*)?)\x14\x14", note)
-            onsets.append(float(time[1]) if time else None)
-    return onsets
-
-
 def first_onset(path):
     """Seconds from the time in a file's header to its first record; MNE passes over them."""
     header = _header_if_any(path)
-    return (header and next(iter(_record_onsets(path, header, 1)), None)) or 0.0
+    return header.late if header else 0.0
 
 
 def seconds_late(raw, stacklevel=3):
     """Seconds that a Raw's file begins after its date; warns where these are whole ones."""
     path, date = next(iter(raw.filenames), None), raw.info["meas_date"]
-    late = first_onset(Path(path)) if path and date is not None else 0.0
-    if not late or f"{date:%H.%M.%S}" != _header_if_any(Path(path)).start[9:]:
+    header = _header_if_any(Path(path)) if path and date is not None else None
+    if header is None or f"{date:%H.%M.%S}" != header.start[9:]:
         return 0.0
+    late = header.late
     if abs(late) >= 1:
         warnings.warn(
             f"{path}: its first record begins {late:g} s after the time in its header, which "
@@ -157,9 +171,10 @@ def seconds_by_dates(raws, lead, stacklevel=3):
 def interruptions(path):
     """Seconds of signal before each interruption of a file, and seconds that it lasted."""
     header = _header_if_any(path)
-    if header is None or not header.interrupted or not header.seconds:
+    may_be = header is not None and header.kind in ("EDF+D", "BDF+D")
+    if not may_be or not header.seconds:
         return []
-    onsets = _record_onsets(path, header, header.n_held)
+    onsets = header.onsets(header.n_held)
     if None in onsets:
         warnings.warn(
             f"{path} may be interrupted (EDF+D), and does not tell when its records began: "

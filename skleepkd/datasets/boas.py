@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from skleepkd.datasets import checks, loading
-from skleepkd.edf import errors_naming, open_edf
+from skleepkd.edf import errors_naming, open_edf, read_header
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED
 
 SFREQ = 256.0
@@ -41,7 +41,6 @@ def load_boas(
     subjects=None,
     source=("F3", "F4", "C3", "C4", "O1", "O2"),
     target=("HB_1", "HB_2"),
-    on_missing="raise",
     classes="aasm",
     unscored=False,
     cache=None,
@@ -62,9 +61,6 @@ def load_boas(
         Channels of the polysomnography, with or without the files' prefix ``PSG_``.
     target : sequence of str, default=("HB_1", "HB_2")
         Channels of the headband.
-    on_missing : {"raise", "skip"}, default="raise"
-        What to do with a night whose table of channels lacks one of these: "skip" leaves
-        it out without a warning.
     classes, unscored, cache, on_error : optional
         As for :func:`load_eesm`. Unscored is what was recorded while the polysomnograph
         was disconnected. The cache takes about 245 MB a night.
@@ -79,24 +75,18 @@ def load_boas(
         y, groups, left_out, DESCR : ndarrays of shape (n_epochs,), dict, str
             As of :func:`load_eesm`: the experts' ``stage_hum``, never a machine's, and
             the subject (``pid``), such as "boas-pid-89".
-        skipped : dict of str to list of str
-            The channels that nights left out by ``on_missing="skip"`` lack.
 
     Raises
     ------
-    FileNotFoundError
-        If a folder, a table or a signal is missing.
-    ValueError
-        If a channel is missing, a stage code unknown, a signal's length differs from
-        what the tables say by more than 30 s, or the two devices' tables do not list
-        the same epochs.
+    FileNotFoundError, ValueError
+        As :func:`load_eesm`; a ValueError also if the two devices' tables do not list the
+        same epochs.
 
     Warns
     -----
     UserWarning
-        If an epoch is not covered by both signals or listed for one device alone, the
-        headers of the two signals say that they began a second or more apart, or a night
-        is left out.
+        As :func:`load_eesm`; also if an epoch is listed for one device alone, or the headers
+        of the two signals say that they began a second or more apart.
 
     Notes
     -----
@@ -106,35 +96,19 @@ def load_boas(
     ch_names = checks.check_channels({"source": source, "target": target}, _CHANNELS)
     ch_names["source"] = ["PSG_" + n.removeprefix("PSG_") for n in ch_names["source"]]
     root = Path(root).expanduser()
-    if on_missing not in ("raise", "skip"):
-        raise ValueError(f"on_missing is 'raise' or 'skip'; given {on_missing!r}.")
-    skipped = {}
 
     def read_tables(folder):
-        missing = []
         for modality, device in _DEVICES.items():
             path = _path(root, folder, device, "channels.tsv")
-            present = set(checks.read_table(path, name=str)["name"])
-            missing += [name for name in ch_names[modality] if name not in present]
-        if not missing:
-            return read_boas_night(root, folder)
-        if on_missing == "skip":
-            skipped[folder] = missing
-            return None
-        raise ValueError(
-            f"boas-{folder} has no channels {', '.join(missing)}. Choose others (source=, "
-            "target=), or leave such nights out with on_missing='skip'."
-        )
+            present = checks.read_table(path, name=str)["name"]
+            checks.require_channels(f"boas-{folder}", list(present), ch_names[modality])
+        return read_boas_night(root, folder)
 
     folders = checks.bids_folders(root, subjects)
     read = partial(_open_devices, ch_names=ch_names)
     options = {"classes": classes, "unscored": unscored, "cache": cache, "sfreq": SFREQ}
     options |= {"name": "boas", "descr": _DESCR, "on_error": on_error}
-    cohort = loading.load_nights(folders, read_tables, read, ch_names, **options)
-    cohort.skipped = skipped
-    listed = ", ".join(skipped) or "none"
-    cohort.DESCR += f"Nights left out because channels are missing: {listed}.\n"
-    return cohort
+    return loading.load_nights(folders, read_tables, read, ch_names, **options)
 
 
 def read_boas_night(root, folder):
@@ -195,7 +169,7 @@ def _open_devices(night, *, ch_names):
         checks.check_recording(
             raw, path, sfreq=SFREQ, duration=night.notes["seconds"][modality]
         )
-    apart = checks.seconds_apart(*night.files)
+    apart = checks.seconds_apart(*map(read_header, night.files))
     if abs(apart) >= 1:
         checks.warn(
             f"{night.files[1]} began {apart:+g} s after {night.files[0].name} by their headers. "

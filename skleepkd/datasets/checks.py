@@ -3,11 +3,10 @@
 import csv
 import sys
 import warnings
-from datetime import datetime
 
 import numpy as np
 
-from skleepkd.edf import errors_naming, first_onset, read_header
+from skleepkd.edf import errors_naming, read_header
 from skleepkd.stages import EPOCH_SECONDS, stage_of_text
 
 
@@ -98,7 +97,7 @@ def require_channels(recording, labels, wanted):
     if missing:
         raise ValueError(
             f"{recording} has no channel {', '.join(missing)}; it has {', '.join(labels)}. "
-            "Choose others by channels=, or recordings by subjects=."
+            "Choose other channels, or recordings by subjects=."
         )
 
 
@@ -122,33 +121,27 @@ def check_start(signals, stages):
     ValueError
         If they begin apart, or a file is cut short or damaged.
     """
-    for path in (signals, stages):
-        read_header(path, whole=True)
-    apart = seconds_apart(signals, stages)
+    headers = [read_header(path, whole=True) for path in (signals, stages)]
+    apart = seconds_apart(*headers)
     if not abs(apart) < 1:
-        begun = [
-            read_header(path).start
-            + (f" + {late:g} s" if (late := first_onset(path)) else "")
-            for path in (signals, stages)
-        ]
+        one, other = (
+            header.start + (f" + {header.late:g} s" if header.late else "")
+            for header in headers
+        )
         raise ValueError(
-            f"{signals} begins at {begun[0]}, {stages.name} at {begun[1]}: do these two files "
+            f"{signals} begins at {one}, {stages.name} at {other}: do these two files "
             "belong to each other?"
         )
     return apart
 
 
 def seconds_apart(one, other):
-    """Seconds from the first record of an EDF file to that of another; NaN if not told."""
-    apart = first_onset(other) - first_onset(one)
-    begun = [read_header(path).start for path in (one, other)]
-    if begun[0] == begun[1]:  # though it may be no date
-        return apart
-    try:
-        dates = [datetime.strptime(text, "%d.%m.%y %H.%M.%S") for text in begun]
-    except ValueError:
+    """Seconds from the first record of an EDF file to another's, by their headers, or NaN."""
+    if one.start == other.start:  # though it may be no date
+        return other.late - one.late
+    if None in (one.began, other.began):
         return np.nan
-    return apart + (dates[1] - dates[0]).total_seconds()
+    return (other.began - one.began).total_seconds()
 
 
 def check_end(end, duration, path):

@@ -70,8 +70,8 @@ def load_cinc2018(
     sfreq, l_freq, h_freq : optional
         As for :func:`load_mass`; the nights' own rate is 200 Hz.
     classes, unscored, cache, on_error : optional
-        As for :func:`load_eesm`, but a bad night is a warning by default. In memory two channels of seven hours at 200 Hz take
-        40 MB.
+        As for :func:`load_eesm`, but a bad night is a warning by default. In memory two
+        channels of seven hours at 200 Hz take 40 MB.
 
     Returns
     -------
@@ -79,11 +79,9 @@ def load_cinc2018(
         X : PairedEpochs
             Epochs of shape (n_epochs, n_channels, 30 * sfreq), float32, in microvolts
             (SaO2 in percent). ``onset`` is in seconds from the recording's start.
-        y, groups, DESCR : ndarrays of shape (n_epochs,), str
+        y, groups, left_out, DESCR : ndarrays of shape (n_epochs,), dict, str
             As of :func:`load_eesm`. Each subject, such as "cinc2018-tr03-0005", has one
             recording of that name.
-        left_out : dict of str to str
-            Why a recording could not be read, by its name.
 
     Raises
     ------
@@ -167,31 +165,21 @@ def fetch_cinc2018(root, subjects, *, base_url=_URL, **options):
     """
     import pooch
 
-    root = Path(root).expanduser()
-
-    def download(path, known_hash):  # unless it is there and whole
-        return pooch.retrieve(
-            f"{base_url.rstrip('/')}/{path}",
-            known_hash=known_hash,
-            fname=Path(path).name,
-            path=(root / path).parent,
-            downloader=pooch.HTTPDownloader(chunk_size=2**20),
-        )
-
-    listed = Path(download("SHA256SUMS.txt", None))
+    registry, downloader = {"SHA256SUMS.txt": None}, pooch.HTTPDownloader(chunk_size=2**20)
+    files = pooch.create(root, f"{base_url.rstrip('/')}/", registry=registry)
+    listed = Path(files.fetch("SHA256SUMS.txt", downloader=downloader))
     rows = [line.split(maxsplit=1) for line in listed.read_text("utf-8").splitlines()]
-    sums = {row[1]: row[0] for row in rows if len(row) == 2}
-    present = [Path(path).stem for path in sums if re.fullmatch(r"training/.*\.hea", path)]
-    if not present:
+    files.registry = {row[1]: row[0] for row in rows if len(row) == 2}
+    headers = [path for path in files.registry if re.fullmatch(r"training/.*\.hea", path)]
+    if not headers:
         listed.unlink()
         raise OSError(f"{base_url} lists no recordings in SHA256SUMS.txt: is it a mirror?")
-    numbers = checks.choose_recordings(
-        None if subjects == "all" else subjects, present, prefix="cinc2018-", where=base_url
-    )
+    named = None if subjects == "all" else subjects
+    present = [Path(path).stem for path in headers]
+    numbers = checks.choose_recordings(named, present, prefix="cinc2018-", where=base_url)
     for number in numbers:
-        for suffix in _SUFFIXES:
-            path = f"training/{number}/{number}{suffix}"
-            download(path, sums[path])
+        for suffix in _SUFFIXES:  # what is there and whole is not downloaded again
+            files.fetch(f"training/{number}/{number}{suffix}", downloader=downloader)
     return load_cinc2018(root, subjects=numbers, **options)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ class Night:
     notes: dict = field(default_factory=dict)
     # Rows that the signals do not cover; None while they have not been read.
     uncovered: list | None = field(default=None, init=False, repr=False)
+    # Where its epochs lie in the cohort.
+    rows: slice | None = field(default=None, init=False, repr=False)
 
 
 def load_nights(
@@ -157,9 +160,9 @@ def load_nights(
         raise ValueError(f"on_error is 'raise' or 'warn'; given {on_error!r}.")
     left_out = {}
 
-    def attempt(number, read, *given):
+    def attempt(read, number):
         try:
-            return read(*given)
+            return read(number)
         except Exception as error:  # whatever a reader raises on a damaged file
             if on_error == "raise" or isinstance(error, MemoryError):
                 raise
@@ -178,55 +181,29 @@ def load_nights(
         night = read_scoring(number)
         return night and _checked(night, name, number, ch_names)
 
+    def read_epochs(number):
+        night = found[number]
+        return _read_epochs(read_signals(night), night, ch_names, **band)
+
     numbers = list(dict.fromkeys(numbers))
-    found = {number: attempt(number, read_tables, number) for number in numbers}
+    found = {number: attempt(read_tables, number) for number in numbers}
     found = {number: night for number, night in found.items() if night is not None}
     require(found)
     nights = list(found.values())
     sizes = [len(night.onset) for night in nights]
-    stops = np.cumsum(sizes)
-    rows = {k: slice(b - n, b) for k, n, b in zip(found, sizes, stops, strict=True)}
+    for night, stop in zip(nights, np.cumsum(sizes), strict=True):
+        night.rows = slice(stop - len(night.onset), stop)
     shapes = {
         modality: (sum(sizes), len(names), round(EPOCH_SECONDS * sfreq))
         for modality, names in ch_names.items()
     }
     band = {"sfreq": float(sfreq), "l_freq": l_freq, "h_freq": h_freq}
-
-    def read_rows(night, arrays):
-        night.uncovered = _read_rows(read_signals(night), night, ch_names, arrays, **band)
-
-    def fill(arrays, known=None):
-        """Read the nights into their rows, or copy those that an entry has."""
-        for number, night in found.items():
-            mine = {modality: array[rows[number]] for modality, array in arrays.items()}
-            if night.uncovered is None:
-                attempt(number, read_rows, night, mine)
-            else:
-                for modality, array in mine.items():
-                    array[:] = known[modality][rows[number]]
-        require(any(night.uncovered is not None for night in nights))
-
-    def can_be_read(number):
-        night = found[number]
-        n = len(night.onset)
-        scratch = {k: np.zeros((n, *one[1:]), np.float32) for k, one in shapes.items()}
-        attempt(number, read_rows, night, scratch)
-        was_read, night.uncovered = night.uncovered is not None, None
-        return was_read
-
-    if cache is None:
-        # Zeros cost nothing before they are written.
-        arrays = {k: np.zeros(shape, np.float32) for k, shape in shapes.items()}
-        fill(arrays)
-    else:
+    entry = None
+    if cache is not None:
         tables = [(n.recording, n.subject, n.onset, n.begin) for n in nights]
         options = (_CACHE_FORMAT, ch_names, band, key, tables)
         entry = Path(cache).expanduser() / f"{name}-{joblib.hash(options)[:16]}"
-        arrays = _open_entry(entry, nights, shapes)
-        lacking = [number for number, night in found.items() if night.uncovered is None]
-        if arrays is None or any(map(can_be_read, lacking)):
-            _write_entry(entry, nights, shapes, partial(fill, known=arrays))
-            arrays = _map_arrays(entry, shapes)
+    arrays = _collect(found, partial(attempt, read_epochs), shapes, entry)
     read = {number: night for number, night in found.items() if night.uncovered is not None}
     require(read)
     X = PairedEpochs(
@@ -238,18 +215,16 @@ def load_nights(
         ch_names=ch_names,
     )
     y = np.concatenate([night.y for night in nights])
-    lost = [range(len(n.onset)) if n.uncovered is None else n.uncovered for n in nights]
-    kept = np.concatenate(
-        [~np.isin(np.arange(size), each) for size, each in zip(sizes, lost, strict=True)]
-    )
+    kept = np.zeros(len(y), dtype=bool)
+    for night in read.values():
+        kept[night.rows] = ~np.isin(np.arange(len(night.y)), night.uncovered)
     if not unscored:
         kept &= y != UNSCORED
-    if not kept.all():
-        X, y = X[kept], y[kept]
+    X, y = X[kept], y[kept]
     short = [f"{n.recording} ({len(n.uncovered)})" for n in read.values() if n.uncovered]
     if short:
         warn(f"Epochs that the signals do not cover are left out: {', '.join(short)}.")
-    left_out = {f"{name}-{k}": left_out[k] for k in numbers if k in left_out.keys() - read}
+    left_out = {f"{name}-{k}": left_out[k] for k in numbers if k in left_out}
     for modality, names in ch_names.items():
         descr += f"{modality.capitalize()}: {', '.join(names)}.\n"
     n_subjects = len({night.subject for night in read.values()})
@@ -286,8 +261,8 @@ def _checked(night, name, number, modalities):
     )
 
 
-def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
-    """Fill a night's rows, and list those that its signals do not cover."""
+def _read_epochs(raws, night, ch_names, *, sfreq, l_freq, h_freq):
+    """Filter a night's signals and cut them by modality; its ``uncovered`` are noted."""
     if not isinstance(raws, dict):
         raws = dict.fromkeys(ch_names, raws)
     for modality, channels in ch_names.items():
@@ -301,27 +276,48 @@ def _read_rows(raws, night, ch_names, arrays, *, sfreq, l_freq, h_freq):
             raw.load_data(verbose="ERROR").filter(l_freq, h_freq, verbose="ERROR")
         if raw.info["sfreq"] != sfreq:
             raw.resample(sfreq, verbose="ERROR")
-    uncovered = [
-        _cut(raws[modality], channels, night.begin[modality], arrays[modality])
-        for modality, channels in ch_names.items()
-    ]
-    uncovered = np.unique(np.concatenate(uncovered)).tolist()
-    if len(uncovered) == len(night.onset):
+    n_epochs, n_times = len(night.onset), round(EPOCH_SECONDS * sfreq)
+    epochs, covered = {}, np.ones(n_epochs, dtype=bool)
+    for modality, channels in ch_names.items():
+        raw = raws[modality]
+        picks = [
+            raw.ch_names.index(name) for name in channels
+        ]  # "ecg" may be a type to MNE
+        first = np.round(night.begin[modality] * sfreq).astype(np.int64)
+        inside = (first >= 0) & (first + n_times <= raw.n_times)
+        epochs[modality] = np.zeros((n_epochs, len(picks), n_times), np.float32)
+        for row in np.flatnonzero(inside):
+            signal = raw.get_data(picks, first[row], first[row] + n_times)
+            epochs[modality][row] = 1e6 * signal
+        covered &= inside
+    if not covered.any():
         raise ValueError(
-            f"{night.recording}: its signals cover none of {len(uncovered)} epochs, the first of "
+            f"{night.recording}: its signals cover none of {n_epochs} epochs, the first of "
             f"which begins at {night.onset[0]:g} s"
         )
-    return uncovered
+    night.uncovered = np.flatnonzero(~covered).tolist()
+    return epochs
 
 
-def _cut(raw, channels, begin, out):
-    """Cut a recording's epochs, in microvolts; list those that it does not cover whole."""
-    n_times, picks = out.shape[2], [raw.ch_names.index(name) for name in channels]
-    first = np.round(begin * raw.info["sfreq"]).astype(np.int64)
-    covered = (first >= 0) & (first + n_times <= raw.n_times)
-    for row in np.flatnonzero(covered):  # "ecg" may be a type to MNE, so by number
-        out[row] = 1e6 * raw.get_data(picks, first[row], first[row] + n_times)
-    return np.flatnonzero(~covered)
+def _collect(found, read_night, shapes, entry):
+    """Arrays of all nights' epochs: in memory, or of an entry, written anew if it lacks one."""
+    nights = found.values()
+    arrays = None if entry is None else _open_entry(entry, nights, shapes)
+    stamps, is_new = _stamps(nights), False
+    lacking = [number for number, night in found.items() if night.uncovered is None]
+    with ExitStack() as stack:
+        for number in lacking:
+            epochs = read_night(number)
+            if epochs is None:
+                continue
+            if not is_new:
+                arrays, is_new = _create(shapes, arrays, entry, stack), True
+            for modality, values in epochs.items():
+                arrays[modality][found[number].rows] = values
+        if is_new and entry is not None:
+            _keep(entry, arrays, stamps, nights)
+            arrays = _map_arrays(entry, shapes)
+    return arrays
 
 
 def _stamps(nights):
@@ -359,22 +355,30 @@ def _map_arrays(entry, names):
     return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
 
 
-def _write_entry(entry, nights, shapes, fill):
-    """Write an entry under another name, and give it its own when it is complete."""
+def _create(shapes, known, entry, stack):
+    """Create arrays that begin as the known ones: in memory, or in a part of the cache."""
+    if entry is None:  # zeros cost nothing before they are written
+        return {modality: np.zeros(shape, np.float32) for modality, shape in shapes.items()}
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=entry.parent, suffix=".part") as place:
-        partial = Path(place) / entry.name
-        partial.mkdir()
-        about = {"files": _stamps(nights)}
-        # The room on the disk is taken, or refused, before hours of reading.
-        arrays = {
-            name: map_new(partial / f"{name}.npy", shape, np.float32)
-            for name, shape in shapes.items()
-        }
-        fill(arrays)
-        for array in arrays.values():
-            array.flush()
-        about["nights"] = [{"notes": n.notes, "uncovered": n.uncovered} for n in nights]
-        (partial / "entry.json").write_text(json.dumps(about))
-        shutil.rmtree(entry, ignore_errors=True)
-        os.replace(partial, entry)
+    place = tempfile.TemporaryDirectory(dir=entry.parent, suffix=".part")
+    folder = Path(stack.enter_context(place)) / entry.name
+    folder.mkdir()
+    # With the first night the room of all is taken on the disk, or refused.
+    arrays = {
+        modality: map_new(folder / f"{modality}.npy", shape, np.float32)
+        for modality, shape in shapes.items()
+    }
+    for modality in known or ():
+        arrays[modality][:] = known[modality]
+    return arrays
+
+
+def _keep(entry, arrays, stamps, nights):
+    """Complete an entry that was written in another place, and put it into its own."""
+    for array in arrays.values():
+        array.flush()
+    folder = Path(arrays["target"].filename).parent
+    kept = [{"notes": n.notes, "uncovered": n.uncovered} for n in nights]
+    (folder / "entry.json").write_text(json.dumps({"files": stamps, "nights": kept}))
+    shutil.rmtree(entry, ignore_errors=True)
+    os.replace(folder, entry)

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import LeaveOneGroupOut
 
 from skleepkd.datasets import checks, loading
-from skleepkd.edf import first_onset, open_edf, read_annotations, read_header
+from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.stages import BORDER, EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
 
 #: What Phan et al. (2019) read.
@@ -110,19 +110,15 @@ def load_sleep_edf(
 
     Raises
     ------
-    FileNotFoundError
-        If no night is there, a subject is not, or one of a night's two files is missing.
-    ValueError
-        If a file is cut short or damaged, a channel is missing, the two files of a
-        night do not begin at the same time, stages overlap or go on for more than 30 s
-        after the recording's end, or the part to keep is empty.
+    FileNotFoundError, ValueError
+        As :func:`load_mass`, but for what it asks of the length of epochs; a ValueError also
+        if the part to keep is empty.
 
     Warns
     -----
     UserWarning
-        If a stage is unknown (its epochs count as unscored), the recording does not cover
-        a scored epoch, a night is left out, or an EEG or EOG stays within 10 microvolts:
-        it is then taken to be in millivolts, as in the published code.
+        As :func:`load_mass`; also if an EEG or EOG stays within 10 microvolts: it is then
+        taken to be in millivolts, as in the published code.
 
     Notes
     -----
@@ -217,7 +213,7 @@ def read_sleep_edf_night(folder, number, *, crop="in-bed"):
     apart = checks.check_start(signals, stages)
     header = read_header(signals)
     y = _read_stages(stages, header.n_records * header.seconds - apart)
-    first, stop = _part(y, number, header.start, first_onset(signals) + apart, crop)
+    first, stop = _part(y, number, header.start, header.late + apart, crop)
     rows = np.arange(len(y))[first:stop]
     if not len(rows):
         raise ValueError(

@@ -3,7 +3,6 @@
 import csv
 import re
 import warnings
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -102,11 +101,9 @@ def _decoded(content):
 
 def _read_edf(path):
     found = edf.read_annotations(path)
-    began = None
-    with suppress(ValueError):  # dates that hide who it was
-        began = datetime.strptime(edf.read_header(path).start, "%d.%m.%y %H.%M.%S")
-        began = began.replace(year=began.year + 100 * (began.year < 1985), tzinfo=UTC)
-        began = [began + timedelta(seconds=edf.first_onset(path))]  # from which MNE counts
+    began = edf.read_header(path).began  # from which MNE counts
+    if began is not None:
+        began = [began.replace(year=began.year + 100 * (began.year < 1985), tzinfo=UTC)]
     columns = found.description, found.onset, found.duration
     return Scoring(*columns, began=began, events=True)
 
