@@ -5,7 +5,7 @@ import sys
 import warnings
 from contextlib import suppress
 
-from skleepkd import RecordingStager, __version__, describe, load
+import skleepkd
 from skleepkd.recording.folder import heed_warnings_of_nights
 
 
@@ -29,7 +29,9 @@ def _parser():
     parser = argparse.ArgumentParser(
         "skleepkd", description="Stage recordings of sleep with a stager that was saved."
     )
-    parser.add_argument("--version", action="version", version=f"skleepkd {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"skleepkd {skleepkd.__version__}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     stage = commands.add_parser(
@@ -93,9 +95,9 @@ def _path(text):
 
 
 def _stage(options):
-    stager = load(options.model)
-    if not isinstance(stager, RecordingStager):
-        stager = RecordingStager(stager)
+    stager = skleepkd.load(options.model)
+    if not isinstance(stager, skleepkd.RecordingStager):
+        stager = skleepkd.RecordingStager(stager)
     if options.channel:
         stager.set_params(ch_names=options.channel)
     start = options.start
@@ -114,7 +116,7 @@ def _stage(options):
 
 
 def _describe(options):
-    print(describe(load(options.model)))
+    print(skleepkd.describe(skleepkd.load(options.model)))
     return 0
 
 

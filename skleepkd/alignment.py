@@ -1,7 +1,5 @@
 """Whether two signals of a pair, and a scoring, lie where they belong in time."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
@@ -17,6 +15,7 @@ from skleepkd.lags import (
 from skleepkd.preprocessing.band_powers import BANDS, BandPowers
 from skleepkd.sequences import find_runs
 from skleepkd.stages import EPOCH_SECONDS, is_unscored
+from skleepkd.warn import warn
 
 #: Seconds of lag that are not told: half a sample at 32 Hz is 0.016.
 _TOLD = 0.05
@@ -124,27 +123,24 @@ def check_alignment(X, y=None, *, stager=None, l_freq=None, h_freq=None):
 def _warn(row, n_scored):
     name, lags = row["recording"], [row.get("lag", 0), row.get("lag_end", 0)]
     if np.nanmax(np.abs([0, *lags])) > _TOLD:
-        warnings.warn(
+        warn(
             f"Recording {name}: the target is {lags[0]:+.3f} s ahead of the source, at its end "
             f"{lags[1]:+.3f} s (minus: behind). Cut the pair anew, with clock=estimate_clock(...) "
-            f"or offset=offset {lags[0]:+.3f}.",
-            stacklevel=3,
+            f"or offset=offset {lags[0]:+.3f}."
         )
     shift = row.get("shift", 0)
     elsewhere = row.get("best_agreement", 0) > row.get("agreement", 0)
     if np.isnan(shift) and n_scored < _FEWEST:
         if elsewhere:
-            warnings.warn(
+            warn(
                 f"Recording {name}: the scoring seems to fit better elsewhere, but "
-                f"{n_scored} scored epochs are too few to tell ({_FEWEST} are needed).",
-                stacklevel=3,
+                f"{n_scored} scored epochs are too few to tell ({_FEWEST} are needed)."
             )
     elif np.isnan(shift) and (elsewhere or not row["agreement"]):
-        warnings.warn(
+        warn(
             f"Recording {name}: the scoring fits these signals no better here than elsewhere: "
             "one stage fills it, or it is of another night. A ready stager may tell: stager="
-            "YasaStager().",
-            stacklevel=3,
+            "YasaStager()."
         )
     elif shift and not np.isnan(shift):
         seconds = EPOCH_SECONDS * shift
@@ -157,10 +153,9 @@ def _warn(row, n_scored):
                 "By so much a clock is wrong, or the scoring is of another night: look at the "
                 "recorder's clock, and give read_hypnogram(path, start=...)."
             )
-        warnings.warn(
+        warn(
             f"Recording {name}: the scoring fits better {abs(shift):g} epoch(s) "
-            f"{'later' if shift > 0 else 'earlier'}. {cure}",
-            stacklevel=3,
+            f"{'later' if shift > 0 else 'earlier'}. {cure}"
         )
 
 

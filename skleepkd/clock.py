@@ -1,7 +1,5 @@
 """Offset and drift of two recordings of one night, from what both of them saw."""
 
-import warnings
-
 import numpy as np
 
 from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
@@ -16,6 +14,7 @@ from skleepkd.lags import (
     whiten,
     window_seconds,
 )
+from skleepkd.warn import warn
 
 
 class Clock:
@@ -166,7 +165,7 @@ def estimate_clock(
     band = choose_band(l_freq, h_freq, min(raw.info["sfreq"] for raw in raws.values()))
     white = {}
     for (name, raw), wanted in zip(raws.items(), (source, target), strict=True):
-        picks = pick_channels(raw, wanted, stacklevel=3)["target"]
+        picks = pick_channels(raw, wanted)["target"]
         picks = [raw.ch_names.index(pick) for pick in picks]
 
         def read(start, stop, raw=raw, picks=picks):
@@ -196,13 +195,12 @@ def estimate_clock(
         )
     start, slope = found.line
     offset, drift = float(start), float(1 / (1 + slope) - 1)
-    by_dates = seconds_by_dates(raws, lead, stacklevel=3)
+    by_dates = seconds_by_dates(raws, lead)
     if by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
-        warnings.warn(
+        warn(
             f"By the recordings' dates the target began {by_dates:+.10g} s after the source, "
             f"by their signals {offset:+.3f} s. Where both are of one night, a device's date "
-            "is wrong: raw.set_meas_date(None) takes it out.",
-            stacklevel=2,
+            "is wrong: raw.set_meas_date(None) takes it out."
         )
     return Clock(
         offset,

@@ -1,11 +1,9 @@
 """A fitted stager in a few lines of text."""
 
-from importlib.metadata import version
-
 from skleepkd.distillation.leakage import seen_by
-from skleepkd.estimators import DistilledSleepStager, SleepStager
+from skleepkd.estimators import SleepStager
 from skleepkd.networks.build import uncompiled
-from skleepkd.pipelines import class_names, split_pipeline
+from skleepkd.pipelines import class_names, origin_of, split_pipeline
 from skleepkd.recording import RecordingStager
 from skleepkd.stages import sleep_order
 
@@ -81,13 +79,6 @@ def describe(stager):
     if last.sequence_length_ > 1:
         lines.append(f"Sequences: {last.sequence_length_} consecutive epochs at a time")
     return "\n".join(lines)
-
-
-def origin_of(stager):
-    """Tell what a stager was trained as, also of one that was loaded."""
-    strategy = f" ({stager.strategy})" if isinstance(stager, DistilledSleepStager) else ""
-    now = f"{type(stager).__name__}{strategy} by skleepkd {version('skleepkd')}"
-    return stager.origin_ or now
 
 
 def _count(names, what):

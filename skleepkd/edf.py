@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import tempfile
-import warnings
 from collections import namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -16,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
+from skleepkd.warn import warn
 
 #: Seconds by which an offset may differ from the headers' dates, which are whole seconds.
 DATES_AGREE = 2.0
@@ -114,14 +115,13 @@ def is_whole(path):
     return header is None or header.n_held == header.n_records
 
 
-def warn_of_cut(raw, stacklevel):
+def warn_of_cut(raw):
     """Warn where a Raw's file holds fewer records than its header promises."""
     cut = [path for path in filter(None, raw.filenames) if not is_whole(Path(path))]
     if cut:
-        warnings.warn(
+        warn(
             f"{cut[0]} holds fewer records than its header says: it was cut short. What is missing "
-            "makes no epochs.",
-            stacklevel=stacklevel,
+            "makes no epochs."
         )
 
 
@@ -137,7 +137,7 @@ def first_onset(path):
     return header.late if header else 0.0
 
 
-def seconds_late(raw, stacklevel=3):
+def seconds_late(raw):
     """Seconds that a Raw's file begins after its date; warns where these are whole ones."""
     path, date = next(iter(raw.filenames), None), raw.info["meas_date"]
     header = _header_if_any(Path(path)) if path and date is not None else None
@@ -145,23 +145,20 @@ def seconds_late(raw, stacklevel=3):
         return 0.0
     late = header.late
     if abs(late) >= 1:
-        warnings.warn(
+        warn(
             f"{path}: its first record begins {late:g} s after the time in its header, which "
             "MNE passes over. Correct the date, by which other files are read: raw.set_meas_"
-            f'date(raw.info["meas_date"] + datetime.timedelta(seconds={late:g})).',
-            stacklevel=stacklevel,
+            f'date(raw.info["meas_date"] + datetime.timedelta(seconds={late:g})).'
         )
     return late
 
 
-def seconds_by_dates(raws, lead, stacklevel=3):
+def seconds_by_dates(raws, lead):
     """Seconds from the source's first sample to the target's by their dates, None without.
 
     ``lead`` has the seconds from each file's beginning to its Raw's first sample.
     """
-    began = dict(lead)
-    for name in raws:  # no comprehension, which would be a frame of the stack
-        began[name] += seconds_late(raws[name], stacklevel + 1)
+    began = {name: lead[name] + seconds_late(raw) for name, raw in raws.items()}
     dates = [raws[name].info["meas_date"] for name in ("target", "source")]
     if None in dates:
         return None
@@ -176,10 +173,9 @@ def interruptions(path):
         return []
     onsets = header.onsets(header.n_held)
     if None in onsets:
-        warnings.warn(
+        warn(
             f"{path} may be interrupted (EDF+D), and does not tell when its records began: "
-            "MNE reads them as if they followed one another.",
-            stacklevel=5,
+            "MNE reads them as if they followed one another."
         )
         return []
     gaps = (after - before - header.seconds for before, after in pairwise(onsets))

@@ -17,6 +17,7 @@ from skleepkd.distillation.teacher import final_stager
 from skleepkd.memory import replace_file
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import split_pipeline
+from skleepkd.warn import warn
 
 
 class ExportReport(Bunch):
@@ -97,7 +98,7 @@ def export_onnx(stager, path):
     names = [name for name, _ in steps]
     if steps:
         made = f"what {', '.join(names)} make of the epochs, pipeline[:-1].transform(X)"
-        warnings.warn(f"The network alone is written: give it {made}.", stacklevel=2)
+        warn(f"The network alone is written: give it {made}.")
     network = _Probabilities(last).eval()
     try:
         model = onnx.load_from_string(_trace(network))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skleepkd import networks, preprocessing
-from skleepkd.describe import origin_of
 from skleepkd.distillation.leakage import seen_by
 from skleepkd.distillation.teacher import network_spec
 from skleepkd.estimators import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.memory import replace_file
 from skleepkd.networks.build import find_network, network_name, uncompiled
-from skleepkd.pipelines import final_estimator, scheme_of
+from skleepkd.pipelines import final_estimator, origin_of, scheme_of
 from skleepkd.recording import RecordingStager
+from skleepkd.warn import warn
 
 #: Classes and functions that a file may name, beside networks.
 _CLASSES = (FrozenEstimator, FunctionTransformer, Pipeline, RecordingStager, SleepStager)
@@ -128,10 +127,9 @@ def save(stager, path):
     done = ("module", "callbacks__best_weights")
     missed = ", ".join(name for name in left_out if not name.startswith(done))
     if missed:
-        warnings.warn(
+        warn(
             f"Not kept in the file, as JSON cannot hold them: {missed}. The "
-            "predictions do not depend on them; set them again to train on after load.",
-            stacklevel=2,
+            "predictions do not depend on them; set them again to train on after load."
         )
     about = {"sha256": "0" * 64, "format": 1, "version": version("skleepkd")}
     about |= {"estimator": estimator, "left_out": _to_json(left_out)}

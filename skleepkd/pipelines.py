@@ -1,5 +1,7 @@
 """What stands inside pipelines, frozen estimators and searches: a stager, and its stages."""
 
+from importlib.metadata import version
+
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -64,3 +66,10 @@ def class_names(stager):
         return classes.astype(str)
     scheme = scheme_of(stager)
     return classes if scheme is None else np.array(scheme_names(scheme))
+
+
+def origin_of(stager):
+    """Tell what a stager was trained as, also of one that was loaded."""
+    strategy = f" ({stager.strategy})" if hasattr(stager, "strategy") else ""
+    now = f"{type(stager).__name__}{strategy} by skleepkd {version('skleepkd')}"
+    return stager.origin_ or now

@@ -1,11 +1,12 @@
 """Sleep stages: their codes, their schemes and the texts that annotations use."""
 
 import re
-import warnings
 from collections import Counter
 from datetime import UTC
 
 import numpy as np
+
+from skleepkd.warn import warn
 
 UNSCORED = -1  # an epoch that nobody has scored
 UNSCORED_NAME = "?"
@@ -173,10 +174,9 @@ def sleep_order(labels):
 def warn_of_shift(codes, n_stages, argument="y"):
     """Warn where the codes of a scheme begin at 1, as they do where wake is 1."""
     if np.array_equal(codes, range(1, n_stages)):
-        warnings.warn(
+        warn(
             f"{argument} holds every code but 0, which is wake. If 1 is wake there, give "
-            f"{argument} - 1, with -1 where unscored.",
-            stacklevel=3,
+            f"{argument} - 1, with -1 where unscored."
         )
 
 
@@ -261,7 +261,7 @@ def as_annotations(scoring):
     return scoring.to_annotations() if hasattr(scoring, "to_annotations") else scoring
 
 
-def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
+def check_texts(annotations, *, epoch=EPOCH_SECONDS):
     """Refuse digits that are codes, and warn of long annotations that are no known stage."""
     texts = [str(text) for text in annotations.description]
     stages = [stage_of_text(text) is not None for text in texts]
@@ -281,10 +281,9 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS, stacklevel=3):
     unread = [(text, n) for text, n in covered.most_common() if stage_of_text(text) is None]
     if unread:
         listed = ", ".join(f"{text!r} (epochs: {n})" for text, n in unread)
-        warnings.warn(
+        warn(
             f"Annotations not read as stages, though they last an epoch or longer: {listed}. "
-            "If they are, rename them to W, N1, N2, N3, REM or ? by annotations.rename.",
-            stacklevel=stacklevel,
+            "If they are, rename them to W, N1, N2, N3, REM or ? by annotations.rename."
         )
 
 

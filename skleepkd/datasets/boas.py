@@ -9,6 +9,7 @@ import numpy as np
 from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming, open_edf, read_header
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED
+from skleepkd.warn import warn
 
 SFREQ = 256.0
 _N_TIMES = round(EPOCH_SECONDS * SFREQ)
@@ -171,7 +172,7 @@ def _open_devices(night, *, ch_names):
         )
     apart = checks.seconds_apart(*map(read_header, night.files))
     if abs(apart) >= 1:
-        checks.warn(
+        warn(
             f"{night.files[1]} began {apart:+g} s after {night.files[0].name} by their headers. "
             "Epochs are paired by the tables of the two devices, which put them at one time."
         )

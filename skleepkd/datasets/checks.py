@@ -1,21 +1,12 @@
 """What loaders ask of tables and files: their names, channels, stages and clocks."""
 
 import csv
-import sys
-import warnings
 
 import numpy as np
 
 from skleepkd.edf import errors_naming, read_header
 from skleepkd.stages import EPOCH_SECONDS, stage_of_text
-
-
-def warn(message):
-    """Warn where the package was called."""
-    frame, level = sys._getframe(1), 2
-    while frame and frame.f_globals.get("__name__", "").startswith("skleepkd."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+from skleepkd.warn import warn
 
 
 def check_channels(channels, default):

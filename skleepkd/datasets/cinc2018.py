@@ -10,6 +10,7 @@ import numpy as np
 from skleepkd.datasets import checks, loading
 from skleepkd.edf import errors_naming
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, stage_of_text, stages_at
+from skleepkd.warn import warn
 
 _URL = "https://physionet.org/files/challenge-2018/1.0.0/"
 _SUFFIXES = (".hea", ".mat", ".arousal")
@@ -254,7 +255,7 @@ def _open_record(night, *, labels):
     data = pd.DataFrame(record.p_signal * scale)
     n_invalid = int(data.isna().to_numpy().sum())
     if n_invalid:
-        checks.warn(
+        warn(
             f"{night.recording}: {n_invalid} samples are marked as invalid; they are "
             "interpolated."
         )

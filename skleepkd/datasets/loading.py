@@ -17,11 +17,12 @@ import joblib
 import numpy as np
 from sklearn.utils import Bunch
 
-from skleepkd.datasets.checks import require_channels, warn
+from skleepkd.datasets.checks import require_channels
 from skleepkd.edf import is_whole, read_header, seconds_left_out
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import map_new
 from skleepkd.stages import EPOCH_SECONDS, UNSCORED, scheme_names, to_scheme
+from skleepkd.warn import warn
 
 #: Changes with the way signals are read, so that older cache entries are left alone.
 _CACHE_FORMAT = 3

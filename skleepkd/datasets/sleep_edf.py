@@ -12,6 +12,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 from skleepkd.datasets import checks, loading
 from skleepkd.edf import open_edf, read_annotations, read_header
 from skleepkd.stages import BORDER, EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
+from skleepkd.warn import warn
 
 #: What Phan et al. (2019) read.
 _CHANNELS = {"source": ["EEG Fpz-Cz"], "target": ["EOG horizontal"]}
@@ -295,7 +296,7 @@ def _open_centred(night, *, labels):
         if label.startswith(("EEG", "EOG")) and 0 < peak <= _SMALLEST_PEAK
     ]
     if small:
-        checks.warn(
+        warn(
             f"{night.files[0]}: {', '.join(small)} stays within {_SMALLEST_PEAK:g} "
             "microvolts by the header's unit; it is taken to be in millivolts."
         )

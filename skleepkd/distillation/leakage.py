@@ -1,11 +1,11 @@
 """Leakage: who went into a stager's weights, and a warning where they are predicted."""
 
-import warnings
 import weakref
 
 import numpy as np
 
 from skleepkd.distillation.teacher import each_of, final_stagers, is_frozen
+from skleepkd.warn import warn
 
 _warned = weakref.WeakSet()  # networks of the stagers that have warned
 
@@ -45,12 +45,11 @@ def _warn(stager, name, leaked, of_others):
     else:
         message = "This stager was fitted on other epochs of"
         cure = "Split by subject: GroupKFold"
-    warnings.warn(
+    warn(
         f"{message} the {name} {', '.join(map(str, leaked[:5]))}, on which this stager is judged "
         f"now: the score is optimistic. {cure}. Where it is meant: warnings.filterwarnings("
         '"ignore", category=skleepkd.distillation.LeakageWarning).',
         LeakageWarning,
-        stacklevel=6,
     )
     _warned.add(stager.module_)
 

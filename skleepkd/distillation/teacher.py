@@ -1,7 +1,6 @@
 """Teachers: fitted in the fold or frozen, and what they compute for a student, once."""
 
 import tempfile
-import warnings
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import preallocate
 from skleepkd.pipelines import final_estimator, transform
+from skleepkd.warn import warn
 
 #: Bytes of each array of a teacher's output; a larger one is a temporary memory map.
 OUTPUT_IN_MEMORY = 2**30
@@ -106,13 +106,13 @@ def _end_of(estimator):
     return estimator
 
 
-def check_given(estimator, name, stacklevel=5):
+def check_given(estimator, name):
     """Refuse what is no estimator, or half frozen; warn of one that is fitted and not frozen."""
     ensemble = as_ensemble(estimator)
     if ensemble is not None:
         check_ensemble(ensemble)
         for number, one in enumerate(ensemble.teachers):
-            check_given(one, f"{name}[{number}]", stacklevel + 1)
+            check_given(one, f"{name}[{number}]")
         return
     _refuse_others(estimator.estimator if is_frozen(estimator) else estimator, name)
     last = _end_of(estimator)
@@ -124,10 +124,9 @@ def check_given(estimator, name, stacklevel=5):
         )
     fitted = hasattr(estimator, "classes_") and getattr(last, "initialized_", True)
     if fitted and not is_frozen(estimator) and get_tags(estimator).requires_fit:
-        warnings.warn(
+        warn(
             f"{name} is fitted already, and a clone of it is fitted anew to the rows of this fit. "
-            f"To use it as it is, give {name}=FrozenEstimator(...) (sklearn.frozen).",
-            stacklevel=stacklevel,
+            f"To use it as it is, give {name}=FrozenEstimator(...) (sklearn.frozen)."
         )
 
 

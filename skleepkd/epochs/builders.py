@@ -1,6 +1,5 @@
 """Pairs out of MNE and braindecode objects: class methods of PairedEpochs, in microvolts."""
 
-import warnings
 from functools import wraps
 
 import numpy as np
@@ -16,6 +15,7 @@ from skleepkd.stages import (
     scored_pieces,
     stage_of_text,
 )
+from skleepkd.warn import warn
 
 
 def by_name(n_positional, line):
@@ -153,7 +153,7 @@ def from_windows(cls, dataset, *, target=None, source=None, unit="auto"):
             ]
         if hasattr(windows, "raw"):
             seconds_left_out(mne_object)  # windows are not to reach over a gap
-            warn_of_cut(mne_object, stacklevel=3)
+            warn_of_cut(mne_object)
         check_unit(unit, mne_object.ch_names)
         ch_names = pick_channels(mne_object, target, source, present=present)
         if sfreq is None:
@@ -266,25 +266,24 @@ def from_raws(
     lead = {
         modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
     }
-    by_dates = seconds_by_dates(raws, lead, stacklevel=4)
+    by_dates = seconds_by_dates(raws, lead)
     if clock is not None:
         offset, drift = _of_clock(clock, offset, drift, by_dates)
     elif by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
         by_them = f"offset={by_dates:.10g}, or " if abs(by_dates) < 86400 else ""
-        warnings.warn(
+        warn(
             f"By the recordings' dates the target began {by_dates:+.10g} s after the source; "
             f"given offset={offset:g}. Give {by_them}what both recordings saw, "
             "clock=skleepkd.estimate_clock(source_raw=..., target_raw=...), or take out a "
-            "date that is wrong: raw.set_meas_date(None).",
-            stacklevel=3,
+            "date that is wrong: raw.set_meas_date(None)."
         )
     for raw in raws.values():
-        warn_of_cut(raw, stacklevel=4)
+        warn_of_cut(raw)
     if annotations is None:
         most = source_raw.n_times // round(epoch * source_raw.info["sfreq"])
         onset = epoch * np.arange(most + 1)  # what is not covered is left out below
     else:
-        check_texts(annotations, epoch=epoch, stacklevel=4)
+        check_texts(annotations, epoch=epoch)
         _check_clock(annotations, source_raw, lead["source"])
         pieces = scored_pieces(annotations)
         _warn_of_outside(pieces, source_raw, epoch)
@@ -318,7 +317,7 @@ def from_raws(
     check_unit(unit, [name for raw in raws.values() for name in raw.ch_names])
     signals, ch_names = {}, {}
     for (modality, raw), wanted in zip(raws.items(), (target, source), strict=True):
-        names = pick_channels(raw, wanted, stacklevel=4)["target"]
+        names = pick_channels(raw, wanted)["target"]
         numbers = [raw.ch_names.index(name) for name in names]
         signal = np.empty((covered.sum(), len(names), length[modality]), dtype=np.float32)
         for row, start in enumerate(first[modality][covered]):
@@ -378,11 +377,10 @@ def _warn_of_outside(pieces, raw, epoch):
     inside = np.diff(scored.clip(0, ends)).sum()
     outside = np.diff(scored).sum() - inside
     if outside > epoch:
-        warnings.warn(
+        warn(
             f"Stages of {outside:.0f} s lie outside source_raw, which lasts {ends:.0f} s, and make "
             "no rows. Is it the recording that was scored, and are the scoring's epochs as long "
-            "as it says?",
-            stacklevel=4,
+            "as it says?"
         )
 
 
@@ -402,11 +400,10 @@ def _check_clock(annotations, raw, lead):
         shifted = {(round(at + lead, 3), text) for at, text in given}
         ahead = -lead if len(own & given) > len(own & shifted) else 0.0
         if lead and not own & (given | shifted):
-            warnings.warn(
+            warn(
                 f"source_raw begins {lead:g} s into its recording; annotations without a date "
                 "are taken to count from there. If they do not: mne.Annotations("
-                f"a.onset - {lead:.10g}, a.duration, a.description), a being the annotations.",
-                stacklevel=4,
+                f"a.onset - {lead:.10g}, a.duration, a.description), a being the annotations."
             )
     if abs(ahead) > 0.5 / raw.info["sfreq"]:
         raise ValueError(

@@ -1,9 +1,10 @@
 """Channels of MNE's objects: which are signals, which are marked as bad, the unit of each."""
 
 import re
-import warnings
 
 import numpy as np
+
+from skleepkd.warn import warn
 
 #: Signals of a body spread over microvolts; below this many volts an epoch is in volts.
 VOLTS_BELOW = 5e-3
@@ -24,11 +25,11 @@ _NO_SIGNAL = re.compile(
 )
 
 
-def pick_channels(mne_object, target, source=None, *, present=None, stacklevel=3):
+def pick_channels(mne_object, target, source=None, *, present=None):
     """Names of the wanted channels by modality; a target of None is all signals."""
     ch_names = mne_object.ch_names if present is None else present
     if target is None:
-        target = signals_of(mne_object, ch_names, stacklevel + 1)
+        target = signals_of(mne_object, ch_names)
     picks = {
         modality: [names] if isinstance(names, str) else list(names)
         for modality, names in {"target": target, "source": source}.items()
@@ -40,11 +41,11 @@ def pick_channels(mne_object, target, source=None, *, present=None, stacklevel=3
         raise ValueError(
             f"No channel named {', '.join(missing)}; the recording has {', '.join(ch_names)}."
         )
-    warn_of_bads(mne_object, chosen, "used", stacklevel + 1)
+    warn_of_bads(mne_object, chosen, "used")
     return picks
 
 
-def signals_of(mne_object, ch_names, stacklevel):
+def signals_of(mne_object, ch_names):
     """Names of the channels that are signals, with a word on those that are not."""
     kinds = dict(zip(mne_object.ch_names, mne_object.get_channel_types(), strict=True))
     others = [
@@ -53,22 +54,18 @@ def signals_of(mne_object, ch_names, stacklevel):
         if kinds[name] == "stim" or _NO_SIGNAL.fullmatch(name.strip())
     ]
     if others:
-        warnings.warn(
+        warn(
             f"The channels {', '.join(others)} are left out, as stages or triggers by type or "
-            "name. If they are signals, name all channels that are wanted.",
-            stacklevel=stacklevel,
+            "name. If they are signals, name all channels that are wanted."
         )
     return [name for name in ch_names if name not in others]
 
 
-def warn_of_bads(mne_object, names, used, stacklevel):
+def warn_of_bads(mne_object, names, used):
     """Warn of channels that are marked as bad and used."""
     bad = [name for name in mne_object.info["bads"] if name in names]
     if bad:
-        warnings.warn(
-            f"The channels {', '.join(bad)} are marked as bad, and {used} all the same.",
-            stacklevel=stacklevel,
-        )
+        warn(f"The channels {', '.join(bad)} are marked as bad, and {used} all the same.")
 
 
 def check_unit(unit, ch_names):

@@ -1,7 +1,5 @@
 """The door: what users give for epochs and stages is checked here, and nowhere behind."""
 
-import warnings
-
 import numpy as np
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d
@@ -11,6 +9,7 @@ from skleepkd.epochs.channels import FLAT_VOLTS, VOLTS_BELOW
 from skleepkd.epochs.paired import PairedEpochs
 from skleepkd.epochs.rows import numbers_of
 from skleepkd.stages import MISSING, UNSCORED, check_present, is_unscored
+from skleepkd.warn import warn
 
 #: The spread of a signal is measured on about so many epochs, evenly spaced.
 SAMPLED_EPOCHS = 256
@@ -58,11 +57,10 @@ def predicted_input(X, stager):
         )
     names, rate = pair.ch_names["target"], pair.sfreq["target"]
     if names and ch_names and list(names) != list(ch_names):
-        warnings.warn(
+        warn(
             f"This stager was fitted to the channels {', '.join(ch_names)}; given "
             f"{', '.join(names)}. Of a pair it takes the target: a teacher predicts "
-            "X.source_epochs.",
-            stacklevel=4,
+            "X.source_epochs."
         )
     if rate and sfreq and not np.isclose(rate, sfreq):
         raise ValueError(
@@ -75,11 +73,10 @@ def predicted_input(X, stager):
     spreads = zip(stager.spread_ or (), typical_spread(pair) or (), strict=True)
     for number, (fitted, given) in enumerate(spreads):
         if fitted and given and spreads_unlike(given, fitted):
-            warnings.warn(
+            warn(
                 f"Channel {names[number] if names else number} spreads over {given:.2g} in an "
                 f"epoch; over {fitted:.2g} where this stager was fitted. Is it in the same unit "
-                "(microvolts, of a voltage), of the same derivation, filtered and scaled alike?",
-                stacklevel=4,
+                "(microvolts, of a voltage), of the same derivation, filtered and scaled alike?"
             )
     return pair
 
@@ -258,10 +255,9 @@ def check_signal(pair, modality, name=None):
     if len(flat):
         known = pair.ch_names[modality]
         which = ", ".join(str(known[k] if known else k) for k in flat)
-        warnings.warn(
+        warn(
             f"The {name} has no signal in channel {which}: it is flat in all of "
-            f"{n_epochs} epochs, or in volts. Was the electrode connected?",
-            stacklevel=5,
+            f"{n_epochs} epochs, or in volts. Was the electrode connected?"
         )
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from skleepkd.epochs.rows import (
     write_folder,
 )
 from skleepkd.stages import EPOCH_SECONDS, as_seconds, check_present
+from skleepkd.warn import warn
 
 _MODALITIES = ("target", "source")
 
@@ -393,11 +393,10 @@ def _check_length(shape, sfreq, modality):
     """Warn where the epochs of a modality do not last 30 s at its sampling rate."""
     if sfreq is None or len(shape) != 3 or abs(shape[2] - EPOCH_SECONDS * sfreq) <= 1:
         return
-    warnings.warn(
+    warn(
         f"The {modality} has epochs of {shape[2]} samples: {shape[2] / sfreq:.4g} s at "
         f"sfreq={sfreq:g} Hz, while an epoch is {EPOCH_SECONDS:g} s, which would be "
-        f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples.",
-        stacklevel=4,
+        f"{shape[2] / EPOCH_SECONDS:.4g} Hz. Give the sampling rate of these samples."
     )
 
 

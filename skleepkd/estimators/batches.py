@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from functools import partial
 
 import numpy as np
@@ -20,6 +19,7 @@ from skleepkd.distillation.strategy import PerWindow
 from skleepkd.epochs import PairedEpochs
 from skleepkd.sequences import Fusion, find_runs, make_windows
 from skleepkd.stages import UNSCORED
+from skleepkd.warn import warn
 
 #: Epochs, or windows, of a night that a network of sequences takes at a time, so that they
 #: stay in the processor's cache.
@@ -74,10 +74,9 @@ def check_windows(stager, pair, scored):
     known = len(np.unique(pair.recording))
     left = known - len(np.unique(pair.recording[windows]))
     if left:
-        warnings.warn(
+        warn(
             f"{left} of {known} recordings have no {length} consecutive epochs "
-            "(sequence_length), and are not learned from.",
-            stacklevel=5,
+            "(sequence_length), and are not learned from."
         )
     begins = windows[scored[windows].any(axis=1), 0]
     validates = stager.validates(pair)[begins]

@@ -1,6 +1,5 @@
 """Calibrated probabilities: one temperature, fitted on the people who are held out."""
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -8,6 +7,7 @@ from scipy.optimize import minimize_scalar
 
 from skleepkd.estimators.outputs import logits_of
 from skleepkd.sequences import Fusion
+from skleepkd.warn import warn
 
 #: Least and largest temperature that is looked for.
 TEMPERATURES = (0.01, 100.0)
@@ -55,11 +55,10 @@ def calibrate(stager, pair, codes):
     found = minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
     stager.calibration_ = float(np.exp(found.x))
     if stager.calibration_ > 0.99 * TEMPERATURES[1]:
-        warnings.warn(
+        warn(
             f"The temperature of the held-out people is {stager.calibration_:.3g}, the end of what "
             "is looked for: their stages are predicted no better than by chance. Hold out "
-            "more people (validation=), or leave calibrate out.",
-            stacklevel=6,
+            "more people (validation=), or leave calibrate out."
         )
 
 

@@ -1,7 +1,6 @@
 """Labels and their codes, their cross-entropy, and the subjects who are held out."""
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from skleepkd.stages import (
     stage_of_text,
     warn_of_shift,
 )
+from skleepkd.warn import warn
 
 #: Below this many subjects, "auto" holds nobody out: to choose a pass on one or two
 #: subjects is mostly noise.
@@ -63,17 +63,15 @@ def find_classes(classes, y):
 def _check_codes(found):
     """Warn of codes that are those of no scheme: nothing says which stages they are."""
     if UNSCORED in found:
-        warnings.warn(
+        warn(
             "The labels -1 and 1 are taken for two classes. Where -1 means unscored, "
-            "only stage 1 is in y: name the stages, classes='aasm'.",
-            stacklevel=7,
+            "only stage 1 is in y: name the stages, classes='aasm'."
         )
     elif len(found) > 5 or not np.array_equal(found, range(len(found))):
-        warnings.warn(
+        warn(
             f"y holds the codes {', '.join(map(str, found))}, learned as they come. If they are "
             "AASM stages (0 W, 1 N1, 2 N2, 3 N3, 4 REM; -1 unscored), convert the others and "
-            "give classes='aasm'; if not, list them: classes=[...].",
-            stacklevel=7,
+            "give classes='aasm'; if not, list them: classes=[...]."
         )
 
 
@@ -96,11 +94,10 @@ def _check_names(y, names):
     # One name alone may be shared by chance: "W" and "S" are wake and sleep.
     if others and known.sum() > 1:
         counts = ", ".join(f"{name!r} ({np.sum(y == name)} epochs)" for name in others)
-        warnings.warn(
+        warn(
             f"y holds {counts} beside stages of the scheme {scheme!r}, to be learned as "
             f"classes of their own. If they are slips, give classes={scheme!r}, which finds "
-            "them; if not, list all labels: classes=[...].",
-            stacklevel=7,
+            "them; if not, list all labels: classes=[...]."
         )
 
 

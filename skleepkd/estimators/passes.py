@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from skleepkd.distillation.teacher import final_stager
 from skleepkd.estimators.callbacks import TrainingStopped
 from skleepkd.estimators.progress import Progress
 from skleepkd.memory import key_of, replace_file
+from skleepkd.warn import warn
 
 
 class RandomStream:
@@ -129,7 +129,7 @@ class Checkpoint:
                 file = io.BytesIO(data[32:])  # read without running code
                 self.kept = torch.load(file, map_location="cpu", weights_only=True)
             else:
-                warnings.warn(f"{self.path} is damaged, training begins anew", stacklevel=2)
+                warn(f"{self.path} is damaged, training begins anew")
 
     def between_passes(self):
         """Put back what was kept, the first time; else keep what there is now."""

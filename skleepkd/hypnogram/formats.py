@@ -2,7 +2,6 @@
 
 import csv
 import re
-import warnings
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -13,6 +12,7 @@ import pandas as pd
 from skleepkd import edf
 from skleepkd.hypnogram.names import is_number
 from skleepkd.stages import BORDER, MISSING, stage_of_text
+from skleepkd.warn import warn
 
 #: Codes of Rechtschaffen and Kales.
 _DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
@@ -357,10 +357,9 @@ def _read_lines(path, lines):
     while stages and (not stages[0] or stages[0].strip('"[]').lower() in _STAGES):
         stages.pop(0)
     if "" in stages:
-        warnings.warn(
+        warn(
             f"{path}: {stages.count('')} empty lines between the stages are passed over. If "
-            "they are unscored epochs, write ? there.",
-            stacklevel=4,
+            "they are unscored epochs, write ? there."
         )
     stages = [text.strip('"') for text in stages if text]
     about = path.with_name(f"{path.stem}_description.txt")
@@ -397,10 +396,9 @@ def _read_ends(lines):
             "a line of columns above: onset, duration, trial_type"
         )
     if not head:
-        warnings.warn(
+        warn(
             "Of each line's word and number, the number is read as the stage's end in seconds, "
-            "as Visbrain writes it.",
-            stacklevel=4,
+            "as Visbrain writes it."
         )
     promised = float(head.get("Duration_sec", ends[-1]))
     if ends[-1] < promised - 30:

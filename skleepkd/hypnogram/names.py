@@ -1,7 +1,5 @@
 """What stages are called: by this package, by YASA, in EDF+ and in files of scorings."""
 
-import warnings
-
 import numpy as np
 
 from skleepkd.stages import (
@@ -12,6 +10,7 @@ from skleepkd.stages import (
     shortened,
     stage_of_text,
 )
+from skleepkd.warn import warn
 
 #: Of each stage the end of EDF+'s text "Sleep stage ...", YASA's name and the meaning.
 WORDS = {
@@ -211,7 +210,7 @@ def stages_of_texts(texts, codes, where, *, events=False):
             "deep sleep: codes={4: 'N3'}"
         ]
     for doubt in doubts:
-        warnings.warn(f"{where}: among the codes {sorted(digits)} {doubt}.", stacklevel=4)
+        warn(f"{where}: among the codes {sorted(digits)} {doubt}.")
     found = {}
     for text, key in keys.items():
         code = stage_of_text(key)

@@ -1,6 +1,5 @@
 """From a file of a scoring to a hypnogram."""
 
-import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from skleepkd.stages import (
     scored_pieces,
     stages_at,
 )
+from skleepkd.warn import warn
 
 _DAY = 86400
 
@@ -234,11 +234,10 @@ def _ahead(began, start, meas_date, epoch, path):
         return 0.0, dates[0]
     if meas_date is None:
         clock = dates[0] if dates else datetime(1, 1, 1) + timedelta(seconds=began)
-        warnings.warn(
+        warn(
             f"{path} begins at {clock:%H:%M:%S}, and tells no "
             "date that can be read in one way only. Onsets count from there; from the "
-            'recording\'s start: read_hypnogram(path, meas_date=raw.info["meas_date"]).',
-            stacklevel=3,
+            'recording\'s start: read_hypnogram(path, meas_date=raw.info["meas_date"]).'
         )
         return 0.0, None
     if dates:
@@ -257,10 +256,9 @@ def _ahead(began, start, meas_date, epoch, path):
     # A recorder may run since the morning, and hardly ever begins long after the scoring.
     ahead = min(found, key=lambda ahead: not -_DAY / 4 <= ahead < 0.75 * _DAY)
     if ahead < -epoch:
-        warnings.warn(
+        warn(
             f"{path} begins {-ahead:.0f} s before the recording ({meas_date}), as a scoring of it "
             "hardly does. Where one of the two clocks is wrong, give start=, the seconds from the "
-            "recording's first sample to the scoring's beginning.",
-            stacklevel=3,
+            "recording's first sample to the scoring's beginning."
         )
     return ahead, meas_date

@@ -1,9 +1,9 @@
 """Ear electrodes: rejection of noisy ones, and derivations such as left minus right ear."""
 
-import warnings
-
 import numpy as np
 from scipy.signal import get_window
+
+from skleepkd.warn import warn
 
 _LEFT = ("ELA", "ELB", "ELE", "ELI", "ELG", "ELK")
 _RIGHT = ("ERA", "ERB", "ERE", "ERI", "ERG", "ERK")
@@ -268,9 +268,8 @@ def ear_derivations(raw, *, keep_channels=False):
             weights[name] |= dict.fromkeys(minus, -1 / len(minus))
     empty = [name for name, parts in weights.items() if not parts]
     if empty:
-        warnings.warn(
+        warn(
             f"{', '.join(empty)}: no electrode is left on one side of the derivation, "
-            f"so it is zero (bad channels: {raw.info['bads']}).",
-            stacklevel=2,
+            f"so it is zero (bad channels: {raw.info['bads']})."
         )
     return derive(raw, weights, keep_channels=keep_channels)

@@ -1,12 +1,11 @@
 """Scalers: of each epoch by itself, and of each recording."""
 
-import warnings
-
 import numpy as np
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import ScaledSignal, row_key
 from skleepkd.preprocessing.paired import StatelessTransformer
+from skleepkd.warn import warn
 
 
 class EpochScaler(StatelessTransformer):
@@ -147,11 +146,10 @@ class RecordingScaler(StatelessTransformer):
                     finite = values[np.isfinite(values)]
                     lost += bool((finite != finite[:1]).any())
         if lost:
-            warnings.warn(
+            warn(
                 f"{lost} channels of recordings become 0, since half of their samples or more "
                 "share one value: flat for half the night, or counts of movement, which "
-                "np.log1p scales (FunctionTransformer) and RecordingScaler does not.",
-                stacklevel=3,
+                "np.log1p scales (FunctionTransformer) and RecordingScaler does not."
             )
         return ScaledSignal(signal, offset, scale)
 

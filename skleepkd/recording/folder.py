@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from skleepkd import edf
 from skleepkd.memory import key_of, replace_file
+from skleepkd.warn import warn
 
 #: Endings by which files in a folder are taken for recordings.
 ENDINGS = (
@@ -136,9 +137,7 @@ def stage_folder(self, recordings, output, *, start=None, on_missing="raise", pi
             else f"{row['file']}: {row['error']}"
             for row in failed.values()
         )
-        warnings.warn(
-            f"{len(failed)} of {len(files)} nights were not staged. {reasons}", stacklevel=2
-        )
+        warn(f"{len(failed)} of {len(files)} nights were not staged. {reasons}")
     return summary
 
 
@@ -242,10 +241,7 @@ def _clear(output, name, digests):
         path = output / f"{name}_{end}"
         if _digest(path) not in (None, digests.get(path.name, _digest(path))):
             old = f"{path.name}.old"
-            warnings.warn(
-                f"{path} was changed since it was written; it is kept as {old}.",
-                stacklevel=3,
-            )
+            warn(f"{path} was changed since it was written; it is kept as {old}.")
             path.replace(path.with_name(old))
         path.unlink(missing_ok=True)
 
@@ -262,7 +258,7 @@ def _stage(stager, file, name, options):
         except Exception as error:  # readers and preprocessors raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
     for one in caught:
-        warnings.warn(f"{name}: {one.message}", one.category, stacklevel=3)
+        warn(f"{name}: {one.message}", one.category)
     return night, " ".join(str(one.message) for one in caught) or None, reason
 
 

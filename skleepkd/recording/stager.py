@@ -1,6 +1,5 @@
 """One recording staged: what stands in a file, or a Raw, becomes a hypnogram."""
 
-import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from skleepkd.preprocessing import SourceSelector
 from skleepkd.recording import artefacts
 from skleepkd.recording.folder import stage_folder
 from skleepkd.stages import EPOCH_SECONDS, sleep_order
+from skleepkd.warn import warn
 
 #: Methods of a Raw that treat each EEG channel by itself, whatever other channels hold.
 _CHANNELWISE = ("crop", "filter", "notch_filter", "resample", "savgol_filter")
@@ -171,10 +171,9 @@ class RecordingStager(BaseEstimator):
                 f'in ch_names=, and end with Preprocessor("resample", sfreq={rate:g}).'
             )
         if wanted is None and not hasattr(network, "channels_among"):
-            warnings.warn(
+            warn(
                 "The stager does not know which channels it was fitted to, and takes "
-                f"{', '.join(names)}, in this order. If that is right, name them in ch_names=.",
-                stacklevel=2,
+                f"{', '.join(names)}, in this order. If that is right, name them in ch_names=."
             )
         found["spread"] = artefacts.unlike_training(X, getattr(network, "spread_", None))
         classes = class_names(network)
@@ -207,7 +206,7 @@ class RecordingStager(BaseEstimator):
             return list(wanted)
         if hasattr(network, "channels_among"):
             return network.channels_among(prepared.ch_names)
-        return channels.signals_of(prepared, prepared.ch_names, stacklevel=4)
+        return channels.signals_of(prepared, prepared.ch_names)
 
     def _input(self, epochs, gaps, names, **about):
         """Take microvolts through the pipeline; channels in ``gaps`` are zeros behind it."""
@@ -284,11 +283,10 @@ class RecordingStager(BaseEstimator):
             )
         if flat.any():
             rows = np.flatnonzero(flat.any(axis=1))
-            warnings.warn(
+            warn(
                 f"{len(rows)} of {len(epochs)} epochs are flat in a channel "
                 f"({', '.join(names[flat.any(axis=0)])}), the first at {onset[rows[0]]:g} s; "
-                "their stages mean little.",
-                stacklevel=3,
+                "their stages mean little."
             )
         voltages = {k: name for k, name in enumerate(names) if units[k]}
         saturated = artefacts.saturated(raw, prepared, voltages, onset, epochs)
@@ -307,11 +305,10 @@ class RecordingStager(BaseEstimator):
             )
         rows = np.flatnonzero(broken.any(axis=1))
         if len(rows):
-            warnings.warn(
+            warn(
                 f"{len(rows)} of {len(broken)} epochs hold NaN or infinite values{spreads} in "
                 f"{', '.join(np.array(names)[broken.any(axis=0)])}, the first at "
-                f"{onset[rows[0]]:g} s: they get zeros there, and their stages mean little.",
-                stacklevel=4,
+                f"{onset[rows[0]]:g} s: they get zeros there, and their stages mean little."
             )
 
 
@@ -410,16 +407,13 @@ def _check_channels(prepared, names, known, network, on_missing):
             f"channel.{line if hasattr(network, 'signal_') else ''}"
         )
     if missing:
-        warnings.warn(
-            f"No channel named {', '.join(missing)}: zeros stand in its place.",
-            stacklevel=3,
-        )
+        warn(f"No channel named {', '.join(missing)}: zeros stand in its place.")
     if known and sorted(known) == sorted(names) and list(known) != names:
         fitted, given = ", ".join(known), ", ".join(names)
         raise ValueError(
             f"The stager was fitted to {fitted}, in this order; given {given}."
         )
-    channels.warn_of_bads(prepared, names, "staged", 4)
+    channels.warn_of_bads(prepared, names, "staged")
     return missing
 
 
