@@ -385,8 +385,7 @@ def test_parameters_come_back_as_they_were(path, pair):
         "compile": 0,
     }
     stager = SleepStager(TinyNetwork, **given).fit(*pair)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         again = saved_and_loaded(stager, path, TinyNetwork)
     params = again.get_params(deep=False)
     for name, value in given.items():
@@ -410,8 +409,7 @@ def test_labels_of_two_codes_are_warned_of_once(path):
     X, y = noise(1, 60, sfreq=2.0)
     with pytest.warns(UserWarning, match="-1 and 1 are taken for two classes"):
         stager = clone(SMALL).fit(X, np.where(y > 1, 1, -1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         again = saved_and_loaded(stager, path)
     assert again.classes_.tolist() == [-1, 1]
     predict_alike(again, stager, X)

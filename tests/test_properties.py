@@ -13,7 +13,6 @@ from skleepkd import SleepStager, load, save
 from skleepkd.estimators.labels import encode, find_classes
 from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochwiseTransformer
-from skleepkd.sequences import FUSIONS, Fusion, find_runs, make_windows
 from skleepkd.stages import SCHEMES, UNSCORED
 from tests.tiny import TinyNetwork, make_pair
 
@@ -59,56 +58,6 @@ def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
     for code, value in zip(present, each, strict=True):
         name = SCHEMES["aasm"][code]
         assert scores[f"f1_{name}"] == pytest.approx(value, abs=1e-12)
-
-
-# ---------------------------------------------------------------- sequences
-
-
-@st.composite
-def recordings(draw):
-    """Rows of several nights in any order, some epochs of which are missing."""
-    rows = []
-    for night in range(draw(st.integers(1, 3))):
-        kept = draw(st.sets(st.integers(0, 30), min_size=1, max_size=25))
-        # So many in a row that 30 s is the usual step.
-        kept |= set(range(40, 70))
-        rows += [(f"night-{night}", 30.0 * place) for place in sorted(kept)]
-    order = draw(st.permutations(range(len(rows))))
-    return (
-        np.array([rows[k][0] for k in order]),
-        np.array([rows[k][1] for k in order]),
-    )
-
-
-@given(recordings(), st.integers(1, 8))
-@settings(max_examples=60)
-def test_windows_hold_each_epoch_and_cross_nothing(drawn, length):
-    recording, onset = drawn
-    runs = find_runs(recording, onset, len(onset))
-    assert sorted(np.concatenate(runs).tolist()) == list(range(len(onset)))
-    windows = make_windows(runs, length, short=True)
-    assert set(windows[windows >= 0].tolist()) == set(range(len(onset)))
-    for window in windows:
-        rows = window[window >= 0]
-        assert len(set(recording[rows])) == 1
-        np.testing.assert_array_equal(np.diff(onset[rows]), 30.0)
-    # Full windows alone: what they leave out lies in runs that are too short.
-    full = make_windows(runs, length)
-    left_out = set(range(len(onset))) - set(full.ravel().tolist())
-    assert left_out == {row for run in runs if len(run) < length for row in run}
-
-
-@given(recordings(), st.integers(1, 8), st.sampled_from(FUSIONS), st.integers(0, 2**32 - 1))
-@settings(max_examples=60)
-def test_windows_that_agree_are_not_changed_by_fusion(drawn, length, fusion, seed):
-    recording, onset = drawn
-    runs = find_runs(recording, onset, len(onset))
-    probabilities = np.random.default_rng(seed).dirichlet(np.ones(4), len(onset))
-    fused = Fusion(len(onset), 4, fusion)
-    for window in make_windows(runs, length, short=True):
-        rows = window[window >= 0]
-        fused.add(rows[None], probabilities[rows].T[None])
-    np.testing.assert_allclose(fused.answer(), probabilities, rtol=1e-9)
 
 
 # ---------------------------------------------------------------- files

@@ -1,6 +1,7 @@
-"""Tiny networks and tiny pairs; a module, so that worker processes can import them."""
+"""Tiny networks, pairs and recordings; a module, so that worker processes can import them."""
 
 import numpy as np
+import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
@@ -177,3 +178,56 @@ def numbered(n_epochs=12, **changes):
         "ch_names": {"target": ["L", "R"], "source": ["C3", "C4", "O1"]},
     }
     return PairedEpochs(**{**given, **changes})
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def recording(
+    names=("C3",), kinds="eeg", *, seconds=240.0, sfreq=10.0, spread=2e-5, seed=0
+):
+    """Noise in volts, as MNE has it."""
+    import mne
+
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((len(names), round(seconds * sfreq)))
+    values *= np.broadcast_to(spread, len(names))[:, None]
+    return mne.io.RawArray(
+        values, mne.create_info(list(names), sfreq, kinds), verbose=False
+    )
+
+
+def windows_of(*raws, descriptions=None, **options):
+    """Cut recordings into braindecode's windows of 30 s."""
+    from braindecode.datasets import BaseConcatDataset, RawDataset
+    from braindecode.preprocessing import create_fixed_length_windows
+
+    descriptions = descriptions or [{"subject": k} for k in range(len(raws))]
+    size = round(30 * raws[0].info["sfreq"])
+    return create_fixed_length_windows(
+        BaseConcatDataset(list(map(RawDataset, raws, descriptions))),
+        window_size_samples=size,
+        window_stride_samples=size,
+        on_last_window="drop",
+        drop_last_window=None,
+        **options,
+    )
+
+
+def pair_of(raw, annotations=None, **options):
+    """Cut a pair of which both signals are one recording."""
+    return PairedEpochs.from_raws(
+        target_raw=raw, source_raw=raw, annotations=annotations, **options
+    )
+
+
+def annotated(*rows, **options):
+    """Annotations of rows (onset, duration, text)."""
+    import mne
+
+    onset, duration, text = zip(*rows, strict=True)
+    return mne.Annotations(onset, duration, text, **options)
+
+
+def raises(match, error=ValueError):
+    return pytest.raises(error, match=match)

@@ -16,13 +16,9 @@ from skleepkd.epochs.checks import as_pair
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.metrics import gap_closed, paired_test, staging_report
 from skleepkd.stages import stages_at
-from tests.tiny import TinyNetwork
+from tests.tiny import TinyNetwork, raises, recording, windows_of
 
 OPTIONS = {"max_epochs": 2, "random_state": 0, "validation": None}
-
-
-def raises(match):
-    return pytest.raises(ValueError, match=match)
 
 
 def noise(*shape, spread=20.0):
@@ -60,18 +56,8 @@ def test_epochs_of_mne_in_cross_validation():
 
 
 def test_windows_of_braindecode():
-    from braindecode.datasets import BaseConcatDataset, RawDataset
-    from braindecode.preprocessing import create_fixed_length_windows
-
-    info = mne.create_info(["L", "R", "STI"], 10.0, ["eeg", "eeg", "stim"])
-    raws = [mne.io.RawArray(1e-6 * noise(3, 1800), info, verbose=False) for _ in range(2)]
-    windows = create_fixed_length_windows(
-        BaseConcatDataset([RawDataset(r, {"subject": k}) for k, r in enumerate(raws)]),
-        window_size_samples=300,
-        window_stride_samples=300,
-        on_last_window="drop",
-        drop_last_window=None,
-    )
+    names, kinds = ["L", "R", "STI"], ["eeg", "eeg", "stim"]
+    windows = windows_of(*(recording(names, kinds, seconds=180) for _ in range(2)))
     y = np.tile([0, 2, 2], 4)
     with pytest.warns(UserWarning, match="STI are left out"):
         stager = SleepStager(TinyNetwork, **OPTIONS).fit(windows, y)
@@ -123,11 +109,7 @@ def test_axes_that_are_exchanged():
         for use in (stager.predict, PairedEpochs, lambda X: stager.fit(X, [0, 1, 0, 1])):
             with raises(r"axes of the target .* given \(4, 3000, \d\).*swapaxes\(1, 2\)"):
                 use(swapped)
-    assert as_pair(noise(4, 24, 3)).shape == (
-        4,
-        24,
-        3,
-    )  # as many channels as there are caps
+    assert as_pair(noise(4, 24, 3)).ndim == 3  # as many channels as there are caps
 
 
 def test_masked_arrays():
@@ -178,15 +160,9 @@ DATES = pd.to_datetime("2020-01-01 22:00") + pd.to_timedelta(SECONDS, unit="s")
 @pytest.mark.parametrize(
     "onset",
     [
-        *(
-            DATES,
-            DATES.tz_localize("UTC"),
-            DATES.to_numpy(),
-            list(DATES),
-            DATES.astype(str),
-        ),
+        *(DATES, DATES.tz_localize("UTC"), DATES.to_numpy(), list(DATES)),
+        *(DATES.astype(str), DATES.time),
         [datetime(2020, 1, 1, 22, 0, k) for k in range(4)],
-        DATES.time,
     ],
 )
 def test_dates_are_refused_with_the_line(onset):
@@ -229,11 +205,11 @@ def test_missing_scores_are_missing(score):
 
 def test_the_second_signal_goes_by_name():
     line = r"PairedEpochs\(target, source=source\)"
-    with pytest.raises(TypeError, match=line):
+    with raises(line, TypeError):
         PairedEpochs(TWO[0], TWO[1])
-    raw = mne.io.RawArray(TWO[0][0], mne.create_info(1, 10.0), verbose=False)
+    raw = recording()
     line = r"from_raws\(target_raw=wearable, source_raw=psg, annotations=annotations\)"
-    with pytest.raises(TypeError, match=line):
+    with raises(line, TypeError):
         PairedEpochs.from_raws(raw, raw, mne.Annotations(0, 30, "N2"))
     with pytest.warns(UserWarning, match="20 Hz|30 s") as seen:
         PairedEpochs(TWO[0], sfreq=20.0)

@@ -13,13 +13,9 @@ from torch.utils.data import DataLoader, default_collate
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
 from skleepkd.networks.build import check_output
-from tests.tiny import TinyNetwork, TinySequenceNetwork
+from tests.tiny import TinyNetwork, TinySequenceNetwork, raises
 
 FAST = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
-
-
-def raises(match):
-    return pytest.raises(ValueError, match=match)
 
 
 # ---------------------------------------------------------------- who validates

@@ -24,15 +24,11 @@ from skleepkd import (
     save,
 )
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair, raises, recording
 
 FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
 PLAIN = SleepStager(TinyNetwork, **FAST)
 ALL = (PLAIN, DistilledSleepStager(PLAIN, **FAST), FineTunedSleepStager(PLAIN, **FAST))
-
-
-def raises(match, error=ValueError):
-    return pytest.raises(error, match=match)
 
 
 # ---------------------------------------------------------------- fit and predict
@@ -69,7 +65,7 @@ def test_unknown_arguments_of_fit(pair):
 
 def test_a_file_or_a_recording(pair):
     X, y = pair
-    raw = mne.io.RawArray(np.zeros((2, 600)), mne.create_info(2, 10.0), verbose=False)
+    raw = recording(["L", "R"])
     fitted = clone(PLAIN).fit(X, y)
     for given in ("night.edf", Path("night.edf"), raw, ["one.edf", "two.edf"], [raw, raw]):
         with raises(

@@ -55,8 +55,7 @@ def test_a_later_night_of_the_same_people(pair, stager):
     X, y = pair
     first = np.tile(np.arange(24) < 12, 6)
     stager = clone(stager).fit(X[first], y[first])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         stager.score(X[first], y[first])
         stager.predict(X[first][5:9])
     with trained_on("subject s0, s1"):
@@ -68,8 +67,7 @@ def test_once_a_fit(nights):
     stager = clone(PLAIN).fit(X[first], y[first])
     with trained_on("s0"):
         stager.predict_proba(X)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         stager.score(X, y)
         stager.predict(X[~first])
     stager.fit(X[first], y[first])
@@ -222,8 +220,7 @@ def test_a_fitted_teacher_that_is_not_frozen(pair, kind, name):
             student.fit(X, y)
         assert len(caught) == 1
         assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         cross_val_score(student, X, y, groups=X.subject, cv=GroupKFold(2))
         kind(FrozenEstimator(fitted), **FAST).fit(X, y)
         kind(PLAIN, **FAST).fit(X, y).fit(X, y)

@@ -14,16 +14,12 @@ from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, de
 from skleepkd.metrics import expected_calibration_error, sleep_scorers, staging_report
 from skleepkd.plotting import HypnogramDisplay
 from skleepkd.stages import is_unscored, stage_of_text
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
-
-NAMES = np.array(["W", "N1", "N2", "N3", "REM"])
+from tests.tiny import NAMES, TinyNetwork, TinySequenceNetwork, make_pair, raises
 
 
 def stager(**params):
-    return SleepStager(
-        TinyNetwork,
-        **{"max_epochs": 25, "lr": 0.03, "batch_size": 16, "random_state": 0} | params,
-    )
+    given = {"max_epochs": 25, "lr": 0.03, "batch_size": 16, "random_state": 0}
+    return SleepStager(TinyNetwork, **{**given, **params})
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +41,9 @@ def test_columns_are_sorted_whatever_classes_says(classes, night):
     X, y = night
     fitted = stager(classes=classes, max_epochs=1).fit(X, NAMES[y])
     assert fitted.classes_.tolist() == sorted(NAMES)
-    codes = None if classes is None else "aasm" if classes == "aasm" else [4, 2, 0, 1, 3]
-    assert stager(classes=codes, max_epochs=1).fit(X, y).classes_.tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    codes = [4, 2, 0, 1, 3] if isinstance(classes, list) else classes
+    fitted = stager(classes=codes, max_epochs=1).fit(X, y)
+    assert fitted.classes_.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_names_and_codes_learn_the_same_stages(night, by_name):
@@ -65,24 +56,17 @@ def test_scikit_learns_probability_scores_pair_columns_with_labels(night):
     X, y = night
     X, names = X.source_epochs, NAMES[y]
     options = {"cv": GroupKFold(4), "groups": X.subject}
-    proba = cross_val_predict(
-        stager(classes="aasm"), X, names, method="predict_proba", **options
-    )
+    aasm = stager(classes="aasm")
+    proba = cross_val_predict(aasm, X, names, method="predict_proba", **options)
     assert accuracy_score(names, np.sort(NAMES)[proba.argmax(axis=1)]) > 0.7
     assert roc_auc_score(names, proba, multi_class="ovr") > 0.9
     scores = cross_validate(
-        stager(classes="aasm"), X, names, scoring=["neg_log_loss", "roc_auc_ovr"], **options
+        aasm, X, names, scoring=["neg_log_loss", "roc_auc_ovr"], **options
     )
     assert scores["test_roc_auc_ovr"].min() > 0.8
-    assert scores["test_neg_log_loss"].mean() == pytest.approx(
-        np.mean(
-            [
-                -log_loss(names[X.subject == s], proba[X.subject == s])
-                for s in np.unique(X.subject)
-            ]
-        ),
-        rel=0.05,
-    )
+    nights = [X.subject == s for s in np.unique(X.subject)]
+    expected = -np.mean([log_loss(names[night], proba[night]) for night in nights])
+    assert scores["test_neg_log_loss"].mean() == pytest.approx(expected, rel=0.05)
 
 
 def test_calibration_error_is_the_same_for_names_and_codes(night, by_name):
@@ -92,13 +76,11 @@ def test_calibration_error_is_the_same_for_names_and_codes(night, by_name):
     order = [by_name.classes_.tolist().index(name) for name in NAMES]
     expected = expected_calibration_error(y, proba[:, order])
     assert expected_calibration_error(names, proba) == pytest.approx(expected)
-    labels = by_name.classes_.tolist()
-    assert expected_calibration_error(names, proba, classes=labels) == pytest.approx(
-        expected
-    )
+    found = expected_calibration_error(names, proba, classes=by_name.classes_.tolist())
+    assert found == pytest.approx(expected)
     scorer = make_scorer(expected_calibration_error, response_method="predict_proba")
     assert scorer(by_name, X, names) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="in sorted order"):
+    with raises("in sorted order"):
         expected_calibration_error(names, proba, classes=NAMES.tolist())
 
 
@@ -106,13 +88,11 @@ def test_drawn_and_printed_stages_are_in_the_order_of_sleep(night, by_name):
     X, y = night
     one = X.source_epochs[X.subject == "s0"]
     display = HypnogramDisplay.from_estimator(by_name, one, NAMES[y[:30]])
+    proba = by_name.predict_proba(one)
     again = HypnogramDisplay.from_predictions(
-        NAMES[y[:30]],
-        by_name.predict(one),
-        probabilities=by_name.predict_proba(one),
-        onset=one.onset,
+        NAMES[y[:30]], by_name.predict(one), probabilities=proba, onset=one.onset
     )
-    ordered = by_name.predict_proba(one)[:, [4, 3, 0, 1, 2]]  # W, REM, N1, N2, N3
+    ordered = proba[:, [4, 3, 0, 1, 2]]  # W, REM, N1, N2, N3
     for shown in (display, again):
         legend = shown.ax_[-1].get_legend().get_texts()
         assert [text.get_text() for text in legend] == ["W", "REM", "N1", "N2", "N3"]
@@ -132,24 +112,16 @@ def test_drawn_and_printed_stages_are_in_the_order_of_sleep(night, by_name):
 def test_skorchs_scores_compare_labels(labels, use_caching, night):
     X, y = night
     X, y = X.source_epochs, labels[y]
-    own = EpochScoring(
-        lambda net, X, y: (net.predict(X) == y).mean(), name="own", lower_is_better=False
-    )
     callbacks = [
-        EpochScoring(
-            "accuracy", name="acc", lower_is_better=False, use_caching=use_caching
-        ),
-        EpochScoring("neg_log_loss", name="nll", lower_is_better=False),
-        own,
-        BatchScoring("accuracy", name="batch", lower_is_better=False),
+        EpochScoring("accuracy", name="acc", use_caching=use_caching),
+        EpochScoring("neg_log_loss", name="nll"),
+        EpochScoring(lambda net, X, y: (net.predict(X) == y).mean(), name="own"),
+        BatchScoring("accuracy", name="batch"),
         EpochScoring("accuracy", name="seen", on_train=True),
     ]
+    held_out = {"validation": ("s3",), "callbacks__best_weights": None}
     fitted = stager(
-        classes=labels.tolist(),
-        validation=("s3",),
-        callbacks=callbacks,
-        max_epochs=3,
-        callbacks__best_weights=None,
+        classes=labels.tolist(), callbacks=callbacks, max_epochs=3, **held_out
     ).fit(X, y)
     held = X.subject == "s3"
     expected = (fitted.predict(X[held]) == y[held]).mean()
@@ -179,12 +151,9 @@ def test_skorchs_scores_leave_unscored_epochs_out(sequence_length, night):
     last = student.history_[-1]
     assert last["acc"] == last["own"]
     if sequence_length == 1:
-        held = X[X.subject == "s3"]
-        scored = y[X.subject == "s3"] != "?"
-        predicted = student.predict(held)[scored]
-        assert last["acc"] == pytest.approx(
-            (predicted == y[X.subject == "s3"][scored]).mean()
-        )
+        scored = (X.subject == "s3") & (y != "?")
+        right = student.predict(X[scored]) == y[scored]
+        assert last["acc"] == pytest.approx(right.mean())
 
 
 # ------------------------------------------------------------ words and codes
@@ -208,7 +177,7 @@ def test_skorchs_scores_leave_unscored_epochs_out(sequence_length, night):
 def test_words_other_than_the_schemes_are_refused_with_the_line(words, named, night):
     X, _ = night
     y = np.resize(words, len(X))
-    with pytest.raises(ValueError, match=named) as error:
+    with raises(named) as error:
         stager().fit(X, y)
     assert "stage_of_text(text) for text in y" in str(error.value)
     assert stager(classes=words, max_epochs=1).fit(X, y).classes_.tolist() == sorted(words)
@@ -241,14 +210,12 @@ def test_unscored_as_text(unscored, night):
 def test_codes_of_no_scheme_warn_and_are_learned(codes, night):
     X, _ = night
     y = np.resize(codes, len(X))
-    with pytest.warns(
-        UserWarning, match=rf"the codes {codes[0]}, {codes[1]}.*learned as they come"
-    ):
+    told = rf"the codes {codes[0]}, {codes[1]}.*learned as they come"
+    with pytest.warns(UserWarning, match=told):
         fitted = stager(max_epochs=1).fit(X, y)
     assert fitted.classes_.tolist() == codes
     assert set(fitted.predict(X[:5])) <= set(codes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         stager(classes=codes, max_epochs=1).fit(X, y)
 
 
@@ -259,16 +226,16 @@ def test_codes_from_one_on_warn_where_a_scheme_is_named(night):
         stager(classes="aasm", max_epochs=1).fit(X, y)
     with pytest.warns(UserWarning, match="give y_true - 1"):
         staging_report(y, y)
-    with pytest.raises(ValueError, match="Unknown stage 5"):
+    with raises("Unknown stage 5"):
         stager(classes="aasm").fit(X, y + 1)
-    with pytest.raises(ValueError, match=r"holds \[5\]"):
+    with raises(r"holds \[5\]"):
         staging_report(y + 1, y + 1)
 
 
 def test_codes_are_no_names_in_a_score_of_other_lists():
     codes = [0, 1, 2, 3, 4]
     assert staging_report(NAMES, codes, classes=NAMES.tolist()).pooled["accuracy"] == 1
-    with pytest.raises(ValueError, match="not among the classes"):
+    with raises("not among the classes"):
         staging_report(codes, codes, classes=sorted(NAMES))
 
 
@@ -293,10 +260,10 @@ def test_a_frozen_teacher_of_other_classes_is_refused(strategy, other, night):
     student = DistilledSleepStager(
         FrozenEstimator(teacher), strategy=strategy, alpha=0.5, max_epochs=1
     )
-    with pytest.raises(ValueError, match="Give both the same classes="):
+    with raises("Give both the same classes="):
         student.fit(X, own)
     assert not student.initialized_
-    with pytest.raises(ValueError, match="Unknown stage|same classes"):
+    with raises("Unknown stage|same classes"):
         FineTunedSleepStager(FrozenEstimator(teacher), max_epochs=1).fit(
             X, own if other != "more stages" else own + 4
         )

@@ -9,37 +9,24 @@ from torch import nn
 
 from skleepkd import PairedEpochs, RecordingStager, SleepStager, load, save
 from tests.files import write_edf
-from tests.tiny import TinyNetwork
+from tests.tiny import TinyNetwork, pair_of, raises, recording, windows_of
 
 SFREQ = 10.0
 NIGHT = mne.Annotations(30.0 * np.arange(8), 30.0, ["W", "N2"] * 4)
 
 
-def recording(**channels):
+def recording_of(**channels):
     """Build a recording of channels as (type, spread)."""
-    rng = np.random.default_rng(0)
-    info = mne.create_info(list(channels), SFREQ, [kind for kind, _ in channels.values()])
-    values = [spread * rng.standard_normal(2400) for _, spread in channels.values()]
-    return mne.io.RawArray(np.array(values), info, verbose=False)
+    kinds, spread = zip(*channels.values(), strict=True)
+    return recording(list(channels), list(kinds), spread=spread)
 
 
 def pairs_of(raw, **options):
     """Read one recording by every way that there is."""
-    from braindecode.datasets import BaseConcatDataset, RawDataset
-    from braindecode.preprocessing import create_fixed_length_windows
-
-    windows = create_fixed_length_windows(
-        BaseConcatDataset([RawDataset(raw, {"subject": "a"})]),
-        window_size_samples=300,
-        window_stride_samples=300,
-        on_last_window="drop",
-        drop_last_window=None,
-    )
     epochs = mne.make_fixed_length_epochs(raw, 30.0, preload=True, verbose=False)
-    raws = {"target_raw": raw, "source_raw": raw, "annotations": NIGHT}
-    yield PairedEpochs.from_raws(**raws, **options)
+    yield pair_of(raw, NIGHT, **options)
     yield PairedEpochs.from_mne(epochs, **options)
-    yield PairedEpochs.from_windows(windows, **options)
+    yield PairedEpochs.from_windows(windows_of(raw), **options)
 
 
 def check(raw, factors, **options):
@@ -70,31 +57,31 @@ EEG, FLAT = ("eeg", 2e-5), ("eeg", 0.0)
     ],
 )
 def test_each_channel_has_its_own_unit(channels, factors):
-    check(recording(**channels), factors)
+    check(recording_of(**channels), factors)
 
 
 def test_units_that_are_said_by_channel():
-    raw = recording(C3=EEG, SpO2=("eeg", 1e-3), E1=("misc", 2e-5), odd=("eeg", 0.1))
+    raw = recording_of(C3=EEG, SpO2=("eeg", 1e-3), E1=("misc", 2e-5), odd=("eeg", 0.1))
     check(raw, [1e6, 1, 1e6, 1], unit={"SpO2": None, "E1": "V", "odd": "uV"})
     check(raw, [1e6] * 4, unit="V")
     check(raw, [1] * 4, unit="uV")
     for unit in ("mV", None, {"C3": "mV"}, {"C3": 1}):
-        with pytest.raises(ValueError, match=r"unit is 'auto', 'V' or 'uV'.*'SpO2': None"):
+        with raises(r"unit is 'auto', 'V' or 'uV'.*'SpO2': None"):
             next(pairs_of(raw, unit=unit))
-    with pytest.raises(ValueError, match="unit names Fpz; the channels are C3, SpO2"):
+    with raises("unit names Fpz; the channels are C3, SpO2"):
         next(pairs_of(raw, unit={"Fpz": "V"}))
 
 
 @pytest.mark.parametrize(("spread", "told"), [(0.02, r"0\.02"), (2e4, r"2e\+04")])
 def test_what_is_neither_volts_nor_microvolts_is_refused(spread, told):
     """Millivolts, a drift that nobody filtered, an amplifier's steps."""
-    raw = recording(C3=EEG, C4=("eeg", spread))
+    raw = recording_of(C3=EEG, C4=("eeg", spread))
     message = rf"C4 spreads over {told} .*unit=\{{'C4': 'V'\}}"
     for use in (
         lambda: list(pairs_of(raw)),
         lambda: RecordingStager(stager_of("C3", "C4")).stage(raw),
     ):
-        with pytest.raises(ValueError, match=message):
+        with raises(message):
             use()
 
 
@@ -110,21 +97,17 @@ def test_a_voltage_of_any_type_is_in_volts_where_its_file_states_it(tmp_path):
     raw = write(tmp_path / "night.edf", C3=("uV", 20.0), B=("mV", 1.0))
     with warnings.catch_warnings(action="ignore"):
         raw.set_channel_types({"B": "bio"})
-    X = PairedEpochs.from_raws(target_raw=raw, source_raw=raw, annotations=NIGHT)
+    X = pair_of(raw, NIGHT)
     np.testing.assert_allclose(X["target"].std(axis=2).mean(axis=0), [20, 1000], rtol=0.1)
 
 
 def test_units_that_files_state(tmp_path):
     """MNE types all of them as EEG and takes what it does not know for volts."""
-    channels = {
-        "C3": ("uV", 20.0),
-        "C4": ("UV", 20.0),
-        "M": ("mV", 0.4),
-        "SpO2": ("%", 1.5),
-    }
-    raw = write(tmp_path / "night.edf", **channels, Flow=("L/s", 0.4), E=("", 20.0))
+    channels = {"C3": ("uV", 20.0), "C4": ("UV", 20.0), "M": ("mV", 0.4)}
+    channels |= {"SpO2": ("%", 1.5), "Flow": ("L/s", 0.4), "E": ("", 20.0)}
+    raw = write(tmp_path / "night.edf", **channels)
     with warnings.catch_warnings(action="error"):
-        X = PairedEpochs.from_raws(target_raw=raw, source_raw=raw, annotations=NIGHT)
+        X = pair_of(raw, NIGHT)
         stager = stager_of(*raw.ch_names, spread=[20, 20, 400, 1.5, 0.4, 20])
         assert RecordingStager(stager).stage(raw).ch_names == raw.ch_names
     spread = X["target"].std(axis=2).mean(axis=0)
@@ -132,7 +115,7 @@ def test_units_that_files_state(tmp_path):
     # The type that a user sets leaves the unit that the file states.
     with warnings.catch_warnings(action="ignore"):
         raw.set_channel_types({"C3": "misc", "M": "resp"})
-    Y = PairedEpochs.from_raws(target_raw=raw, source_raw=raw, annotations=NIGHT)
+    Y = pair_of(raw, NIGHT)
     np.testing.assert_array_equal(Y["target"], X["target"])
 
 
@@ -157,7 +140,7 @@ def stager_of(*names, spread=20.0):
     ],
 )
 def test_what_pairs_are_cut_of_is_staged(channels, unit):
-    raw = recording(**channels)
+    raw = recording_of(**channels)
     X = next(pairs_of(raw, unit=unit))
     stager = stager_of(*channels, spread=X["target"].std(axis=2).mean(axis=0))
     with warnings.catch_warnings(action="error"):
@@ -166,11 +149,11 @@ def test_what_pairs_are_cut_of_is_staged(channels, unit):
 
 
 def test_channels_in_no_voltage_may_stand_still():
-    raw = recording(C3=EEG, SpO2=("misc", 0.0))
+    raw = recording_of(C3=EEG, SpO2=("misc", 0.0))
     with pytest.warns(UserWarning, match="SpO2: it is flat in all of 8"):
         RecordingStager(stager_of("C3", "SpO2")).stage(raw)
-    raw = recording(C3=EEG, C4=FLAT)
-    with pytest.raises(ValueError, match="No signal in C4"):
+    raw = recording_of(C3=EEG, C4=FLAT)
+    with raises("No signal in C4"):
         RecordingStager(stager_of("C3", "C4")).stage(raw)
 
 
@@ -181,8 +164,8 @@ def test_a_channel_that_spreads_otherwise_than_in_training(factor, told, tmp_pat
     save(stager, tmp_path / "stager.safetensors")
     loaded = load(tmp_path / "stager.safetensors", module=TinyNetwork)
     assert loaded.spread_ == stager.spread_
-    raw = recording(C3=EEG, C4=("eeg", 5e-5 * factor))
-    X = PairedEpochs.from_raws(target_raw=raw, source_raw=raw, annotations=NIGHT)
+    raw = recording_of(C3=EEG, C4=("eeg", 5e-5 * factor))
+    X = pair_of(raw, NIGHT)
     uses = (lambda: stager.predict(X), lambda: RecordingStager(loaded).stage(raw))
     for use in uses:
         with warnings.catch_warnings(record=True) as seen:

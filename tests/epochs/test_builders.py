@@ -1,7 +1,6 @@
 """Pairs out of MNE's and braindecode's objects."""
 
 import os
-import re
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -10,20 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from braindecode.datasets import BaseConcatDataset, RawDataset
-from braindecode.preprocessing import (
-    Preprocessor,
-    create_fixed_length_windows,
-    create_windows_from_events,
-    preprocess,
-)
+from braindecode.preprocessing import create_windows_from_events
 
 from skleepkd import PairedEpochs
 from skleepkd.stages import stages_at
 from tests.files import write_edf
-
-
-def raises(match):
-    return pytest.raises(ValueError, match=match)
+from tests.tiny import annotated, pair_of, raises, windows_of
 
 
 def signal(*shape, seed=0):
@@ -88,24 +79,6 @@ def test_from_mne_of_epochs_that_are_still_in_their_file(tmp_path):
         np.testing.assert_allclose(X["source"][:, 0], parts[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("given", [1.0, 1e6])
-@pytest.mark.parametrize("unit", ["auto", "V", "uV"])
-def test_units(given, unit):
-    values = given * signal(5, 4, 60)
-    values[:, 1] = 0  # a flat channel tells nothing
-    X = PairedEpochs.from_mne(mne_epochs(values), target=["L", "R"], unit=unit)
-    factor = {"auto": 1e6 / given, "V": 1e6, "uV": 1.0}[unit]
-    np.testing.assert_allclose(X["target"], factor * values[:, [1, 3]], rtol=1e-5)
-
-
-def test_each_modality_is_judged_by_itself():
-    values = signal(5, 4, 60)
-    values[:, :2] *= 1e6
-    X = PairedEpochs.from_mne(mne_epochs(values), target=["R"], source=["C3"])
-    np.testing.assert_allclose(X["target"], 1e6 * values[:, [3]], rtol=1e-5)
-    np.testing.assert_allclose(X["source"], values[:, [0]], rtol=1e-5)
-
-
 def test_from_mne_refuses():
     with raises("No channel named O1, X9; the recording has C3, L, C4, R"):
         PairedEpochs.from_mne(mne_epochs(), target=["X9", "L"], source=["O1"])
@@ -129,29 +102,24 @@ def night(seed, minutes=4, first=0):
     return raw, values
 
 
-def windows_of(descriptions, by_event=False, scale=None, **options):
+def cut_nights(descriptions, by_event=False, **options):
     """Cut recordings into windows with braindecode; return them and the values in volts."""
     raws, values = zip(
         *(night(k, first=30 * k) for k in range(len(descriptions))), strict=True
     )
+    if not by_event:
+        return windows_of(*raws, descriptions=descriptions, **options), values
     dataset = BaseConcatDataset(list(map(RawDataset, raws, descriptions)))
+    mapping = {"Sleep stage W": 0, "Sleep stage 2": 2, "Sleep stage R": 4}
     size = {"window_size_samples": 300, "window_stride_samples": 300}
-    options = {"on_last_window": "drop", **size, **options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if scale:
-            preprocess(dataset, [Preprocessor(lambda x: scale * x, apply_on_array=True)])
-        if not by_event:
-            return create_fixed_length_windows(dataset, **options), values
-        mapping = {"Sleep stage W": 0, "Sleep stage 2": 2, "Sleep stage R": 4}
-        return create_windows_from_events(dataset, mapping=mapping, **options), values
+    return create_windows_from_events(dataset, mapping=mapping, **size), values
 
 
 PEOPLE = [{"subject": s, "session": n} for s, n in (("s7", "a"), ("s7", "b"), ("s8", "a"))]
 
 
 def test_recordings_whose_channels_are_in_another_order():
-    windows, values = windows_of(PEOPLE[:2])
+    windows, values = cut_nights(PEOPLE[:2])
     second = windows.datasets[1]
     second.raw = second.raw.copy().reorder_channels(["R", "C3", "L"])
     X = PairedEpochs.from_windows(windows)
@@ -164,7 +132,7 @@ def test_recordings_whose_channels_are_in_another_order():
 
 @pytest.mark.parametrize("by_event", [False, True])
 def test_from_windows(by_event):
-    windows, values = windows_of(PEOPLE, by_event)
+    windows, values = cut_nights(PEOPLE, by_event)
     X = PairedEpochs.from_windows(windows, target=["R", "L"], source=["C3"])
     onset = [0, 30, 60, 90, 180, 210] if by_event else list(range(0, 240, 30))
     assert X.onset.tolist() == 3 * onset
@@ -186,19 +154,12 @@ def test_from_windows(by_event):
 
 
 def test_windows_that_are_mne_epochs():
-    windows, values = windows_of(PEOPLE[:1], use_mne_epochs=True, preload=True)
+    windows, values = cut_nights(PEOPLE[:1], use_mne_epochs=True, preload=True)
     assert hasattr(windows.datasets[0], "windows")
     X = PairedEpochs.from_windows(windows, target=["L"])
     assert X.onset.tolist() == list(range(0, 240, 30))
     expected = 1e6 * values[0][1].reshape(8, 1, 300)
     np.testing.assert_allclose(X["target"], expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("unit", ["auto", "uV"])
-def test_windows_in_microvolts_are_not_scaled_twice(unit):
-    windows, values = windows_of(PEOPLE[:1], True, scale=1e6)
-    X = PairedEpochs.from_windows(windows, target=["L"], unit=unit)
-    np.testing.assert_allclose(X["target"][0, 0], 1e6 * values[0][1][:300], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +173,7 @@ def test_windows_in_microvolts_are_not_scaled_twice(unit):
     ],
 )
 def test_names_of_recordings(descriptions, subject, recording):
-    windows, _ = windows_of(descriptions)
+    windows, _ = cut_nights(descriptions)
     X = PairedEpochs.from_windows(windows, target=["L"])
     assert X.recording[::8].tolist() == recording.split()
     assert (X.subject is None) == (subject is None)
@@ -224,13 +185,7 @@ def test_windows_whose_targets_are_channels():
     values = signal(3, 600)
     info = mne.create_info(["hypnogram", "C3", "L"], SFREQ, ["misc", "eeg", "eeg"])
     raw = mne.io.RawArray(values, info, verbose=False)
-    windows = create_fixed_length_windows(
-        BaseConcatDataset([RawDataset(raw, {"subject": "s"})]),
-        window_size_samples=300,
-        window_stride_samples=300,
-        on_last_window="drop",
-        targets_from="channels",
-    )
+    windows = windows_of(raw, targets_from="channels")
     X = PairedEpochs.from_windows(windows, target=["L"], source=["C3"])
     np.testing.assert_allclose(X["target"][1, 0], 1e6 * values[2, 300:], rtol=1e-5)
     np.testing.assert_allclose(X["source"][1, 0], 1e6 * values[1, 300:], rtol=1e-5)
@@ -240,7 +195,7 @@ def test_from_windows_refuses():
     recordings = BaseConcatDataset([RawDataset(night(0)[0], {"subject": 0})])
     with raises("recordings, not windows"):
         PairedEpochs.from_windows(recordings, target=["L"])
-    windows, _ = windows_of(PEOPLE[:2])
+    windows, _ = cut_nights(PEOPLE[:2])
     with raises("No channel named Fpz; the recording has C3, L, R"):
         PairedEpochs.from_windows(windows, target=["Fpz"])
     with raises("unit"):
@@ -268,12 +223,7 @@ def device(sfreq, clock_of, seconds, events=(), ch_name="C3"):
     return mne.io.RawArray(values, info, verbose=False)
 
 
-def scored(*rows, **options):
-    onset, duration, text = zip(*rows, strict=True)
-    return mne.Annotations(onset, duration, text, **options)
-
-
-NIGHT = scored(
+NIGHT = annotated(
     (0, 60, "Sleep stage W"),
     (40, 3, "arousal"),
     (60, 95, "Sleep stage 2"),  # three whole epochs and five seconds
@@ -334,26 +284,18 @@ def test_from_raws_two_clocks(offset, drift, kept):
 
 
 def test_epochs_at_the_edges_are_dropped():
-    source, target = device(10, float, 285), device(10, float, 1000)
-    assert (
-        PairedEpochs.from_raws(
-            source_raw=source, target_raw=target, annotations=NIGHT
-        ).onset.tolist()
-        == ONSET[:-1]
-    )
-    source, target = device(10, float, 1000), device(10, float, 209.9)
-    X = PairedEpochs.from_raws(source_raw=source, target_raw=target, annotations=NIGHT)
+    def cut(source, target, **options):
+        both = {"source_raw": device(10, float, source), "annotations": NIGHT}
+        return PairedEpochs.from_raws(
+            target_raw=device(10, float, target), **both, **options
+        )
+
+    assert cut(285, 1000).onset.tolist() == ONSET[:-1]
+    X = cut(1000, 209.9)
     assert X.onset.tolist() == ONSET[:5]
     assert X.ch_names == {"target": ["C3", "other"], "source": ["C3", "other"]}
-    longer = device(10, float, 210)
-    assert (
-        len(PairedEpochs.from_raws(source_raw=source, target_raw=longer, annotations=NIGHT))
-        == 6
-    )
-    late = PairedEpochs.from_raws(
-        source_raw=source, target_raw=device(10, float, 1000), annotations=NIGHT, offset=0.1
-    )
-    assert late.onset.tolist() == ONSET[1:]
+    assert cut(1000, 210).onset.tolist() == ONSET[:6]
+    assert cut(1000, 1000, offset=0.1).onset.tolist() == ONSET[1:]
 
 
 def test_without_annotations_every_whole_epoch_is_a_row():
@@ -362,11 +304,10 @@ def test_without_annotations_every_whole_epoch_is_a_row():
     X = PairedEpochs.from_raws(**both, offset=-12.0)
     # The target lasts from -12 to 288 s of the source's clock.
     assert X.onset.tolist() == [0, 30, 60, 90, 120, 150, 180, 210, 240]
-    annotated = PairedEpochs.from_raws(
-        **both, annotations=scored((0, 390, "Sleep stage W")), offset=-12.0
-    )
+    scored = annotated((0, 390, "Sleep stage W"))
+    again = PairedEpochs.from_raws(**both, annotations=scored, offset=-12.0)
     for modality in ("target", "source"):
-        np.testing.assert_array_equal(X[modality], annotated[modality])
+        np.testing.assert_array_equal(X[modality], again[modality])
     late = PairedEpochs.from_raws(**both, offset=45.0, epoch=15)
     assert late.onset.tolist() == [*range(45, 331, 15)]
     with raises("None of the 14 epochs .from 0 to 420 s. is covered by both"):
@@ -374,40 +315,26 @@ def test_without_annotations_every_whole_epoch_is_a_row():
 
 
 def test_rows_come_in_order_and_once():
-    backwards = scored((60, 30, "N2"), (0, 60, "W"), (30, 30, "W"))
+    backwards = annotated((60, 30, "N2"), (0, 60, "W"), (30, 30, "W"))
     raw = device(10, float, 200)
-    X = PairedEpochs.from_raws(
-        source_raw=raw, target_raw=raw, annotations=backwards, unit="V"
-    )
+    X = pair_of(raw, backwards, unit="V")
     assert X.onset.tolist() == [0, 30, 60]
     with warnings.catch_warnings(action="error"):
-        halves = PairedEpochs.from_raws(
-            source_raw=raw, target_raw=raw, annotations=backwards, unit="V", epoch=15
-        )
+        halves = pair_of(raw, backwards, unit="V", epoch=15)
     assert halves.onset.tolist() == [0, 15, 30, 45, 60, 75]
     assert halves.shape == (6, 2, 150)
 
 
-def test_from_raws_units():
-    rng = np.random.default_rng(0)
-    info = mne.create_info(1, 10.0, "eeg")
-    volts = mne.io.RawArray(2e-5 * rng.standard_normal((1, 3000)), info, verbose=False)
-    microvolts = mne.io.RawArray(1e6 * volts.get_data(), info, verbose=False)
-    X = PairedEpochs.from_raws(source_raw=volts, target_raw=microvolts, annotations=NIGHT)
-    np.testing.assert_allclose(X["source"], X["target"], rtol=1e-5)
-    np.testing.assert_allclose(
-        X["source"][1, 0], microvolts.get_data()[0, 300:600], rtol=1e-5
-    )
-
-
-TOO_SHORT = scored((0, 0, "Sleep stage W"), (30, 20, "Sleep stage 1"), (40, 3, "arousal"))
+TOO_SHORT = annotated(
+    (0, 0, "Sleep stage W"), (30, 20, "Sleep stage 1"), (40, 3, "arousal")
+)
 
 
 @pytest.mark.parametrize(
     ("annotations", "found"),
     [
         (mne.Annotations([], [], []), "0 of 0 are stages"),
-        (scored((0, 20, "Lights off"), (40, 3, "arousal")), "0 of 2 are stages"),
+        (annotated((0, 20, "Lights off"), (40, 3, "arousal")), "0 of 2 are stages"),
         (TOO_SHORT, r"2 of 3 are stages, which last 0, 20 s\."),
     ],
     ids=["none", "no stage", "too short"],
@@ -415,7 +342,7 @@ TOO_SHORT = scored((0, 0, "Sleep stage W"), (30, 20, "Sleep stage 1"), (40, 3, "
 def test_no_scored_epoch(annotations, found):
     raw = device(10, float, 300)
     with raises(rf"no sleep stage of at least one epoch \(30 s\): .*{found}"):
-        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=annotations)
+        pair_of(raw, annotations)
 
 
 START = datetime(2020, 1, 1, 22, tzinfo=UTC)
@@ -429,21 +356,16 @@ def test_an_offset_that_the_dates_deny(given, told):
     """The target began 95 s before the source."""
     source = device(10, float, 400).set_meas_date(START)
     target = device(10, float, 400).set_meas_date(START - timedelta(seconds=95))
+    both = {"source_raw": source, "target_raw": target, "annotations": NIGHT}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        PairedEpochs.from_raws(
-            source_raw=source, target_raw=target, annotations=NIGHT, offset=given
-        )
+        PairedEpochs.from_raws(**both, offset=given)
         denied = [str(one.message) for one in said]
         # Dates that are not known, and those of a cropped recording.
         target.crop(20.0)
-        PairedEpochs.from_raws(
-            source_raw=source, target_raw=target, annotations=NIGHT, offset=-75.0
-        )
+        PairedEpochs.from_raws(**both, offset=-75.0)
         target.set_meas_date(None)
-        PairedEpochs.from_raws(
-            source_raw=source, target_raw=target, annotations=NIGHT, offset=1.0
-        )
+        PairedEpochs.from_raws(**both, offset=1.0)
     assert len(said) == len(denied) == told
     if told:
         assert "-95 s after the source; given" in denied[0]
@@ -467,7 +389,7 @@ def test_stages_outside_the_recording_are_told(seconds, first, told):
     moved.append(1000, 600, "Sleep stage ?")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        PairedEpochs.from_raws(source_raw=raw, target_raw=raw.copy(), annotations=moved)
+        pair_of(raw, moved)
     said = [str(one.message) for one in said if "outside source_raw" in str(one.message)]
     assert len(said) == bool(told)
     assert not told or f"Stages of {told} lie outside" in said[0]
@@ -488,73 +410,33 @@ def test_a_file_that_was_cut_short_is_told(tmp_path):
     )
     told = {"expected_warning": UserWarning, "match": "cut.edf holds fewer records"}
     with pytest.warns(**told):
-        pair = PairedEpochs.from_raws(source_raw=raw, target_raw=raw.copy())
+        pair = pair_of(raw)
     assert len(pair) == 1
-    dataset = BaseConcatDataset([RawDataset(raw, {"subject": "s1"})])
-    size = {"window_size_samples": 3000, "window_stride_samples": 3000}
-    windows = create_fixed_length_windows(dataset, **size, on_last_window="drop")
+    windows = windows_of(raw)
     with pytest.warns(**told):
         assert len(PairedEpochs.from_windows(windows)) == 1
 
 
 def test_what_is_no_recording_and_no_annotations():
     raw = device(10, float, 400)
-    with pytest.raises(
-        TypeError, match=r"target_raw is an mne.io.Raw; given str.*mne\.io\.read_raw"
-    ):
+    with raises(r"target_raw is an mne.io.Raw; given str.*mne\.io\.read_raw", TypeError):
         PairedEpochs.from_raws(source_raw=raw, target_raw="ear.edf", annotations=NIGHT)
-    with pytest.raises(TypeError, match="annotations are mne.Annotations; given ndarray"):
-        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=np.arange(5))
-    assert (
-        len(
-            PairedEpochs.from_raws(
-                source_raw=raw, target_raw=raw, annotations=NIGHT, offset=np.float32(0.0)
-            )
-        )
-        == 8
-    )
+    with raises("annotations are mne.Annotations; given ndarray", TypeError):
+        pair_of(raw, np.arange(5))
+    assert len(pair_of(raw, NIGHT, offset=np.float32(0.0))) == 8
 
 
 def test_no_epoch_that_both_cover():
     raw = device(10, float, 300)
     with raises("None of the 8 epochs .from 0 to 300 s.*offset -400 s"):
-        PairedEpochs.from_raws(
-            source_raw=raw, target_raw=raw, annotations=NIGHT, offset=-400
-        )
+        pair_of(raw, NIGHT, offset=-400)
     with raises("No channel named Fpz"):
-        PairedEpochs.from_raws(
-            source_raw=raw, target_raw=raw, annotations=NIGHT, source=["Fpz"]
-        )
+        pair_of(raw, NIGHT, source=["Fpz"])
 
 
 def test_annotations_on_another_clock():
     raw = device(10, float, 400).set_meas_date(START)
     stages = [(30.0 * k, 30.0, "Sleep stage 2") for k in range(10)]
-    same_clock = scored(*stages, orig_time=START)
-    assert (
-        len(PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=same_clock))
-        == 10
-    )
+    assert len(pair_of(raw, annotated(*stages, orig_time=START))) == 10
     with raises("count from 2020-01-01 21:59:00.* -60 s after the first sample"):
-        earlier = scored(*stages, orig_time=START - timedelta(minutes=1))
-        PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=earlier)
-    # MNE leaves the annotations of a cropped recording on the clock of the whole.
-    raw.set_annotations(same_clock)
-    cropped = raw.copy().crop(60)
-    a = cropped.annotations
-    with raises(" -60 s after the first sample of source_raw") as refused:
-        PairedEpochs.from_raws(source_raw=cropped, target_raw=cropped, annotations=a)
-    cure = re.search(r"mne\.Annotations\(.*\)", str(refused.value))[0]
-    cured = PairedEpochs.from_raws(
-        source_raw=cropped, target_raw=cropped, annotations=eval(cure, {"mne": mne, "a": a})
-    )
-    assert cured.onset.tolist() == [30.0 * k for k in range(8)]
-    from_its_start = scored(*stages[:8])
-    assert (
-        len(
-            PairedEpochs.from_raws(
-                source_raw=cropped, target_raw=cropped, annotations=from_its_start
-            )
-        )
-        == 8
-    )
+        pair_of(raw, annotated(*stages, orig_time=START - timedelta(minutes=1)))

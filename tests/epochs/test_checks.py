@@ -10,15 +10,11 @@ import pytest
 from skleepkd import PairedEpochs
 from skleepkd.epochs import rows as rows_module
 from skleepkd.epochs.checks import as_pair, check_signal
-from tests.tiny import numbered
+from tests.tiny import numbered, raises, recording
 
 
 def noise(*shape, spread=20.0, dtype=np.float32):
     return (spread * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
-
-
-def raises(match):
-    return pytest.raises(ValueError, match=match)
 
 
 # ---------------------------------------------------------------- as_pair
@@ -112,11 +108,10 @@ def test_what_are_no_epochs(X, message):
 
 
 def test_a_whole_recording_is_no_epochs():
-    raw = mne.io.RawArray(np.zeros((1, 100)), mne.create_info(1, 10.0), verbose=False)
     with raises("target must be an array of numbers .* given RawArray"):
-        as_pair(raw)
+        as_pair(recording())
     with raises("source must be an array of numbers .* given RawArray"):
-        as_pair(np.zeros((3, 1, 5)), X_source=raw)
+        as_pair(np.zeros((3, 1, 5)), X_source=recording())
 
 
 # ---------------------------------------------------------------- groups
@@ -153,10 +148,7 @@ def test_groups_of_another_shape(groups):
 
 
 def check(array, modality="target", **options):
-    pair = (
-        PairedEpochs(array) if modality == "target" else PairedEpochs(array, source=array)
-    )
-    check_signal(pair, modality, **options)
+    check_signal(PairedEpochs(array, source=array), modality, **options)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -182,9 +174,7 @@ def test_volts_are_refused(microvolts):
     check(signal)
     drifting = np.arange(10.0)[:, None, None]  # an offset of each epoch is no signal
     for volts in (1e-6 * signal, drifting + 1e-6 * signal, np.float32(1e-6 * signal)):
-        with raises(
-            "The target looks like volts.*microvolts are expected.*RecordingScaler"
-        ):
+        with raises("looks like volts.*microvolts are expected.*RecordingScaler"):
             check(volts)
 
 
