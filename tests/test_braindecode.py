@@ -1,7 +1,9 @@
 """braindecode's preprocessing in both directions: inside a pipeline, and before the pair."""
 
+import mne
 import numpy as np
-import pytest
+from braindecode import preprocessing
+from braindecode.datasets import BaseConcatDataset, RawDataset
 from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 
@@ -13,10 +15,7 @@ from skleepkd.preprocessing import (
     ear_derivations,
     scalp_derivations,
 )
-from tests.tiny import FAST, TinyNetwork
-
-preprocessing = pytest.importorskip("braindecode.preprocessing")
-mne = pytest.importorskip("mne")
+from tests.tiny import FAST, TinyNetwork, recording
 
 TEACHER = SleepStager(TinyNetwork, classes="aasm", **FAST)
 STUDENT = DistilledSleepStager(TEACHER, classes="aasm", **FAST)
@@ -39,12 +38,10 @@ def test_array_functions_inside_a_pipeline(pair):
     np.testing.assert_array_equal(scores, expected)
 
 
-def recording(seed, sfreq=100.0, n_epochs=8):
+def scored_recording(seed, n_epochs=8):
     """A raw of all electrodes in volts, its epochs annotated with alternating stages."""
     names = ["A1", "A2", "C3", "C4", "O1", "O2", *EAR_ELECTRODES]
-    rng = np.random.default_rng(seed)
-    signal = 30e-6 * rng.standard_normal((len(names), int(n_epochs * 30 * sfreq)))
-    raw = mne.io.RawArray(signal, mne.create_info(names, sfreq, "eeg"), verbose="error")
+    raw = recording(names, seconds=30 * n_epochs, sfreq=100.0, seed=seed)
     stages = [f"Sleep stage {'WN'[k % 2]}{'2' * (k % 2)}" for k in range(n_epochs)]
     raw.set_annotations(mne.Annotations(30.0 * np.arange(n_epochs), 30.0, stages))
     return raw
@@ -56,10 +53,8 @@ def derive_both(raw):
 
 
 def test_preprocess_windows_pair_cross_validate():
-    from braindecode.datasets import BaseConcatDataset, RawDataset
-
     dataset = BaseConcatDataset(
-        [RawDataset(recording(seed), {"subject": f"p{seed}"}) for seed in range(4)]
+        [RawDataset(scored_recording(seed), {"subject": f"p{seed}"}) for seed in range(4)]
     )
     steps = [
         preprocessing.Preprocessor("filter", apply_on_array=False, l_freq=0.2, h_freq=42.0),

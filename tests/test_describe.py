@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from braindecode.preprocessing import Resample
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -102,10 +103,9 @@ def test_where_a_student_comes_from(tmp_path, pair):
 
 
 def test_steps_and_preprocessors(pair):
-    preprocessing = pytest.importorskip("braindecode.preprocessing")
     stager = SleepStager(TinySequenceNetwork, sequence_length=3, fusion="mean", **FAST)
     pipeline = make_pipeline(EpochScaler("standard"), stager).fit(*pair)
-    steps = [preprocessing.Resample(sfreq=2.0)]
+    steps = [Resample(sfreq=2.0)]
     text = describe(RecordingStager(FrozenEstimator(pipeline), steps))
     for part in (
         "Sequences: 3 consecutive epochs at a time",

@@ -90,8 +90,6 @@ class Recurrent(TinyNetwork):
     ],
 )
 def test_outputs_are_those_of_torch(path, module, options, shape, sfreq):
-    if module in ("USleep", "EEGNet"):
-        pytest.importorskip("braindecode")
     X, y = noise(*shape, sfreq=sfreq)
     stager = SleepStager(module, **options, **FAST).fit(X, y)
     report = export_onnx(stager, path)
@@ -116,8 +114,6 @@ def test_outputs_are_those_of_torch(path, module, options, shape, sfreq):
     ],
 )
 def test_windows_of_consecutive_epochs(path, module, options, shape, sfreq):
-    if module == "USleep":
-        pytest.importorskip("braindecode")
     X, y = noise(*shape, sfreq=sfreq)
     stager = SleepStager(module, sequence_length=3, **options, **FAST).fit(X, y)
     export_onnx(stager, path)

@@ -61,7 +61,8 @@ class Golden(TinyNetwork):
         super().__init__(n_chans, n_times, n_outputs, n_filters=n_filters, dropout=dropout)
 
 
-pair_of = partial(make_pair, 4, 20, every=True, name="s{:02}")
+small = partial(make_pair, every=True, name="s{:02}")
+pair_of = partial(small, 4, 20)
 
 
 def unscored():
@@ -87,13 +88,9 @@ def cohort(**options):
 
 DATA = {
     "pair": pair_of,
-    "crowd": partial(make_pair, 12, 8, every=True, name="s{:02}"),
-    "one channel": partial(
-        make_pair, 3, 16, n_chans=1, classes=4, every=True, name="s{:02}"
-    ),
-    "three stages": partial(
-        make_pair, 3, 16, n_chans=1, classes=3, every=True, name="s{:02}"
-    ),
+    "crowd": partial(small, 12, 8),
+    "one channel": partial(small, 3, 16, n_chans=1, classes=4),
+    "three stages": partial(small, 3, 16, n_chans=1, classes=3),
     "spectra": partial(make_spectra, 4, 12, name="s{:02}"),
     "unscored": unscored,
     "named": lambda: (pair_of()[0], NAMES[pair_of()[1]]),

@@ -22,7 +22,7 @@ from skleepkd import (
 from skleepkd.pipelines import class_names, scheme_of, split_pipeline, transform
 from skleepkd.preprocessing import EpochScaler
 from skleepkd.stages import SCHEMES
-from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, make_pair
+from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, make_pair, recording
 
 
 def searched(estimator, X, y, **grid):
@@ -101,10 +101,7 @@ def test_what_is_wrapped_is_exported(wrapped, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recordings_are_checked_through_what_is_around(wrapped, name):
-    mne = pytest.importorskip("mne")
-    info = mne.create_info(["E1", "E2"], 4.0, "eeg")
-    noise = 3e-5 * np.random.default_rng(0).standard_normal((2, 400))
-    raw = mne.io.RawArray(noise, info, verbose=False)
+    raw = recording(["E1", "E2"], seconds=100, sfreq=4.0)
     for ch_names, message in (
         (["E1", "E2"], "fitted to .* at 2 Hz; given .* at 4 Hz"),
         (["E1"], r"fitted to 2 channel\(s\).*; given 1"),

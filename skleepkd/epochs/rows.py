@@ -8,6 +8,7 @@ import uuid
 import zlib
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,16 @@ _MOST_CHANNELS = 32
 
 
 class Signal:
-    """Epochs of one modality: a base array, never written to, and the numbers of some rows."""
+    """Epochs of one modality: a base array, never written to, and the numbers of some rows.
 
-    def __init__(self, base, rows=None):
+    ``scalings`` are applied one after the other when rows are read, so that a map stays a
+    map: offset and scale of each row and channel, two arrays (n_epochs, n_channels).
+    """
+
+    def __init__(self, base, rows=None, scalings=()):
         self._base = base
         self.rows = slice(0, len(base)) if rows is None else rows
+        self.scalings = scalings
 
     @property
     def base(self):
@@ -49,21 +55,34 @@ class Signal:
 
     @property
     def dtype(self):
-        """The base array's data type."""
-        return self.base.dtype
+        """Data type of what is read."""
+        return np.dtype(np.float32) if self.scalings else self.base.dtype
 
     def __getitem__(self, rows):
         """Return some rows, unread."""
         numbers = self.rows
         if isinstance(numbers, slice):
             numbers = np.arange(numbers.start, numbers.stop)
-        return Signal(self.base, row_key(numbers[rows]))
+        scalings = [(offset[rows], scale[rows]) for offset, scale in self.scalings]
+        return Signal(self.base, row_key(numbers[rows]), scalings)
+
+    def scaled(self, offset, scale):
+        """Return the same rows, unread, to be scaled once more."""
+        return Signal(self.base, self.rows, [*self.scalings, (offset, scale)])
 
     def read(self, rows=slice(None)):
-        """Read rows: a view of the base where they are contiguous, else a copy."""
+        """Read rows: a view of the base where they are contiguous and as they are, else a copy."""
         if isinstance(self.rows, slice):
-            return self.base[self.rows][rows]
-        return self.base[self.rows[rows]]
+            values = self.base[self.rows][rows]
+        else:
+            values = self.base[self.rows[rows]]
+        # (n_rows, n_channels) -> (n_rows, n_channels, 1, ...)
+        by_row = values.shape[:2] + (1,) * (values.ndim - 2)
+        for scaling in self.scalings:
+            offset, scale = (part[rows].reshape(by_row) for part in scaling)
+            values = np.subtract(values, offset, dtype=np.float32)
+            np.divide(values, scale, out=values)
+        return values
 
     def blocks(self):
         """Read all rows, at most ``BLOCK_BYTES`` of them at a time."""
@@ -87,81 +106,38 @@ class Signal:
             self.base[self.rows, channel, *between, middle : middle + 4]
             for channel in (0, -1)
         ]
-        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+        samples = np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+        channels = np.repeat([0, -1], samples.shape[1] // 2)
+        for offset, scale in self.scalings:
+            samples = (samples - offset[:, channels]) / scale[:, channels]
+        return samples
 
     def __sizeof__(self):
         """Bytes to send; Dask sends what is large to a worker once, not with each task."""
-        n_bytes = object.__sizeof__(self) + getattr(self.rows, "nbytes", 0)
+        held = [self.rows, *chain.from_iterable(self.scalings)]
+        n_bytes = object.__sizeof__(self) + sum(getattr(part, "nbytes", 0) for part in held)
         if self._base is not None and _map_of(self._base) is None:
             n_bytes += len(self) * self._base[:1].nbytes
         return n_bytes
 
     def __getstate__(self):
         """Let a memory map travel as the name of its file, other arrays as they are."""
+        state = {"rows": self.rows, "scalings": self.scalings}
         file = self._file if self._base is None else _file_of(self._base)
         if file is not None:
-            return {"file": file, "rows": self.rows}
+            return {**state, "file": file}
         if 2 * len(self) < len(self.base):
             # A view of a few rows must not carry its whole base along. One of most
             # rows does: joblib hands a base that it knows to all its workers once.
-            return {"base": self.read(), "rows": slice(0, len(self))}
-        return {"base": self.base, "rows": self.rows}
+            few = self.base[self.rows]
+            return {**state, "base": few, "rows": slice(0, len(self))}
+        return {**state, "base": self.base}
 
     def __setstate__(self, state):
         # A file that is not here is an error of the task that reads it. Raised already
         # while a task is received, it would leave joblib's Dask backend waiting.
-        self.rows = state["rows"]
+        self.rows, self.scalings = state["rows"], state["scalings"]
         self._base, self._file = state.get("base"), state.get("file")
-
-
-class ScaledSignal(Signal):
-    """A signal whose epochs are scaled when they are read, so that a map stays a map."""
-
-    def __init__(self, signal, offset, scale):
-        # offset and scale by row and channel, (n_epochs, n_channels) float32
-        self.signal, self.offset, self.scale = signal, offset, scale
-
-    def __len__(self):
-        return len(self.signal)
-
-    @property
-    def shape(self):
-        """(n_epochs, n_channels, n_times, ...)."""
-        return self.signal.shape
-
-    @property
-    def dtype(self):
-        """That of what is read."""
-        return np.dtype(np.float32)
-
-    def __getitem__(self, rows):
-        """Return some rows, unread."""
-        return ScaledSignal(self.signal[rows], self.offset[rows], self.scale[rows])
-
-    def read(self, rows=slice(None)):
-        """Read and scale rows."""
-        # (n_rows, n_channels) -> (n_rows, n_channels, 1, ...)
-        by_row = self.offset[rows].shape + (1,) * (len(self.shape) - 2)
-        offset, scale = (part[rows].reshape(by_row) for part in (self.offset, self.scale))
-        values = np.subtract(self.signal.read(rows), offset, dtype=np.float32)
-        return np.divide(values, scale, out=values)
-
-    def some_samples(self):
-        """Read a few samples of each row's first and last channel, (n_rows, 8) float32."""
-        samples = self.signal.some_samples()
-        channels = np.repeat([0, -1], samples.shape[1] // 2)
-        samples = samples - self.offset[:, channels]
-        return samples / self.scale[:, channels]
-
-    def __sizeof__(self):
-        """Bytes to send."""
-        return self.signal.__sizeof__() + self.offset.nbytes + self.scale.nbytes
-
-    def __getstate__(self):
-        return vars(self)
-
-    def __setstate__(self, state):
-        vars(self).update(state)
 
 
 def _is_recording(given):

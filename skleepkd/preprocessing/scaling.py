@@ -3,7 +3,7 @@
 import numpy as np
 
 from skleepkd.epochs import PairedEpochs
-from skleepkd.epochs.rows import ScaledSignal, row_key
+from skleepkd.epochs.rows import Signal, row_key
 from skleepkd.preprocessing.paired import StatelessTransformer
 from skleepkd.warn import warn
 
@@ -129,7 +129,7 @@ class RecordingScaler(StatelessTransformer):
                 "PairedEpochs(..., recording=names) or, of one night, recording='night'."
             )
         scaled = super().transform(X)
-        return scaled.read() if isinstance(scaled, ScaledSignal) else scaled
+        return scaled.read() if isinstance(scaled, Signal) else scaled
 
     def _transformed(self, pair, modality):
         """Find the median and the range of each recording's channels."""
@@ -151,7 +151,7 @@ class RecordingScaler(StatelessTransformer):
                 "share one value: flat for half the night, or counts of movement, which "
                 "np.log1p scales (FunctionTransformer) and RecordingScaler does not."
             )
-        return ScaledSignal(signal, offset, scale)
+        return signal.scaled(offset, scale)
 
 
 def _rows_of_recordings(pair):

@@ -24,9 +24,8 @@ from skleepkd import (
     save,
 )
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair, raises, recording
+from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair, raises, recording
 
-FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
 PLAIN = SleepStager(TinyNetwork, **FAST)
 ALL = (PLAIN, DistilledSleepStager(PLAIN, **FAST), FineTunedSleepStager(PLAIN, **FAST))
 

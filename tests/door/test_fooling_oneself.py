@@ -23,9 +23,8 @@ from skleepkd import (
 from skleepkd.distillation import LeakageWarning
 from skleepkd.model_selection import cross_validate
 from skleepkd.preprocessing import EpochScaler
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair
 
-FAST = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
 PLAIN = SleepStager(TinyNetwork, **FAST)
 STAGERS = {
     "plain": PLAIN,
@@ -80,9 +79,7 @@ def test_the_very_same_epochs_are_told_by_samples_or_onsets(nights):
     order = np.random.default_rng(0).permutation(np.flatnonzero(first))
     stager = clone(PLAIN).fit(X[order], y[order])
     stager.predict(X[first])
-    again = PairedEpochs(
-        X["target"].astype(float), subject=X.subject, recording=X.recording, onset=X.onset
-    )
+    again = X.replace(target=X["target"].astype(float))
     stager.predict(again[first])
     with trained_on("s3"):
         stager.predict(again[[3 * 24, 3 * 24 + 20]])
