@@ -787,24 +787,6 @@ def test_files_of_other_tools_and_later_formats_are_refused(path, tiny):
         load(path, TinyNetwork)
 
 
-def test_no_half_file(path, tiny, monkeypatch):
-    save(tiny, path)
-    before = path.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    tiny.set_params(lr=0.3)
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(tiny, path)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
-    monkeypatch.undo()
-    assert saved_and_loaded(tiny, path, TinyNetwork).lr == 0.3
-    assert os.listdir(path.parent) == [path.name]
-
-
 def test_folders_must_exist(path, tiny):
     with raises(r"directory: .*missing'$", FileNotFoundError):
         save(tiny, path.parent / "missing" / "stager.safetensors")

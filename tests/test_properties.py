@@ -1,4 +1,4 @@
-"""What holds for any input: of labels, of scores, of files."""
+"""What holds for any input: of labels, of files."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,12 @@ from braindecode.preprocessing import exponential_moving_standardize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from sklearn.metrics import cohen_kappa_score, f1_score
 from sklearn.pipeline import make_pipeline
 
 from skleepkd import SleepStager, load, save
 from skleepkd.estimators.labels import encode, find_classes
-from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import EpochwiseTransformer
-from skleepkd.stages import SCHEMES, UNSCORED
+from skleepkd.stages import UNSCORED
 from tests.tiny import TinyNetwork, make_pair
 
 # ---------------------------------------------------------------- labels
@@ -37,27 +35,6 @@ def test_labels_come_back_from_their_codes(y, data):
     np.testing.assert_array_equal(codes < 0, unscored)
     np.testing.assert_array_equal(np.asarray(classes)[codes[~unscored]], y[~unscored])
     assert set(np.asarray(classes).tolist()) == set(y[~unscored].tolist())
-
-
-# ---------------------------------------------------------------- scores
-
-
-@given(st.data(), st.integers(2, 60))
-@settings(max_examples=50)
-def test_kappa_and_f1_are_scikit_learns(data, n_epochs):
-    codes = npst.arrays(np.int64, n_epochs, elements=st.integers(0, 4))
-    y_true, y_pred = data.draw(codes), data.draw(codes)
-    unscored = data.draw(npst.arrays(bool, n_epochs))
-    assume(len(np.unique(np.concatenate([y_true[~unscored], y_pred[~unscored]]))) > 1)
-    y_given = np.where(unscored, UNSCORED, y_true)
-    scores = staging_report(y_given, y_pred).pooled
-    own = y_true[~unscored], y_pred[~unscored]
-    assert scores["kappa"] == pytest.approx(cohen_kappa_score(*own), abs=1e-12)
-    present = np.unique(np.concatenate(own))
-    each = f1_score(*own, labels=present, average=None)
-    for code, value in zip(present, each, strict=True):
-        name = SCHEMES["aasm"][code]
-        assert scores[f"f1_{name}"] == pytest.approx(value, abs=1e-12)
 
 
 # ---------------------------------------------------------------- files

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from skleepkd import PairedEpochs
 from skleepkd.stages import (
     SCHEMES,
-    UNSCORED,
     is_unscored,
     left_unscored,
     scheme_names,
@@ -21,6 +20,7 @@ from skleepkd.stages import (
     to_scheme,
 )
 from tests.files import real_sleep_edf
+from tests.tiny import annotated, raises, recording
 
 TEXTS = {"Sleep stage W": 0, "Sleep stage 1": 1, "Sleep stage 2": 2, "Sleep stage 3": 3}
 TEXTS |= {"Sleep stage 4": 3, "Sleep stage R": 4, "Sleep stage ?": -1, "Movement time": -1}
@@ -51,13 +51,13 @@ def test_schemes(scheme, merged):
 
 @pytest.mark.parametrize("y", [[0, 5], [-2], ["W", "N1"], [0.0, 1.0]])
 def test_what_are_no_codes(y):
-    with pytest.raises(ValueError, match="AASM codes 0 to 4"):
+    with raises("AASM codes 0 to 4"):
         to_scheme(y, "wnr")
 
 
 @pytest.mark.parametrize("scheme", ["aasm5", None, ["W"]])
 def test_an_unknown_scheme(scheme):
-    with pytest.raises(ValueError, match="aasm, wldr, wnr"):
+    with raises("aasm, wldr, wnr"):
         to_scheme([0], scheme)
 
 
@@ -100,13 +100,8 @@ def test_left_unscored(y, classes, expected):
 # ---------------------------------------------------------------- stages at onsets
 
 
-def annotations(*rows):
-    onset, duration, text = zip(*rows, strict=True)
-    return mne.Annotations(onset, duration, text)
-
-
 def test_a_stage_counts_for_the_epochs_wholly_inside():
-    scored = annotations(
+    scored = annotated(
         (0, 60, "Sleep stage W"),
         (10, 5, "arousal"),
         (60, 45, "Sleep stage 2"),
@@ -118,17 +113,6 @@ def test_a_stage_counts_for_the_epochs_wholly_inside():
     assert stages_at(scored, onset).tolist() == [-1, 0, 0, 2, -1, -1, 4, -1]
     assert stages_at(scored, [15, 45, 74.9, 75.2]).tolist() == [0, -1, 2, -1]
     assert stages_at(scored, []).shape == (0,)
-
-
-def test_onsets_that_devices_have_rounded():
-    third = 1 / 3
-    scored = annotations((third, 29.99999, "N1"), (30 + third, 30, "N2"))
-    assert stages_at(scored, [third, 30.3333]).tolist() == [1, 2]
-
-
-def test_epochs_of_twenty_seconds():
-    scored = annotations((0, 40, "N1"), (40, 20, "N3"))
-    assert stages_at(scored, [0, 20, 40, 60], epoch=20).tolist() == [1, 1, 3, -1]
 
 
 # ---------------------------------------------------------------- real annotations
@@ -158,17 +142,13 @@ def test_every_text_of_sleep_edf_is_known(shared_data):
 
 
 def test_texts_that_are_not_read_are_named():
-    rng = np.random.default_rng(0)
-    info = mne.create_info(1, 10.0, "eeg")
-    raws = [mne.io.RawArray(3e-5 * rng.standard_normal((1, 1500)), info) for _ in range(2)]
+    raw = recording(seconds=150)
     texts = ["Wake", "Stage two", "NREM2", "arousal", "Apnoea", "5"]
     scored = mne.Annotations([0, 30, 60, 90, 0, 95], [30, 30, 30, 5, 130, 65], texts)
     texts = (r"'Apnoea' \(epochs: 4\)", r"'5' \(epochs: 2\)", r"'Stage two' \(epochs: 1\)")
     listed = f"longer: {', '.join(texts)}\\."
     with pytest.warns(UserWarning, match=listed) as caught:
-        X = PairedEpochs.from_raws(
-            source_raw=raws[0], target_raw=raws[1], annotations=scored
-        )
+        X = PairedEpochs.from_raws(source_raw=raw, target_raw=raw, annotations=scored)
     assert X.onset.tolist() == [0, 60]
     with pytest.warns(UserWarning, match=listed) as again:
         assert stages_at(scored, X.onset).tolist() == [0, 2]
@@ -178,34 +158,20 @@ def test_texts_that_are_not_read_are_named():
 @pytest.mark.parametrize("text", ["{}", "Sleep stage {}"])
 def test_codes_are_no_texts(text):
     codes = np.array([0, 1, 2, 3, 4])
-    scored = annotations(*((30 * k, 30, text.format(k)) for k in codes))
-    with pytest.raises(ValueError, match=r"4 is deep sleep.*\[codes\]"):
+    scored = annotated(*((30 * k, 30, text.format(k)) for k in codes))
+    with raises(r"4 is deep sleep.*\[codes\]"):
         stages_at(scored, [0])
     names = np.array(["W", "N1", "N2", "N3", "REM"])[codes]  # what the error proposes
-    named = annotations(*((30 * k, 30, names[k]) for k in codes))
+    named = annotated(*((30 * k, 30, names[k]) for k in codes))
     assert stages_at(named, 30 * codes).tolist() == codes.tolist()
     # Rechtschaffen and Kales' have no 0; a trigger is shorter than an epoch.
-    scored = annotations((0, 0.1, "0"), *((30 * k, 30, text.format(k)) for k in codes[1:]))
+    scored = annotated((0, 0.1, "0"), *((30 * k, 30, text.format(k)) for k in codes[1:]))
     assert stages_at(scored, 30 * codes).tolist() == [-1, 1, 2, 3, 3]
 
 
 # ---------------------------------------------------------------- any stages
 
 SCHEME = st.sampled_from(sorted(SCHEMES))
-CODES = st.lists(st.integers(-1, 4), min_size=1, max_size=40).map(np.array)
-
-
-@given(CODES, SCHEME)
-def test_coarser_schemes_merge_and_never_split(codes, scheme):
-    merged = to_scheme(codes, scheme)
-    assert merged.dtype == np.int64
-    np.testing.assert_array_equal(merged == UNSCORED, codes == UNSCORED)
-    scored = codes >= 0
-    assert np.all(merged[scored] < len(SCHEMES[scheme]))
-    # Equal stages stay equal, and a later stage never gets an earlier place.
-    order = np.argsort(codes, kind="stable")
-    assert np.all(np.diff(merged[order]) >= 0)
-    np.testing.assert_array_equal(to_scheme(to_scheme(codes, "aasm"), scheme), merged)
 
 
 @given(SCHEME, st.data())

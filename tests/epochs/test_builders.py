@@ -82,8 +82,6 @@ def test_from_mne_of_epochs_that_are_still_in_their_file(tmp_path):
 def test_from_mne_refuses():
     with raises("No channel named O1, X9; the recording has C3, L, C4, R"):
         PairedEpochs.from_mne(mne_epochs(), target=["X9", "L"], source=["O1"])
-    with raises("unit is 'auto', 'V' or 'uV'.*; given 'mV'"):
-        PairedEpochs.from_mne(mne_epochs(), target=["L"], unit="mV")
 
 
 # ---------------------------------------------------------------- braindecode
@@ -198,8 +196,6 @@ def test_from_windows_refuses():
     windows, _ = cut_nights(PEOPLE[:2])
     with raises("No channel named Fpz; the recording has C3, L, R"):
         PairedEpochs.from_windows(windows, target=["Fpz"])
-    with raises("unit"):
-        PairedEpochs.from_windows(windows, target=["L"], unit="mV")
     windows.datasets[1].raw = windows.datasets[1].raw.copy().resample(5.0, verbose=False)
     with raises("rates differ: 10.0 and 5.0 Hz"):
         PairedEpochs.from_windows(windows, target=["L"])
