@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 
-from skleepkd.edf import errors_naming, read_header
+from skleepkd.edf import errors_naming, read_annotations, read_header
 from skleepkd.stages import EPOCH_SECONDS, stage_of_text
 from skleepkd.warn import warn
 
@@ -72,6 +72,20 @@ def to_stages(codes, table, path):
             f"are {sorted(table)}."
         )
     return y.to_numpy(np.int64)
+
+
+def read_stages(path):
+    """Read the annotations of stages in an EDF+ file; what is no known one becomes "?"."""
+    annotations = read_annotations(path)
+    prefixes = ("sleep stage", "movement time")
+    texts = [text.strip().casefold() for text in annotations.description]
+    annotations = annotations[np.array([text.startswith(prefixes) for text in texts], bool)]
+    if not len(annotations):
+        raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
+    warn_of_unknown(annotations.description, path)
+    known = [stage_of_text(text) is not None for text in annotations.description]
+    annotations.description = np.where(known, annotations.description, "?")
+    return annotations
 
 
 def warn_of_unknown(texts, where):

@@ -110,7 +110,7 @@ def load_cinc2018(
     """
     root = Path(root).expanduser()
     ch_names = checks.check_channels(channels, _CHANNELS)
-    wanted = sorted({name for names in ch_names.values() for name in names})
+    wanted = sorted(set().union(*ch_names.values()))
     checks.require_channels("The data set", _LABELS, wanted)
     folder = root / "training" if (root / "training").is_dir() else root
     present = sorted(

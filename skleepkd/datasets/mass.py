@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from skleepkd.datasets import checks, loading
-from skleepkd.edf import open_edf, read_annotations, read_header
+from skleepkd.edf import open_edf, read_header
 from skleepkd.preprocessing import derive
-from skleepkd.stages import (
-    EPOCH_SECONDS,
-    scored_onsets,
-    scored_pieces,
-    stage_of_text,
-    stages_at,
-)
+from skleepkd.stages import EPOCH_SECONDS, scored_onsets, scored_pieces, stages_at
 
 #: The channels of Joshi et al. (2021).
 _CHANNELS = {"source": ["C3-A2"], "target": ["ECG"]}
@@ -248,12 +242,7 @@ def _one_of(files, number, *kinds):
 
 def _read_stages(path):
     """Onsets (seconds), AASM codes and length (seconds) of a night's whole epochs."""
-    annotations = read_annotations(path)
-    prefixes = ("sleep stage", "movement time")
-    texts = [text.strip().casefold() for text in annotations.description]
-    annotations = annotations[np.array([text.startswith(prefixes) for text in texts], bool)]
-    if not len(annotations):
-        raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
+    annotations = checks.read_stages(path)
     durations = annotations.duration
     lengths = durations[durations > 0] if durations.any() else np.diff(annotations.onset)
     typical = np.median(lengths) if len(lengths) else np.nan
@@ -263,11 +252,8 @@ def _read_stages(path):
             f"{path}: epochs of 20 or 30 s are expected; the median of {len(lengths)} is "
             f"{typical:g} s."
         )
-    checks.warn_of_unknown(annotations.description, path)
-    # A duration that is not written is one epoch's, a text that is not known no stage.
+    # A duration that is not written is one epoch's.
     annotations.duration = np.where(durations > 0, durations, epoch)
-    known = [stage_of_text(text) is not None for text in annotations.description]
-    annotations.description = np.where(known, annotations.description, "?")
     onset = scored_onsets(scored_pieces(annotations, path), epoch)
     return onset, stages_at(annotations, onset, epoch=epoch), epoch
 

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import LeaveOneGroupOut
 
 from skleepkd.datasets import checks, loading
-from skleepkd.edf import open_edf, read_annotations, read_header
+from skleepkd.edf import open_edf, read_header
 from skleepkd.stages import BORDER, EPOCH_SECONDS, scored_pieces, stage_of_text, stages_at
 from skleepkd.warn import warn
 
@@ -134,7 +134,7 @@ def load_sleep_edf(
     root = Path(root).expanduser()
     folder = root / "sleep-cassette" if (root / "sleep-cassette").is_dir() else root
     ch_names = checks.check_channels(channels, _CHANNELS)
-    wanted = sorted({name for names in ch_names.values() for name in names})
+    wanted = sorted(set().union(*ch_names.values()))
     if isinstance(crop, str) and crop not in ("in-bed", "phan2019"):
         raise ValueError(f"crop is 'in-bed', 'phan2019', minutes or None; given {crop!r}.")
     numbers = []
@@ -237,14 +237,7 @@ def _find_file(folder, number, kind):
 
 def _read_stages(path, duration):
     """AASM codes of the whole epochs that are recorded or scored, from the scoring's begin."""
-    annotations = read_annotations(path)
-    texts = annotations.description
-    checks.warn_of_unknown(
-        [t for t in texts if t.casefold().startswith("sleep stage")], path
-    )
-    annotations = annotations[np.array([stage_of_text(t) is not None for t in texts], bool)]
-    if not len(annotations):
-        raise ValueError(f"{path} holds no annotations 'Sleep stage ...'.")
+    annotations = checks.read_stages(path)
     ends = annotations.onset + annotations.duration
     scored_pieces(annotations, path)
     # "?" up to 24 hours after the start is how many of these files end.

@@ -83,16 +83,11 @@ class BandPowers(StatelessTransformer):
         return BANDS if self.bands is None else self.bands
 
     def _transformed(self, pair, modality):
-        """Compute the features of a modality block by block."""
         check_samples(pair, modality, "Band powers")
-        shape = pair.read(modality, slice(0, 1)).shape
-        sfreq = pair.sfreq[modality] or shape[2] / EPOCH_SECONDS
-        features = np.empty((len(pair), shape[1], 1, len(self.names)), dtype=np.float32)
-        for rows, block in pair.blocks(modality):
-            features[rows, :, 0] = self._of_block(block, sfreq)
-        return features
+        return super()._transformed(pair, modality, sfreq=pair.sfreq[modality])
 
-    def _of_block(self, block, sfreq):
+    def _transform_block(self, block, sfreq):
+        sfreq = sfreq or block.shape[2] / EPOCH_SECONDS
         n_window = min(round(self.window * sfreq), block.shape[2])
         frequencies, density = welch(block, sfreq, nperseg=n_window)
         variance = block.var(axis=2, dtype=np.float64)  # (n_epochs, n_channels)
@@ -109,5 +104,5 @@ class BandPowers(StatelessTransformer):
             powers.append(density[..., within].mean(axis=2))
         logs = np.log10(np.maximum([*powers, variance], self.floor))
         mobility = np.sqrt(steps / np.maximum(variance, self.floor))
-        # (n_features, n_epochs, n_channels) -> (n_epochs, n_channels, n_features)
-        return np.moveaxis([*logs, mobility], 0, 2)
+        # (n_features, n_epochs, n_channels) -> (n_epochs, n_channels, 1, n_features)
+        return np.stack([*logs, mobility], axis=-1)[:, :, None]

@@ -39,11 +39,11 @@ class StatelessTransformer(TransformerMixin, BaseEstimator):
         source = self._transformed(pair, "source") if pair.has_source else None
         return of_kind(X, self._transformed(pair, "target"), source)
 
-    def _transformed(self, pair, modality):
+    def _transformed(self, pair, modality, **given):
         """Transform a modality block by block, which ``_transform_block`` does."""
         transformed = None
         for rows, block in pair.blocks(modality):
-            values = self._transform_block(block)
+            values = self._transform_block(block, **given)
             shape = (len(pair), *values.shape[1:])
             if transformed is None:
                 transformed = np.empty(shape, dtype=np.float32)

@@ -4,7 +4,7 @@ import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from skleepkd import PairedEpochs, SleepStager
+from skleepkd import SleepStager
 from skleepkd.preprocessing import BandPowers
 
 SFREQ = 100.0
@@ -71,29 +71,6 @@ def test_a_flat_signal_gives_the_floor():
     np.testing.assert_allclose(features(X, floor=1e-4)[1], [-4] * 6 + [0], atol=1e-6)
 
 
-def test_a_pair_keeps_its_rows_and_both_modalities():
-    target, source = np.repeat(sine(10.0), 4, axis=0), np.repeat(sine(20.0), 4, axis=0)
-    X = PairedEpochs(
-        target,
-        source=np.concatenate([source, target], axis=1),
-        subject=["a", "a", "b", "b"],
-        recording=["a1", "a1", "b1", "b1"],
-        onset=[0.0, 30.0, 0.0, 30.0],
-        sfreq=SFREQ,
-        ch_names={"target": ["Pz-Oz"], "source": ["Fpz-Cz", "Pz-Oz"]},
-    )
-    powers = BandPowers().fit_transform(X)
-    assert powers["target"].shape == (4, 1, 1, 7)
-    assert powers["source"].shape == (4, 2, 1, 7)
-    assert powers["source"].dtype == np.float32
-    np.testing.assert_array_equal(powers["source"][:, 1], powers["target"][:, 0])
-    assert powers.subject.tolist() == X.subject.tolist()
-    assert powers.onset.tolist() == X.onset.tolist()
-    assert powers.ch_names == X.ch_names
-    alone = BandPowers().fit_transform(X.target_epochs)
-    assert not alone.has_source
-
-
 def test_bands_of_ones_own_and_their_names():
     assert BandPowers().names == NAMES
     sigma = BandPowers(bands=[("sigma", 11, 16)])
@@ -123,5 +100,3 @@ def test_bad_input_is_refused():
         BandPowers().transform(BandPowers().transform(sine(10.0)))
     with pytest.raises(ValueError, match="looks like volts"):
         BandPowers().transform(1e-6 * sine(10.0))
-    with pytest.raises(ValueError, match="no epochs"):
-        BandPowers().transform(sine(10.0)[:0])

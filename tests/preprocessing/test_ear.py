@@ -60,17 +60,6 @@ def test_power_equals_welch_of_each_difference():
             np.testing.assert_allclose(power[i, j], density[band].mean(), rtol=1e-9)
 
 
-def test_power_of_white_noise_is_its_variance_over_half_the_sampling_rate():
-    rng = np.random.default_rng(0)
-    sd = np.array([1e-6, 2e-6, 3e-6])
-    data = sd[:, None] * rng.normal(size=(3, int(600 * SFREQ)))
-    power = derivation_power(recording(data), EAR_ELECTRODES[:3])
-    expected = (sd[:, None] ** 2 + sd**2) * 2 / SFREQ
-    off = ~np.eye(3, dtype=bool)
-    np.testing.assert_allclose(power[off], expected[off], rtol=0.03)
-    np.testing.assert_array_equal(np.diag(power), 0)
-
-
 def test_power_does_not_depend_on_blocks_and_leaves_a_file_unloaded(tmp_path, monkeypatch):
     ear_night().save(tmp_path / "night_raw.fif", fmt="double", verbose=False)
     raw = mne.io.read_raw_fif(tmp_path / "night_raw.fif", verbose=False)
@@ -189,61 +178,49 @@ def night(names=SCALP + EAR_ELECTRODES, seconds=40, seed=0):
 
 
 def expected_ear(raw, rejected=()):
-    """Written out as the paper writes its equations."""
+    """Written out as the paper writes its equations; zero where a mean has no electrode."""
     signal = dict(zip(raw.ch_names, raw.get_data(), strict=True))
 
-    def mean(names):
-        return np.mean([signal[n] for n in names.split() if n not in rejected], axis=0)
+    def difference(*sides):
+        kept = [[signal[n] for n in side.split() if n not in rejected] for side in sides]
+        return np.mean(kept[0], axis=0) - np.mean(kept[1], axis=0) if all(kept) else zero
 
-    left = mean("ELA ELB ELE ELI ELG ELK")
-    right = mean("ERA ERB ERE ERI ERG ERK")
+    zero = np.zeros(raw.n_times)
     return [
-        left - right,
-        mean("ELA ELB") - mean("ELE ELI ELG ELK"),
-        mean("ERA ERB") - mean("ERE ERI ERG ERK"),
+        difference("ELA ELB ELE ELI ELG ELK", "ERA ERB ERE ERI ERG ERK"),
+        difference("ELA ELB", "ELE ELI ELG ELK"),
+        difference("ERA ERB", "ERE ERI ERG ERK"),
     ]
 
 
-@pytest.mark.parametrize("recorded", [k for k in PAPER_REJECTIONS if k != "sub-006"])
-def test_ear_derivations_are_the_equations_over_kept_electrodes(recorded):
-    raw = night()
-    raw.info["bads"] = list(PAPER_REJECTIONS[recorded])
-    derived = ear_derivations(raw)
-    assert derived.ch_names == EAR
-    assert derived.info["bads"] == []
-    expected = expected_ear(raw, PAPER_REJECTIONS[recorded])
-    np.testing.assert_allclose(derived.get_data(), expected, atol=1e-18)
-
-
-def test_subject_5_keeps_its_night_with_a_zero_channel():
-    raw = night()
-    raw.info["bads"] = list(PAPER_REJECTIONS["sub-006"])  # right: ERI alone is left
-    with pytest.warns(UserWarning, match="RE: no electrode is left"):
-        derived = ear_derivations(raw)
-    data = derived.get_data()
-    left = raw.get_data(["ELA", "ELB", "ELE", "ELI", "ELG", "ELK"]).mean(axis=0)
-    np.testing.assert_allclose(data[0], left - raw.get_data("ERI")[0], atol=1e-18)
-    np.testing.assert_array_equal(data[2], 0)
-    assert derived.info["bads"] == ["RE"]
+LEFT = [name for name in EAR_ELECTRODES if name.startswith("EL")]
 
 
 @pytest.mark.parametrize(
     ("rejected", "zero"),
     [
+        # Of subject 5 ERI alone is left at the right ear.
+        *((names, ["RE"] * (who == "sub-006")) for who, names in PAPER_REJECTIONS.items()),
         (["ELA", "ELB"], ["LE"]),
         (["ELE", "ELI", "ELG", "ELK"], ["LE"]),
-        ([name for name in EAR_ELECTRODES if name.startswith("EL")], ["LR", "LE"]),
-        (list(EAR_ELECTRODES), ["LR", "LE", "RE"]),
+        (LEFT, ["LR", "LE"]),
+        (EAR_ELECTRODES, ["LR", "LE", "RE"]),
     ],
 )
-def test_groups_without_electrodes_give_zero_channels(rejected, zero):
+def test_ear_derivations_are_the_equations_over_kept_electrodes(rejected, zero):
     raw = night()
-    raw.info["bads"] = rejected
-    with pytest.warns(UserWarning, match=", ".join(zero)):
+    raw.info["bads"] = list(rejected)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         derived = ear_derivations(raw)
+    assert derived.ch_names == EAR
     assert derived.info["bads"] == zero
+    expected = expected_ear(raw, rejected)
+    np.testing.assert_allclose(derived.get_data(), expected, atol=1e-18)
     for name, signal in zip(EAR, derived.get_data(), strict=True):
         assert (signal == 0).all() == (name in zero)
+    assert len(told) == bool(zero)
+    assert all(f"{', '.join(zero)}: no electrode is" in str(one.message) for one in told)
 
 
 def test_electrodes_that_were_never_connected_have_no_part():

@@ -1,10 +1,7 @@
-import pickle
-
 import numpy as np
 import pytest
 from scipy.signal import ShortTimeFFT
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 
@@ -127,37 +124,21 @@ def test_what_does_not_vary_is_not_divided():
     )
 
 
-def test_parameters_alone_are_cloned_and_all_is_pickled():
-    step = LogSpectrogram(n_fft=512).fit(noise())
-    copy = pickle.loads(pickle.dumps(step))
-    np.testing.assert_array_equal(copy.transform(noise()), step.transform(noise()))
-    with pytest.raises(NotFittedError):
-        clone(step).transform(noise())
-    assert clone(step).n_fft == 512
-
-
 # ---------------------------------------------------------------- pairs and pipelines
 
 
-def test_a_pair_keeps_what_it_carries_and_each_modality_has_its_statistics():
+def test_each_modality_has_its_statistics():
     X = pair()[[1, 4, 7, 9, 2]]
     Z = LogSpectrogram().fit_transform(X)
-    assert Z.shape == (5, 1, 29, 129)
     # Epochs of unknown rate last 30 s.
     rates = LogSpectrogram().fit_transform(pair(sfreq=None)).sfreq
     assert rates == {"target": 100.0, "source": 200.0}
-    assert Z["source"].shape == (5, 2, 29, 257)
-    for name in ("subject", "recording", "onset"):
-        np.testing.assert_array_equal(getattr(Z, name), getattr(X, name))
-    assert (Z.sfreq, Z.ch_names) == (X.sfreq, X.ch_names)
-    for modality in ("target", "source"):
-        alone = LogSpectrogram().fit_transform(X[modality])
-        np.testing.assert_array_equal(Z[modality], alone)
-        np.testing.assert_allclose(alone.mean(axis=(0, 2)), 0, atol=1e-4)
-        np.testing.assert_allclose(alone.std(axis=(0, 2)), 1, atol=1e-4)
     apart = PairedTransformer(LogSpectrogram(), LogSpectrogram()).fit_transform(X)
-    assert apart.fingerprint("source") == Z.fingerprint("source")
-    assert apart.fingerprint("target") == Z.fingerprint("target")
+    for modality, shape in (("target", (5, 1, 29, 129)), ("source", (5, 2, 29, 257))):
+        assert Z[modality].shape == shape
+        np.testing.assert_allclose(Z[modality].mean(axis=(0, 2)), 0, atol=1e-4)
+        np.testing.assert_allclose(Z[modality].std(axis=(0, 2)), 1, atol=1e-4)
+        assert apart.fingerprint(modality) == Z.fingerprint(modality)
 
 
 def test_one_modality_of_a_pair():
@@ -214,11 +195,10 @@ def test_bad_input():
             unfit(1e-6 * X)
         with raises("(?s)given epochs of shape .* transformed already"):
             unfit(np.zeros((2, 1, 29, 129)))
-        with raises("no epochs"):
-            unfit(X[:0])
         with raises("NaN or infinite values, first in epoch 0"):
             unfit(np.full_like(X, np.nan))
-    step = LogSpectrogram().fit(X)
+    with raises("not fitted yet"):
+        clone(step).transform(X)
     for other in (X[:, :1], X[:, :, :2400], PairedEpochs(X, sfreq=50.0)):
         with raises(r"Fitted to .* \(2, 3000\) at 100 Hz; given"):
             step.transform(other)
