@@ -85,31 +85,14 @@ class TeacherEnsemble(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X):
         """Predict the probability of each stage.
 
-        Parameters
-        ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            As for :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_epochs, n_classes)
-            In the order of ``classes_``.
+        From X, as for :meth:`fit`, an ndarray of shape (n_epochs, n_classes) in the order of
+        ``classes_``.
         """
         check_is_fitted(self)
         return combine(self, [teacher.predict_proba(X) for teacher in members(self)])
 
     def predict(self, X):
-        """Predict the most probable stage of each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            As for :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_epochs,)
-        """
+        """Predict the most probable stage of each epoch, (n_epochs,), of X as for :meth:`fit`."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     @property
@@ -123,17 +106,7 @@ class TeacherEnsemble(ClassifierMixin, BaseEstimator):
         return hasattr(self, "teachers_") or all(frozen)
 
     def get_params(self, deep=True):
-        """Return the parameters; with ``deep`` those of each teacher by its number.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether the teachers and their parameters are among them.
-
-        Returns
-        -------
-        dict
-        """
+        """Return the parameters; with ``deep`` those of each teacher by its number."""
         params = super().get_params(deep=deep)
         for number, teacher in enumerate(self.teachers if deep else ()):
             params[str(number)] = teacher
@@ -143,17 +116,7 @@ class TeacherEnsemble(ClassifierMixin, BaseEstimator):
         return params
 
     def set_params(self, **params):
-        """Set parameters; ``1`` is the second teacher and ``1__lr`` its learning rate.
-
-        Parameters
-        ----------
-        **params
-            Names and values.
-
-        Returns
-        -------
-        TeacherEnsemble
-        """
+        """Set parameters; ``1`` is the second teacher and ``1__lr`` its learning rate."""
         self.teachers = params.pop("teachers", self.teachers)
         numbered = [(str(n), teacher) for n, teacher in enumerate(self.teachers)]
         if any(name in params for name, _ in numbered):

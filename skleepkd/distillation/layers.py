@@ -71,29 +71,16 @@ class Projection(nn.Module):
             x = x.mean(dim=-1)
         # Means and lines have weights that add up to one at each moment, so they and the
         # linear map may change places; the map is applied where there are fewer moments.
-        for k, length in enumerate(self.lengths, start=2):
-            if length < x.shape[k]:
-                x = _resampled(x, k, length)
-        moments = x.shape[2:]
-        # (batch, channels, times, ...) -> (batch, channels, all moments) and back; without
-        # a time axis there is one moment
+        moments = tuple(map(min, x.shape[2:], self.lengths))
+        if moments != x.shape[2:]:
+            x = F.interpolate(x, moments, mode="area")
+        # Without a time axis there is one moment.
         x = self.channels(x.reshape(*x.shape[:2], -1))
         x = x.reshape(*x.shape[:2], *moments)
-        for k, length in enumerate(self.lengths, start=2):
-            if length > x.shape[k]:
-                x = _resampled(x, k, length)
+        if moments != self.lengths:
+            mode = ("linear", "bilinear", "trilinear")[len(moments) - 1]
+            x = F.interpolate(x, self.lengths, mode=mode)
         return x.movedim(1, self.channel_axis % (x.ndim - 1) + 1)
-
-
-def _resampled(x, axis, length):
-    """Give an axis another length: means where it gets shorter, else lines between."""
-    rows = x.movedim(axis, -1)
-    flat = rows.reshape(1, -1, rows.shape[-1])  # (1, all else, times)
-    if length < flat.shape[-1]:
-        flat = F.adaptive_avg_pool1d(flat, length)
-    else:
-        flat = F.interpolate(flat, size=length, mode="linear", align_corners=False)
-    return flat.reshape(*rows.shape[:-1], length).movedim(-1, axis)
 
 
 #: In place of a layer's name, of a teacher that is no network but has features.

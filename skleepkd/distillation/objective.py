@@ -1,8 +1,7 @@
 """What a student minimises: losses by name, class or module, and their weights in a pass."""
 
 import copy
-import inspect
-from contextlib import suppress
+from inspect import signature
 from typing import NamedTuple
 
 from torch import nn
@@ -96,30 +95,22 @@ def losses_of(student, before=None):
 
 
 def make_loss(name, loss, known, params):
-    """Make a loss, with the parameters that are given for it."""
-    if not isinstance(loss, nn.Module):
-        kind = known[loss] if isinstance(loss, str) else loss
-        takes = inspect.signature(kind)
-        try:
-            takes.bind(**params)
-        except TypeError as error:
-            given = ", ".join(f"{name}__{key}" for key in params) or "no parameters"
-            raise ValueError(
-                f"{kind.__name__}{takes} is not made by {given}: {error}."
-            ) from error
-        return kind(**params)
-    module = copy.deepcopy(loss)
-    for key, value in params.items():
-        if not hasattr(module, key):
-            raise ValueError(
-                f"{type(module).__name__} has no {key}, as {name}__{key} asks."
-            )
-        setattr(module, key, value)
-    with suppress(TypeError):  # it may need more than these
-        type(loss)(**params)  # refuses values out of range
-    if "temperature" in params:
-        check_temperature(module.temperature)
-    return module
+    """Make a loss by its name, class or an instance, with the parameters given for it."""
+    kind, own = known[loss] if isinstance(loss, str) else loss, {}
+    if isinstance(loss, nn.Module):
+        if not params:
+            return copy.deepcopy(loss)
+        kind = type(loss)
+        own = {n: getattr(loss, n) for n in signature(kind).parameters if hasattr(loss, n)}
+    takes = signature(kind)
+    try:
+        takes.bind(**{**own, **params})
+    except TypeError as error:
+        given = ", ".join(f"{name}__{key}" for key in params) or "no parameters"
+        raise ValueError(
+            f"{kind.__name__}{takes} is not made by {given}: {error}."
+        ) from error
+    return kind(**{**own, **params})
 
 
 def set_temperature(student, temperature):

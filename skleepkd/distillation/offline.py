@@ -49,40 +49,32 @@ def columns_of_teacher(student, pair, y, *, features):
     # computed at once.
     windows = student.windows_of(pair, y) if student.sequence_length_ > 1 else None
     at_once = features and student.alpha and windows is None and stager is not None
-    columns, arrays = {}, []
-    if at_once:
-        nonlinearity = stager._get_predict_nonlinearity()
-        *arrays, probabilities = _features(student, source, None, OUTPUT, nonlinearity)
-        output = log_probabilities(probabilities, teacher.classes_, student.classes_)
-        columns[TEACHER_OUTPUT] = output
-    elif student.alpha:
+    columns = {}
+    if student.alpha and not at_once:
         columns[TEACHER_OUTPUT] = teacher_output(teacher, source, student.classes_)
-    if features and not at_once:
-        arrays = _features(student, source, windows)
-    if features:
-        _learn_statistics(student, pair, windows, arrays)
+    if not features:
+        return columns
+    layers = [layer.teacher_layer for layer in student.matched_layers]
+    summaries = [layer.loss.summarise for layer in student.matched_layers]
+    if at_once:
+        layers.append(OUTPUT)
+        summaries.append(stager._get_predict_nonlinearity())
+    if stager is None:
+        array = extracted_features(teacher, source)
+        # (n_epochs, ...), or (n_windows, length, ...)
+        array = torch.from_numpy(array if windows is None else array[windows])
+        arrays = [summarise(array).numpy() for summarise in summaries]
+    else:
+        dataset = stager.make_dataset(source, windows=windows)
+        arrays = teacher_features(stager, dataset, layers, summaries)
+    if at_once:
+        output = log_probabilities(arrays.pop(), teacher.classes_, student.classes_)
+        columns[TEACHER_OUTPUT] = output
+    _learn_statistics(student, pair, windows, arrays)
     for number, array in enumerate(arrays):
         column = array if windows is None else PerWindow(array)
         columns[TEACHER_FEATURE.format(number)] = column
     return columns
-
-
-def _features(student, source, windows, *more):
-    """Features of the matched layers, and of one more with its summary."""
-    stager, matched = final_stager(student.teacher_), student.matched_layers
-    if stager is None:
-        array = extracted_features(student.teacher_, source)
-        # (n_epochs, ...), or (n_windows, length, ...)
-        array = torch.from_numpy(array if windows is None else array[windows])
-        return [layer.loss.summarise(array).numpy() for layer in matched]
-    layers = [layer.teacher_layer for layer in matched]
-    summaries = [layer.loss.summarise for layer in matched]
-    if more:
-        layer, summary = more
-        layers.append(layer)
-        summaries.append(summary)
-    dataset = stager.make_dataset(source, windows=windows)
-    return teacher_features(stager, dataset, layers, summaries)
 
 
 def _learn_statistics(student, pair, windows, features):

@@ -69,26 +69,20 @@ class Online(Strategy):
         """Refuse a teacher that is no stager or is fitted already."""
         needs_stager(student, "strategy='online'")
         needs_something_to_learn(student)
-        if student.warm_start:
-            raise ValueError("An online teacher begins anew, so warm_start must be False.")
-        if is_frozen(student.teacher):
-            raise ValueError(
-                "An online teacher is trained with the student: give the stager itself, not a "
-                "FrozenEstimator, or strategy='offline'."
-            )
-        if is_assistant(student.teacher):
-            raise ValueError(
-                "An assistant, a student as teacher, is trained before its student and not "
-                "together with it: give strategy='offline'."
-            )
-        if student.start_from_teacher is True:
-            raise ValueError(
-                "start_from_teacher needs a fitted teacher: strategy='offline'."
-            )
-        if final_stager(student.teacher).calibrate:
-            raise ValueError(
-                "An online teacher's logits are those of its training: leave its calibrate out."
-            )
+        teacher, begins = student.teacher, student.start_from_teacher is True
+        refused = {
+            "An online teacher begins anew, so warm_start must be False.": student.warm_start,
+            "An online teacher is trained with the student: give the stager itself, not a "
+            "FrozenEstimator, or strategy='offline'.": is_frozen(teacher),
+            "An assistant, a student as teacher, is trained before its student and not "
+            "together with it: give strategy='offline'.": is_assistant(teacher),
+            "start_from_teacher needs a fitted teacher: strategy='offline'.": begins,
+            "An online teacher's logits are those of its training: leave its calibrate "
+            "out.": final_stager(teacher).calibrate,
+        }
+        for message, given in refused.items():
+            if given:
+                raise ValueError(message)
         if self.augment_source:
             _check_augmentations(student)
 

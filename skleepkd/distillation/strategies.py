@@ -9,16 +9,12 @@ STRATEGIES = {"offline": Offline, "online": Online, "two-step": TwoStep}
 
 
 def kind_of(strategy):
-    """Return a strategy, or the class of one that is named; Strategy where there is none."""
+    """Return a strategy, or the class of one that is named."""
     if isinstance(strategy, Strategy):
         return strategy
-    return STRATEGIES.get(strategy, Strategy) if isinstance(strategy, str) else Strategy
-
-
-def check_strategy(strategy):
-    """Refuse what is neither the name nor an instance of a strategy."""
-    if kind_of(strategy) is Strategy:
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise ValueError(
             f"Unknown strategy {strategy!r}; the strategies are "
             f"{', '.join(map(repr, STRATEGIES))}, or an instance of your own Strategy."
         )
+    return STRATEGIES[strategy]

@@ -23,7 +23,7 @@ from skleepkd.distillation.objective import (
     weights_at,
 )
 from skleepkd.distillation.output_losses import OUTPUT_LOSSES, call_loss
-from skleepkd.distillation.strategies import check_strategy, kind_of
+from skleepkd.distillation.strategies import kind_of
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
     TEACHER_OUTPUT,
@@ -277,7 +277,6 @@ class DistilledSleepStager(SleepStager):
 
     def _check_parameters(self, go_on):
         own = isinstance(self.strategy, Strategy)
-        check_strategy(self.strategy)
         check_objective(self)
         check_adapter(self.adapter)
         if self.teacher is not None or not own:
@@ -296,7 +295,7 @@ class DistilledSleepStager(SleepStager):
 
     @property
     def strategy_kind(self):
-        """The strategy, or the class of one that is named; Strategy where there is none."""
+        """The strategy, or the class of one that is named."""
         return kind_of(self.strategy)
 
     @property

@@ -40,36 +40,16 @@ def build_network(module, signal, options):
 
 #: What a stager gives to a network, under names that others have for it.
 _OTHER_NAMES = {
-    "n_chans": (
-        "n_channels",
-        "in_channels",
-        "in_chans",
-        "channels",
-        "num_channels",
-        "chans",
-    ),
-    "n_times": (
-        "n_samples",
-        "input_size",
-        "input_window_samples",
-        "num_samples",
-        "samples",
-    ),
-    "n_outputs": (
-        "n_classes",
-        "num_classes",
-        "out_channels",
-        "n_class",
-        "classes",
-        "nb_classes",
-    ),
+    "n_chans": ("n_channels", "in_channels", "in_chans", "channels", "num_channels"),
+    "n_times": ("n_samples", "input_size", "input_window_samples", "num_samples"),
+    "n_outputs": ("n_classes", "num_classes", "out_channels", "classes", "nb_classes"),
     "sfreq": ("fs", "sampling_rate", "sample_rate", "sf", "srate"),
 }
 
 
 def _check_arguments(module, names, options, takes_all, signal):
     """Refuse options that a network does not take, and name those that it waits for."""
-    name = getattr(module, "__name__", type(module).__name__)
+    title = getattr(module, "__name__", type(module).__name__)
     for given in () if takes_all else options:
         if given not in names:
             close = close_name(given, names)
@@ -78,18 +58,19 @@ def _check_arguments(module, names, options, takes_all, signal):
                 if close
                 else f"it takes {', '.join(names)}."
             )
-            raise ValueError(f"{name} has no argument {given} (module__{given}=); {hint}")
+            raise ValueError(f"{title} has no argument {given} (module__{given}=); {hint}")
     missing = [
-        p.name
-        for p in names.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        name
+        for name, p in names.items()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and name not in options
     ]
-    missing = [n for n in missing if n not in options]
     if missing:
         ours = {n: signal.get(our) for our, ns in _OTHER_NAMES.items() for n in ns}
         line = ", ".join(f"module__{n}={ours.get(n, '...')}" for n in missing)
         raise ValueError(
-            f"{name} waits for {', '.join(missing)}. A stager gives {', '.join(signal)}, by these "
+            f"{title} waits for {', '.join(missing)}. A stager gives {', '.join(signal)}, by these "
             f"names: rename the arguments, or give {line}."
         )
 
@@ -156,29 +137,26 @@ def check_output(network, epoch_shape, n_outputs, sequence_length=1, of_softmax=
     if sequence_length > 1:
         shape, wanted = (1, sequence_length, *epoch_shape), (1, n_outputs, sequence_length)
     network.eval()
-    cause = None
+    cause, sums_to_one = None, False
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             output = network(torch.zeros(shape, device=device))
             if of_softmax and _are_probabilities(output):
                 ramp = torch.linspace(-50, 50, math.prod(shape), device=device)
-                of_softmax = _are_probabilities(network(ramp.reshape(shape))) and of_softmax
-            else:
-                of_softmax = None
-            found = (
-                tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
-            )
+                sums_to_one = _are_probabilities(network(ramp.reshape(shape)))
+            is_tensor = torch.is_tensor(output)
+            found = tuple(output.shape) if is_tensor else type(output).__name__
         except Exception as error:  # what a network raises is its own affair
             if sequence_length == 1:
                 raise
             found, cause = f"an error: {error}", error
-    if found == wanted and of_softmax:
+    if found == wanted:
+        if not sums_to_one:
+            return
         raise ValueError(
             f"{name} puts out probabilities, as it ends in softmax; logits are expected. Leave "
             f"the softmax out, or give {of_softmax}."
         )
-    if found == wanted:
-        return
     if sequence_length == 1:
         raise ValueError(
             f"The output of {name} for 2 epochs is {found}, and not {wanted}, "

@@ -140,10 +140,8 @@ class EpochCrossModalTransformer(nn.Module):
     ----------
     features : nn.Identity
         Passes on the features, shape ``(batch, 256 * n_chans)``.
-    feature_layers : tuple of str
-        Layers that distillation compares by default.
-    parameter_groups : dict of str to tuple of str
-        Names for parts of the network, each given by prefixes of parameter names.
+    feature_layers, parameter_groups
+        As of :class:`UTime`.
 
     Raises
     ------

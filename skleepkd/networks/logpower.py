@@ -75,16 +75,7 @@ class LogPowerNet(nn.Module):
         self.head = nn.Linear(96, n_outputs)
 
     def forward(self, x):
-        """Compute the logits of epochs.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, n_chans, n_times)
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs)
-        """
+        """Compute logits, (batch, n_outputs), of epochs in microvolts, (batch, n_chans, n_times)."""
         power = self.average(self.filters(x).square())  # (batch, n_filters, seconds)
         x = self.seconds(self.norm(torch.log(power + 1e-2)))  # (batch, 48, seconds)
         x = torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)  # (batch, 96)

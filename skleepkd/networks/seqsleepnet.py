@@ -78,12 +78,10 @@ class SeqSleepNet(nn.Module):
     sequence_features : nn.Identity
         What distillation compares by default, the outputs of the sequence encoder, shape
         ``(batch, 2 * hidden_size, sequence)``.
-    feature_layers : tuple of str
-        Layers that distillation compares by default.
-    parameter_groups : dict of str to tuple of str
-        Names for parts of the network, each given by prefixes of parameter names.
-        "epoch_encoder" (filters, the first recurrent network and attention) is what [1]_
-        calls ARNN, "sequence_encoder" its SeqRNN, "head" its softmax layer.
+    feature_layers, parameter_groups
+        As of :class:`UTime`. The group "epoch_encoder" (filters, the first recurrent network
+        and attention) is what [1]_ calls ARNN, "sequence_encoder" its SeqRNN, "head" its
+        softmax layer.
 
     Raises
     ------

@@ -37,16 +37,8 @@ class GsscStager(ReadyStager):
 
     Parameters
     ----------
-    eeg : str, optional
-        Name of the EEG channel. By default the first that is central by its name (C4-A1,
-        C3-M2, Cz, ...), else the first other EEG; or the only channel of a pair without
-        names.
-    eog : str or False, optional
-        Name of an eye channel. By default the first that is one by its name (E1-M2, LOC,
-        EOG, ...), or none where there is none; False is none.
-    labels : {"codes", "names"}, default="codes"
-        What ``classes_`` are: 0 to 4 (W, N1, N2, N3, REM), or these names in alphabetical
-        order.
+    eeg, eog, labels
+        As of :class:`YasaStager`.
 
     Attributes
     ----------
@@ -99,18 +91,10 @@ class GsscStager(ReadyStager):
     def extract_features(self, X):
         """Compute the representation of each epoch before its neighbours are looked at.
 
-        It is the output of the network for signals, which the recurrent network takes. Of
-        the recurrent network's own a student of single epochs could not follow what it
-        holds of the minutes around.
-
-        Parameters
-        ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            As for :meth:`predict_proba`.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_epochs, 512)
+        It is the output of the network for signals, which the recurrent network takes,
+        float32 of shape (n_epochs, 512), of X as for :meth:`predict_proba`. Of the recurrent
+        network's own a student of single epochs could not follow what it holds of the
+        minutes around.
         """
         return self._by_night(X, self._represent, least=1)
 

@@ -42,17 +42,7 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
     _least_rate = 0.0  # hertz
 
     def fit(self, X=None, y=None):
-        """Do nothing, since it is trained; return the stager.
-
-        Parameters
-        ----------
-        X, y : object, optional
-            Not looked at.
-
-        Returns
-        -------
-        self
-        """
+        """Return the stager, which is trained: X and y are not looked at."""
         return self
 
     def __sklearn_is_fitted__(self):
@@ -65,12 +55,11 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
 
     def _sorted_classes(self):
         """Return the sorted classes, and of each its place among W, N1, N2, N3, REM."""
-        names = np.array(SCHEMES["aasm"])
         if self.labels not in ("codes", "names"):
             raise ValueError(f"labels is 'codes' or 'names'; given {self.labels!r}.")
-        if self.labels == "codes":
-            return np.arange(len(names)), np.arange(len(names))
-        return np.sort(names), np.argsort(names)
+        names = np.array(SCHEMES["aasm"])
+        labels = names if self.labels == "names" else np.arange(len(names))
+        return np.sort(labels), np.argsort(labels)
 
     def predict_proba(self, X):
         """Predict the probability of each stage.
@@ -99,35 +88,11 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
         return probabilities[:, self._sorted_classes()[1]]
 
     def predict(self, X):
-        """Predict the most probable stage of each epoch.
-
-        Parameters
-        ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            As for :meth:`predict_proba`.
-
-        Returns
-        -------
-        ndarray of shape (n_epochs,)
-        """
+        """Predict the most probable stage, (n_epochs,), of X as for :meth:`predict_proba`."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def score(self, X, y, sample_weight=None):
-        """Accuracy over the scored epochs.
-
-        Parameters
-        ----------
-        X : PairedEpochs or array of shape (n_epochs, n_channels, n_times)
-            As for :meth:`predict_proba`.
-        y : array-like of shape (n_epochs,)
-            Stages; -1 or "?" where unscored.
-        sample_weight : array-like of shape (n_epochs,), optional
-            Weights of the epochs.
-
-        Returns
-        -------
-        float
-        """
+        """Accuracy over the scored epochs, a float; see :meth:`skleepkd.SleepStager.score`."""
         return scored_accuracy(self.predict(X), y, self.classes_, sample_weight)
 
     def __sklearn_tags__(self):
@@ -138,18 +103,19 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
     def channels_among(self, ch_names):
         """Names of the channels that are used of a recording that has these."""
         night = PairedEpochs(np.zeros((1, len(ch_names), 2)), ch_names=ch_names)
-        found = [find_channel(night, kind, getattr(self, kind)) for kind in self._kinds]
-        return [ch_names[number] for number in found if number is not None]
+        return [ch_names[number] for number in self._channels(night).values()]
+
+    def _channels(self, pair):
+        """Find the channels that are used: of each kind that there is its number."""
+        found = {
+            kind: find_channel(pair, kind, getattr(self, kind)) for kind in self._kinds
+        }
+        return {kind: number for kind, number in found.items() if number is not None}
 
     def _by_night(self, X, compute, least):
         """Compute an array with a row for each epoch from the signals of each night."""
         pair, output = as_pair(X), None
-        n_times = self._check(pair)
-        channels = {}
-        for kind in self._kinds:
-            number = find_channel(pair, kind, getattr(self, kind))
-            if number is not None:
-                channels[kind] = number
+        n_times, channels = self._check(pair), self._channels(pair)
         for rows in find_nights(pair, least):
             night = pair.read("target", rows)[:, list(channels.values())]
             # (n_epochs, n_channels, n_times) -> (n_channels, n_epochs * n_times)
@@ -187,14 +153,11 @@ class ReadyStager(ClassifierMixin, BaseEstimator):
 def find_channel(pair, kind, wanted):
     """Find the channel that is named, or the first that fits; None where there is none."""
     names = pair.ch_names["target"]
-    if wanted is False and kind != "eeg":
+    if kind != "eeg" and (wanted is False or (wanted is None and names is None)):
         return None
     if names is None:
-        if wanted is None:
-            if kind != "eeg":
-                return None
-            if pair.shape[1] == 1:
-                return 0
+        if wanted is None and pair.shape[1] == 1:
+            return 0
         raise ValueError(
             f"Which of the {pair.shape[1]} channels is the {kind.upper()} is not known. Name "
             "all of them in the pair, PairedEpochs(..., ch_names=['C4-A1', ...]) (of a source, "
@@ -208,12 +171,12 @@ def find_channel(pair, kind, wanted):
         for number, name in enumerate(names):
             if re.search(pattern, name, re.IGNORECASE):
                 return number
-    if kind == "eeg":
-        raise ValueError(
-            f"By their names none of the channels {', '.join(names)} is an EEG. If one is, name "
-            f"it, eeg={names[0]!r}."
-        )
-    return None
+    if kind != "eeg":
+        return None
+    raise ValueError(
+        f"By their names none of the channels {', '.join(names)} is an EEG. If one is, name "
+        f"it, eeg={names[0]!r}."
+    )
 
 
 def find_nights(pair, least=1):
