@@ -165,6 +165,25 @@ class Stop(Callback):
         Stop.passes += 1
 
 
+def random_tensors(*shape, seed=0):
+    """Two tensors of normal numbers, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, *shape, generator=generator, dtype=torch.float64).unbind()
+
+
+def value_and_gradient(loss, student, *others):
+    """A loss and its gradient for the student, which are seen to be finite."""
+    value = loss(student.requires_grad_(), *others)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
+    return value.item(), gradient
+
+
+def n_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def numbered(n_epochs=12, **changes):
     """Build a pair whose every value and column tells its row."""
     row = np.arange(n_epochs)

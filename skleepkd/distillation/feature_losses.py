@@ -274,29 +274,27 @@ def _squared_distances(rows):
     return apart.masked_fill(apart <= EQUAL_BELOW * sums, 0)
 
 
+def _inverse(squared):
+    """One over each distance; 0, without a gradient, between rows that are equal."""
+    return squared.masked_fill(squared == 0, torch.inf).rsqrt()
+
+
 def _distances(squared):
     """Distances, (n, n), in units of the mean of those that are not zero."""
-    equal = squared == 0
-    # The square root's gradient is infinite at 0, so that it is never taken there.
-    distances = squared.masked_fill(equal, 1).sqrt().masked_fill(equal, 0)
+    distances = squared * _inverse(squared)
     total = distances.sum()
-    return distances * (~equal).sum() / (total + (total == 0))
+    return distances * (squared > 0).sum() / (total + (total == 0))
 
 
 def _angle_loss(*squared):
     """Smooth L1 distance of the cosines, over all triples of two sets of rows."""
-    n, inverse = len(squared[0]), []
-    for one in squared:
-        equal = one == 0
-        inverse.append(one.masked_fill(equal, 1).rsqrt().masked_fill(equal, 0))
+    n, total = len(squared[0]), 0.0
+    inverse = [_inverse(one) for one in squared]
     # Some corners at a time, so that numbers stay in the processor's cache.
-    step, total = max(1, 2**18 // n**2), 0.0
+    step = max(1, 2**18 // n**2)
     for start in range(0, n, step):
         corners = slice(start, start + step)
-        own, other = (
-            _cosines(one, length, corners)
-            for one, length in zip(squared, inverse, strict=True)
-        )
+        own, other = map(_cosines, squared, inverse, (corners, corners))
         total = total + F.smooth_l1_loss(own, other, reduction="sum")
     return total / n**3
 

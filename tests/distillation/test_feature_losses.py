@@ -11,15 +11,11 @@ from skleepkd.distillation import (
     FeatureMSE,
     RelationalDistillation,
 )
-
-
-def random_features(shape=(4, 3, 5), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+from tests.tiny import random_tensors, value_and_gradient
 
 
 def test_feature_mse_mean_and_the_papers_sum():
-    student, teacher = random_features()
+    student, teacher = random_tensors(4, 3, 5)
     squares = (student.numpy() - teacher.numpy()) ** 2
     assert FeatureMSE()(student, teacher).item() == pytest.approx(squares.mean())
     # Equation 2: the squared norm of an epoch's features, averaged over epochs.
@@ -27,13 +23,13 @@ def test_feature_mse_mean_and_the_papers_sum():
     summed = FeatureMSE(reduction="sum")
     assert summed(student, teacher).item() == pytest.approx(norms.mean())
     # SPEC A3: U-Sleep has 36,000 features.
-    student, teacher = random_features((2, 6, 6000))
+    student, teacher = random_tensors(2, 6, 6000)
     ratio = summed(student, teacher) / FeatureMSE()(student, teacher)
     assert ratio.item() == pytest.approx(36_000)
 
 
 def test_feature_mse_pooled():
-    student, teacher = random_features()
+    student, teacher = random_tensors(4, 3, 5)
     expected = ((student.numpy().mean(2) - teacher.numpy().mean(2)) ** 2).mean()
     assert FeatureMSE(pool=True)(student, teacher).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="no time axis"):
@@ -41,7 +37,7 @@ def test_feature_mse_pooled():
 
 
 def test_feature_mse_standardised_by_the_teachers_training_statistics():
-    student, teacher = random_features()
+    student, teacher = random_tensors(4, 3, 5)
     training = 7 + 3 * np.random.default_rng(1).standard_normal((50, 3, 5))
     training[:, 2] = 4.0 + 1e-5 * training[:, 2]  # a dead unit
     loss = FeatureMSE(standardize=True)
@@ -52,9 +48,11 @@ def test_feature_mse_standardised_by_the_teachers_training_statistics():
     assert loss(student, teacher).item() == pytest.approx(expected)
 
 
-def test_feature_mse_does_not_broadcast():
+def test_feature_mse_does_not_broadcast_and_knows_two_reductions():
     with pytest.raises(ValueError, match=r"\(3,\).*\(3, 5\)"):
         FeatureMSE()(torch.zeros(4, 3), torch.zeros(4, 3, 5))
+    with pytest.raises(ValueError, match="reduction"):
+        FeatureMSE(reduction="max")
 
 
 def bursts(*moments, n_times=6, size=1.0):
@@ -102,18 +100,8 @@ def test_attention_map_is_what_is_kept():
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1.0])
 def test_attention_transfer_of_silent_and_equal_maps_has_a_finite_gradient(size):
-    student = (size * torch.ones(2, 3, 5)).requires_grad_()
     for teacher in (torch.zeros(2, 3, 5), torch.ones(2, 3, 5)):
-        loss = AttentionTransfer()(student, teacher)
-        (gradient,) = torch.autograd.grad(loss, student)
-        assert torch.isfinite(loss)
-        assert torch.isfinite(gradient).all()
-
-
-def test_attention_transfer_gradient():
-    student, teacher = random_features()
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(AttentionTransfer(), (student, teacher))
+        value_and_gradient(AttentionTransfer(), size * torch.ones(2, 3, 5), teacher)
 
 
 def test_attention_transfer_needs_time_and_equally_much_of_it():
@@ -167,7 +155,7 @@ def test_relational_distillation_of_any_two_shapes_against_numpy():
 
 
 def test_relational_distillation_sees_no_rotation_no_scale_and_no_shift():
-    student, teacher = random_features((8, 12))
+    student, teacher = random_tensors(8, 12)
     turned = 30 * teacher @ torch.from_numpy(ortho_group.rvs(12, random_state=0)) - 7
     loss = RelationalDistillation()
     assert loss(turned, teacher).item() == pytest.approx(0, abs=1e-12)
@@ -180,18 +168,14 @@ def test_relations_of_equal_rows_have_a_finite_gradient(rows, n_features):
     generator = torch.Generator().manual_seed(0)
     one, other = torch.randn(2, 4, n_features, generator=generator) + 3
     for student, teacher in ((one[rows], other[rows]), (one[rows], other[: len(rows)])):
-        student.requires_grad_()
-        loss = RelationalDistillation()(student, teacher)
-        (gradient,) = torch.autograd.grad(loss, student)
-        assert torch.isfinite(loss)
-        assert torch.isfinite(gradient).all()
+        _, gradient = value_and_gradient(RelationalDistillation(), student, teacher)
         if len(set(rows)) == 1:  # nothing lies apart
             assert not gradient.any()
 
 
 def test_relations_in_single_precision_far_from_zero():
     """Equal rows stay equal, and what lies close together far away loses little."""
-    student, teacher = (x + 300 for x in random_features((6, 2000)))
+    student, teacher = (x + 300 for x in random_tensors(6, 2000))
     student[5] = student[0]
     loss = RelationalDistillation()
     expected = loss(student, teacher).item()
@@ -200,15 +184,9 @@ def test_relations_in_single_precision_far_from_zero():
     )
 
 
-def test_relational_distillation_gradient():
-    student, teacher = random_features((5, 3, 2))
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(RelationalDistillation(), (student, teacher))
-
-
 def test_a_teachers_relations_in_half_precision():
     """Their squares would be above the largest number of half precision, 65,504."""
-    student, teacher = (100 * x.float() for x in random_features((6, 50)))
+    student, teacher = (100 * x.float() for x in random_tensors(6, 50))
     loss = RelationalDistillation()
     expected = loss(student, teacher).item()
     assert loss(student, teacher.half()).item() == pytest.approx(expected, rel=1e-2)
@@ -231,58 +209,22 @@ def test_contrastive_distillation_closed_forms(temperature):
 
 
 def test_contrastive_distillation_against_scipy():
-    student, teacher = random_features((6, 3, 5))
+    student, teacher = random_tensors(6, 3, 5)
     angles = cdist(*(x.reshape(6, -1).numpy() for x in (student, teacher)), "cosine")
     expected = -np.diag(log_softmax((1 - angles) / 0.3, axis=1)).mean()
     loss = ContrastiveDistillation(0.3)
     assert loss(student, teacher).item() == pytest.approx(expected)
     # The length of the features does not matter.
     assert loss(9 * student, teacher / 7).item() == pytest.approx(expected)
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(loss, (student, teacher))
 
 
 def test_contrast_of_silent_features_and_of_one_epoch_has_a_finite_gradient():
     for n in (1, 4):
-        student = torch.zeros(n, 5, requires_grad=True)
-        loss = ContrastiveDistillation()(student, torch.ones(n, 5))
-        loss.backward()
-        assert loss.item() == pytest.approx(np.log(n))
-        assert torch.isfinite(student.grad).all()
+        loss = ContrastiveDistillation()
+        value, _ = value_and_gradient(loss, torch.zeros(n, 5), torch.ones(n, 5))
+        assert value == pytest.approx(np.log(n))
 
 
 def test_contrast_names_the_adapter():
     with pytest.raises(ValueError, match=r"\(3,\).*\(5,\).*adapter=\"linear\""):
         ContrastiveDistillation()(torch.zeros(4, 3), torch.zeros(4, 5))
-
-
-def test_contrast_reads_its_temperature_when_it_is_called():
-    student, teacher = random_features()
-    loss = ContrastiveDistillation(1.0)
-    loss.temperature = 0.2
-    expected = ContrastiveDistillation(0.2)(student, teacher).item()
-    assert loss(student, teacher).item() == pytest.approx(expected)
-
-
-def test_arguments():
-    with pytest.raises(ValueError, match="reduction"):
-        FeatureMSE(reduction="max")
-    with pytest.raises(ValueError, match="temperature"):
-        ContrastiveDistillation(0)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize(
-    "loss",
-    [
-        FeatureMSE(),
-        FeatureMSE(reduction="sum"),
-        AttentionTransfer(),
-    ],
-    ids=["mse", "sum", "attention"],
-)
-def test_a_samples_loss_does_not_depend_on_the_others(loss, batch):
-    """The loss of a batch is the mean of those of its samples."""
-    student, teacher = random_features((batch, 4, 5))
-    alone = [loss(s[None], t[None]).item() for s, t in zip(student, teacher, strict=True)]
-    assert loss(student, teacher).item() == pytest.approx(np.mean(alone))
