@@ -26,6 +26,18 @@ def pair():
     return make_pair()
 
 
+@pytest.fixture
+def X(pair):
+    """The pair without its labels."""
+    return pair[0]
+
+
+@pytest.fixture
+def y(pair):
+    """The labels of the pair."""
+    return pair[1]
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the real annotations, or a skip that says so."""

@@ -37,9 +37,8 @@ def swapped(X):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
-def test_it_teaches_as_it_would_if_it_were_fitted_before(pair, strategy):
+def test_it_teaches_as_it_would_if_it_were_fitted_before(X, y, strategy):
     """Fitted by itself to the same pair, then frozen and shown the target."""
-    X, y = pair
     alone = assistant(validation=("s1",)).fit(X, y)
     options = {"strategy": strategy, "validation": ("s1",), "max_epochs": 2}
     expected = student(FrozenEstimator(alone), **options).fit(swapped(X), y)
@@ -52,8 +51,7 @@ def test_it_teaches_as_it_would_if_it_were_fitted_before(pair, strategy):
     assert not same(found, frozen)
 
 
-def test_sequences_and_weights_of_an_assistant(pair):
-    X, y = pair
+def test_sequences_and_weights_of_an_assistant(X, y):
     windows = {"sequence_length": 4, "alpha": 0.0, "feature_loss": "mse"}
     inner = assistant(module=TinySequenceNetwork, **windows, start_from_teacher=True,
                       teacher=SleepStager(TinySequenceNetwork, sequence_length=4, **FAST,
@@ -68,9 +66,8 @@ def test_sequences_and_weights_of_an_assistant(pair):
     assert features == pytest.approx(expected.history_[-1]["train_feature_loss"], rel=1e-6)
 
 
-def test_the_signals_may_have_other_channels(pair):
+def test_the_signals_may_have_other_channels(X, y):
     """Of one source channel and two of the target each network is built as it should."""
-    X, y = pair
     X = PairedEpochs(X["target"], source=X["source"][:, :1, :40], subject=X.subject)
     found = student(assistant(), module=None).fit(X, y)
     channels = [net.module_.filters.in_channels for net in (
@@ -85,8 +82,7 @@ def scaled(stager, both=False):
     return make_pipeline(PairedTransformer(step, step) if both else step, stager)
 
 
-def test_an_assistant_behind_steps(pair):
-    X, y = pair
+def test_an_assistant_behind_steps(X, y):
     for both in (False, True):
         alone = scaled(assistant(), both).fit(X, y)
         expected = student(FrozenEstimator(alone)).fit(swapped(X), y)
@@ -95,8 +91,7 @@ def test_an_assistant_behind_steps(pair):
         assert same(found, expected)
 
 
-def test_nobody_begins_at_the_weights_of_another(pair):
-    X, y = pair
+def test_nobody_begins_at_the_weights_of_another(X, y):
     anew = {"max_epochs": 0, "start_from_teacher": False}
     inner = assistant(random_state=None, module__n_filters=4, **anew)
     inner.set_params(teacher__max_epochs=0)
@@ -107,8 +102,7 @@ def test_nobody_begins_at_the_weights_of_another(pair):
     assert all(map(same, nets, [again, again.teacher_, again.teacher_.teacher_]))
 
 
-def test_a_fold_is_kept_from_all_of_them(pair):
-    X, y = pair
+def test_a_fold_is_kept_from_all_of_them(X, y):
     train, test = next(GroupKFold(3).split(X, y, X.subject))
     found = student(assistant(), validation=1).fit(X[train], y[train])
     for net in (found, found.teacher_, found.teacher_.teacher_):
@@ -119,9 +113,8 @@ def test_a_fold_is_kept_from_all_of_them(pair):
 # ---------------------------------------------------------------- several assistants
 
 
-def test_an_ensemble_of_seeds_is_distilled_back_into_one(pair):
+def test_an_ensemble_of_seeds_is_distilled_back_into_one(X, y):
     """Two students by themselves, and the mean of what they predict of the target by hand."""
-    X, y = pair
     members = [assistant(random_state=seed, validation=()) for seed in (1, 2)]
     options = {"module": TinyNetwork, **OUTPUT, "batch_size": 999, "lr": 0.0, "alpha": 1.0}
     found = DistilledSleepStager(members, **options).fit(X, y)
@@ -137,8 +130,7 @@ def test_an_ensemble_of_seeds_is_distilled_back_into_one(pair):
     np.testing.assert_allclose(found.teacher_.predict_proba(X), mean, rtol=1e-6)
 
 
-def test_an_assistant_beside_a_teacher_of_the_source(pair):
-    X, y = pair
+def test_an_assistant_beside_a_teacher_of_the_source(X, y):
     members = [assistant(), clone(PSG).set_params(random_state=5)]
     found = DistilledSleepStager(members, TinyNetwork, **OUTPUT).fit(X, y)
     first, second = found.teacher_.teachers_
@@ -160,8 +152,7 @@ class Counts(TransformerMixin, BaseEstimator):
         return X
 
 
-def test_a_chain_of_fitted_teachers_needs_no_label(pair):
-    X, y = pair
+def test_a_chain_of_fitted_teachers_needs_no_label(X, y):
     own = X.subject <= "s1"
     psg = FrozenEstimator(clone(PSG).set_params(**FAST).fit(X[own].source_epochs, y[own]))
     mine, alone = X[~own], {**OUTPUT, "alpha": 1.0}
@@ -189,8 +180,7 @@ def test_a_chain_of_fitted_teachers_needs_no_label(pair):
 # ---------------------------------------------------------------- what is kept, mistakes
 
 
-def test_memory_and_checkpoints_go_down(pair, tmp_path):
-    X, y = pair
+def test_memory_and_checkpoints_go_down(X, y, tmp_path):
     params = {"memory": str(tmp_path / "memory"), "checkpoint": tmp_path / "passes"}
     plain = student(assistant()).fit(X, y)
     for alpha in (0.5, 0.9, 0.5):
@@ -212,8 +202,7 @@ def test_parameters_of_the_chain():
     assert [one.teacher.lr for one in listed.teacher] == [1e-3, 0.4]
 
 
-def test_mistakes(pair):
-    X, y = pair
+def test_mistakes(X, y):
     with pytest.raises(ValueError, match="trained before its student.*strategy='offline'"):
         student(assistant(module__n_filters=4), strategy="online").fit(X, y)
     with pytest.raises(ValueError, match="teacher is an estimator.*given 'USleep'"):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -119,8 +119,7 @@ class Rows(Sure):
         return np.asarray(self.probabilities)[np.asarray(X)]
 
 
-def test_classes_are_joined_by_label(pair):
-    X, y = pair
+def test_classes_are_joined_by_label(X, y):
     one = frozen(0.25, 0.75, classes=("REM", "W"))
     two = frozen(0.5, 0.1, 0.4, classes=("N1", "N3", "W"))
     ensemble = TeacherEnsemble([one, two])
@@ -149,8 +148,7 @@ def test_codes_and_names_are_never_joined(pair):
 
 @pytest.mark.parametrize("given", [stager(), PLAIN], ids=["stager", "classifier"])
 @pytest.mark.parametrize("weighting", ["mean", "confidence"])
-def test_one_of_a_list_teaches_as_it_does_alone(pair, given, weighting):
-    X, y = pair
+def test_one_of_a_list_teaches_as_it_does_alone(X, y, given, weighting):
     alone = DistilledSleepStager(given, validation=("s1",), **BY_OUTPUT).fit(X, y)
     several = TeacherEnsemble([given], weighting=weighting)
     several = DistilledSleepStager(several, validation=("s1",), **BY_OUTPUT).fit(X, y)
@@ -162,8 +160,7 @@ def test_one_of_a_list_teaches_as_it_does_alone(pair, given, weighting):
     )
 
 
-def test_members_are_fitted_on_the_source_without_the_held_out(pair):
-    X, y = pair
+def test_members_are_fitted_on_the_source_without_the_held_out(X, y):
     y = np.where(X.subject == "s3", -1, y)
     given = [Sure([0.2] * 5), stager(), frozen(*[0.2] * 5)]
     output, student = taught(given, X, y, validation=("s1",))
@@ -178,8 +175,7 @@ def test_members_are_fitted_on_the_source_without_the_held_out(pair):
     np.testing.assert_allclose(output, found, atol=1e-6)
 
 
-def test_each_member_has_a_seed_of_its_own(pair):
-    X, y = pair
+def test_each_member_has_a_seed_of_its_own(X, y):
     params = {**BY_OUTPUT, "max_epochs": 0}
     student = DistilledSleepStager([stager(), stager(), stager(random_state=3)], **params)
     one, two, three = student.fit(X, y).teacher_.teachers_
@@ -189,22 +185,7 @@ def test_each_member_has_a_seed_of_its_own(pair):
     assert all(map(same, (one, two, three), again))
 
 
-def test_cross_validation_with_subjects_as_groups(pair):
-    X, y = pair
-    student = DistilledSleepStager([stager(), Sure([0.2] * 5)], **BY_OUTPUT)
-    scores = cross_validate(
-        student, X, y, groups=X.subject, cv=GroupKFold(3), return_estimator=True,
-        return_indices=True, error_score="raise",
-    )  # fmt: skip
-    for fitted, test in zip(scores["estimator"], scores["indices"]["test"], strict=True):
-        network, plain = fitted.teacher_.teachers_
-        left_out = np.unique(X.subject[test])
-        assert not np.isin(left_out, network.fitted_on_["subject"]).any()
-        assert not np.isin(X["source"][test][:, 0, 0], plain.seen_).any()
-
-
-def test_memory_fits_each_member_once(pair, tmp_path):
-    X, y = pair
+def test_memory_fits_each_member_once(X, y, tmp_path):
     params = {**BY_OUTPUT, "memory": str(tmp_path / "memory")}
     first = DistilledSleepStager([stager(), PLAIN], **params).fit(X, y)
     kept = sorted(tmp_path.rglob("output.pkl"))
@@ -222,8 +203,7 @@ def test_memory_fits_each_member_once(pair, tmp_path):
     assert len(list(tmp_path.rglob("output.pkl"))) == 2
 
 
-def test_checkpoints_of_members_are_found_again(pair, tmp_path):
-    X, y = pair
+def test_checkpoints_of_members_are_found_again(X, y, tmp_path):
     student = DistilledSleepStager([stager(), stager()], checkpoint=tmp_path, **BY_OUTPUT)
     plain = clone(student).set_params(checkpoint=None).fit(X, y).predict_proba(X)
     for _ in range(2):
@@ -235,15 +215,13 @@ def test_checkpoints_of_members_are_found_again(pair, tmp_path):
 
 
 @pytest.fixture
-def elsewhere(pair):
+def elsewhere(X, y):
     """Stagers that were fitted on s0 and on s1."""
-    X, y = pair
     own = [X.subject == name for name in ("s0", "s1")]
     return [stager(random_state=0).fit(X[rows].source_epochs, y[rows]) for rows in own]
 
 
-def test_frozen_teachers_teach_without_a_label(pair, elsewhere):
-    X, _ = pair
+def test_frozen_teachers_teach_without_a_label(X, elsewhere):
     mine = X[X.subject >= "s2"]
     together = TeacherEnsemble(elsewhere)
     together.teachers_ = elsewhere
@@ -262,8 +240,7 @@ def test_frozen_teachers_teach_without_a_label(pair, elsewhere):
             DistilledSleepStager(given, **params).fit(mine)
 
 
-def test_people_of_every_frozen_member_are_leaks(pair, elsewhere):
-    X, y = pair
+def test_people_of_every_frozen_member_are_leaks(X, y, elsewhere):
     fits = X.subject >= "s3"
     one, two = (FrozenEstimator(each) for each in elsewhere)
     together = TeacherEnsemble([one, two])
@@ -307,8 +284,7 @@ def test_parameters_of_members_have_their_numbers(kind):
         student.set_params(teacher__0=frozen(1), teacher__0__classes=None)
 
 
-def test_grids_over_members_and_weightings(pair):
-    X, y = pair
+def test_grids_over_members_and_weightings(X, y):
     grid = {"teacher__0__lr": [1e-4, 1e-2], "teacher__weighting": ["mean", "confidence"]}
     student = DistilledSleepStager([stager(), PLAIN], **BY_OUTPUT)
     search = GridSearchCV(student, grid, cv=GroupKFold(2), scoring="neg_log_loss")

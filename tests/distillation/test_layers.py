@@ -134,9 +134,8 @@ def test_shapes(own, taught, axis):
 # ---------------------------------------------------------------- in a training
 
 
-def test_the_first_loss_is_that_of_the_projected_features(pair):
+def test_the_first_loss_is_that_of_the_projected_features(X, y):
     """One full batch and no step: recompute the loss by hand."""
-    X, y = pair
     given = frozen(X, y)
     net = student(given, batch_size=len(X), lr=0.0).fit(X, y)
     (adapter,) = net.adapters_
@@ -153,8 +152,7 @@ def make_identity(own, taught):
     return identity(own)
 
 
-def test_an_identity_is_a_training_without(pair):
-    X, y = pair
+def test_an_identity_is_a_training_without(X, y):
     options = {"module__n_filters": 9, "lr": 0.0}
     plain, net = (
         student(frozen(X, y), adapter=adapter, **options).fit(X, y)
@@ -177,8 +175,7 @@ class Gradients(Callback):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "online", "two-step"])
-def test_gradients_reach_student_and_adapters_and_never_the_teacher(pair, strategy):
-    X, y = pair
+def test_gradients_reach_student_and_adapters_and_never_the_teacher(X, y, strategy):
     options = {"strategy": strategy, "callbacks": [watch := Gradients()], "alpha": 0.5}
     if strategy == "two-step":
         options |= {"feature_max_epochs": 1, "max_epochs": 0}
@@ -194,8 +191,7 @@ def test_gradients_reach_student_and_adapters_and_never_the_teacher(pair, strate
 
 
 @pytest.mark.parametrize("strategy", ["offline", "online", "two-step"])
-def test_adapters_are_trained_and_are_no_part_of_the_student(pair, strategy, tmp_path):
-    X, y = pair
+def test_adapters_are_trained_and_are_no_part_of_the_student(X, y, strategy, tmp_path):
     net = student(strategy=strategy, lr=0.01).fit(X, y)
     start = student(strategy=strategy, lr=0.0).fit(X, y)
     assert not same(net.adapters_, start.adapters_)
@@ -205,9 +201,8 @@ def test_adapters_are_trained_and_are_no_part_of_the_student(pair, strategy, tmp
     assert same(load(tmp_path / "student.safetensors", module=TinyNetwork), net)
 
 
-def test_random_numbers_of_the_student_stay_as_they_are(pair):
+def test_random_numbers_of_the_student_stay_as_they_are(X, y):
     """Adapters are drawn apart: weights, batches and dropout are those of one without."""
-    X, y = pair
     given = frozen(X, y)
     options = {"module__dropout": 0.3, "feature_weight": 1e-30, "module__n_filters": 9}
     net = student(given, **options).fit(X, y)
@@ -217,8 +212,7 @@ def test_random_numbers_of_the_student_stay_as_they_are(pair):
     assert not same(other.adapters_, net.adapters_)
 
 
-def test_one_adapter_a_layer(pair):
-    X, y = pair
+def test_one_adapter_a_layer(X, y):
     layers = [("filters", "features"), "filters", "features"]  # with time and without
     net = student(layers=layers).fit(X, y)
     shapes = [tuple(a.channels.weight.shape[:2]) for a in net.adapters_]
@@ -276,8 +270,7 @@ def test_half_precision(pair):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
-def test_compiled(pair, strategy):
-    X, y = pair
+def test_compiled(X, y, strategy):
     plain = student(strategy=strategy).fit(X, y)
     options = {"compile": True, "compile__backend": "eager"}
     net = student(strategy=strategy, **options).fit(X, y)
@@ -291,8 +284,7 @@ def test_compiled(pair, strategy):
 # ---------------------------------------------------------------- kept and put back
 
 
-def test_the_best_pass_has_its_adapters(pair):
-    X, y = pair
+def test_the_best_pass_has_its_adapters(X, y):
     options = {"validation": 2, "lr": 3e-3, "max_epochs": 8}
     net = student(frozen(X, y), **options).fit(X, y)
     best = net.best_epoch_
@@ -302,8 +294,7 @@ def test_the_best_pass_has_its_adapters(pair):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
-def test_a_resumed_training_ends_at_the_same_weights(pair, strategy, tmp_path, monkeypatch):
-    X, y = pair
+def test_a_resumed_training_ends_at_the_same_weights(X, y, strategy, tmp_path, monkeypatch):
     options = {"max_epochs": 3, "strategy": strategy, "validation": 2, "lr": 0.01}
     whole = student(**options).fit(X, y)
     kept = student(checkpoint=tmp_path, callbacks=[Stop()], **options)
@@ -317,8 +308,7 @@ def test_a_resumed_training_ends_at_the_same_weights(pair, strategy, tmp_path, m
         assert same(net.adapters_, whole.adapters_)
 
 
-def test_the_first_of_two_steps_is_remembered_with_its_adapters(pair, tmp_path):
-    X, y = pair
+def test_the_first_of_two_steps_is_remembered_with_its_adapters(X, y, tmp_path):
     given = frozen(X, y)
     options = {"strategy": "two-step", "lr": 0.01}
     plain = student(given, **options).fit(X, y)
@@ -336,8 +326,7 @@ def test_the_first_of_two_steps_is_remembered_with_its_adapters(pair, tmp_path):
     assert len(list(tmp_path.rglob("distilled/_learn/*/output.pkl"))) == 2
 
 
-def test_training_goes_on_with_the_adapters_that_are_there(pair):
-    X, y = pair
+def test_training_goes_on_with_the_adapters_that_are_there(X, y):
     net = student().fit(X, y)
     matched, before = net.matched_layers_, copy.deepcopy(net.adapters_)
     net.partial_fit(X, y)
@@ -345,8 +334,7 @@ def test_training_goes_on_with_the_adapters_that_are_there(pair):
     assert not same(net.adapters_, before)
 
 
-def test_parameters_and_pickles(pair):
-    X, y = pair
+def test_parameters_and_pickles(X, y):
     net = clone(student(adapter=None)).set_params(adapter="linear")
     assert net.get_params()["adapter"] == clone(net).adapter == "linear"
     net.fit(X, y)

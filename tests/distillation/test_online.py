@@ -33,8 +33,7 @@ def student(given=None, **params):
     return DistilledSleepStager(given, **{"strategy": "online", **FAST, **params})
 
 
-def test_the_teacher_learns_from_its_own_cross_entropy_alone(pair):
-    X, y = pair
+def test_the_teacher_learns_from_its_own_cross_entropy_alone(X, y):
     options = {"max_epochs": 3, "iterator_train__shuffle": False}
     alone = teacher(random_state=11, **options)
     together = student(clone(alone), feature_weight=100.0, alpha=0.5, **options).fit(X, y)
@@ -51,8 +50,7 @@ class Recorder(torch.nn.Module):
         return (student - teacher).square().mean()
 
 
-def test_the_student_follows_the_teacher_of_the_same_step(pair):
-    X, y = pair
+def test_the_student_follows_the_teacher_of_the_same_step(X, y):
     net = student(feature_loss=Recorder(), batch_size=999)
     net.set_params(teacher__lr=0.5).fit(X, y)
     # One step was taken; the features compared are those from before it.
@@ -168,8 +166,7 @@ def test_by_default_the_teacher_sees_a_clean_source(pair):
     np.testing.assert_array_equal(source, pair[0]["source"])
 
 
-def test_what_cannot_be_changed_alike(pair):
-    X, y = pair
+def test_what_cannot_be_changed_alike(X, y):
     with pytest.raises(ValueError, match="as many samples an epoch, at one rate"):
         seen_by([SignFlip(1.0)], numbered(), np.tile([0, 1, 2], 4))
     with pytest.raises(

@@ -25,8 +25,7 @@ class Recorded:
 
 
 @pytest.fixture
-def frozen(pair):
-    X, y = pair
+def frozen(X, y):
     return FrozenEstimator(SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y))
 
 
@@ -41,15 +40,13 @@ def test_lines():
     np.testing.assert_allclose([Fade(2.0)(s) for s in shares], [2, 1.5, 1, 0.5, 0])
 
 
-def test_a_function_is_asked_for_the_share_done_before_each_pass(pair, frozen):
-    X, y = pair
+def test_a_function_is_asked_for_the_share_done_before_each_pass(X, y, frozen):
     Recorded.asked.clear()
     student(frozen, alpha=Recorded()).fit(X, y)
     assert Recorded.asked[-4:] == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_a_constant_function_is_the_number(pair, frozen):
-    X, y = pair
+def test_a_constant_function_is_the_number(X, y, frozen):
     numbers = {"alpha": 0.4, "feature_weight": 0.6, "temperature": 2.0}
     functions = {"alpha": lambda _: 0.4, "feature_weight": lambda _: 0.6}
     functions["temperature"] = lambda _: 2.0
@@ -57,8 +54,7 @@ def test_a_constant_function_is_the_number(pair, frozen):
     assert same(first, second)
 
 
-def test_the_loss_of_each_pass_has_its_own_weights(pair, frozen):
-    X, y = pair
+def test_the_loss_of_each_pass_has_its_own_weights(X, y, frozen):
     weights = {"alpha": rising, "feature_weight": Fade(0.8, until=0.5)}
     net = student(frozen, **weights).fit(X, y)
     for row, alpha, weight in zip(
@@ -69,8 +65,7 @@ def test_the_loss_of_each_pass_has_its_own_weights(pair, frozen):
         assert row["train_loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_two_steps_ask_for_the_share_of_each(pair, frozen):
-    X, y = pair
+def test_two_steps_ask_for_the_share_of_each(X, y, frozen):
     Recorded.asked.clear()
     steps = {"strategy": "two-step", "feature_max_epochs": 2}
     student(frozen, alpha=Recorded(), **steps).fit(X, y)
@@ -94,8 +89,7 @@ class Killing:
         return rising(share)
 
 
-def test_a_resumed_training_goes_on_with_its_share(pair, frozen, tmp_path):
-    X, y = pair
+def test_a_resumed_training_goes_on_with_its_share(X, y, frozen, tmp_path):
     Killing.asked = 0
     killed = student(frozen, alpha=Killing(), checkpoint=tmp_path)
     with pytest.raises(Killed):
@@ -129,8 +123,7 @@ def test_a_resumed_training_goes_on_with_its_share(pair, frozen, tmp_path):
         ),
     ],
 )
-def test_values_out_of_range_are_refused(pair, frozen, params, message):
-    X, y = pair
+def test_values_out_of_range_are_refused(X, y, frozen, params, message):
     with pytest.raises(ValueError, match=message):
         student(frozen, **params).fit(X, y)
 
@@ -151,8 +144,7 @@ def test_a_line_that_ends_nowhere_is_refused(line, until):
         line(until=until)
 
 
-def test_numbers_of_numpy_and_torch_are_numbers(pair, frozen):
-    X, y = pair
+def test_numbers_of_numpy_and_torch_are_numbers(X, y, frozen):
     kinds = (float, np.float32, torch.tensor)
     fits = [student(frozen, alpha=lambda _, k=k: k(0.5)).fit(X, y) for k in kinds]
     assert same(fits[0], fits[1])
@@ -165,7 +157,6 @@ def test_a_schedule_clones_and_has_a_key_of_its_value(frozen):
     assert key_of(Fade(0.5)) == key_of(Fade(0.5)) != key_of(Fade(0.5, until=0.5))
 
 
-def test_labels_are_needed_where_alpha_is_not_1_throughout(pair, frozen):
-    X, _ = pair
+def test_labels_are_needed_where_alpha_is_not_1_throughout(X, frozen):
     with pytest.raises(ValueError, match="alpha=1"):
         student(frozen, alpha=Fade(1.0), feature_loss=None).fit(X)

@@ -27,8 +27,7 @@ def test_teacher_and_student_meet_by_label():
 
 
 @pytest.fixture
-def stager(pair):
-    X, y = pair
+def stager(X, y):
     return SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, y)
 
 
@@ -44,15 +43,13 @@ def reference_features(stager, signal):
         return stager.module_.norm(power.add(1e-3).log()).numpy()
 
 
-def test_features_are_computed_once_in_order(pair, stager):
-    X, _ = pair
+def test_features_are_computed_once_in_order(X, stager):
     kept = features_of(stager, X)
     assert kept.dtype == np.float16
     np.testing.assert_allclose(kept, reference_features(stager, X["source"]), atol=2e-3)
 
 
-def test_large_features_go_to_a_temporary_map(pair, stager, monkeypatch):
-    X, y = pair
+def test_large_features_go_to_a_temporary_map(X, y, stager, monkeypatch):
     plain = features_of(stager, X)
     student = DistilledSleepStager(FrozenEstimator(stager), **FAST)
     expected = student.fit(X, y).predict_proba(X)
@@ -68,8 +65,7 @@ def test_large_features_go_to_a_temporary_map(pair, stager, monkeypatch):
     np.testing.assert_array_equal(student.fit(X, y).predict_proba(X), expected)
 
 
-def test_features_beyond_half_precision_are_kept_in_single(pair, stager):
-    X, _ = pair
+def test_features_beyond_half_precision_are_kept_in_single(X, stager):
     grown = []
 
     def grow(features):  # the third batch does not fit into 16 bit
@@ -119,9 +115,8 @@ def test_memory_refuses_what_cannot_be_pickled(pair, tmp_path):
         student.fit(*pair)
 
 
-def test_memory_takes_a_teacher_that_begins_at_frozen_weights(pair, tmp_path):
+def test_memory_takes_a_teacher_that_begins_at_frozen_weights(X, y, tmp_path):
     """It counts by its weights: the optimiser and the clock's notes are left aside."""
-    X, y = pair
     seen = X.subject == "s0"
     for seed, n_kept in ((0, 1), (0, 1), (1, 2)):
         stager = SleepStager(TinyNetwork, **{**FAST, "random_state": seed}, classes="aasm")

@@ -26,8 +26,7 @@ def first_steps_kept(folder):
     return len(list(folder.rglob("distilled/_learn/*/output.pkl")))
 
 
-def test_the_steps_have_their_own_part_of_the_history(pair):
-    X, y = pair
+def test_the_steps_have_their_own_part_of_the_history(X, y):
     options = {"feature_max_epochs": 4, "max_epochs": 3, "validation": 1, "alpha": 0.5}
     net = student(**options).fit(X, y)
     assert [row["epoch"] for row in net.history] == [1, 2, 3, 4, 5, 6, 7]
@@ -42,9 +41,8 @@ def test_the_steps_have_their_own_part_of_the_history(pair):
     assert net.best_epoch_ == 5 + int(np.argmax(kappas))
 
 
-def test_no_label_takes_part_in_the_first_step(pair):
+def test_no_label_takes_part_in_the_first_step(X, y):
     """Other stages, the same first step; only the teacher may depend on stages."""
-    X, y = pair
     given = FrozenEstimator(clone(TEACHER).set_params(random_state=0).fit(X, y))
     net, other = (
         student(given, feature_max_epochs=3, max_epochs=0).fit(X, labels)
@@ -56,9 +54,8 @@ def test_no_label_takes_part_in_the_first_step(pair):
     assert same(net, other)
 
 
-def test_what_the_features_do_not_need_is_not_moved(pair):
+def test_what_the_features_do_not_need_is_not_moved(X, y):
     """The head gets no gradient in the first step."""
-    X, y = pair
     net, start = (
         student(feature_max_epochs=n, max_epochs=0).fit(X, y).module_.state_dict()
         for n in (2, 0)
@@ -67,9 +64,8 @@ def test_what_the_features_do_not_need_is_not_moved(pair):
         assert torch.equal(value, start[name]) == name.startswith("head."), name
 
 
-def test_the_lowest_validation_feature_loss_is_kept(pair):
+def test_the_lowest_validation_feature_loss_is_kept(X, y):
     """A second step without passes shows what the first one handed over."""
-    X, y = pair
     # So large a rate that the loss goes up and down.
     options = {"max_epochs": 0, "validation": 2, "lr": 1.0}
     net = student(feature_max_epochs=6, **options).fit(X, y)
@@ -78,8 +74,7 @@ def test_the_lowest_validation_feature_loss_is_kept(pair):
     assert same(student(feature_max_epochs=best + 1, **options).fit(X, y), net)
 
 
-def test_the_second_step_has_a_fresh_optimiser(pair):
-    X, y = pair
+def test_the_second_step_has_a_fresh_optimiser(X, y):
     net = student(feature_max_epochs=5, max_epochs=2).fit(X, y)
     steps = {int(state["step"]) for state in net.optimizer_.state.values()}
     assert steps == {2 * -(-len(X) // 32)}
@@ -109,8 +104,7 @@ class CountingNetwork(TinyNetwork):
 
 
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
-def test_a_frozen_teacher_predicts_once(pair, strategy):
-    X, y = pair
+def test_a_frozen_teacher_predicts_once(X, y, strategy):
     given = SleepStager(CountingNetwork, classes="aasm", **FAST).fit(X.source_epochs, y)
     CountingNetwork.rows = 0
     options = {"strategy": strategy, "alpha": 0.5, "max_epochs": 3}
@@ -118,8 +112,7 @@ def test_a_frozen_teacher_predicts_once(pair, strategy):
     assert CountingNetwork.rows == len(X)
 
 
-def test_students_share_the_first_step_through_memory(pair, tmp_path):
-    X, y = pair
+def test_students_share_the_first_step_through_memory(X, y, tmp_path):
     memory = Memory(tmp_path, verbose=0)
     kept = [student(alpha=alpha, memory=memory).fit(X, y) for alpha in (0.0, 0.5)]
     assert first_steps_kept(tmp_path) == 1
@@ -135,8 +128,7 @@ def test_students_share_the_first_step_through_memory(pair, tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["a pipeline", "a grid"])
-def test_the_first_step_is_shared_inside(pair, inside, tmp_path):
-    X, y = pair
+def test_the_first_step_is_shared_inside(X, y, inside, tmp_path):
     net = student(memory=str(tmp_path))
     if inside == "a grid":
         grid = {"alpha": [0.0, 0.5, 0.9]}
@@ -146,17 +138,7 @@ def test_the_first_step_is_shared_inside(pair, inside, tmp_path):
     assert first_steps_kept(tmp_path) == (2 if inside == "a grid" else 1)
 
 
-def test_what_cannot_be_pickled_cannot_be_remembered(pair, tmp_path):
-    class Local(torch.nn.L1Loss):
-        pass
-
-    net = student(feature_loss=Local()).fit(*pair)
-    with pytest.raises(ValueError, match="cannot be pickled"):
-        net.set_params(memory=str(tmp_path)).fit(*pair)
-
-
-def test_a_second_fit_begins_anew_and_going_on_is_the_second_step_alone(pair):
-    X, y = pair
+def test_a_second_fit_begins_anew_and_going_on_is_the_second_step_alone(X, y):
     net = student(alpha=0.5).fit(X, y)
     first = net.predict_proba(X)
     np.testing.assert_array_equal(net.fit(X, y).predict_proba(X), first)

@@ -6,10 +6,7 @@ from torch import nn
 from skleepkd.distillation import capture_features
 from skleepkd.networks import EpochCrossModalTransformer
 from skleepkd.networks.cross_modal_transformer import sinusoidal_position
-
-
-def n_parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+from tests.tiny import n_parameters
 
 
 def attend_all_tokens(block, tokens):

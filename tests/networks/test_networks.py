@@ -5,11 +5,13 @@ import pickle
 import pytest
 import torch
 
-from skleepkd.networks import EpochCrossModalTransformer, SeqSleepNet, UTime
+from skleepkd import networks
+from skleepkd.networks import EpochCrossModalTransformer, LogPowerNet, SeqSleepNet, UTime
 from skleepkd.networks.build import parameter_groups
 
 UTIME = {"filters": (2, 4, 8), "pools": (3, 2)}
 SEQSLEEPNET = {"n_bins": 17, "n_filters": 5, "hidden_size": 3, "attention_size": 4}
+USLEEP = {"n_outputs": 5, "sfreq": 100, "depth": 2, "n_time_filters": 2}
 NETWORKS = {
     "UTime": (lambda: UTime(2, 100, **UTIME), (2, 100)),
     "SeqSleepNet": (lambda: SeqSleepNet(2, 6, **SEQSLEEPNET), (2, 6, 17)),
@@ -18,6 +20,8 @@ NETWORKS = {
         (2, 6, 17),
     ),
     "transformer": (lambda: EpochCrossModalTransformer(2, 200), (2, 200)),
+    "LogPowerNet": (lambda: LogPowerNet(2, 960, 5, 32.0, n_filters=4), (2, 960)),
+    "USleep": (lambda: networks.USleep(n_chans=2, n_times=200, **USLEEP), (2, 200)),
 }
 
 
@@ -102,7 +106,7 @@ def test_unusable_arguments(network, arguments, message):
         network(1, **arguments)
 
 
-@pytest.mark.parametrize("name", ["UTime", "transformer"])
+@pytest.mark.parametrize("name", ["UTime", "transformer", "LogPowerNet"])
 def test_exports_with_a_free_batch_size(name):
     make, shape = NETWORKS[name]
     network, x = make().eval(), torch.randn(5, *shape)

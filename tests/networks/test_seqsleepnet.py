@@ -9,14 +9,11 @@ from skleepkd.distillation import capture_features
 from skleepkd.networks import SeqSleepNet
 from skleepkd.networks.build import parameter_groups
 from skleepkd.networks.seqsleepnet import triangular_filters
+from tests.tiny import n_parameters
 
 #: Bins of the triangles' corners at 100 Hz and 129 bins, from the published code.
 CORNERS = [0, 3, 7, 11, 15, 19, 23, 27, 31, 35, 38, 42, 46, 50, 54, 58, 62, 66, 70, 73, 77]
 CORNERS += [81, 85, 89, 93, 97, 101, 105, 109, 112, 116, 120, 124, 128]
-
-
-def n_parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def small(n_chans=1, **options):

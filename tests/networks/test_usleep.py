@@ -21,7 +21,7 @@ def test_u_sleep_of_the_paper():
     # SPEC: three channels at 200 Hz, 9 samples a kernel.
     assert sum(p.numel() for p in net.module_.parameters()) == 3_114_391
     assert net.module_.encoder_blocks[0].block_prepool[0].kernel_size == (9,)
-    assert net.extract_features(X).shape == (2, 6, 6000)
+    assert net.extract_features(X).shape == (2, 6, 6000)  # the map before the head
     epochs = torch.from_numpy(X["target"])
     with torch.no_grad():
         joined = epochs.movedim(0, 1).reshape(1, 3, 12000)

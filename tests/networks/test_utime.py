@@ -6,7 +6,7 @@ from torch import nn
 from skleepkd import SleepStager
 from skleepkd.distillation import capture_features
 from skleepkd.networks import UTime
-from tests.tiny import FAST, SMALL_UTIME, make_pair
+from tests.tiny import FAST, SMALL_UTIME, make_pair, n_parameters
 
 ORIGINAL = {
     "filters": (22, 45, 90, 181, 362),
@@ -14,10 +14,6 @@ ORIGINAL = {
     "up_kernel_sizes": (10, 8, 6, 4),
 }
 SMALL = {"filters": (2, 4, 8), "pools": (3, 2)}
-
-
-def n_parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def random_statistics(network):
