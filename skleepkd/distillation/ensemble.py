@@ -163,12 +163,11 @@ def members(ensemble):
 
 def combine(ensemble, probabilities):
     """Combine what each teacher predicts, (n_epochs, its classes), to (n_epochs, classes)."""
-    classes, dtype = ensemble.classes_.tolist(), np.result_type(np.float32, *probabilities)
+    classes, dtype = ensemble.classes_, np.result_type(np.float32, *probabilities)
     # (n_teachers, n_epochs, n_classes)
     joined = np.zeros((len(probabilities), len(probabilities[0]), len(classes)), dtype)
     for own, teacher, given in zip(joined, members(ensemble), probabilities, strict=True):
-        places = [classes.index(label) for label in np.asarray(teacher.classes_).tolist()]
-        own[:, places] = given
+        own[:, np.searchsorted(classes, teacher.classes_)] = given
     weight = _WEIGHTS[ensemble.weighting](joined)  # (n_teachers, n_epochs)
     weight = (weight / weight.sum(axis=0)).astype(dtype)
     return (weight[..., None] * joined).sum(axis=0)

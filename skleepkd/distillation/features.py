@@ -1,6 +1,6 @@
 """Features of named layers, caught while a network computes its output."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -53,13 +53,11 @@ def capture_features(module, layers):
         half = output.dtype in (torch.bfloat16, torch.float16)
         seen[name] = output.float() if half else output
 
-    hooks = {name: partial(remember, name) for name in layers}
-    handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]
-    try:
+    with ExitStack() as hooks:  # until the end of the block
+        for name in layers:
+            hook = partial(remember, name)
+            hooks.enter_context(modules[name].register_forward_hook(hook))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
     missed = [name for name in layers if name not in seen]
     if missed:
         raise ValueError(

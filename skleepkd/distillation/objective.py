@@ -44,13 +44,13 @@ def check_objective(student):
     """Refuse losses that are none, and weights that are not valid in one of the passes."""
     for share in shares(student.max_epochs):
         weights_at(student, share)
-    check_loss("output_loss", student.output_loss, OUTPUT_LOSSES)
+    loss_kind("output_loss", student.output_loss, OUTPUT_LOSSES)
     start = student.start_from_teacher
     if not isinstance(start, bool) and start != "auto":
         raise ValueError(f"start_from_teacher is True, False or 'auto'; given {start!r}.")
     feature_loss = feature_loss_of(student)
     if feature_loss is not None:
-        check_loss("feature_loss", feature_loss, FEATURE_LOSSES)
+        loss_kind("feature_loss", feature_loss, FEATURE_LOSSES)
         return
     for name in ("adapter", "layers"):
         if getattr(student, name) is not None:
@@ -60,21 +60,17 @@ def check_objective(student):
             )
 
 
-def check_loss(name, loss, known):
-    """Refuse what is neither the name, the class nor an instance of a loss."""
-    if isinstance(loss, str):
-        if loss in known:
-            return
-        names = ", ".join(map(repr, known))
-        raise ValueError(
-            f"Unknown {name} {loss!r}; name one of {names}, or give an nn.Module."
-        )
+def loss_kind(name, loss, known):
+    """Return the class of a loss by its name, class or an instance; refuse anything else."""
+    if isinstance(loss, str) and loss in known:
+        return known[loss]
     kind = loss if isinstance(loss, type) else type(loss)
     if not issubclass(kind, nn.Module):
         raise ValueError(
-            f"{name} is {', '.join(map(repr, known))}, or a class or instance of nn.Module that is "
-            f"called with (student, teacher); given {loss!r}."
+            f"Unknown {name} {loss!r}; it is {', '.join(map(repr, known))}, or a class or instance "
+            "of nn.Module that is called with (student, teacher)."
         )
+    return kind
 
 
 def losses_in(params):
@@ -95,12 +91,11 @@ def losses_of(student, before=None):
 
 
 def make_loss(name, loss, known, params):
-    """Make a loss by its name, class or an instance, with the parameters given for it."""
-    kind, own = known[loss] if isinstance(loss, str) else loss, {}
-    if isinstance(loss, nn.Module):
+    """Make a loss of its name, class or an instance, with the parameters given for it."""
+    kind, own = loss_kind(name, loss, known), {}
+    if isinstance(loss, kind):
         if not params:
             return copy.deepcopy(loss)
-        kind = type(loss)
         own = {n: getattr(loss, n) for n in signature(kind).parameters if hasattr(loss, n)}
     takes = signature(kind)
     try:

@@ -163,16 +163,11 @@ class SeqSleepNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x):
-        """Compute the logits of epochs.
+        """Compute the logits of epochs from standardised log spectrograms.
 
-        Parameters
-        ----------
-        x : Tensor of shape (batch, n_chans, n_times, n_bins) or (batch, sequence, ...)
-            Standardised log spectrograms; with a fifth axis, of consecutive epochs.
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs) or (batch, n_outputs, sequence)
+        From a tensor (batch, n_chans, n_times, n_bins) to (batch, n_outputs) or, of
+        consecutive epochs, from (batch, sequence, n_chans, n_times, n_bins) to (batch,
+        n_outputs, sequence).
         """
         if x.ndim == 4:  # each epoch is a sequence of one
             return self.classify_sequence(self.encode_epochs(x).unsqueeze(1)).squeeze(2)

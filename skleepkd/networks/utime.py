@@ -199,14 +199,9 @@ class UTime(nn.Module):
     def forward(self, x):
         """Compute the logits of epochs.
 
-        Parameters
-        ----------
-        x : Tensor of shape (batch, n_chans, n_times) or (batch, epochs, n_chans, n_times)
-            With a fourth axis, consecutive epochs, read as one long signal.
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs) or (batch, n_outputs, epochs)
+        From a tensor (batch, n_chans, n_times) to (batch, n_outputs) or, of consecutive
+        epochs, which are read as one long signal, from (batch, epochs, n_chans, n_times) to
+        (batch, n_outputs, epochs).
         """
         if x.ndim not in (3, 4) or x.shape[-2:] != (self.n_chans, self.n_times):
             shape = f"{self.n_chans}, {self.n_times})"

@@ -98,34 +98,28 @@ def test_a_resumed_training_goes_on_with_its_share(X, y, frozen, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("params", "message"),
+    ("name", "value", "message"),
     [
-        ({"alpha": lambda share: 1.0 - 2 * share}, "alpha is a share.*75% of the training"),
-        ({"alpha": "0.5"}, "alpha is a share from 0 to 1"),
-        ({"alpha": WarmUp(1.5, until=0.5)}, "alpha is a share"),
-        ({"feature_weight": -1.0}, "feature_weight is a finite number, not below 0"),
-        ({"feature_weight": float("nan")}, "feature_weight is a finite number"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"temperature": lambda share: 1.0 - share / 0.75}, "temperature"),
-        ({"alpha": lambda share: None}, "alpha is a share.*given None"),
-        ({"alpha": lambda share: np.ones(2)}, "alpha is a share.*array"),
-        ({"alpha": WarmUp}, "alpha is a share.*given WarmUp"),
-        ({"feature_weight": float("inf")}, "feature_weight is a finite number"),
-        ({"temperature": "4"}, "temperature must be a positive number.*given '4'"),
-        (
-            {"temperature": lambda share: None},
-            "temperature must be a positive number.*given None",
-        ),
-        ({"temperature": float("inf")}, "temperature must be a positive number.*given inf"),
-        (
-            {"output_loss__temperature": "4"},
-            "temperature must be a positive number.*given '4'",
-        ),
+        ("alpha", lambda share: 1.0 - 2 * share, "is a share.*75% of the training"),
+        ("alpha", "0.5", "is a share from 0 to 1"),
+        ("alpha", WarmUp(1.5, until=0.5), "is a share"),
+        ("alpha", lambda share: None, "is a share.*given None"),
+        ("alpha", lambda share: np.ones(2), "is a share.*array"),
+        ("alpha", WarmUp, "is a share.*given WarmUp"),
+        ("feature_weight", -1.0, "is a finite number, not below 0"),
+        ("feature_weight", float("nan"), "is a finite number"),
+        ("feature_weight", float("inf"), "is a finite number"),
+        ("temperature", 0.0, "must be a positive number"),
+        ("temperature", lambda share: 1.0 - share / 0.75, "must be a positive number"),
+        ("temperature", "4", "must be a positive number.*given '4'"),
+        ("temperature", lambda share: None, "must be a positive number.*given None"),
+        ("temperature", float("inf"), "must be a positive number.*given inf"),
+        ("output_loss__temperature", "4", "must be a positive number.*given '4'"),
     ],
 )
-def test_values_out_of_range_are_refused(X, y, frozen, params, message):
-    with pytest.raises(ValueError, match=message):
-        student(frozen, **params).fit(X, y)
+def test_values_out_of_range_are_refused(X, y, frozen, name, value, message):
+    with pytest.raises(ValueError, match=f"{name.split('__')[-1]} {message}"):
+        student(frozen, **{name: value}).fit(X, y)
 
 
 def test_a_value_that_is_wrong_late_is_found_before_the_teacher_is_fitted(pair):
