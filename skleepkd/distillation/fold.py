@@ -19,15 +19,8 @@ from skleepkd.pipelines import split_pipeline
 from skleepkd.stages import left_unscored
 
 
-def begin_teacher(student, pair, y, seed, **params):
-    """Bring a student's teacher, or several, on the way to be fitted to its training rows."""
-    params |= {"checkpoint": student.checkpoint, "memory": student.memory}
-    return _begin(
-        student.teacher, pair, y, tuple(student.held_out_.tolist()), seed, **params
-    )
-
-
-def _begin(teacher, pair, y, held_out, seed, **options):
+def begin_teacher(teacher, pair, y, held_out, seed, **options):
+    """Bring a teacher, or several, on the way to be fitted to a student's training rows."""
     ensemble = as_ensemble(teacher)
     if ensemble is not None:
         return TeachersInFold(ensemble, pair, y, held_out, seed, **options)
@@ -42,7 +35,7 @@ class TeachersInFold:
         self.estimator = clone(ensemble)
         # Each has a seed of its own, the first the one that it would have alone.
         self.teachers = [
-            _begin(one, pair, y, held_out, seed + number, **options)
+            begin_teacher(one, pair, y, held_out, seed + number, **options)
             for number, one in enumerate(ensemble.teachers)
         ]
 
@@ -58,7 +51,7 @@ class TeacherInFold:
     def __init__(
         self, teacher, source, y, held_out, seed, checkpoint=None, memory=None, **params
     ):
-        self.source, self.y, self.held_out = source, y, np.asarray(held_out)
+        self.source, self.y, self.held_out = source, y, held_out
         self.training = None
         self.estimator = teacher
         if is_frozen(teacher):
@@ -120,7 +113,7 @@ def clone_for_student(teacher, held_out, seed, checkpoint, memory):
     teacher = clone(teacher)
     stager = final_stager(teacher)
     if stager is not None:
-        stager.set_params(validation=held_out)
+        stager.set_params(validation=tuple(held_out.tolist()))
         for name, value in {"checkpoint": checkpoint, "memory": memory}.items():
             if value is not None and getattr(stager, name, value) is None:
                 stager.set_params(**{name: value})

@@ -12,12 +12,7 @@ from skleepkd.distillation.strategy import (
     needs_stager,
     note_term,
 )
-from skleepkd.distillation.teacher import (
-    final_stager,
-    is_assistant,
-    is_frozen,
-    seen_of,
-)
+from skleepkd.distillation.teacher import final_stager, is_assistant, is_frozen, seen_of
 
 #: The teacher's signal, as a batch carries it.
 _SOURCE = "source"

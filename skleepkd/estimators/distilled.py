@@ -349,7 +349,8 @@ class DistilledSleepStager(SleepStager):
             return None
         classes = self._find_classes(y)
         params = self.strategy_.teacher_params(self, classes)
-        teacher = begin_teacher(self, pair, y, seed, **params)
+        params = {"checkpoint": self.checkpoint, "memory": self.memory, **params}
+        teacher = begin_teacher(self.teacher, pair, y, self.held_out_, seed, **params)
         self.teacher_ = teacher.estimator
         if self.uses_features and final_stager(self.teacher_) is None:
             self.teacher_ = teacher.fit(self.memory)

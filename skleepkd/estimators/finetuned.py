@@ -114,8 +114,8 @@ class FineTunedSleepStager(SleepStager):
         if go_on:
             return None
         source = pair.source_epochs if pair.has_source else None
-        held_out = tuple(self.held_out_.tolist())
-        stager = TeacherInFold(self.pretrained, source, y, held_out, seed, self.checkpoint)
+        about = (source, y, self.held_out_, seed)
+        stager = TeacherInFold(self.pretrained, *about, self.checkpoint)
         self.pretrained_ = stager.estimator
         return stager
 
