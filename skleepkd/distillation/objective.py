@@ -2,7 +2,6 @@
 
 import copy
 from inspect import signature
-from typing import NamedTuple
 
 from torch import nn
 
@@ -11,25 +10,14 @@ from skleepkd.distillation.output_losses import OUTPUT_LOSSES, check_temperature
 from skleepkd.distillation.schedules import shares, value_at
 
 
-class Weights(NamedTuple):
-    """Weights and temperature of the terms in a pass; the temperature None: the losses' own."""
-
-    alpha: float
-    feature_weight: float
-    temperature: float | None
-
-
 def weights_at(student, share):
-    """Return a student's weights when a share of the training is done."""
+    """Return alpha, feature weight and temperature when a share of the training is done."""
     temperature = student.temperature
     if temperature is not None:
         temperature = temperature(share) if callable(temperature) else temperature
         check_temperature(temperature)
-    return Weights(
-        value_at("alpha", student.alpha, share, highest=1.0),
-        value_at("feature_weight", student.feature_weight, share),
-        temperature,
-    )
+    alpha = value_at("alpha", student.alpha, share, highest=1.0)
+    return alpha, value_at("feature_weight", student.feature_weight, share), temperature
 
 
 def feature_loss_of(student):

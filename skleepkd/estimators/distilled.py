@@ -490,8 +490,8 @@ class DistilledSleepStager(SleepStager):
         self.terms_ = {}
         before, passes = self.span_
         self.share_ = (len(self.history) - 1 - before) / passes
-        self.weights_ = weights_at(self, self.share_)
-        set_temperature(self, self.weights_.temperature)
+        *self.weights_, temperature = weights_at(self, self.share_)
+        set_temperature(self, temperature)
 
     def on_epoch_end(self, net, **kwargs):
         """Record the means of the loss's terms, as ``train_<term>`` and ``valid_<term>``."""
@@ -525,7 +525,7 @@ class DistilledSleepStager(SleepStager):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Return cross-entropy and the teacher's terms, weighted."""
         logits, features = y_pred if isinstance(y_pred, tuple) else (y_pred, [])
-        stages, (alpha, feature_weight, _) = self.step_.stages, self.weights_
+        stages, (alpha, feature_weight) = self.step_.stages, self.weights_
         share = alpha if TEACHER_OUTPUT in X else 0.0
         codes, terms = y_true.to(self.device), {}
         if stages:

@@ -116,11 +116,6 @@ def test_axes_that_the_teacher_lacks_are_averaged():
     torch.testing.assert_close(projection(features), expected)
 
 
-def test_moments_cannot_be_invented():
-    with pytest.raises(ValueError, match=r"\(3,\) have fewer axes.*\(4, 10\)"):
-        Projection((3,), (4, 10))
-
-
 @pytest.mark.parametrize(
     ("own", "taught", "axis"),
     [((6, 3), (6, 5), -1), ((4, 3, 9), (5, 6, 2), 0), ((8, 7, 3), (2, 5), -1)],
