@@ -27,6 +27,7 @@ from skleepkd import (
 )
 from skleepkd.datasets.loading import Night, load_nights
 from skleepkd.distillation import teacher as teachers
+from skleepkd.hypnogram import Hypnogram
 from skleepkd.model_selection import cross_validate
 from tests.files import in_a_fork
 from tests.tiny import TinyNetwork, make_pair
@@ -50,7 +51,7 @@ def content(folder):
 # ---------------------------------------------------------------- a full disk
 
 #: What writes, and what it writes; each keeps what was there before.
-WRITERS = ("save", "pair", "checkpoint", "cache")
+WRITERS = ("save", "pair", "checkpoint", "events", "cache")
 
 
 def write(what, folder, seed):
@@ -62,6 +63,8 @@ def write(what, folder, seed):
         X.to_memmap(folder)
     elif what == "checkpoint":
         tiny(checkpoint=folder, max_epochs=2).fit(X, y)
+    elif what == "events":
+        Hypnogram.from_stages(y).to_events(folder / "night_events.tsv")
     else:
         cohort(folder, seed)
 
@@ -103,7 +106,7 @@ def test_files_that_cannot_grow_leave_what_was_there(tmp_path):
         folder.mkdir()
         write(what, folder, seed=0)
     before = content(tmp_path)
-    assert len(before) >= 1 + 4 + 1 + 2
+    assert len(before) >= 1 + 4 + 1 + 2 + 2
     errors = in_a_fork(functools.partial(errors_of, folders), most=1500)
     assert list(errors) == list(WRITERS)
     for number, message in errors.values():

@@ -818,22 +818,16 @@ def utime_file(path, utime_bytes):
     return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("os.system", "Module", "Sequential", "EEGModuleMixin", "__builtins__", "nn", ""),
-        *("tests.tiny.TinyNetwork", "skleepkd.networks.UTime", 3, None, ["UTime"], "REVE"),
-    ],
-)
-def test_networks_are_found_among_ours_and_braindecodes(utime_file, name):
-    for module in (name, {"named": name}):
-        rewrite(utime_file, {"module": module})
-        refused(utime_file)
+FOREIGN = ("os.system", "Module", "Sequential", "EEGModuleMixin", "__builtins__", "nn", "")
+FOREIGN += ("tests.tiny.TinyNetwork", "skleepkd.networks.UTime", 3, None, ["UTime"], "REVE")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        # Networks are found among ours and braindecode's.
+        *(("module", name) for name in FOREIGN),
+        *(("module", {"named": name}) for name in FOREIGN),
         ("checkpoint", "/tmp/elsewhere"),
         ("unheard", 1),
         ("unheard__of", 1),

@@ -152,9 +152,6 @@ def test_channels_in_no_voltage_may_stand_still():
     raw = recording_of(C3=EEG, SpO2=("misc", 0.0))
     with pytest.warns(UserWarning, match="SpO2: it is flat in all of 8"):
         RecordingStager(stager_of("C3", "SpO2")).stage(raw)
-    raw = recording_of(C3=EEG, C4=FLAT)
-    with raises("No signal in C4"):
-        RecordingStager(stager_of("C3", "C4")).stage(raw)
 
 
 @pytest.mark.parametrize(("factor", "told"), [(4, 0), (6, 1), (0.25, 0), (0.15, 1)])

@@ -296,13 +296,6 @@ def test_a_spectrogram_keeps_its_trailing_axis():
     assert X[[3, 1]]["target"].shape == (2, 1, 29, 2)
 
 
-def test_the_constructor_neither_scales_nor_copies():
-    volts = np.full((3, 1, 4), 1e-5)
-    X = PairedEpochs(volts)
-    assert X["target"].dtype == np.float64
-    assert np.shares_memory(X["target"], volts)
-
-
 # ---------------------------------------------------------------- joining
 
 

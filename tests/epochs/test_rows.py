@@ -316,12 +316,6 @@ def test_a_pair_that_knows_nothing(tmp_path):
     assert files(tmp_path) == ["pair.json", "rows", "target"]
 
 
-def test_an_empty_pair(X, tmp_path):
-    mapped = X[:0].to_memmap(tmp_path)
-    assert mapped.shape == (0, 2, 60)
-    assert same(PairedEpochs.concatenate([mapped, X, mapped]), X)
-
-
 def test_nights_are_written_one_by_one(X, tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "BLOCK_BYTES", 5 * 2 * 60 * 4)
     nights = [X[X.recording == name] for name in np.unique(X.recording)[::-1]]

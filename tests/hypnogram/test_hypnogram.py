@@ -244,21 +244,6 @@ def test_files_that_cannot_be_written_are_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_leaves_the_table_of_before(tmp_path, monkeypatch):
-    path = tmp_path / "night_events.tsv"
-    night_of(NIGHT).to_events(path)
-    before = path.read_bytes()
-
-    def full(number):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left on device.*night_events"):
-        night_of(["W"]).to_events(path)
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 # ---------------------------------------------------------------- YASA
 
 
