@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skleepkd.edf import DATES_AGREE, seconds_by_dates, seconds_left_out
+from skleepkd.edf import DATES_AGREE, seconds_by_dates
 from skleepkd.epochs.builders import check_kinds
 from skleepkd.epochs.channels import pick_channels
 from skleepkd.lags import (
@@ -161,7 +161,7 @@ def estimate_clock(
     """
     raws = {"source": source_raw, "target": target_raw}
     check_kinds(raws)
-    lead = {name: raw.first_time + seconds_left_out(raw) for name, raw in raws.items()}
+    by_dates = seconds_by_dates(raws)
     band = choose_band(l_freq, h_freq, min(raw.info["sfreq"] for raw in raws.values()))
     white = {}
     for (name, raw), wanted in zip(raws.items(), (source, target), strict=True):
@@ -195,7 +195,6 @@ def estimate_clock(
         )
     start, slope = found.line
     offset, drift = float(start), float(1 / (1 + slope) - 1)
-    by_dates = seconds_by_dates(raws, lead)
     if by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
         warn(
             f"By the recordings' dates the target began {by_dates:+.10g} s after the source, "

@@ -153,16 +153,19 @@ def seconds_late(raw):
     return late
 
 
-def seconds_by_dates(raws, lead):
-    """Seconds from the source's first sample to the target's by their dates, None without.
+def began_at(raw):
+    """When a Raw's first sample was recorded, by its date; None where it has none."""
+    seconds = raw.first_time + seconds_left_out(raw) + seconds_late(raw)
+    date = raw.info["meas_date"]
+    return date and date + timedelta(seconds=seconds)
 
-    ``lead`` has the seconds from each file's beginning to its Raw's first sample.
-    """
-    began = {name: lead[name] + seconds_late(raw) for name, raw in raws.items()}
-    dates = [raws[name].info["meas_date"] for name in ("target", "source")]
-    if None in dates:
+
+def seconds_by_dates(raws):
+    """Seconds from the source's first sample to the target's by their dates, None without."""
+    began = {name: began_at(raw) for name, raw in raws.items()}
+    if None in began.values():
         return None
-    return (dates[0] - dates[1]).total_seconds() + began["target"] - began["source"]
+    return (began["target"] - began["source"]).total_seconds()
 
 
 def interruptions(path):

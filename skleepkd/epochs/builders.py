@@ -261,11 +261,7 @@ def from_raws(
     raws = {"target": target_raw, "source": source_raw}
     annotations = as_annotations(annotations)
     check_kinds(raws, annotations)
-    # Seconds from the moment that annotations count from to its first sample.
-    lead = {
-        modality: raw.first_time + seconds_left_out(raw) for modality, raw in raws.items()
-    }
-    by_dates = seconds_by_dates(raws, lead)
+    by_dates = seconds_by_dates(raws)
     if clock is not None:
         offset, drift = _of_clock(clock, offset, drift, by_dates)
     elif by_dates is not None and abs(by_dates - offset) > DATES_AGREE:
@@ -283,7 +279,7 @@ def from_raws(
         onset = epoch * np.arange(most + 1)  # what is not covered is left out below
     else:
         check_texts(annotations, epoch=epoch)
-        _check_clock(annotations, source_raw, lead["source"])
+        _check_clock(annotations, source_raw)
         pieces = scored_pieces(annotations)
         _warn_of_outside(pieces, source_raw, epoch)
         onset = scored_onsets(pieces, epoch)
@@ -383,8 +379,9 @@ def _warn_of_outside(pieces, raw, epoch):
         )
 
 
-def _check_clock(annotations, raw, lead):
+def _check_clock(annotations, raw):
     """Refuse annotations that count from another moment than a recording's first sample."""
+    lead = raw.first_time + seconds_left_out(raw)  # from the beginning of the file
     if None not in (annotations.orig_time, raw.info["meas_date"]):
         # MNE's annotations of a cropped recording count from before the crop.
         ahead = (annotations.orig_time - raw.info["meas_date"]).total_seconds() - lead

@@ -1,6 +1,6 @@
 """One recording staged: what stands in a file, or a Raw, becomes a hypnogram."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +136,7 @@ class RecordingStager(BaseEstimator):
         wanted = [wanted] if isinstance(wanted, str) else wanted
         with mne.use_log_level("warning"):
             raw = _read(raw)
-            began_late = raw.first_time + edf.seconds_left_out(raw) + edf.seconds_late(raw)
-            began = raw.info["meas_date"] and raw.info["meas_date"] + timedelta(
-                seconds=began_late
-            )
+            began = edf.began_at(raw)
             prepared = self._prepare(raw, wanted, on_missing == "zeros")
             names = self._names(prepared, wanted, network)
             missing = _check_channels(prepared, names, known, network, on_missing)
