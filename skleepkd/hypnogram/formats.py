@@ -2,7 +2,8 @@
 
 import csv
 import re
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -10,12 +11,9 @@ import numpy as np
 import pandas as pd
 
 from skleepkd import edf
-from skleepkd.hypnogram.names import is_number
+from skleepkd.hypnogram.names import DEEP_IS_4, is_number
 from skleepkd.stages import BORDER, MISSING, stage_of_text
 from skleepkd.warn import warn
-
-#: Codes of Rechtschaffen and Kales.
-_DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
 
 #: Columns of tables that hold stages, the likelier first; of these, others than stages too.
 _STAGES = ["trial_type", "stage", "staging", "stages", "sleep_stage", "description"]
@@ -30,29 +28,34 @@ _TIME = re.compile(
 )
 
 
+@dataclass
 class Scoring:
-    """What a file says: texts, when they begin and how long they last, in seconds.
+    """What a file says: texts, when they begin and how long they last, in seconds."""
 
-    ``start`` counts from the file's own beginning, when its clock shows ``began``: a list of the
-    datetimes that may be meant, or seconds since midnight where no date is told, or None. ``durations`` are
-    None where there is one text for each epoch. ``events``: whether others than stages may
-    be among the texts. ``codes``: what this format's codes mean.
-    """
-
-    def __init__(
-        self, texts, start=None, durations=None, *, began=None, codes=None, events=False
-    ):
-        self.texts = [str(text).strip() for text in texts]
-        self.start = None if start is None else np.asarray(start, dtype=float)
-        self.durations = None if durations is None else np.asarray(durations, dtype=float)
-        self.began = began
-        self.codes = codes or {}
-        self.events = events
-        self.is_table, self.lights_off = False, None
+    texts: list
+    #: From the file's own beginning; None where one text follows another.
+    start: np.ndarray = None
+    #: One for all, or of each; None where a text is an epoch, of a length that is not told.
+    durations: np.ndarray = None
+    #: What the clock shows at the file's beginning: datetimes that may be meant, or a time.
+    began: list | time = None
+    #: What the codes of this format mean.
+    codes: dict = field(default_factory=dict)
+    #: Whether others than stages may be among the texts.
+    events: bool = False
+    is_table: bool = False
+    lights_off: float = None
 
 
 def read_scoring(path, scorer):
     """Read a file of any kind, by what is in it."""
+    scoring = _read(path, scorer)
+    if scorer is not None and not scoring.is_table:
+        raise ValueError(f"it is no table with a column for scorer={scorer!r}")
+    return scoring
+
+
+def _read(path, scorer):
     content = path.read_bytes()
     if content[:8] in (b"0       ", b"\xffBIOSEMI"):
         return _read_edf(path)
@@ -71,12 +74,12 @@ def read_scoring(path, scorer):
     if first.startswith("time_base"):
         return _read_elan(filled)
     marked = [line for line in filled if line.lstrip()[0] not in "*#%"]
+    if _is_ends(marked):
+        return _read_ends(filled, marked)
     delimiter = next((mark for mark in "\t;," if marked and mark in marked[0]), None)
-    if delimiter and not _is_ends(marked):
-        scoring = _read_table(path, marked, delimiter, scorer)
-        scoring.is_table = True
-        return scoring
-    return _read_ends(filled) if _is_ends(marked) else _read_lines(path, lines)
+    if delimiter:
+        return _read_table(path, marked, delimiter, scorer)
+    return _read_lines(path, lines)
 
 
 def _decoded(content):
@@ -111,13 +114,10 @@ def _read_edf(path):
 def _read_xml(text):
     # The declaration names the encoding of bytes, which are decoded.
     root = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
-    codes = _DEEP_IS_4 | {6: "?", 9: "?"}
+    codes = DEEP_IS_4 | {6: "?", 9: "?"}
     if None not in (root.find("SleepStages"), root.find("EpochLength")):  # Profusion
         texts = [stage.text for stage in root.find("SleepStages").iter("SleepStage")]
-        epoch = float(root.findtext("EpochLength"))
-        return Scoring(
-            texts, epoch * np.arange(len(texts)), np.full(len(texts), epoch), codes=codes
-        )
+        return Scoring(texts, durations=float(root.findtext("EpochLength")), codes=codes)
     if root.tag != "PSGAnnotation":
         raise ValueError(
             f"it is XML with the root {root.tag}, neither PSGAnnotation (NSRR) nor "
@@ -140,26 +140,25 @@ def _read_remlogic(lines):
     header = next((n for n, line in enumerate(lines) if "[hh:mm:ss" in line), None)
     if header is None:
         raise ValueError("this RemLogic export has no line with the column Time [hh:mm:ss]")
-    columns = lines[header].split("\t")
-    at = next(n for n, name in enumerate(columns) if "[hh:mm:ss" in name)
-    # In other languages the columns have other names, and the same events.
-    rows = [line.split("\t") for line in lines[header + 1 :]]
-    kinds = [[cell.strip().upper().startswith("SLEEP-") for cell in row] for row in rows]
-    stages = [
-        (row, kind.index(True)) for row, kind in zip(rows, kinds, strict=True) if any(kind)
-    ]
-    if not stages:
+    at = next(n for n, c in enumerate(lines[header].split("\t")) if "[hh:mm:ss" in c)
+    times, texts, durations = [], [], []
+    for cells in (line.split("\t") for line in lines[header + 1 :]):
+        # In other languages the columns have other names, and the same events.
+        found = [n for n, c in enumerate(cells) if c.strip().upper().startswith("SLEEP-")]
+        if not found:
+            continue
+        if len(cells) < found[0] + 2:
+            raise ValueError(f"the line {cells} has no duration: is the file cut short?")
+        times.append(cells[at])
+        texts.append(cells[found[0]].strip()[len("SLEEP-") :])
+        durations.append(_decimal(cells[found[0] + 1]))
+    if not texts:
         raise ValueError("this RemLogic export has no events SLEEP-...: export them too")
-    short = next((row for row, event in stages if len(row) < event + 2), None)
-    if short:
-        raise ValueError(f"the line {short} has no duration: is the file cut short?")
     # Not the date of birth, which a header may have too.
     dates = [line.rsplit("\t", 1) for line in lines[:header] if _DATE.fullmatch(line)]
     dates = [(name, date) for name, date in dates if not _BIRTH.search(name)]
     recorded = [date for name, date in dates if "rec" in name.lower() or len(dates) == 1]
-    start, began = _on_clock([row[at] for row, _ in stages], next(iter(recorded), ""))
-    texts = [row[event].strip()[len("SLEEP-") :] for row, event in stages]
-    durations = [float(row[event + 1].replace(",", ".")) for row, event in stages]
+    start, began = _on_clock(times, next(iter(recorded), ""))
     return Scoring(texts, start, durations, began=began)
 
 
@@ -175,8 +174,7 @@ def _read_domino(lines):
     if not rows or len(rows[-1]) < 2:
         raise ValueError(f"its last line is {lines[-1]!r}: is the file cut short?")
     start, began = _on_clock([row[0] for row in rows], about.get("Start Time", ""))
-    durations = np.full(len(rows), float(rate[:-2].replace(",", ".")))
-    return Scoring([row[1] for row in rows], start, durations, began=began)
+    return Scoring([row[1] for row in rows], start, _decimal(rate[:-2]), began=began)
 
 
 def _read_elan(lines):
@@ -187,27 +185,26 @@ def _read_elan(lines):
             f"{about.get('epoch_nb')} epochs are promised and {len(stages)} there: is the file "
             "cut short?"
         )
-    step = float(about["time_base"])
-    return Scoring(
-        stages, step * np.arange(len(stages)), np.full(len(stages), step), codes=_DEEP_IS_4
-    )
+    return Scoring(stages, durations=float(about["time_base"]), codes=DEEP_IS_4)
+
+
+def _decimal(text):
+    return float(text.replace(",", "."))
 
 
 def _on_clock(times, date):
     """Seconds from the first of clock times on, and what ``Scoring.began`` is."""
     clocks = [_TIME.fullmatch(text.strip()) for text in times]
-    if not all(clocks) or not clocks:
-        wrong = next(
-            (text for text, clock in zip(times, clocks, strict=True) if not clock), ""
-        )
+    if None in clocks:
+        wrong = times[clocks.index(None)]
         raise ValueError(
             f"{wrong!r} is no time of the day such as 22:30:00: is the file cut short?"
         )
     seconds = np.array([_seconds(clock) for clock in clocks])
     back = np.diff(seconds, prepend=seconds[0])
-    if ((back < 0) & (back > -43200)).any():
-        late = times[np.flatnonzero((back < 0) & (back > -43200))[0]]
-        raise ValueError(f"the times are not in order, first at {late}")
+    late = np.flatnonzero((back < 0) & (back > -43200))
+    if len(late):
+        raise ValueError(f"the times are not in order, first at {times[late[0]]}")
     start = seconds + 86400 * np.cumsum(back < 0)
     told = _TIME.fullmatch(date.strip())
     first, dated = float(seconds[0]), clocks[0]["date"]
@@ -217,14 +214,14 @@ def _on_clock(times, date):
     if first < 43200 and not (told or dated):  # the date may be that of the evening before
         days += [day + timedelta(days=1) for day in days]
     began = [day + timedelta(seconds=first) for day in days]
-    return start - start[0], began or float(seconds[0])
+    return start - start[0], began or (datetime.min + timedelta(seconds=seconds[0])).time()
 
 
 def _seconds(clock):
     """Seconds since midnight, also of the twelve hours before or after noon."""
     hours, half = int(clock["h"]), (clock["half"] or "").lower()
     hours = hours % 12 + 12 * (half == "p") if half else hours
-    return 3600.0 * hours + 60 * int(clock["m"]) + float(clock["s"].replace(",", "."))
+    return 3600.0 * hours + 60 * int(clock["m"]) + _decimal(clock["s"])
 
 
 def _days(text):
@@ -265,27 +262,24 @@ def _read_table(path, lines, delimiter, scorer):
     table = pd.DataFrame(rows[1:], columns=columns)
     column = _stage_column(columns, scorer)
     texts = ["?" if text.strip() in ("", *MISSING) else text for text in table[column]]
-    codes = _sidecar(path, column)
-    if "onset" not in columns:
-        _refuse_times(table.drop(columns=["time", column], errors="ignore"))
-        if "time" in columns:
-            start, began = _on_clock(table["time"], "")
-            step = np.median(np.diff(start)) if len(start) > 1 else 30
-            if (np.abs(np.diff(start) - step) > BORDER).any():
-                raise ValueError(
-                    f"its times are not each {step:g} s apart. How long stages last, say by "
-                    "columns onset and duration, in seconds"
-                )
-            return Scoring(
-                texts, start, np.full(len(start), step), began=began, codes=codes
+    scoring = Scoring(texts, codes=_sidecar(path, column), is_table=True)
+    if "onset" in columns:
+        scoring.start = _numbers(table["onset"])
+        scoring.durations = _numbers(table["duration"]) if "duration" in columns else 0.0
+        scoring.events = column in _EVENTS
+        if texts and scoring.start[0] == 0:
+            scoring.lights_off = _lights_off(path)
+        return scoring
+    _refuse_times(table.drop(columns=["time", column], errors="ignore"))
+    if "time" in columns and texts:
+        scoring.start, scoring.began = _on_clock(table["time"], "")
+        steps = np.diff(scoring.start)
+        scoring.durations = np.median(steps) if len(steps) else 30.0
+        if (np.abs(steps - scoring.durations) > BORDER).any():
+            raise ValueError(
+                f"its times are not each {scoring.durations:g} s apart. How long stages last, say "
+                "by columns onset and duration, in seconds"
             )
-        return Scoring(texts, codes=codes)
-    onset = _numbers(table, "onset")
-    durations = (
-        _numbers(table, "duration") if "duration" in columns else np.zeros(len(onset))
-    )
-    scoring = Scoring(texts, onset, durations, codes=codes, events=column in _EVENTS)
-    scoring.lights_off = _lights_off(path) if len(onset) and onset[0] == 0 else None
     return scoring
 
 
@@ -303,25 +297,21 @@ def _refuse_times(others):
             )
 
 
-def _numbers(table, column):
-    return pd.to_numeric(table[column].replace(["", *MISSING], np.nan)).to_numpy(float)
+def _numbers(cells):
+    return pd.to_numeric(cells.replace(["", *MISSING], np.nan)).to_numpy(float)
 
 
 def _stage_column(columns, scorer):
     """Find the column of stages; that of one of several scorers must be named."""
+    wanted = _STAGES
     if scorer is not None:
-        found = [
-            name for name in columns if name in (scorer.lower(), f"stage_{scorer}".lower())
-        ]
-    else:
-        found = [name for name in _STAGES if name in columns]
+        wanted = scorer.lower(), f"stage_{scorer}".lower()
+    found = [name for name in wanted if name in columns]
     if not found:
         by = [name.removeprefix("stage_") for name in columns if name.startswith("stage_")]
-        wanted = (
-            f" Name one of the scorers: scorer={by[0]!r}." if by else " Name it: scorer=."
-        )
+        cure = f"one of the scorers: scorer={by[0]!r}" if by else "it: scorer="
         raise ValueError(
-            f"which of the columns {columns} holds the stages is not known.{wanted}"
+            f"which of the columns {columns} holds the stages is not known. Name {cure}"
         )
     return found[0]
 
@@ -369,8 +359,7 @@ def _read_lines(path, lines):
     described = {row[0]: float(row[1]) for row in rows}
     step = described.pop("time")
     codes = {int(code): word for word, code in described.items()}
-    n = len(stages)
-    return Scoring(stages, step * np.arange(n), np.full(n, step), codes=codes)
+    return Scoring(stages, durations=step, codes=codes)
 
 
 def _is_ends(lines):
@@ -382,14 +371,11 @@ def _is_ends(lines):
     return bool(cells) and grows and not any(is_number(row[0]) for row in cells)
 
 
-def _read_ends(lines):
-    head = dict(
-        line[1:].split(maxsplit=1)
-        for line in lines
-        if line[0] == "*" and len(line.split()) > 1
-    )
-    rows = [line.split() for line in lines if line[0] not in "*#%"]
-    ends = np.array([float(row[1]) for row in rows])
+def _read_ends(lines, stages):
+    marks = [line[1:].split(maxsplit=1) for line in lines if line[0] == "*"]
+    head = dict(mark for mark in marks if len(mark) == 2)
+    texts, ends = zip(*(line.split() for line in stages), strict=True)
+    ends = np.array(ends, dtype=float)
     if ends[0] == 0:
         raise ValueError(
             "its first number is 0, so that numbers are no ends of stages, as Visbrain's are. Put "
@@ -405,6 +391,4 @@ def _read_ends(lines):
         raise ValueError(
             f"{promised:g} s are promised and {ends[-1]:g} s are there: is the file cut short?"
         )
-    return Scoring(
-        [row[0] for row in rows], np.append(0, ends[:-1]), np.diff(ends, prepend=0.0)
-    )
+    return Scoring(texts, np.append(0, ends[:-1]), np.diff(ends, prepend=0.0))

@@ -26,11 +26,8 @@ WORDS = {
     UNSCORED_NAME: ("?", "UNS", "unscored"),
 }
 
-#: Of each coarser scheme what its stages are called, and where finer stages go.
-_COARSE = {
-    "wldr": {"WAKE": "W", "LIGHT": "L", "DEEP": "D", "REM": "R"},
-    "wnr": {"WAKE": "W", "NREM": "N", "REM": "R"},
-}
+#: Words for the stages of coarser schemes, and where finer stages go in them.
+_COARSE = {"l": "L", "light": "L", "d": "D", "deep": "D", "n": "N", "nrem": "N"}
 _MERGED = {
     "wldr": {"N1": "L", "N2": "L", "N3": "D", "REM": "R"},
     "wnr": {"N1": "N", "N2": "N", "N3": "N", "L": "N", "D": "N", "REM": "R"},
@@ -39,19 +36,13 @@ _MERGED = {
 #: What scorings say of epochs without a stage, in lower case. In lists of events these may
 #: be events, and are no stages.
 _NO_STAGE = {
-    "a",
-    "art",
-    "artefact",
-    "artifact",
-    "artefakt",
-    "movement",
-    "bewegung",
-    "mt",
-    "m",
+    *("a", "art", "artefact", "artifact", "artefakt", "movement", "bewegung", "mt", "m"),
+    *("uns", "unknown", "unsure", "undefined", "not scored", "notscored", "-"),
+    *("lights on", "lights off", "", *(text.lower() for text in MISSING)),
 }
-_NO_STAGE |= {"uns", "unknown", "unsure", "undefined", "not scored", "notscored", "-"}
-_NO_STAGE |= {"lights on", "lights off", "", *(text.lower() for text in MISSING)}
 
+#: Codes of Rechtschaffen and Kales.
+DEEP_IS_4 = {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
 _AASM = (*SCHEMES["aasm"], UNSCORED_NAME)  # the last is that of -1
 
 
@@ -92,6 +83,12 @@ def common_scheme(*classes):
     ]
 
 
+def _name_of(word):
+    """Name the stage that a word means, None where it means none; R is REM in every scheme."""
+    code = stage_of_text(word)
+    return _COARSE.get(shortened(word)) if code is None else _AASM[code]
+
+
 def read_names(stages):
     """Return the scheme of scored stages and their names in it, "?" where unscored."""
     if stages.ndim != 1:
@@ -99,23 +96,20 @@ def read_names(stages):
             f"stages has the shape {stages.shape}; one for each epoch is expected."
         )
     if stages.dtype.kind in "iu":
-        given, place = np.unique(stages, return_inverse=True)
-        schemes = {"aasm": {code: _AASM[code] for code in range(UNSCORED, 5)}}
+        names = {code: _AASM[code] for code in range(UNSCORED, 5)}
     else:
-        given, place = np.unique(stages.astype(str), return_inverse=True)
-        codes = {
-            text: stage_of_text(text) for text in given.tolist() if not text.isdecimal()
-        }
-        codes["-1"] = UNSCORED
-        known = {text: _AASM[code] for text, code in codes.items() if code is not None}
-        unscored = {text: name for text, name in known.items() if name == UNSCORED_NAME}
-        schemes = {"aasm": known}
-        for scheme, names in _COARSE.items():
-            schemes[scheme] = names | {name: name for name in SCHEMES[scheme]} | unscored
-    for scheme, names in schemes.items():
-        if set(given.tolist()) <= set(names):
-            return scheme, np.array([names[name] for name in given.tolist()], str)[place]
-    unknown = [name for name in given.tolist() if name not in schemes["aasm"]]
+        stages = stages.astype(str)
+        # A 4 may be deep sleep or REM.
+        texts = {text for text in stages.tolist() if not text.isdecimal()}
+        names = {text: _name_of(text) for text in texts} | {"-1": UNSCORED_NAME}
+    given, place = np.unique(stages, return_inverse=True)
+    found = [names.get(stage) for stage in given.tolist()]
+    for scheme, own in SCHEMES.items():
+        known = {"REM" if name == "R" else name: name for name in (*own, UNSCORED_NAME)}
+        if set(found) <= set(known):
+            return scheme, np.array([known[name] for name in found], str)[place]
+    pairs = zip(given.tolist(), found, strict=True)
+    unknown = [stage for stage, name in pairs if name not in _AASM]
     raise ValueError(
         f"Unknown stages {unknown}. Known are W, N1, N2, N3, REM and ?, the whole schemes "
         f"{SCHEMES['wldr']} and {SCHEMES['wnr']}, and whole numbers 0 to 4, -1 where unscored."
@@ -136,27 +130,30 @@ def _key(text):
     return str(int(float(text))) if is_number(text) else text
 
 
-def _stage(word):
+def _chosen(word):
     """Read what ``codes`` say, a word or a code of the package."""
     if isinstance(word, int | np.integer) and word in range(UNSCORED, 5):
         return _AASM[word]
-    code = stage_of_text(word)
-    if code is None and str(word).casefold() in _NO_STAGE:
-        return UNSCORED_NAME
-    if code is None and str(word).upper() in WORDS:
-        return str(word).upper()
-    if code is None or is_number(str(word)):
+    name = UNSCORED_NAME if _key(word) in _NO_STAGE else _name_of(word)
+    if name is None or is_number(str(word)):
         raise ValueError(
             f"codes name stages W, N1, N2, N3, REM, ? (or L, D, N, R); given {word!r}. What a "
             "file's own description says wrongly, codes= replaces."
         )
-    return _AASM[code]
+    return name
 
 
-def _doubts(digits, order, kales):
+def _doubts(digits, order, kales, words):
     """Say how codes could be meant otherwise, with what to write in either case."""
     present, asleep = set(order), [code for code in order if code > 0]
     within = " ".join(map(str, order)).strip("5 ")
+    if words & set(range(5)):
+        if 4 in digits and 4 not in words:
+            yield (
+                "4 is read as deep sleep, and none is REM. If 4 is REM: codes={4: 'REM'}; if it is "
+                "deep sleep: codes={4: 'N3'}"
+            )
+        return
     if 5 in digits and (asleep[0] == 5 or (4 in digits and "5" not in within)):
         yield (
             "5 is read as REM and 4 as deep sleep, but sleep begins with 5, or it is at the ends "
@@ -193,39 +190,21 @@ def stages_of_texts(texts, codes, where, *, events=False):
     order = [int(keys[text]) for text in texts if is_number(keys[text])]
     digits = {code for code in order if str(code) not in chosen}
     words = {stage_of_text(key) for key in keys.values() if not is_number(key)}
-    named = bool(words & set(range(5)))
     five = chosen.get("5", "")
     kales = 5 in digits or five == 4 or stage_of_text(five) == 4  # 4 is REM's code
-    numbers = dict.fromkeys((-2, -1), UNSCORED_NAME)
-    if named:
-        numbers |= {1: "N1", 2: "N2", 3: "N3", 4: "N3"}
-    elif kales:
-        numbers |= {0: "W", 1: "N1", 2: "N2", 3: "N3", 4: "N3", 5: "REM"}
-    else:
-        numbers |= dict(enumerate(SCHEMES["aasm"]))
-    doubts = [] if named else _doubts(digits, order, kales)
-    if named and 4 in digits and 4 not in words:
-        doubts = [
-            "4 is read as deep sleep, and none is REM. If 4 is REM: codes={4: 'REM'}; if it is "
-            "deep sleep: codes={4: 'N3'}"
-        ]
-    for doubt in doubts:
+    numbers = DEEP_IS_4 if kales else dict(enumerate(SCHEMES["aasm"]))
+    if words & set(range(5)):  # among letters, digits are sleep
+        numbers = {code: DEEP_IS_4[code] for code in range(1, 5)}
+    for doubt in _doubts(digits, order, kales, words):
         warn(f"{where}: among the codes {sorted(digits)} {doubt}.")
     found = {}
     for text, key in keys.items():
-        code = stage_of_text(key)
         if key in chosen:
-            found[text] = _stage(chosen[key])
+            found[text] = _chosen(chosen[key])
         elif is_number(key):
-            found[text] = numbers.get(int(key))
-        elif code is not None:
-            found[text] = _AASM[code]
+            found[text] = UNSCORED_NAME if int(key) in (-2, -1) else numbers.get(int(key))
         elif key in _NO_STAGE:
             found[text] = None if events else UNSCORED_NAME
         else:
-            word = shortened(key).upper()  # "Sleep stage L", as to_annotations has it
-            coarse = (names.get(word) for names in _COARSE.values())
-            found[text] = next(
-                filter(None, coarse), word if word in {"L", "D", "N"} else None
-            )
+            found[text] = _name_of(key)
     return found

@@ -1,6 +1,6 @@
 """From a file of a scoring to a hypnogram."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,6 @@ from skleepkd.stages import (
 from skleepkd.warn import warn
 
 _DAY = 86400
-
-#: AASM stages that stand for those of a coarser scheme while epochs are cut.
-_IN_PLACE = {
-    "aasm": SCHEMES["aasm"],
-    "wldr": ("W", "N1", "N3", "REM"),
-    "wnr": ("W", "N2", "REM"),
-}
 
 
 def read_hypnogram(
@@ -101,158 +94,147 @@ def read_hypnogram(
     path = Path(path)
     if epoch is not None and not 0 < epoch < np.inf:
         raise ValueError(f"epoch is the length of an epoch in seconds; given {epoch!r}.")
+    meas_date = as_utc(meas_date)
     try:
         scoring = read_scoring(path, scorer)
+        return _night(scoring, path, codes or {}, epoch, start, meas_date)
     except OSError:
         raise
     except Exception as error:  # parsers of damaged files raise anything
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         reason = f"{kind}{error}".rstrip(".")
         raise ValueError(f"{path} cannot be read as a scoring: {reason}.") from error
-    if not len(scoring.texts):
-        raise ValueError(f"{path} holds no stages.")
-    if scorer is not None and not scoring.is_table:
-        raise ValueError(f"{path} is no table with a column for scorer={scorer!r}.")
-    begin, length = _times(scoring, path, epoch, start)
-    texts = np.array(scoring.texts)
-    found = stages_of_texts(
-        scoring.texts, [scoring.codes, codes or {}], path, events=scoring.events
+
+
+def _night(scoring, path, codes, epoch, start, meas_date):
+    """Make a hypnogram of what a file says."""
+    texts = [str(text).strip() for text in scoring.texts]
+    if not texts:
+        raise ValueError("it holds no stages")
+    begin, length = _times(scoring, epoch)
+    if start is None and scoring.lights_off:
+        raise ValueError(
+            f"it counts from 0, and a file beside it has Lights Off at {scoring.lights_off:g} s. "
+            f"If it counts from there: start={scoring.lights_off:g}; if from the recording's "
+            "first sample: start=0"
+        )
+    found = stages_of_texts(texts, [scoring.codes, codes], path, events=scoring.events)
+    known = np.array(
+        [
+            # What marks a moment, and is no stage, scores nothing.
+            found[text] is not None and (seconds > 0 or found[text] != UNSCORED_NAME)
+            for text, seconds in zip(texts, length, strict=True)
+        ]
     )
-    known = np.array([found[text] is not None for text in scoring.texts])
-    # What marks a moment, and is no stage, scores nothing.
-    known &= (length > 0) | np.array(
-        [found[text] != UNSCORED_NAME for text in scoring.texts]
-    )
+    unknown = [text for text in found if found[text] is None]
     if scoring.events:
         unknown = _unread(texts, begin, length, known, epoch or EPOCH_SECONDS)
-    else:
-        unknown = [text for text in found if found[text] is None]
     if unknown:
         listed = ", ".join(f"{text!r}: ..." for text in unknown[:12])
         raise ValueError(
-            f"{path}: unknown stages {unknown[:12]}. Say which they are (W, N1, N2, N3, REM, or "
-            f"? where unscored): codes={{{listed}}}."
+            f"unknown stages {unknown[:12]}. Say which they are (W, N1, N2, N3, REM, or ? where "
+            f"unscored): codes={{{listed}}}"
         )
     if not known.any():
-        raise ValueError(f"{path} holds no stages, but {sorted(found)[:12]}.")
-    begin, length, texts = begin[known], length[known], texts[known]
+        raise ValueError(f"it holds no stages, but {sorted(found)[:12]}")
+    begin, length = begin[known], length[known]
     if not (length > 0).all():
         raise ValueError(
-            f"{path}: {(~(length > 0)).sum()} of {len(length)} stages last 0 s, or it is not told "
-            "how long. If each lasts 30 s: epoch=30."
+            f"{(~(length > 0)).sum()} of {len(length)} stages last 0 s, or it is not told how "
+            "long. If each lasts 30 s: epoch=30"
         )
-    try:
-        scheme, names = read_names(np.array([found[text] for text in texts.tolist()]))
-    except ValueError as error:  # of two schemes
-        raise ValueError(f"{path}: {error}") from error
-    onset, y, epoch = _epochs(names, scheme, begin, length, epoch, path)
+    scheme, names = read_names(np.array([found[text] for text in texts])[known])
+    onset, stages, epoch = _epochs(names, scheme, begin, length, epoch)
     ahead, meas_date = _ahead(scoring.began, start, meas_date, epoch, path)
-    night = Hypnogram.from_stages(y, onset=onset + ahead, epoch=epoch, meas_date=meas_date)
-    if scheme != "aasm":
-        back = dict(zip(_IN_PLACE[scheme], SCHEMES[scheme], strict=True))
-        night.stages = np.array(
-            [back.get(name, name) for name in night.stages.tolist()], str
-        )
-        night.classes = np.array(SCHEMES[scheme])
+    night = Hypnogram.from_stages(
+        stages, onset=onset + ahead, epoch=epoch, meas_date=meas_date
+    )
+    # W and R alone do not tell the scheme.
+    night.stages, night.classes = stages, np.array(SCHEMES[scheme])
     return night
 
 
-def _times(scoring, path, epoch, start):
+def _times(scoring, epoch):
     """Seconds from the file's beginning to each text, and how long it lasts."""
-    n = len(scoring.texts)
-    lasting = np.full(n, epoch or EPOCH_SECONDS)
-    if scoring.start is None:
-        if not epoch and lasting.sum() > _DAY:
+    n, length = len(scoring.texts), scoring.durations
+    if length is None:
+        length = epoch or EPOCH_SECONDS
+        if not epoch and n * length > _DAY:
             raise ValueError(
-                f"{path}: {n} epochs of 30 s last {lasting.sum() / 3600:.0f} h. Of stages every "
-                "second: epoch=1, every 5 s: epoch=5."
+                f"{n} epochs of 30 s last {n * length / 3600:.0f} h. Of stages every second: "
+                "epoch=1, every 5 s: epoch=5"
             )
-        return lasting[0] * np.arange(n), lasting
-    length = lasting if scoring.durations is None else scoring.durations
+    length = np.broadcast_to(np.asarray(length, float), n)
+    begin = (
+        np.arange(n) * length if scoring.start is None else np.asarray(scoring.start, float)
+    )
     if epoch:
         length = np.where(length > 0, length, epoch)
-    if not np.isfinite(scoring.start).all():
-        raise ValueError(f"{path}: some stages have no onset.")
-    span = np.ptp([scoring.start, scoring.start + np.nan_to_num(length)])
+    if not np.isfinite(begin).all():
+        raise ValueError("some stages have no onset")
+    span = np.ptp([begin, begin + np.nan_to_num(length)])
     if not span <= 7 * _DAY:
-        raise ValueError(
-            f"{path}: its stages span {span / _DAY:g} days, which is no night."
-        )
-    if start is None and scoring.lights_off:
-        raise ValueError(
-            f"{path} counts from 0, and a file beside it has Lights Off at "
-            f"{scoring.lights_off:g} s. If it counts from there: start={scoring.lights_off:g}; if "
-            "from the recording's first sample: start=0."
-        )
-    return scoring.start, length
+        raise ValueError(f"its stages span {span / _DAY:g} days, which is no night")
+    return begin, length
 
 
 def _unread(texts, begin, length, known, epoch):
     """List texts as long as stages that stand where no stage is; others are events."""
-    unknown = []
+    unknown = {}
     for k in np.flatnonzero(~known & (length >= epoch - BORDER)):
-        stop = begin[k] + length[k]
-        shared = np.minimum(stop, (begin + length)[known]) - np.maximum(
-            begin[k], begin[known]
-        )
+        stop = np.minimum(begin[k] + length[k], (begin + length)[known])
+        shared = stop - np.maximum(begin[k], begin[known])
         if shared.clip(min=0).sum() < length[k] / 2:
-            unknown.append(str(texts[k]))
-    return list(dict.fromkeys(unknown))
+            unknown[texts[k]] = None
+    return list(unknown)
 
 
-def _epochs(names, scheme, begin, length, epoch, path):
-    """Onsets and AASM codes of the whole epochs in stages, and the length of an epoch."""
+def _epochs(names, scheme, begin, length, epoch):
+    """Onsets and stages of the whole epochs, and the length of an epoch."""
     import mne
 
-    words = dict(zip(SCHEMES[scheme], _IN_PLACE[scheme], strict=True))
+    # As many AASM stages stand for those of a coarser scheme while epochs are cut.
+    words = dict(zip(SCHEMES[scheme], SCHEMES["aasm"], strict=False))
     stages = [words.get(name, name) for name in names.tolist()]
     annotations = mne.Annotations(begin, length, stages)
-    pieces = scored_pieces(annotations, path)
+    pieces = scored_pieces(annotations, "in it")
     if epoch and np.median(length) > epoch and is_finer(pieces, epoch):
         raise ValueError(
-            f"{path}: its stages last {np.median(length):g} s, no whole epochs of {epoch:g} s."
+            f"its stages last {np.median(length):g} s, no whole epochs of {epoch:g} s"
         )
     if epoch is None:
         epoch = 20.0 if is_finer(pieces) and not is_finer(pieces, 20.0) else EPOCH_SECONDS
     onset = scored_onsets(pieces, epoch)
     if not len(onset):
-        raise ValueError(f"{path}: no stage lasts an epoch of {epoch:g} s. Give epoch=.")
-    return onset, stages_at(annotations, onset, epoch=epoch), epoch
+        raise ValueError(f"no stage lasts an epoch of {epoch:g} s. Give epoch=")
+    codes = stages_at(annotations, onset, epoch=epoch)
+    return onset, np.array([*SCHEMES[scheme], UNSCORED_NAME])[codes], epoch
 
 
 def _ahead(began, start, meas_date, epoch, path):
     """Seconds to add to onsets that count from the file's beginning, and the date they get."""
-    meas_date = as_utc(meas_date)
     dates = began if isinstance(began, list) else []
-    if start is not None:
-        if meas_date is None and len(dates) == 1:
-            meas_date = dates[0] - timedelta(seconds=start)
-        return start, meas_date
-    if began is None:
-        return 0.0, meas_date
     if meas_date is None and len(dates) == 1:
-        return 0.0, dates[0]
+        return start or 0.0, dates[0] - timedelta(seconds=start or 0)
+    if start is not None or began is None:
+        return start or 0.0, meas_date
     if meas_date is None:
-        clock = dates[0] if dates else datetime(1, 1, 1) + timedelta(seconds=began)
         warn(
-            f"{path} begins at {clock:%H:%M:%S}, and tells no "
-            "date that can be read in one way only. Onsets count from there; from the "
-            'recording\'s start: read_hypnogram(path, meas_date=raw.info["meas_date"]).'
+            f"{path} begins at {dates[0] if dates else began:%H:%M:%S}, and tells no date that "
+            "can be read in one way only. Onsets count from there; from the recording's start: "
+            'read_hypnogram(path, meas_date=raw.info["meas_date"]).'
         )
         return 0.0, None
-    if dates:
-        found = [(date - meas_date).total_seconds() for date in dates]
-        found = [ahead for ahead in found if abs(ahead) <= _DAY]
-        if not found:
-            raise ValueError(
-                f"{path} begins at {' or '.join(map(str, dates))}, and the recording at "
-                f"{meas_date}: more than a day apart. Of the same night with a wrong date, give "
-                "start= in seconds."
-            )
-    else:
-        midnight = meas_date.replace(hour=0, minute=0, second=0, microsecond=0)
-        clock = (meas_date - midnight).total_seconds()
-        found = [began - clock + day for day in (-_DAY, 0, _DAY)]
+    if not dates:
+        same_day = datetime.combine(meas_date, began, tzinfo=UTC)
+        dates = [same_day + timedelta(days=day) for day in (-1, 0, 1)]
+    found = [(date - meas_date).total_seconds() for date in dates]
+    found = [ahead for ahead in found if abs(ahead) <= _DAY]
+    if not found:
+        raise ValueError(
+            f"it begins at {' or '.join(map(str, dates))}, and the recording at {meas_date}: more "
+            "than a day apart. Of the same night with a wrong date, give start= in seconds"
+        )
     # A recorder may run since the morning, and hardly ever begins long after the scoring.
     ahead = min(found, key=lambda ahead: not -_DAY / 4 <= ahead < 0.75 * _DAY)
     if ahead < -epoch:
