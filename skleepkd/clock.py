@@ -1,5 +1,8 @@
 """Offset and drift of two recordings of one night, from what both of them saw."""
 
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+
 import numpy as np
 
 from skleepkd.edf import DATES_AGREE, seconds_by_dates
@@ -17,6 +20,7 @@ from skleepkd.lags import (
 from skleepkd.warn import warn
 
 
+@dataclass(repr=False, eq=False)
 class Clock:
     """Offset and drift of one recording's clock against another's; of `estimate_clock`.
 
@@ -36,14 +40,14 @@ class Clock:
         What the recordings' dates say of the offset.
     """
 
-    def __init__(self, offset, drift, *, times, lags, correlations, agree, by_dates=None):
-        self.offset = offset
-        self.drift = drift
-        self.times = times
-        self.lags = lags
-        self.correlations = correlations
-        self.agree = agree
-        self.by_dates = by_dates
+    offset: float
+    drift: float
+    _: KW_ONLY
+    times: np.ndarray
+    lags: np.ndarray
+    correlations: np.ndarray
+    agree: np.ndarray
+    by_dates: float | None = None
 
     @property
     def confidence(self):
@@ -166,11 +170,7 @@ def estimate_clock(
     white = {}
     for (name, raw), wanted in zip(raws.items(), (source, target), strict=True):
         picks = pick_channels(raw, wanted)["target"]
-        picks = [raw.ch_names.index(pick) for pick in picks]
-
-        def read(start, stop, raw=raw, picks=picks):
-            return raw.get_data(picks, start, stop)
-
+        read = partial(raw.get_data, [raw.ch_names.index(pick) for pick in picks])
         white[name] = whiten(read, raw.n_times, raw.info["sfreq"], band)
         white[name] = white[name][white[name].any(axis=1)]  # flat ones see nothing
         if not white[name].size:

@@ -108,13 +108,10 @@ class Hypnogram:
             Names (W, N1, N2, N3, REM and what :func:`skleepkd.stages.stage_of_text` reads,
             or those of the schemes "wldr" and "wnr"), "?" where unscored; or AASM codes
             0 to 4, -1 where unscored.
-        onset : array-like of float, shape (n_epochs,), optional
-            Seconds from the recording's first sample; by default epochs follow one another
-            from there.
         epoch : float, default=30.0
             Length of an epoch in seconds.
-        meas_date : datetime.datetime, optional
-            When that first sample was taken, as MNE gives it: in UTC.
+        onset, meas_date
+            As for the class; by default epochs follow one another.
 
         Returns
         -------
@@ -369,17 +366,15 @@ class Hypnogram:
         >>> f"{report.pooled['accuracy']:.2f}", report.n_epochs, report.n_only_other
         ('0.67', 3, 1)
         """
-        mine, theirs = self._match(other)
-        classes, names = common_scheme(self.classes, other.classes)
-        y_pred = _renamed(self.stages[mine], names[0])
-        y_true = _renamed(other.stages[theirs], names[1])
+        y_true, y_pred, classes, _, n_common = self._beside(other)
         scored = ~(is_unscored(y_pred) | is_unscored(y_true))
-        if not scored.any():
-            raise ValueError(f"In none of the {len(mine)} common epochs both have a stage.")
+        n_scored = int(scored.sum())
+        if not n_scored:
+            raise ValueError(f"In none of the {n_common} common epochs both have a stage.")
         report = staging_report(y_true[scored], y_pred[scored], classes=list(classes))
-        report.n_epochs, report.n_unscored = int(scored.sum()), int((~scored).sum())
-        report.n_only_self = len(self) - len(mine)
-        report.n_only_other = len(other) - len(mine)
+        report.n_epochs, report.n_unscored = n_scored, n_common - n_scored
+        report.n_only_self = len(self) - n_common
+        report.n_only_other = len(other) - n_common
         return report
 
     def plot(self, *, truth=None, ax=None):
@@ -401,11 +396,7 @@ class Hypnogram:
         y_true, y_pred, classes, probabilities = None, self.stages, self.classes, None
         merged = {name: name for name in classes.tolist()}
         if truth is not None:
-            mine, theirs = self._match(truth)
-            classes, (merged, names) = common_scheme(self.classes, truth.classes)
-            y_true = np.full(len(self), UNSCORED_NAME, dtype="U99")
-            y_true[mine] = _renamed(truth.stages[theirs], names)
-            y_pred = _renamed(self.stages, merged)
+            y_true, y_pred, classes, merged, _ = self._beside(truth)
         elif self.probabilities is None:
             y_true, y_pred = self.stages, None
         classes = sorted(classes)  # as the columns of predict_proba
@@ -422,8 +413,11 @@ class Hypnogram:
             ax=ax,
         )
 
-    def _match(self, other):
-        """Return the numbers of the epochs that both have, in this and in the other one."""
+    def _beside(self, other):
+        """Stages of each epoch by another hypnogram and by this one, in one scheme.
+
+        Then its classes, where this one's go in it, and how many epochs both have.
+        """
         if not isinstance(other, Hypnogram):
             raise TypeError(f"Give a Hypnogram (Hypnogram.from_stages), no {type(other)}.")
         if abs(self.epoch - other.epoch) > 1e-3:
@@ -442,7 +436,10 @@ class Hypnogram:
                 f"{apart.min(initial=np.inf):g} s apart. Epochs can be staged from where a scorer "
                 "began: stage(raw, start=...)."
             )
-        return mine, nearest[mine]
+        classes, (merged, names) = common_scheme(self.classes, other.classes)
+        y_true = np.full(len(self), UNSCORED_NAME, dtype="U99")
+        y_true[mine] = _renamed(other.stages[nearest[mine]], names)
+        return y_true, _renamed(self.stages, merged), classes, merged, len(mine)
 
 
 def _renamed(stages, names):

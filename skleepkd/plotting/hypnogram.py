@@ -1,5 +1,7 @@
 """The hypnogram of a night, and the probabilities of its stages at any resolution."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.utils import check_consistent_length
 
@@ -30,6 +32,7 @@ STAGE_COLORS = {
 LEGEND = {"frameon": False, "fontsize": "small"}
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class HypnogramDisplay:
     """Hypnogram of one night: scored stages, predicted stages and their probabilities.
 
@@ -80,26 +83,14 @@ class HypnogramDisplay:
     ['Truth', 'Predicted probability every 10 s']
     """
 
-    def __init__(
-        self,
-        *,
-        y_true=None,
-        y_pred=None,
-        onset=None,
-        epoch=EPOCH_SECONDS,
-        probabilities=None,
-        resolution=EPOCH_SECONDS,
-        proba_onset=None,
-        classes="aasm",
-    ):
-        self.y_true = y_true
-        self.y_pred = y_pred
-        self.onset = onset
-        self.epoch = epoch
-        self.probabilities = probabilities
-        self.resolution = resolution
-        self.proba_onset = proba_onset
-        self.classes = classes
+    y_true: np.ndarray | None = None
+    y_pred: np.ndarray | None = None
+    onset: np.ndarray | None = None
+    epoch: float = EPOCH_SECONDS
+    probabilities: np.ndarray | None = None
+    resolution: float = EPOCH_SECONDS
+    proba_onset: np.ndarray | None = None
+    classes: str | list = "aasm"
 
     @classmethod
     def from_estimator(

@@ -262,8 +262,17 @@ class RecordingStager(BaseEstimator):
     def _scale(self, raw, prepared, epochs, names, missing, onset):
         """Take epochs to microvolts and NaN to zeros, in place; mark them by artefact."""
         channels.check_unit(self.unit, [*prepared.ch_names, *missing])
-        broken = ~np.isfinite(epochs).all(axis=2)  # (n_epochs, n_channels)
-        self._check_finite(broken, names, onset)
+        names, broken = np.array(names), ~np.isfinite(epochs).all(axis=2)
+        spreads = (
+            " after preprocessing (a filter spreads them)" if self.preprocessors else ""
+        )
+        lost = broken.all(axis=0)
+        if lost.any():
+            raise ValueError(
+                f"Channel {', '.join(names[lost])} holds NaN or infinite values in every "
+                f"epoch{spreads}. Crop or repair the recording."
+            )
+        _warn_of(broken, f"hold NaN or infinite values{spreads}", names, onset)
         epochs[broken] = 0
         strict = not self.preprocessors  # they may have scaled it, as before training
         units, spread = channels.to_microvolts(
@@ -271,42 +280,28 @@ class RecordingStager(BaseEstimator):
         )
         limit = {"V": channels.FLAT_VOLTS, "uV": 1e6 * channels.FLAT_VOLTS, None: -1.0}
         flat = (spread < [limit[unit] for unit in units]) & ~broken
-        names, silent = np.array(names), (flat | broken).all(axis=0)
+        silent = (flat | broken).all(axis=0)
         if silent.any():
             raise ValueError(
                 f"No signal in {', '.join(names[silent])}: a spread of at most "
                 f"{spread[:, silent].max():.2g} in an epoch. Was the electrode connected, and "
                 "is the recording in volts?"
             )
-        if flat.any():
-            rows = np.flatnonzero(flat.any(axis=1))
-            warn(
-                f"{len(rows)} of {len(epochs)} epochs are flat in a channel "
-                f"({', '.join(names[flat.any(axis=0)])}), the first at {onset[rows[0]]:g} s; "
-                "their stages mean little."
-            )
+        _warn_of(flat, "are flat", names, onset)
         voltages = {k: name for k, name in enumerate(names) if units[k]}
         saturated = artefacts.saturated(raw, prepared, voltages, onset, epochs)
         return {"nan": broken.any(axis=1), "flat": flat.any(axis=1), "saturated": saturated}
 
-    def _check_finite(self, broken, names, onset):
-        """Refuse channels that are NaN throughout, and warn of epochs that are."""
-        spreads = (
-            " after preprocessing (a filter spreads them)" if self.preprocessors else ""
+
+def _warn_of(marked, what, names, onset):
+    """Warn of epochs with something in a channel, ``marked`` by epoch and channel."""
+    rows = np.flatnonzero(marked.any(axis=1))
+    if len(rows):
+        warn(
+            f"{len(rows)} of {len(marked)} epochs {what} in "
+            f"{', '.join(names[marked.any(axis=0)])}, the first at {onset[rows[0]]:g} s: their "
+            "stages mean little."
         )
-        lost = [name for name, column in zip(names, broken.T, strict=True) if column.all()]
-        if lost:
-            raise ValueError(
-                f"Channel {', '.join(lost)} holds NaN or infinite values in every "
-                f"epoch{spreads}. Crop or repair the recording."
-            )
-        rows = np.flatnonzero(broken.any(axis=1))
-        if len(rows):
-            warn(
-                f"{len(rows)} of {len(broken)} epochs hold NaN or infinite values{spreads} in "
-                f"{', '.join(np.array(names)[broken.any(axis=0)])}, the first at "
-                f"{onset[rows[0]]:g} s: they get zeros there, and their stages mean little."
-            )
 
 
 def _read(raw):

@@ -512,6 +512,7 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         ("RemLogic Event Export\n", "no line with the column"),
         (domino().replace("SchlafProfil\\profil", "SpO2"), "the signal 'SpO2'"),
         (domino()[:-20] + "00:0\n;", "cut short"),
+        (domino().replace("Rate: 30 s", "Rate: 1/30 Hz"), "'1/30 Hz' is no number of s"),
         (domino()[:-8], "cut short"),
         (domino().replace("N4\r", "N5\r"), r"unknown stages \['N5'\]"),
         ("*Duration_sec 3000\n" + VISBRAIN, "3000 s are promised and 300 s"),
@@ -525,6 +526,8 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         ("onset,score\n0,W\n", "Name it: scorer="),
         ("onset,stage\n0,W\n30,N1\n", "epoch=30"),
         ("onset,duration,stage\n0,30,W\n,30,N1\n", "no onset"),
+        ("onset,duration,stage\n0,10,W\n", "no stage lasts an epoch of 30 s"),
+        ("onset\tduration\ttrial_type\n0\t1\tArousal\n", "no stages, but"),
         # What is no epoch a line, though there is no onset.
         ("start,stage\n0,W\n600,N1\n", "its column 'start' may tell"),
         ("Beginn;Ende;Stage\n0;600;W\n600;630;N1\n", "its column 'beginn' may tell"),
