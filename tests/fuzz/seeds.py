@@ -150,9 +150,8 @@ def pairs(folder):
         name = path.name.partition("-")[0] + path.suffix
         about.write_text(about.read_text().replace(path.name, name))
         path.rename(root / name)
-    forges = {".json": "json", ".npy": "npy", ".npz": "plain"}
     return [
-        Seed("pair", "pair", path.name, forges[path.suffix], _open_pair, ["pair"])
+        Seed("pair", "pair", path.name, "plain", _open_pair, ["pair"])
         for path in sorted(root.iterdir())
     ]
 

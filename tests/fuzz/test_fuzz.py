@@ -132,10 +132,8 @@ def test_the_table_and_the_exit_status(tmp_path, monkeypatch, capsys):
 
 
 def test_equal_seeds_make_equal_files():
-    signals = b"0".ljust(256) + bytes(999)
-    valid = {"edf": signals[:252] + b"2   " + signals[256:], "json": b'{"a": [1, "b"]}'}
-    for name in ("edf", "json", "plain"):
-        data = valid.get(name, b"onset\tstage\n0\t1\n30\t2\n")
+    annotations = b"0".ljust(256) + bytes(256) + b"+0\x14\x14\0+30\x14Sleep stage 2\x14\0"
+    for name, data in (("edf", annotations), ("plain", b"onset\tstage\n0\t1\n30\t2\n")):
         made = [
             [FORGES[name](data, data, np.random.default_rng([1, k])) for k in range(60)]
             for _ in range(2)
