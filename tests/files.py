@@ -237,11 +237,11 @@ def write_mass_base(root, number, notes):
     write_edf(path, {}, 1, 0, notes=notes, reserved="EDF+C")
 
 
-def write_mass(root, number, signals, notes, unit="uV"):
+def write_mass(root, number, signals, notes):
     """Write a night: signals of 256 Hz, beside them a faster and a slower one."""
     n = len(next(iter(signals.values()))) // 256
     others = {"EMG Chin": np.full(512 * n, 0.5), "SaO2 SaO2": np.full(16 * n, 9.7)}
-    units = dict.fromkeys(signals, unit) | {"EMG Chin": "uV", "SaO2 SaO2": "%"}
+    units = dict.fromkeys(signals, "uV") | {"EMG Chin": "uV", "SaO2 SaO2": "%"}
     write_edf(mass_path(root, number, "PSG"), signals | others, n, unit=units)
     write_mass_base(root, number, notes)
 
@@ -271,7 +271,7 @@ class MassNight:
     def ecg(self, t):
         return self.level(t, 50.0 * (self.codes + 2))
 
-    def write(self, root, unit="uV", **channels):
+    def write(self, root, **channels):
         """Write the night; ``channels`` are functions of time, or constants, by label."""
         t = np.arange(256 * self.seconds) / 256
         signals = {
@@ -280,7 +280,7 @@ class MassNight:
         }
         texts = stage_texts(self.stages)
         notes = zip(self.onsets, [self.epoch] * len(texts), texts, strict=True)
-        write_mass(root, self.number, signals, list(notes), unit)
+        write_mass(root, self.number, signals, list(notes))
 
 
 #: The last epoch of the first, an AASM night, is scored beyond the end of the recording.
@@ -339,7 +339,7 @@ def write_boas_tables(root, folder, stages, channels=BOAS_PSG, lead=(0, 0)):
         boas_path(root, folder, device, "eeg.json").write_text(json.dumps(about))
 
 
-def write_boas_signals(root, folder, unit="uV"):
+def write_boas_signals(root, folder):
     """Mark each epoch's first second, at the sample that its own device's table names.
 
     F3 and HB_1 hold the epoch's number from 1, C4 and HB_2 its stage + 2.
@@ -360,7 +360,7 @@ def write_boas_signals(root, folder, unit="uV"):
         names = read_table(boas_path(root, folder, device, "channels.tsv"))
         signals = {row["name"]: 256 * seconds for row in names}
         path = boas_path(root, folder, device, "eeg.edf")
-        write_edf(path, signals | marks, seconds, unit=unit)
+        write_edf(path, signals | marks, seconds)
 
 
 def write_boas_tree(root):

@@ -119,6 +119,16 @@ def test_a_pair_is_not_cut_over_an_interruption(tmp_path):
         PairedEpochs.from_raws(source_raw=part, target_raw=part, annotations=dated)
 
 
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("uV", 1), ("", 1), ("\u00b5V", 1), ("mV", 1000)]
+)
+def test_a_channel_without_a_unit_is_in_microvolts(tmp_path, unit, factor):
+    ramp = np.arange(-300, 300) / 10
+    path = write_edf(tmp_path / "night.edf", {"C3": ramp}, 6, unit=unit)
+    found = 1e6 * open_edf(path, ["C3"]).get_data()[0]
+    np.testing.assert_allclose(found, factor * ramp, atol=0.06 * factor)
+
+
 DATE = datetime(2000, 1, 1, 22, tzinfo=UTC)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections import namedtuple
 from functools import partial
@@ -306,6 +307,28 @@ def test_one_bad_night_is_left_out_until_it_is_repaired(name, cached, tmp_path):
     again = load(on_error="warn", unscored=True)
     assert again.left_out == {}
     check_equal(again, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        *(("boas", f"sub-2_*{device}_eeg.edf") for device in ("psg", "headband")),
+        *(("mass", f"01-04-0002 {kind}.edf") for kind in ("PSG", "Base")),
+        *(("sleep_edf", f"SC4002*-{kind}.edf") for kind in ("PSG", "Hypnogram")),
+    ],
+)
+def test_a_file_that_is_cut_or_missing(name, pattern, tmp_path):
+    write, load, *_ = DATA_SETS[name]
+    root = write(tmp_path)
+    (path,) = root.rglob(pattern)
+    for size in (int(0.6 * path.stat().st_size), 300, 100):
+        os.truncate(path, size)
+        with pytest.raises(ValueError, match=rf"{path.name}.* (cut short|damaged)"):
+            load(root)
+    path.unlink()
+    listed = f"{re.escape(path.name)}|{re.escape(pattern)}"
+    with pytest.raises(FileNotFoundError, match=listed):
+        load(root)
 
 
 class Study:

@@ -1,4 +1,3 @@
-import os
 import pickle
 import random
 
@@ -178,14 +177,6 @@ def test_channels_by_label(tree):
         load(tree, channels=["EOG Left Horiz"])
 
 
-@pytest.mark.parametrize("unit", ["uV", ""])
-def test_microvolts_where_the_header_names_no_unit(tree, unit):
-    scalp = {"EEG C4-CLE": RK_A1.eeg, "EEG A1-CLE": -5}
-    RK_A1.write(tree, unit, **scalp, **{"ECG ECGII": lambda t: -RK_A1.ecg(t)})
-    cohort = load(tree, subjects=["01-04-0010"], sfreq=256)
-    check_night(cohort, RK_A1, margin=1 / 256, atol=0.11)
-
-
 # ------------------------------------------------------------ the split
 
 
@@ -248,22 +239,6 @@ def test_split_of_an_incomplete_cohort():
 
 
 # ------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize("kind", ["Base", "PSG"])
-def test_missing_file(tree, kind):
-    mass_path(tree, "01-04-0002", kind).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"01-04-0002 {kind}\.edf"):
-        load(tree)
-
-
-@pytest.mark.parametrize("kind", ["Base", "PSG"])
-@pytest.mark.parametrize("size", [0.6, 100, 600])
-def test_truncated_file(tree, kind, size):
-    path = mass_path(tree, "01-04-0002", kind)
-    os.truncate(path, int(size * path.stat().st_size) if size < 1 else size)
-    with pytest.raises(ValueError, match=rf"01-04-0002 {kind}\.edf .*(cut short|damaged)"):
-        load(tree)
 
 
 @pytest.mark.parametrize(
