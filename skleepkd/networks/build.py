@@ -192,7 +192,7 @@ def parameter_groups(module):
 
 def segment(module, x, step):
     """Compute logits for every ``step`` samples of a signal (batch, n_chans, times)."""
-    module = uncompiled(module)
+    module = _as_ours(module)
     if not hasattr(module, "segment"):
         raise ValueError(
             f"{type(module).__name__} predicts whole epochs alone. UTime and USleep predict at any "
@@ -203,7 +203,7 @@ def segment(module, x, step):
 
 
 def _declared(module, attribute, parameter):
-    module = uncompiled(module)
+    module = _as_ours(module)
     if getattr(module, attribute, None) is None:
         names = ", ".join(name for name, _ in module.named_modules() if name)
         raise ValueError(
@@ -211,6 +211,15 @@ def _declared(module, attribute, parameter):
             f"{parameter}. Its layers are: {names}."
         )
     return getattr(module, attribute)
+
+
+def _as_ours(module):
+    """Return a network that declares itself, where it is braindecode's U-Sleep."""
+    module = uncompiled(module)
+    if network_name(type(module)) == "braindecode.USleep":
+        module = copy.copy(module)  # with the same layers and weights
+        module.__class__ = networks.USleep
+    return module
 
 
 def copy_weights(teacher, student):

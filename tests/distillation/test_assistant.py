@@ -70,9 +70,8 @@ def test_the_signals_may_have_other_channels(X, y):
     """Of one source channel and two of the target each network is built as it should."""
     X = PairedEpochs(X["target"], source=X["source"][:, :1, :40], subject=X.subject)
     found = student(assistant(), module=None).fit(X, y)
-    channels = [net.module_.filters.in_channels for net in (
-        found, found.teacher_, found.teacher_.teacher_
-    )]  # fmt: skip
+    nets = (found, found.teacher_, found.teacher_.teacher_)
+    channels = [net.module_.filters.in_channels for net in nets]
     assert channels == [2, 2, 1]
     assert found.module_.filters.out_channels == 6  # the assistant's architecture
 
@@ -122,9 +121,8 @@ def test_an_ensemble_of_seeds_is_distilled_back_into_one(X, y):
     assert all(map(same, found.teacher_.teachers_, alone))
     mean = sum(one.predict_proba(X) for one in alone) / 2
     with torch.no_grad():
-        own = (
-            found.module_.train()(torch.from_numpy(X["target"])).log_softmax(dim=1).numpy()
-        )
+        logits = found.module_.train()(torch.from_numpy(X["target"]))
+    own = logits.log_softmax(dim=1).numpy()
     expected = (mean * (np.log(mean) - own)).sum(axis=1).mean()
     assert found.history_[-1]["train_softmax_loss"] == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(found.teacher_.predict_proba(X), mean, rtol=1e-6)

@@ -81,9 +81,8 @@ def resampling(n_own, n_taught):
 
 
 def test_fewer_moments_are_means_of_all_that_there_are():
-    torch.testing.assert_close(
-        resampling(6, 3), torch.repeat_interleave(torch.eye(3), 2, dim=1) / 2
-    )
+    pairs = torch.repeat_interleave(torch.eye(3), 2, dim=1)
+    torch.testing.assert_close(resampling(6, 3), pairs / 2)
     matrix = resampling(125, 2)  # neighbours share the moment in the middle
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(2))
     assert (matrix.sum(dim=0) > 0).all(), "a moment of the student is not taught"
@@ -270,10 +269,8 @@ def test_compiled(X, y, strategy):
     options = {"compile": True, "compile__backend": "eager"}
     net = student(strategy=strategy, **options).fit(X, y)
     np.testing.assert_allclose(net.predict_proba(X), plain.predict_proba(X), atol=1e-5)
-    for own, other in zip(
-        net.adapters_.parameters(), plain.adapters_.parameters(), strict=True
-    ):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+    own, other = (dict(each.adapters_.named_parameters()) for each in (net, plain))
+    torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- kept and put back

@@ -22,9 +22,8 @@ def few(X, y):
 
 def student(teacher=None, module=TinyNetwork, strategy=None, **params):
     strategy = MeanTeacher(decay=0.8) if strategy is None else strategy
-    return DistilledSleepStager(
-        teacher, module, strategy=strategy, **{**FAST, "max_epochs": 2, **params}
-    )
+    params = {**FAST, "max_epochs": 2, "strategy": strategy, **params}
+    return DistilledSleepStager(teacher, module, **params)
 
 
 class Weights(Callback):
@@ -115,11 +114,8 @@ def test_the_weights_that_predict_are_calibrated(X, y):
 
 def test_another_teacher_teaches_by_alpha_too(X, few):
     teacher = FrozenEstimator(SleepStager(TinyNetwork, **FAST).fit(X.source_epochs, few))
-    row = (
-        student(teacher, alpha=0.5, feature_loss="mse", batch_size=len(X))
-        .fit(X, few)
-        .history_[-1]
-    )
+    net = student(teacher, alpha=0.5, feature_loss="mse", batch_size=len(X)).fit(X, few)
+    row = net.history_[-1]
     total = 0.5 * row["train_cross_entropy"] + 0.5 * row["train_softmax_loss"]
     total += row["train_feature_loss"] + row["train_consistency_loss"]
     assert row["train_loss"] == pytest.approx(total, rel=1e-5)
@@ -162,13 +158,13 @@ def test_parameters_are_searched(X, few):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "params", "message"),
+    ("params", "message"),
     [
-        (MeanTeacher(decay=1.0), {}, "decay is a share from 0 to below 1"),
-        (MeanTeacher(predicts="both"), {}, "'student' or 'average'"),
-        (MeanTeacher(weight=-1.0), {}, "weight is a finite number"),
+        ({"decay": 1.0}, "decay is a share from 0 to below 1"),
+        ({"predicts": "both"}, "'student' or 'average'"),
+        ({"weight": -1.0}, "weight is a finite number"),
     ],
 )
-def test_what_means_nothing_is_refused(X, few, strategy, params, message):
+def test_what_means_nothing_is_refused(X, few, params, message):
     with pytest.raises(ValueError, match=message):
-        student(strategy=strategy, **params).fit(X, few)
+        student(strategy=MeanTeacher(**params)).fit(X, few)

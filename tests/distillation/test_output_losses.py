@@ -46,10 +46,8 @@ def test_what_the_teacher_lacks_leaves_value_and_gradient_finite(kind, size, row
             [1.0, 2.0, -inf, 0.0],
         ]
     )[rows]
-    for student in (
-        size * torch.arange(4.0).repeat(len(rows), 1),
-        torch.zeros(len(rows), 4),
-    ):
+    rising = size * torch.arange(4.0).repeat(len(rows), 1)
+    for student in (rising, torch.zeros(len(rows), 4)):
         for y in (None, [2, 1, -1, 0, 2], [-1] * 5, [0, 0, 2, 2, 1]):
             others = [teacher]
             if kind is DecoupledDistillation and y is not None:

@@ -17,9 +17,8 @@ def test_teacher_and_student_meet_by_label():
     np.testing.assert_allclose(np.exp(log_proba[0]), [0, 0.25, 0.75], rtol=1e-6)
     sure = log_probabilities(np.array([[1.0, 0.0]]), given, given)
     assert np.isfinite(sure).all()
-    with pytest.raises(
-        ValueError, match=r"\['REM', 'W'\] are not among the student's, \[0, 1\]"
-    ):
+    message = r"\['REM', 'W'\] are not among the student's, \[0, 1\]"
+    with pytest.raises(ValueError, match=message):
         log_probabilities(proba, given, np.array([0, 1]))
 
 

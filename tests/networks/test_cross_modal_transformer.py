@@ -17,11 +17,9 @@ def attend_all_tokens(block, tokens):
 
 def forward_all_tokens(network, x):
     """The network as published: every token of every stream, to the very end."""
+    channels = zip(x.split(1, dim=1), network.embedding, network.intra_modal, strict=True)
     streams = [
-        attend_all_tokens(attend, embed(x[:, [i]]))
-        for i, (embed, attend) in enumerate(
-            zip(network.embedding, network.intra_modal, strict=True)
-        )
+        attend_all_tokens(attend, embed(channel)) for channel, embed, attend in channels
     ]
     class_tokens = [stream[:, :1] for stream in streams]
     cross_token = network.cross_token.expand(len(x), 1, -1)

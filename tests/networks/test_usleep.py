@@ -14,9 +14,8 @@ def stager(**params):
 
 
 def test_u_sleep_of_the_paper():
-    X = PairedEpochs(
-        30 * np.random.default_rng(0).standard_normal((2, 3, 6000), np.float32)
-    )
+    rng = np.random.default_rng(0)
+    X = PairedEpochs(30 * rng.standard_normal((2, 3, 6000), np.float32))
     net = stager(classes="aasm").fit(X, [0, 1])
     # SPEC: three channels at 200 Hz, 9 samples a kernel.
     assert sum(p.numel() for p in net.module_.parameters()) == 3_114_391

@@ -47,10 +47,8 @@ def test_nights_are_those_of_recordings_else_of_subjects():
 def test_short_holes_are_closed_and_long_ones_part_the_night():
     # Ten epochs, 300 s, are missing at first; then eleven.
     assert nights_of(onsets(range(20), range(30, 50))) == [list(range(40))]
-    assert nights_of(onsets(range(20), range(31, 51))) == [
-        list(range(20)),
-        list(range(20, 40)),
-    ]
+    parted = [list(range(20)), list(range(20, 40))]
+    assert nights_of(onsets(range(20), range(31, 51))) == parted
 
 
 def test_a_part_of_less_than_five_minutes_stays_with_its_night():
@@ -199,9 +197,7 @@ def test_columns_follow_the_sorted_classes():
 @pytest.mark.filterwarnings("ignore:The target has epochs of")
 def test_what_is_no_epoch_of_a_signal_is_refused():
     X = sines(2, 10.0, 0.2)
-    with pytest.raises(
-        ValueError, match="epochs of 30 s; given 300 samples at 100 Hz, 3 s"
-    ):
+    with pytest.raises(ValueError, match="of 30 s; given 300 samples at 100 Hz, 3 s"):
         Echo().predict(PairedEpochs(X, sfreq=100.0))
     with pytest.raises(ValueError, match="given shape"):
         Echo().predict(X[..., None])
