@@ -10,13 +10,11 @@ nights, or on the paper's own data set (EESM17, OpenNeuro ds004348) with ``--dat
     python benchmarks/anandakumar2022.py --data ~/ds004348 --figure
 """
 
-from pathlib import Path
-
 import numpy as np
 import tables
 from matplotlib.figure import Figure
 from skorch.callbacks import LRScheduler
-from study import Setting, Study, Watch, parse, parser_of, tasks_of, timed_fit
+from study import Setting, Study, Watch, folder, parse, tasks_of, texts, timed_fit
 
 from skleepkd.datasets import load_eesm, make_cohort
 from skleepkd.distillation.teacher import final_stager
@@ -25,6 +23,8 @@ from skleepkd.preprocessing import EAR_ELECTRODES, PAPER_REJECTIONS
 from skleepkd.recipes import anandakumar2022
 from skleepkd.stages import scheme_names
 
+text = texts(__file__)
+OFFLINE_START = "*ours:* offline, from the teacher's weights"
 #: Rows of the tables: a name, the recipe, what is set on it and the budget's factor.
 METHODS = {
     # The scalp stager is what transfer begins with, so that one fit serves three rows.
@@ -33,18 +33,13 @@ METHODS = {
     "transfer": ("transfer", "transfer", {}, 1),
     "offline": ("distillation, offline", "offline", {}, 1),
     "online": ("distillation, online", "online", {}, 1),
-    "offline-start": (
-        "*ours:* offline, from the teacher's weights",
-        "offline",
-        {"start_from_teacher": True},
-        1,
-    ),
+    "offline-start": (OFFLINE_START, "offline", {"start_from_teacher": True}, 1),
     "ear-twice": ("*ours:* ear, twice the passes", "ear", {}, 2),
 }
 LABELS = {method: label for method, (label, *_) in METHODS.items()}
 
-#: Methods that need the scalp stager first.
-NEED_SCALP = ("transfer", "offline", "offline-start")
+#: Methods that need the scalp stager first, and it.
+NEED_SCALP = dict.fromkeys(("transfer", "offline", "offline-start"), "scalp")
 
 #: What each panel of Fig. 3 compares.
 PANELS = {
@@ -75,9 +70,14 @@ PAPER = {
     "small": {},  # LogPowerNet
 }
 
+#: Of Table 2: factor, digits, and the paper's digits.
+SCORES = {"accuracy": (100, 1, 2), "kappa": (1, 3, 3)}
+
 #: The paper left its subject 5 out, as both electrodes of the right ear canal were rejected.
 LEFT_OUT = "sub-006"
 
+RULES, SCHEDULES = ("ours", "paper"), ("constant", "cosine")
+CONSTANT, VALIDATION = "- (code: constant)", "- (code: the test subject)"
 SETTINGS = {
     "network": Setting("network of all rows", "USleep", choices=tuple(PAPER)),
     "subjects": Setting("simulated subjects", 8, 3),
@@ -85,23 +85,11 @@ SETTINGS = {
     "sfreq": Setting("hertz of simulated nights", 64.0, 32.0),
     "noise": Setting("factor of the ear's noise", 1.0),
     "passes": Setting("passes over the training epochs", 100, 1, paper=100),
-    "schedule": Setting(
-        *("schedule", "constant", None, None, "- (code: constant)"),
-        choices=("constant", "cosine"),
-    ),
+    "schedule": Setting("schedule", "constant", paper=CONSTANT, choices=SCHEDULES),
     "folds": Setting("test the first subjects only"),
     "depth": Setting("levels of U-Sleep", 12, 3, paper="12 (code)"),
-    "validation": Setting(
-        "training subjects who choose the pass", paper="- (code: the test subject)"
-    ),
-    "rejection": Setting(
-        "rejected ear electrodes of real nights",
-        "ours",
-        None,
-        None,
-        "paper",
-        ("ours", "paper"),
-    ),
+    "validation": Setting("training subjects who choose the pass", paper=VALIDATION),
+    "rejection": Setting("rejected ear electrodes", "ours", paper="paper", choices=RULES),
     "seed": Setting("seed", 0),
 }
 #: Those that a fit depends on, beside the nights.
@@ -170,13 +158,10 @@ def drawn_rows(test):
 def load_cohort(options):
     """Load EESM17 or simulate nights; rejected electrodes are None in a simulation."""
     if options.data is None:
-        cohort = make_cohort(
-            options.subjects,
-            n_epochs=options.epochs,
-            sfreq=options.sfreq,
-            noise=options.noise,
-            random_state=options.seed,
-        )
+        names = "subjects", "epochs", "sfreq", "noise", "seed"
+        n_subjects, n_epochs, sfreq, noise, seed = (getattr(options, n) for n in names)
+        how = {"n_epochs": n_epochs, "sfreq": sfreq, "noise": noise, "random_state": seed}
+        cohort = make_cohort(n_subjects, **how)
         return cohort.X, cohort.y, None
     rejection = PAPER_REJECTIONS if options.rejection == "paper" else True
     where = {"cache": options.cache / "eesm17"}
@@ -191,15 +176,17 @@ def load_cohort(options):
 def table_1(rejected):
     """Rejected electrodes of the nights that are there, beside the published ones."""
     rows = []
-    for number, (folder, paper) in enumerate(PAPER_REJECTIONS.items(), 1):
-        if folder not in rejected:
-            continue
-        both = rejected[folder], paper
-        names = [" ".join(sorted(found)) or "none" for found in both]
-        counts = [f"{len(found)} ({len(EAR_ELECTRODES) - len(found)})" for found in both]
-        rows.append([number, folder, *names, *counts])
-    header = ["Subject", "Folder", "Rejected here", "In the code", "Number here", "Paper"]
-    return tables.markdown_table(header, rows)
+    for number, (name, paper) in enumerate(PAPER_REJECTIONS.items(), 1):
+        if name in rejected:
+            row = {"Subject": number, "Folder": name}
+            both = {"here": rejected[name], "paper": paper}
+            for whose, found in both.items():
+                row[f"Rejected, {whose}"] = " ".join(sorted(found)) or "none"
+            for whose, found in both.items():
+                left = len(EAR_ELECTRODES) - len(found)
+                row[f"Number, {whose}"] = f"{len(found)} ({left})"
+            rows.append(row)
+    return tables.markdown_table(rows)
 
 
 def table_2(last, best, paper):
@@ -208,115 +195,60 @@ def table_2(last, best, paper):
     ``last`` and ``best`` are reports by method, of the last weights and of those of the
     best pass on the test subject.
     """
-    rows, scores = [], {method: report.per_subject for method, report in last.items()}
-    for method, of in scores.items():
-        accuracy, kappa = paper.get(method, (np.nan, np.nan))[:2]
-        optimistic = best[method].per_subject
-        rows.append(
-            [
-                LABELS[method],
-                tables.number(accuracy, 2),
-                tables.mean(of, "accuracy", 1, 100),
-                tables.number(100 * last[method].pooled["accuracy"]),
-                tables.number(kappa, 3),
-                tables.mean(of, "kappa"),
-                tables.number(last[method].pooled["kappa"], 3),
-                "-"
-                if method in ("scalp", "ear")
-                else tables.share_of_gap(scores["scalp"], scores["ear"], of),
-                tables.number(100 * tables.values_of(optimistic, "accuracy").mean()),
-                tables.number(tables.values_of(optimistic, "kappa").mean(), 3),
-            ]
-        )
-    header = ["Method", "Accuracy, paper", "mean", "pooled", "Kappa, paper", "mean"]
-    header += ["pooled", "Gap closed", "*Optimistic:* accuracy", "*Optimistic:* kappa"]
-    return tables.markdown_table(header, rows)
+    rows, kappas = [], {method: report.subjects["kappa"] for method, report in last.items()}
+    for method, report in last.items():
+        row = {"Method": LABELS[method]}
+        row |= tables.beside_paper(report, paper.get(method), SCORES)
+        shares = kappas["scalp"], kappas["ear"], kappas[method]
+        of_gap = method not in ("scalp", "ear")
+        row["Gap closed"] = tables.share_of_gap(*shares) if of_gap else "-"
+        for score, (factor, digits, _) in SCORES.items():
+            optimistic = factor * best[method].mean[score]
+            row[f"*Optimistic:* {score}"] = tables.number(optimistic, digits)
+        rows.append(row)
+    return tables.markdown_table(rows)
 
 
-def parts_of(results, last, best, paper, rejected, rejection):
-    """Write the paragraphs of the page below its head."""
-    simulated = rejected is None
-    note = ", simulated" * simulated
-    if not simulated:
-        yield "## Table 1: rejected ear electrodes"
-        yield table_1(rejected)
-        yield (
-            f"Number: of {len(EAR_ELECTRODES)}, in brackets those left. The paper does not "
-            "state when an electrode is an outlier, and gives their numbers alone; which they "
-            "are is in the published code. Rejected here are "
-            + {"ours": "those of a rule of our own", "paper": "the same"}[rejection]
-            + ". Its subject 5 is left out of what follows, as in the paper."
-        )
-    yield f"## Table 2: accuracy (%) and Cohen's kappa{note}"
-    yield table_2(last, best, paper)
-    yield (
-        "Mean: over test subjects, with a 95 % bootstrap interval over them; pooled: over "
-        "all their epochs. The paper does not say which of the two its values are. Gap "
-        "closed: the share of the difference in mean kappa between scalp and ear. "
-        "*Optimistic*: mean over subjects after the best pass (by kappa) **on the test "
-        "subject**, which is how the published code chooses weights; no fair estimate."
-    )
-    yield about_online_teacher(results["online"])
-    yield f"## Table 3: F1 of each stage (%){note}"
-    yield tables.table_of_stages(
-        last, LABELS, {name: row[2:] for name, row in paper.items()}
-    )
-    yield "## Costs"
-    costs = {method: list(folds.values()) for method, folds in results.items()}
-    yield tables.table_of_costs(costs, LABELS, dict.fromkeys(NEED_SCALP, "scalp"))
-    yield (
-        "Mean seconds over folds, without the look at the test subject after each pass; then "
-        "with the scalp network, which is fitted once a fold and serves four rows."
-    )
-
-
-def about_online_teacher(folds):
-    """Describe the online teacher's kappa, last and at the student's best pass."""
-    last = [fold["teacher_kappa_by_pass"][-1] for fold in folds.values()]
-    best = [
-        fold["teacher_kappa_by_pass"][np.argmax(fold["kappa_by_pass"])]
-        for fold in folds.values()
+def page_of(results, last, best, paper, rejected, rejection):
+    """Write the page below its head."""
+    online = [  # kappas of student and teacher after each pass
+        (fit["kappa_by_pass"], fit["teacher_kappa_by_pass"])
+        for fit in results["online"].values()
     ]
-    return (
-        f"The online teacher itself, on the scalp: mean kappa {np.mean(last):.3f} after the "
-        f"last pass, {np.mean(best):.3f} after its student's best pass on the test subject "
-        "(optimistic)."
+    f1 = {method: values[2:] for method, values in paper.items()}
+    costs = {method: list(folds.values()) for method, folds in results.items()}
+    real = rejected is not None
+    n, whose = len(EAR_ELECTRODES), text(f"rejected {rejection}")
+    return text(
+        "page",
+        table_1=text("table 1", real, table=real and table_1(rejected), n=n, whose=whose),
+        note="" if real else ", simulated",
+        table_2=table_2(last, best, paper),
+        last=np.mean([teacher[-1] for _, teacher in online]),
+        best=np.mean([teacher[np.argmax(student)] for student, teacher in online]),
+        table_3=tables.table_of_stages(last, LABELS, f1),
+        costs=tables.table_of_costs(costs, LABELS, NEED_SCALP),
     )
 
 
 def draw_features(features, y):
     """Map the features of each panel's networks; return the figure and its numbers."""
-    figure, rows, names = (
-        Figure(figsize=(9, 8.4), layout="constrained"),
-        [],
-        scheme_names("aasm"),
-    )
+    figure, rows = Figure(figsize=(9, 8.4), layout="constrained"), []
+    stages = np.array(scheme_names("aasm"))[y].tolist()
     panels = zip(figure.subfigures(2, 2).flat, PANELS.items(), strict=True)
     for panel, (title, methods) in panels:
         shown = {LABELS.get(method, method): features[method] for method in methods}
-        display = EmbeddingDisplay.from_features(
-            shown, max_epochs=None, ax=panel.subplots()
-        )
+        how = {"max_epochs": None, "ax": panel.subplots()}
+        display = EmbeddingDisplay.from_features(shown, **how)
         panel.suptitle(title, fontsize="medium")
-        for network, places in display.embedding.items():
+        rows += [
+            {"panel": title[1], "network": network, "stage": stage, "x": x, "y": above}
+            for network, places in display.embedding.items()
             for stage, (x, above) in zip(
-                y, places.astype(float).round(2).tolist(), strict=True
-            ):
-                about = {"panel": title[1], "network": network, "stage": names[stage]}
-                rows.append(about | {"x": x, "y": above})
+                stages, places.astype(float).round(2).tolist(), strict=True
+            )
+        ]
     return figure, rows
-
-
-def about_features(n_epochs, subject):
-    """Describe Fig. 3."""
-    return (
-        "Fig. 3 of the paper: features that the networks have learned, by t-SNE. Of each "
-        f"network they are those of the same {n_epochs} epochs of {subject}, whom none of "
-        "them was trained on, at the layer that the distillation compares (of the paper's "
-        "networks the last before their classifier). Each panel is a map of its own, of at "
-        "most 50 principal components; what is near has a meaning, what is far apart has none. "
-        "The paper does not say whose epochs it shows, nor which layer."
-    )
 
 
 def rows_of_csv(results, last, best, about):
@@ -324,14 +256,14 @@ def rows_of_csv(results, last, best, about):
     wanted = ["accuracy", "kappa", "f1_macro", *(f"f1_{s}" for s in scheme_names("aasm"))]
     for method, folds in results.items():
         for subject, fold in folds.items():
-            optimistic = tables.rounded(best[method].per_subject[subject], wanted[:2])
+            optimistic = tables.rounded(best[method], subject, wanted[:2])
             yield {
                 **about,
                 "method": method,
                 "subject": subject,
                 "n_epochs": len(fold["predicted"][subject]),
                 "held_out": " ".join(fold["held_out"]),
-                **tables.rounded(last[method].per_subject[subject], wanted),
+                **tables.rounded(last[method], subject, wanted),
                 **{f"optimistic_{name}": value for name, value in optimistic.items()},
                 "optimistic_pass": int(np.argmax(fold["kappa_by_pass"])) + 1,
                 **{name: round(fold[name], 1) for name in ("seconds", "cpu_seconds")},
@@ -340,14 +272,12 @@ def rows_of_csv(results, last, best, about):
 
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="folder of EESM17")
-    parser.add_argument("--figure", action="store_true", help="Fig. 3 of the paper alone")
-    options = parse(parser, SETTINGS, argv)
+    data, figure = folder("folder of EESM17"), "Fig. 3 of the paper alone"
+    options = parse(__doc__, SETTINGS, argv, data=data, figure=figure)
     if options.folds is not None and options.folds < 2:
-        parser.error("--folds: an interval over subjects needs two folds at least")
+        options.error("--folds: an interval over subjects needs two folds at least")
     if options.subjects < 3:
-        parser.error("--subjects: three at least, one for the test and two to train on")
+        options.error("--subjects: three at least, one for the test and two to train on")
     return options
 
 
@@ -360,13 +290,13 @@ def main(argv=None):
     subjects = np.unique(X.subject).tolist()[: 1 if options.figure else options.folds]
     settings = {name: options.settings[name] for name in OF_FIT}
     shared = {"settings": settings, "X": X, "y": y, "memory": study.memory}
-    shared["drawn"] = subjects[0]
     drawn = {method for methods in PANELS.values() for method in methods}
     wanted = [m for m in METHODS if m in drawn or not options.figure]
     fits = {}
     # Scalp networks come first: three other methods find theirs ready.
-    for methods in (["scalp"], [method for method in wanted if method != "scalp"]):
-        fits |= study.run(fit_fold, tasks_of(method=methods, subject=subjects), **shared)
+    for methods in (["scalp"], wanted[1:]):
+        tasks = tasks_of(method=methods, subject=subjects)
+        fits |= study.run(fit_fold, tasks, drawn=subjects[0], **shared)
 
     data = f"simulated, noise x{options.noise:g}" if simulated else "EESM17"
     about = {
@@ -385,7 +315,7 @@ def main(argv=None):
         features = {n: of for fit in fits.values() for n, of in fit["features"].items()}
         rows = drawn_rows(np.flatnonzero(X.subject == subjects[0]))
         figure, places = draw_features(features, y[rows])
-        caption = about_features(len(rows), subjects[0])
+        caption = text("figure", n_epochs=len(rows), subject=subjects[0])
         study.write_figure(f"{name}_figure3", head, caption, places, figure)
         return
     results = {m: {s: fits[m, s] for s in subjects} for m in METHODS}
@@ -393,14 +323,10 @@ def main(argv=None):
         {m: tables.report_of(fs.values(), X, y, of=of) for m, fs in results.items()}
         for of in ("predicted", "best_predicted")
     )
-    parts = [
-        *head,
-        "Every method: Adam, learning rate 0.001, weight decay 0, batches of 32, the same passes (but for the "
-        "last row), and the same seed.",
-        *parts_of(results, last, best, PAPER[options.network], rejected, options.rejection),
-    ]
+    paper = PAPER[options.network]
+    page = page_of(results, last, best, paper, rejected, options.rejection)
     about = {"network": options.network, "data": data}
-    study.write(name, parts, list(rows_of_csv(results, last, best, about)))
+    study.write(name, [*head, page], list(rows_of_csv(results, last, best, about)))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,10 @@
 """Time and memory over thirty times the epochs, and what they say of 10,000 nights.
 
-Two things are measured, each size in a process of its own, on one thread.
-
-With signals: noise of three channels at 64 Hz on either side, written as a memory map
-(``PairedEpochs.to_memmap``), and ``LogPowerNet``. Timed by
-the processor's clock are what a fit checks first, a training pass, asking the teacher for
-its features, a pass of offline distillation, and prediction. Just written, the map lies in
-the system's page cache; what it costs to read one from the disk is a row of ``speed.py``.
-
-Rows alone: one epoch of 16 samples that stands for all of them, and a network of two
-linear layers, so that the rows of 10,000 nights can be had. What a fold of
-``cross_validate`` holds is then what belongs to rows: names of subjects and nights, onsets,
-stages, row numbers, the teacher's features, predictions.
-
-Memory is the highest resident private memory (RssAnon) above that of the imports; pages
-of a memory map are the system's cache and do not count.
-
-Run it with ``python benchmarks/growth.py`` (on Linux). It writes ``growth.md``, ``.csv``
-and ``.png``. ``--sizes`` and ``--nights`` make it smaller.
+What is measured, and how, stands at the beginning of the page. Run it with
+``python benchmarks/growth.py`` (on Linux). It writes ``growth.md``, ``.csv`` and ``.png``.
+``--sizes`` and ``--nights`` make it smaller.
 """
 
-import os
 import tempfile
 import time
 import tracemalloc
@@ -40,13 +24,14 @@ from measure import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
 from skorch.history import History
-from study import Setting, Study, in_new_process, parse, parser_of
+from study import Setting, Study, in_new_process, load_of_machine, parse, texts
 from tables import markdown_table
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
 from skleepkd.distillation.teacher import OUTPUT_IN_MEMORY
 
+text = texts(__file__)
 NETWORKS = {"small": "LogPowerNet", "U-Sleep": "USleep"}
 #: Nobody is held out, whatever the number of subjects.
 OPTIONS = COMMON | {"validation": None}
@@ -62,11 +47,10 @@ COLORS = {
     "distillation pass": "tab:orange",
     "prediction": "tab:green",
 }
+NIGHTS = "nights of rows alone; the estimate is for the last"
 SETTINGS = {
     "sizes": Setting("epochs with signals", [300, 1000, 3000, 9000], [64, 128]),
-    "nights": Setting(
-        "nights of rows alone; the estimate is for the last", [100, 1000, 10_000], [8, 16]
-    ),
+    "nights": Setting(NIGHTS, [100, 1000, 10_000], [8, 16]),
 }
 
 
@@ -87,13 +71,9 @@ class TwoLayers(nn.Module):
 
 def about(n_epochs):
     """Return the subject, the night and the onset of each epoch."""
-    night = np.arange(n_epochs) // NIGHT
+    night, number = np.divmod(np.arange(n_epochs), NIGHT)
     names = np.array([f"subject-{k:05}" for k in range(night[-1] + 1)])[night]
-    return {
-        "subject": names,
-        "recording": names.copy(),
-        "onset": 30.0 * (np.arange(n_epochs) % NIGHT),
-    }
+    return {"subject": names, "recording": names.copy(), "onset": 30.0 * number}
 
 
 def with_signals(folder, n_epochs, network):
@@ -184,26 +164,27 @@ def exponent(found, name):
 
 def table_of_sizes(small):
     """Seconds and memory with signals, and the exponents of their growth."""
-    lines = [
-        [n, f"{found['map_mb']:.0f}"]
-        + [f"{found['seconds'][name]:.3g}" for name in COLORS]
-        + [f"{found['features_mb']:.2g}", f"{found['memory_mb']:.0f}"]
-        for n, found in small.items()
-    ]
-    lines.append(["exponent", "", *(f"{exponent(small, n):.2f}" for n in COLORS), "", ""])
-    header = ["Epochs", "Map (MB)", *(f"{name} (s)" for name in COLORS)]
-    return markdown_table([*header, "features (MB)", "memory (MB)"], lines)
+    lines = []
+    for n, found in small.items():
+        line = {"Epochs": n, "Map (MB)": f"{found['map_mb']:.0f}"}
+        line |= {f"{name} (s)": f"{found['seconds'][name]:.3g}" for name in COLORS}
+        line["features (MB)"] = f"{found['features_mb']:.2g}"
+        lines.append(line | {"memory (MB)": f"{found['memory_mb']:.0f}"})
+    exponents = {f"{name} (s)": f"{exponent(small, name):.2f}" for name in COLORS}
+    return markdown_table([*lines, {"Epochs": "exponent", **exponents}])
 
 
 def table_of_rows(rows):
     """Memory and seconds of rows alone."""
     names = {"pair_mb": "pair (MB)", "memory_mb": "fold (MB)"}
     names |= {"history_mb": "history of a pass (MB)", "seconds": "fold (s)"}
-    lines = [
-        [n, n // NIGHT, *(f"{found[name]:.3g}" for name in names)]
-        for n, found in rows.items()
-    ]
-    return markdown_table(["Epochs", "Nights", *names.values()], lines)
+    return markdown_table(
+        [
+            {"Epochs": n, "Nights": n // NIGHT}
+            | {title: f"{found[name]:.3g}" for name, title in names.items()}
+            for n, found in rows.items()
+        ]
+    )
 
 
 def estimate(small, u_sleep, rows):
@@ -216,6 +197,7 @@ def estimate(small, u_sleep, rows):
         {name: seconds_of(u_sleep, name)[0] / min(u_sleep) for name in COLORS},
     ]
     hours = {name: [n * column[name] / 3600 for column in columns] for name in COLORS}
+    days = {name: np.multiply(of, PASSES / 24) for name, of in hours.items()}
     both, size = (small, u_sleep), max(small)
     features = [n / max(of) * of[max(of)]["features_mb"] / 1e3 for of in both]
     most = [max(found["memory_mb"] for found in of.values()) for of in both]
@@ -224,47 +206,33 @@ def estimate(small, u_sleep, rows):
     memory = [(row["memory_mb"] + of_network + history) / 1e3 for of_network in most]
     map_gb = n / size * small[size]["map_mb"] / 1e3
     rates = [1 / column["training pass"] for column in columns]
+    passes = f"{PASSES} passes of"
     lines = {
         "a pass over all epochs, hours on one core": hours["training pass"],
-        f"{PASSES} passes of the teacher, days": np.divide(
-            hours["training pass"], 24 / PASSES
-        ),
-        f"{PASSES} passes of the student, days": np.divide(
-            hours["distillation pass"], 24 / PASSES
-        ),
+        f"{passes} the teacher, days": days["training pass"],
+        f"{passes} the student, days": days["distillation pass"],
         "the teacher asked, once a fit, hours": hours["teacher asked"],
         "checks of one side, once a fit, hours": hours["checks"],
         "prediction, hours": hours["prediction"],
         "disk: the map of both sides, GB": [map_gb] * 2,
         "disk: the features' temporary map, GB": features,
-        f"private memory, the history of {PASSES} passes of both with it, GB": memory,
+        f"private memory, the history of {passes} both with it, GB": memory,
         "epochs that a pass asks the disk for in a second": rates,
         "MB that it asks for in a second": np.multiply(rates, map_gb / n * 1e3 / 2),
     }
-    table = markdown_table(
-        ["What", "small network", "U-Sleep"],
-        [[what, *(f"{value:,.4g}" for value in values)] for what, values in lines.items()],
-    )
+    lines = [
+        {"What": what, "small network": f"{one:,.4g}", "U-Sleep": f"{other:,.4g}"}
+        for what, (one, other) in lines.items()
+    ]
     held = (row["memory_mb"] + history) / n * NIGHT
-    return f"""\
-{n:,} epochs. Nothing of this size was trained with signals; rows alone were.
-
-{table}
-
-Assumed is that time goes on growing linearly, as it does above, on the same core, with 64
-Hz, three channels a side and 960 epochs a night in single precision; and that the disk
-keeps up with the last two lines, epochs being read in random order. Cross-validation costs
-as many times this as it has folds; with `n_jobs` processes, so many times the memory, while
-the map is shared. Memory is that of the rows, the most of any size above, and skorch's
-history of each batch of each pass, which teacher and student keep.
-
-It stops being practical by **time** first: one pass over {n // NIGHT:,} nights has as many steps
-as {PASSES} passes over {n // NIGHT // PASSES:,}, so many nights are for a few passes, or for a GPU. By
-**memory**: {history / 1e3:.3g} of the {memory[0]:.3g} GB are the history; about {(16e3 - most[0]) / held:,.0f} nights fit into 16
-GB with it, more with fewer passes and with numbers as names ({row["name_bytes"]} bytes a name here, 8 a
-number). By **disk**: the map, and as features {1e6 * features[1] / n:.0f} kB an epoch of U-Sleep in the
-folder of temporary files (`TMPDIR`); distillation by softmax or online needs none.
-"""
+    return text(
+        "estimate",
+        **{"n": n, "n_nights": n // NIGHT, "n_passes": PASSES, "memory": memory[0]},
+        **{"history": history / 1e3, "n_fit": (16e3 - most[0]) / held},
+        **{"name_bytes": row["name_bytes"], "features": 1e6 * features[1] / n},
+        n_few=n // NIGHT // PASSES,
+        table=markdown_table(lines),
+    )
 
 
 def draw(small, rows):
@@ -294,33 +262,20 @@ def draw(small, rows):
     return figure
 
 
-def parts_of(small, u_sleep, rows):
-    """Write the paragraphs below the head."""
-    size, sizes = min(u_sleep), list(small)
-    of_size = u_sleep[size]["seconds"].items()
-    return [
-        "**All signals are noise and all stages random**, neither of which changes time or "
-        "memory.",
-        __doc__[__doc__.index("Two things") : __doc__.index("Run it")]
-        .strip()
-        .replace("``", "`"),
-        f"## {sizes[-1] / sizes[0]:.3g} times the epochs",
-        "The small network. An exponent is the slope of the logarithm of the seconds over "
-        "that of the epochs: 1 is linear.",
-        table_of_sizes(small),
-        f"U-Sleep, {size} epochs: "
-        + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in of_size)
-        + ".",
-        "![Time and memory over epochs](growth.png)",
-        "## Rows alone",
-        "The pair and its stages; at most in a fold of eight, trained for a pass of teacher "
-        "and student, in batches of 4,096; what skorch's history notes of a pass in batches "
-        f"of 32; and the seconds of the fold. Up to {OUTPUT_IN_MEMORY / 1e9:.2f} GB a layer's "
-        "features are in memory (16 bit), above that in a temporary memory map.",
-        table_of_rows(rows),
-        f"## An estimate for {max(rows) // NIGHT:,} nights",
-        estimate(small, u_sleep, rows),
-    ]
+def page_of(small, u_sleep, rows):
+    """Write the page below its head."""
+    (size,), sizes = u_sleep, list(small)
+    of_u_sleep = u_sleep[size]["seconds"].items()
+    return text(
+        "page",
+        factor=sizes[-1] / sizes[0],
+        sizes=table_of_sizes(small),
+        u_sleep_size=size,
+        u_sleep=", ".join(f"{name} {seconds:.3g} s" for name, seconds in of_u_sleep),
+        in_memory=OUTPUT_IN_MEMORY / 1e9,
+        rows=table_of_rows(rows),
+        estimate=estimate(small, u_sleep, rows),
+    )
 
 
 def lines_of(signals):
@@ -338,10 +293,9 @@ def lines_of(signals):
 
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    options = parse(parser, SETTINGS, argv)
+    options = parse(__doc__, SETTINGS, argv)
     if len(options.sizes) < 2 or min(options.nights) < 8:
-        parser.error("A line needs two sizes, and eight folds eight nights.")
+        options.error("A line needs two sizes, and eight folds eight nights.")
     return options
 
 
@@ -349,26 +303,22 @@ def main(argv=None):
     """Measure what is missing, and write the page, the table and the picture."""
     options = read_options(argv)
     study, sizes = Study("growth", options), options.sizes
+    tasks = {("small", n): {"n_epochs": n, "network": "small"} for n in sizes}
+    n = min(sizes)
+    tasks["U-Sleep", n] = {"n_epochs": n, "network": "U-Sleep"}
     with tempfile.TemporaryDirectory() as folder:
-        n = max(sizes)
-        X = PairedEpochs(
-            noise(n, 3, 1920), source=noise(n, 3, 1920, seed=1), **about(n), sfreq=64.0
-        )
-        X.to_memmap(folder)
-        del X
-        tasks = {("small", n): {"n_epochs": n, "network": "small"} for n in sizes}
-        n = min(sizes)
-        tasks["U-Sleep", n] = {"n_epochs": n, "network": "U-Sleep"}
+        n_all = max(sizes)
+        target, source = (noise(n_all, 3, 1920, seed=k) for k in (0, 1))
+        PairedEpochs(target, source=source, **about(n_all), sfreq=64.0).to_memmap(folder)
+        del target, source
         found = study.run(in_new_process, tasks, function=with_signals, folder=folder)
     tasks = {n * NIGHT: {"n_epochs": n * NIGHT} for n in options.nights}
     rows = study.run(in_new_process, tasks, function=rows_alone)
-    signals = {"small": {n: found["small", n] for n in sizes}}
-    signals["U-Sleep"] = {n: found["U-Sleep", n]}
-    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processor(s)"
-    parts = study.head("Growth", {"load of the machine": (load, "-")})
-    lines = list(lines_of({**signals, "rows alone": rows}))
-    parts += parts_of(*signals.values(), rows)
-    study.write("growth", parts, lines, draw(signals["small"], rows))
+    small, u_sleep = {n: found["small", n] for n in sizes}, {n: found["U-Sleep", n]}
+    page = page_of(small, u_sleep, rows)
+    lines = list(lines_of({"small": small, "U-Sleep": u_sleep, "rows alone": rows}))
+    head = study.head("Growth", load_of_machine())
+    study.write("growth", [*head, page], lines, draw(small, rows))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ Challenge 2018 (open).
 The default settings were chosen on the seed 100.
 """
 
-from pathlib import Path
-
 import numpy as np
 import tables
 from matplotlib.figure import Figure
 from simulation_realism import has_sleepecg, stage_with_sleepecg
 from skorch.callbacks import LRScheduler
-from study import Setting, Study, parse, parser_of, timed_fit
+from study import Setting, Study, folder, parse, texts, timed_fit
 from torch.optim.lr_scheduler import OneCycleLR
 
 from skleepkd import FineTunedSleepStager
@@ -36,6 +34,7 @@ from skleepkd.preprocessing import EpochScaler
 from skleepkd.recipes import joshi2021
 from skleepkd.stages import EPOCH_SECONDS, scheme_names, to_scheme
 
+text = texts(__file__)
 SCHEMES = {4: "wldr", 3: "wnr"}
 
 #: What each row of the tables is: a name, a recipe, what is set on it, and its budget in
@@ -69,25 +68,21 @@ CHOSEN = ("sd+cl", "at+sd+cl")
 #: The columns of Fig. 2.
 DRAWN = ("ecg", "at+sd+cl", "eeg")
 
+SCHEDULES, PAPERS_FILTERS = ("constant", "one-cycle"), [16, 32, 64, 128, 256, 512]
+PARTS = "subjects to train on, to choose on, to test on"
 SETTINGS = {
-    "subjects": Setting(
-        "simulated subjects to train on, to choose on, to test on", [28, 8, 22], [2, 1, 2]
-    ),
+    "subjects": Setting(f"simulated {PARTS}", [28, 8, 22], [2, 1, 2]),
     "epochs": Setting("epochs of a simulated night", 80, 24),
     "sfreq": Setting("hertz", 50.0, 4.0, 200.0),
     "filters": Setting(
-        "filters of U-Time's levels",
-        [4, 8, 16, 32, 64, 128],
-        [2] * 6,
-        [16, 32, 64, 128, 256, 512],
-        "16, 32, 64, 128, 256, 512 (code)",
+        *("filters of U-Time's levels", [4, 8, 16, 32, 64, 128], [2] * 6, PAPERS_FILTERS),
+        paper="16, 32, 64, 128, 256, 512 (code)",
     ),
     "passes": Setting("passes over the training epochs, in each of two steps", 8, 1, 150),
     "batch-size": Setting("epochs in a batch", 32, None, 256, "256 (code)"),
     "lr": Setting("learning rate (its highest, with one-cycle)", 1e-2, None, 1e-3),
     "schedule": Setting(
-        *("schedule", "one-cycle", None, "constant", "- (code: constant)"),
-        choices=("constant", "one-cycle"),
+        *("schedule", "one-cycle", None, "constant", "- (code: constant)", SCHEDULES)
     ),
     "alphas": Setting("grid of alpha", [0.1, 0.5, 0.9], [0.5, 0.9], paper=0.5),
     "sequence-length": Setting("epochs of a sequence, in rows with them", 5, 3),
@@ -115,6 +110,9 @@ PAPER = {
     },
 }
 
+#: Of Table I: factor, digits, and the paper's digits.
+SCORES = {"f1_weighted": (1, 2, 2), "accuracy": (1, 2, 2)}
+
 # ---------------------------------------------------------------- the fits
 
 
@@ -134,23 +132,18 @@ def make_stager(row, n_classes, alpha, settings, split, n_epochs, memory):
         }
 
     plain = options(settings["passes"], settings["batch_size"], n_epochs)
-    teacher = joshi2021("ecg", n_classes, **plain)
+    teacher, seed = joshi2021("ecg", n_classes, **plain), settings["seed"]
     if recipe == "eeg":
         # The teacher of the other rows, so that one fit serves them all.
-        return FineTunedSleepStager(
-            teacher,
-            trainable=None,
-            memory=memory,
-            validation=plain["validation"],
-            random_state=settings["seed"],
-        )
+        how = {"memory": memory, "validation": plain["validation"], "random_state": seed}
+        return FineTunedSleepStager(teacher, trainable=None, **how)
     # A pass over all windows reads each epoch ``length`` times.
     own = options(
         max(1, round(budget * settings["passes"] / length)),
         max(2, round(settings["batch_size"] / length)),
         n_epochs - (length - 1) * len(split["train"]),
     )
-    stager = joshi2021(recipe, n_classes, random_state=settings["seed"], **own)
+    stager = joshi2021(recipe, n_classes, random_state=seed, **own)
     stager.set_params(sequence_length=length, **params)
     if recipe != "ecg":
         stager.set_params(teacher=teacher, memory=memory)
@@ -211,14 +204,9 @@ def stage_ready(options, split, X, y):
 def load_cohort(options):
     """Load or simulate nights, and scale each channel of each epoch from 0 to 1."""
     if options.data is None:
-        cohort = make_cohort(
-            sum(options.subjects),
-            source=["C4-A1"],
-            target=["ECG"],
-            n_epochs=options.epochs,
-            sfreq=options.sfreq,
-            random_state=options.seed,
-        )
+        how = {"source": ["C4-A1"], "target": ["ECG"], "random_state": options.seed}
+        how |= {"n_epochs": options.epochs, "sfreq": options.sfreq}
+        cohort = make_cohort(sum(options.subjects), **how)
     else:
         load = {"mass": load_mass, "cinc2018": load_cinc2018}[options.set]
         cache = options.cache / f"{options.set}-{options.sfreq:g}"
@@ -248,22 +236,20 @@ def choose(fits):
     """
     best = {}
     for fit in fits:
-        other = best.setdefault(fit["row"], fit)
-        if fit["validation_kappa"] > other["validation_kappa"]:
-            best[fit["row"]] = fit
+        earlier = best.get(fit["row"], fit)
+        best[fit["row"]] = max(earlier, fit, key=lambda one: one["validation_kappa"])
     return best
 
 
 def make_tasks(rows, n_classes, alphas, chosen):
     """Name the fits of some rows in a scheme, the grid of alpha included."""
     for row in rows:
-        grid = alphas if row in CHOSEN else [None]
+        grid = {f"{row}_{alpha:g}": alpha for alpha in alphas if row in CHOSEN}
         if row == "sd+cl-sequences":
-            grid = [chosen["sd+cl"]["alpha"]]
-        for alpha in grid:
-            suffix = f"_{alpha:g}" if row in CHOSEN else ""
+            grid = {row: chosen["sd+cl"]["alpha"]}
+        for name, alpha in (grid or {row: None}).items():
             task = {"row": row, "n_classes": n_classes, "alpha": alpha}
-            yield f"{row}{suffix}-{n_classes}", task
+            yield f"{name}-{n_classes}", task
 
 
 # ---------------------------------------------------------------- the page
@@ -278,143 +264,79 @@ def table_1(rows, reports, paper):
     """Weighted F1, accuracy and kappa of each row, beside the paper's."""
     lines = []
     for row, report in reports.items():
-        alpha, line = rows[row]["alpha"], [LABELS[row]]
-        line.append("-" if alpha is None else f"{alpha:g}")
-        values = paper.get(row, (np.nan, np.nan))[:2]
-        for score, value in zip(("f1_weighted", "accuracy"), values, strict=True):
-            line += [tables.number(value, 2), tables.mean(report.per_subject, score, 2)]
-            line.append(tables.number(report.pooled[score], 2))
-        line += [
-            tables.mean(report.per_subject, "kappa"),
-            tables.number(rows[row]["validation_kappa"], 3),
-        ]
+        alpha = rows[row]["alpha"]
+        line = {"Method": LABELS[row], "alpha": "-" if alpha is None else f"{alpha:g}"}
+        line |= tables.beside_paper(report, paper.get(row), SCORES)
+        line["Kappa, mean"] = tables.mean(report.subjects["kappa"])
+        line["validation kappa"] = tables.number(rows[row]["validation_kappa"], 3)
         lines.append(line)
-    header = ["Method", "alpha", "Weighted F1, paper", "mean", "pooled"]
-    header += ["Accuracy, paper", "mean", "pooled", "Kappa, mean", "validation kappa"]
-    return tables.markdown_table(header, lines)
+    return tables.markdown_table(lines)
 
 
 def table_of_gains(scores, best):
     """Compute the gain of each distilled row over the plain, the best and all baselines."""
     lines = []
     for row in DISTILLED:
-        found = [
-            tables.gain_of(scores[row], scores[baseline], score)
-            for baseline in ("ecg", best)
-            for score in ("kappa", "f1_weighted")
-        ]
-        found.append(min(tables.gain_of(scores[row], scores[name]) for name in BASELINES))
-        judged = tables.verdict(tables.gain_of(scores[row], scores[best]))
-        lines.append([LABELS[row], *map(tables.signed, found), judged])
-    header = ["Method", "Kappa, over the ECG baseline", "weighted F1"]
-    header += ["Kappa, over the best baseline", "weighted F1"]
-    header += ["Kappa, least gain over any baseline", "A gain over the best?"]
-    return tables.markdown_table(header, lines)
+        line = {"Method": LABELS[row]}
+        for name, baseline in (("the ECG", "ecg"), ("the best", best)):
+            for score in ("kappa", "weighted F1"):
+                column = score.replace("weighted F1", "f1_weighted")
+                gain = tables.gain_of(scores[row][column], scores[baseline][column])
+                line[f"{score.capitalize()}, over {name} baseline"] = tables.signed(gain)
+        gains = {
+            name: tables.gain_of(scores[row]["kappa"], scores[name]["kappa"])
+            for name in BASELINES
+        }
+        line["Kappa, least gain over any baseline"] = tables.signed(min(gains.values()))
+        line["A gain over the best?"] = tables.verdict(gains[best])
+        lines.append(line)
+    return tables.markdown_table(lines)
 
 
-def about_gap(scores):
-    """Describe the gap between EEG and ECG, which is what can be gained."""
-    gap = gap_closed(
-        *(tables.values_of(scores[row], "kappa") for row in ("eeg", "ecg", "at+sd+cl"))
-    )
-    note = "" if gap.has_gap else " **There is no gap that a teacher could close.**"
-    shown = tables.with_interval((gap.gap, *gap.gap_interval))
-    return f"The EEG is {shown} above the ECG in kappa.{note}"
-
-
-def about_ready(n_classes, rows):
-    """Say what the row of SleepECG is, or why there is none."""
-    if n_classes == 4:
-        return "SleepECG, which a user might take instead, has no stager of four stages."
-    if READY not in rows:
-        return "SleepECG is not installed: `pip install sleepecg keras` adds its row."
-    return (
-        "SleepECG's `wrn-gru-mesa` comes trained, on 1971 real nights, and stages the same "
-        "nights at 100 Hz, whole and in their order. It was made for nights of seven hours "
-        "and more and for windows of 4.5 min: a night here is a tenth of that, with a whole "
-        "night's course, so the row is less than it can do (the page `simulation_realism` "
-        "has nights of seven hours). It reads neighbouring epochs, as only the rows with "
-        "sequences do here."
-    )
-
-
-def parts_of(n_classes, fits, rows, reports, note):
-    """Write the paragraphs of a scheme: all fits, those of the rows, and their reports."""
+def scheme_of(n_classes, fits, rows, reports, note):
+    """Write the part of a scheme: of all fits, those of the rows, and their reports."""
     scheme, paper = SCHEMES[n_classes], PAPER[n_classes]
-    scores = {row: report.per_subject for row, report in reports.items()}
+    scores = {row: report.subjects for row, report in reports.items()}
     best = best_baseline(rows)
-    in_percent = {row: [100 * f1 for f1 in by[2:]] for row, by in paper.items()}
-    yield f"## {n_classes} stages ({' '.join(scheme_names(scheme))}){note}"
-    yield about_gap(scores)
-    yield f"### Table I: weighted F1 and accuracy{note}"
-    yield table_1(rows, reports, paper)
-    if note:
-        yield about_ready(n_classes, rows)
-    yield (
-        "Mean: over test subjects, with a 95 % bootstrap interval over them; pooled: over "
-        "all their epochs, as in the published code."
-    )
-    yield f"### Gains{note}"
-    yield table_of_gains(scores, best)
-    yield (
-        f"The best baseline by the validation subjects is: {LABELS[best]}. Differences are "
-        "paired by test subject, with 95 % bootstrap intervals over them. *Shown*: the "
-        "interval of kappa over the best baseline leaves out 0. The least gain is that "
-        "over the baseline with the highest kappa on the test subjects, which nobody could "
-        "have chosen. One training with one seed stands behind each row, which the "
-        "intervals do not know."
-    )
-    yield f"### Table II: F1 of each stage (%){note}"
-    yield tables.table_of_stages(reports, LABELS, in_percent, scheme)
-    yield "### Costs"
-    costs = {name: [fit] for name, fit in fits.items()}
-    yield tables.table_of_costs(costs, {name: name for name in fits})
-
-
-def page_of(head, options, results, rows, reports):
-    """Write the page; results, their chosen ones and reports are by number of stages."""
-    simulated, length = options.data is None, options.sequence_length
-    return [
-        *head,
-        "One division into subjects to train on, to choose on and to test on, as in the "
-        "paper; every row has the same, with the same optimiser, schedule and seed. Weights, "
-        "alpha and the best baseline are chosen by kappa on the "
-        "validation subjects alone, whom teachers do not train on either; the paper's alpha is 0.5, and the "
-        "published code chooses weights by weighted F1. The attention step is fitted once and serves "
-        "the rows that begin with it.",
-        "*Ours* are further baselines, each with as many passes as the two-step rows in all, "
-        f"but for the one without class weights. Rows with sequences read {length} epochs at "
-        "a time and as many epochs in all as a row of twice the passes; the last is "
-        "distilled alike, from the same EEG stager.",
-        "Passes, learning rate and number of subjects were chosen on the seed 100, on its "
-        "EEG and ECG baselines alone."
-        if simulated
-        else "Where windows of 30 s overlap (MASS, subsets 2, 4 and 5), so do the epochs of "
-        "a sequence.",
-        *(
-            part
-            for n in SCHEMES
-            for part in parts_of(
-                n, results[n], rows[n], reports[n], ", simulated" * simulated
-            )
+    f1 = {row: [100 * value for value in values[2:]] for row, values in paper.items()}
+    gap = gap_closed(*(scores[row]["kappa"] for row in ("eeg", "ecg", "at+sd+cl")))
+    ready = "ready" if READY in rows else f"no ready {n_classes}"
+    return text(
+        "scheme",
+        n_classes=n_classes,
+        stages=" ".join(scheme_names(scheme)),
+        note=note,
+        gap=tables.with_interval((gap.gap, *gap.gap_interval)),
+        no_gap=text("no gap", not gap.has_gap),
+        table_1=table_1(rows, reports, paper),
+        about_ready=text(ready, note),
+        gains=table_of_gains(scores, best),
+        best=LABELS[best],
+        table_2=tables.table_of_stages(reports, LABELS, f1, scheme),
+        costs=tables.table_of_costs(
+            {name: [fit] for name, fit in fits.items()}, {name: name for name in fits}
         ),
-        "The costs of a fit are without those of the EEG stager, and of the attention step "
-        "where another fit has done it already: at+cl has, for at+sd+cl.",
-    ]
+    )
 
 
 def rows_of_csv(rows, reports, data):
     """One row for each scheme, method and test subject."""
     stages = ("W", "L", "D", "N", "R")
     names = ["accuracy", "kappa", "f1_macro", "f1_weighted", *(f"f1_{s}" for s in stages)]
-    for n_classes, found in reports.items():
-        for row, report in found.items():
-            fit = rows[n_classes][row]
-            about = {"data": data, "n_classes": n_classes, "method": row}
-            about["alpha"] = fit["alpha"]
-            about["validation_kappa"] = round(fit["validation_kappa"], 5)
-            for subject, scores in report.per_subject.items():
-                yield {**about, "subject": subject, **tables.rounded(scores, names)}
+    return [
+        {
+            "data": data,
+            "n_classes": n_classes,
+            "method": row,
+            "alpha": rows[n_classes][row]["alpha"],
+            "validation_kappa": round(rows[n_classes][row]["validation_kappa"], 5),
+            "subject": subject,
+            **tables.rounded(report, subject, names),
+        }
+        for n_classes, found in reports.items()
+        for row, report in found.items()
+        for subject in report.subjects.index
+    ]
 
 
 def draw_traces(rows, X, y, subjects):
@@ -453,28 +375,21 @@ def draw_traces(rows, X, y, subjects):
     return figure, numbers
 
 
-def about_traces(data):
-    """Describe Fig. 2."""
-    return (
-        "Fig. 2 of the paper: what the bottleneck of three networks holds over the time of "
-        f"single epochs of {data} nights, four stages. Grey is each filter, red their mean. "
-        "An epoch of each case is the first one of the test subjects, in the order of their "
-        "names and nights; the networks have scales of their own. The paper does not say "
-        "which epochs it shows, nor what it draws of the filters."
-    )
-
-
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, metavar="ROOT", help="folder of nights, held in memory")
-    add("--figure", action="store_true", help="Fig. 2 of the paper alone")
-    add("--set", choices=("mass", "cinc2018"), default="mass", help="what ROOT holds")
-    options = parse(parser, SETTINGS, argv)
+    options = parse(
+        *(__doc__, SETTINGS, argv),
+        data=folder("folder of nights, held in memory"),
+        figure="Fig. 2 of the paper alone",
+        set={
+            "choices": ("mass", "cinc2018"),
+            "default": "mass",
+            "help": "what --data holds",
+        },
+    )
     people = options.subjects
     if len(people) != 3 or min(people) < 1 or people[2] < 2:
-        parser.error("--subjects: three numbers, and two in the test at least")
+        options.error("--subjects: three numbers, and two in the test at least")
     return options
 
 
@@ -486,26 +401,20 @@ def main(argv=None):
     split = split_subjects(options, X.subject)
     settings = {name: options.settings[name] for name in OF_FIT}
     shared = {"settings": settings, "split": split, "X": X, "y": y, "memory": study.memory}
-    results, chosen = {n: {} for n in SCHEMES}, {n: {} for n in SCHEMES}
     schemes, wanted = ([4], DRAWN) if options.figure else (SCHEMES, ROWS)
+    results, chosen = {n: {} for n in schemes}, {n: {} for n in schemes}
     for of_stage in STAGES:
         of_stage = [row for row in of_stage if row in wanted]
-        tasks = {
-            name: task
-            for n in schemes
-            for name, task in make_tasks(of_stage, n, options.alphas, chosen[n])
-        }
-        for name, fit in study.run(fit_row, tasks, **shared).items():
-            results[tasks[name]["n_classes"]][name] = fit
-        chosen = {n: choose(results[n].values()) for n in schemes}
+        for n in schemes:
+            tasks = dict(make_tasks(of_stage, n, options.alphas, chosen[n]))
+            results[n] |= study.run(fit_row, tasks, **shared)
+            chosen[n] = choose(results[n].values())
     rows = {n: {row: chosen[n][row] for row in ROWS if row in wanted} for n in schemes}
     data = options.set if options.data else "simulated"
+    sizes = ", ".join(str(len(part)) for part in split.values())
     about = {
         "data": (data, "MASS"),
-        "subjects to train on, to choose on, to test on": (
-            ", ".join(str(len(part)) for part in split.values()),
-            "80, 10, 10 % (code: 158, 20, 22)",
-        ),
+        PARTS: (sizes, "80, 10, 10 % (code: 158, 20, 22)"),
         "epochs of all subjects": (len(X), "-"),
         "sampling rate, Hz": (X.sfreq["target"], 200),
     }
@@ -515,18 +424,25 @@ def main(argv=None):
     if options.figure:
         truth = to_scheme(y, SCHEMES[4])
         figure, numbers = draw_traces(rows[4], X, truth, split["test"])
-        study.write_figure(f"{name}_figure2", head, about_traces(data), numbers, figure)
+        caption = text("figure", data=data)
+        study.write_figure(f"{name}_figure2", head, caption, numbers, figure)
         return
-    reports = {}
+    if options.data is None and has_sleepecg():
+        rows[3][READY] = stage_ready(options, split, X, y)
+    note, reports = ", simulated" * (options.data is None), {}
     for n, scheme in SCHEMES.items():
-        if n == 3 and options.data is None and has_sleepecg():
-            rows[n][READY] = stage_ready(options, split, X, y)
+        truth = to_scheme(y, scheme)
         reports[n] = {
-            row: tables.report_of([fit], X, to_scheme(y, scheme), scheme)
-            for row, fit in rows[n].items()
+            row: tables.report_of([fit], X, truth, scheme) for row, fit in rows[n].items()
         }
-    parts = page_of(head, options, results, rows, reports)
-    study.write(name, parts, list(rows_of_csv(rows, reports, data)))
+    parts = [scheme_of(n, results[n], rows[n], reports[n], note) for n in SCHEMES]
+    page = text(
+        "page",
+        length=options.sequence_length,
+        about_nights=text("simulated" if note else "real"),
+        schemes="\n\n".join(parts),
+    )
+    study.write(name, [*head, page], rows_of_csv(rows, reports, data))
 
 
 if __name__ == "__main__":

@@ -26,20 +26,20 @@ from pathlib import Path
 from time import process_time
 
 import numpy as np
+import pandas as pd
 import tables
 from joblib import Memory
 from matplotlib.figure import Figure
 from sklearn.model_selection import GroupKFold
-from study import Setting, Study, parse, parser_of, tasks_of, training
+from study import Setting, Study, parse, tasks_of, texts, training
 from torch.utils.data import RandomSampler
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import FeatureMSE
-from skleepkd.metrics import staging_report
 from skleepkd.stages import is_unscored
 
-BATCH_SIZE = 32
+text, BATCH_SIZE = texts(__file__), 32
 SCALP, EAR, UNSCORED = "scalp (the teacher)", "ear alone", ", with unscored"
 #: The colour and the line of each method; dashed where unscored nights are used.
 LINES = {
@@ -58,6 +58,7 @@ POOLS = (10, 8, 6, 4)
 TEACHER, AS_LARGE, ALONE = "scalp, large (the teacher)", "ear, large", "ear, small"
 SOFTMAX, FEATURES = "ear, small, softmax", "ear, small, features by an adapter"
 BOTH = "ear, small, both"
+#: In the order of the table.
 STUDENTS = (TEACHER, AS_LARGE, ALONE, SOFTMAX, FEATURES, BOTH)
 
 TERMS = {
@@ -92,20 +93,6 @@ def terms(settings):
     features = {"feature_loss": mse, "feature_weight": weight, "alpha": 0.0}
     softmax = {name: settings[name] for name in ("alpha", "temperature")}
     return features, softmax
-
-
-def scores_of(stager, X, y):
-    """Stage epochs; return each subject's scores."""
-    return staging_report(y, stager.predict(X), groups=X.subject).per_subject
-
-
-def rows_of(scores, **about):
-    """List kappas by method and subject as rows of a table."""
-    return [
-        {**about, "method": method, "subject": subject, "kappa": of["kappa"]}
-        for method, subjects in scores.items()
-        for subject, of in subjects.items()
-    ]
 
 
 # ---------------------------------------------------------------- label budget
@@ -148,27 +135,27 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
 
 def run_cell(settings, seed, labelled):
     """Train every method on some labelled subjects of the cohort of this seed."""
-    n_test = settings["test_subjects"]
-    cohort = make_cohort(
-        n_test + labelled,
-        unscored=settings["unscored"],
-        n_epochs=settings["epochs"],
-        random_state=seed,
-    )
+    n_test, n_epochs = settings["test_subjects"], settings["epochs"]
+    how = {"unscored": settings["unscored"], "n_epochs": n_epochs, "random_state": seed}
+    cohort = make_cohort(n_test + labelled, **how)
     X, y, groups = cohort.X, cohort.y, cohort.groups
     unscored = is_unscored(y)
     test = np.isin(groups, np.unique(groups[~unscored])[:n_test])
     labels = ~test & ~unscored
-    scores = {}
     with tempfile.TemporaryDirectory() as teachers:
         memory = Memory(teachers, verbose=0)
         stagers = make_stagers(settings, seed, memory, labels.sum(), (~test).sum())
         for name, stager in stagers.items():
             rows = ~test if name.endswith(UNSCORED) else labels
-            scores[name] = scores_of(stager.fit(X[rows], y[rows]), X[test], y[test])
-    teacher = stagers["transfer"].pretrained_
-    scores[SCALP] = scores_of(teacher, X[test].source_epochs, y[test])
-    return {"scores": {name: scores[name] for name in LINES}}
+            stager.fit(X[rows], y[rows])
+    stagers[SCALP] = stagers["transfer"].pretrained_
+    inputs = dict.fromkeys(LINES, X[test]) | {SCALP: X[test].source_epochs}
+    rows = [
+        row
+        for name, of in inputs.items()
+        for row in tables.judge(stagers[name], of, y[test], method=name)
+    ]
+    return {"rows": rows}
 
 
 def lines_of(labelled, found):
@@ -178,14 +165,16 @@ def lines_of(labelled, found):
     """
     by_seed = found.frame.pivot_table("score", "seed", "method")
     for name, row in found.table.iterrows():
-        line = [labelled, name, tables.with_interval(tables.mean_of(row)), "", "", ""]
+        line = {"labelled subjects": labelled, "method": name}
+        line["simulated kappa"] = tables.with_interval(tables.mean_of(row))
+        gains, gain, share = by_seed[name] - by_seed[EAR], "", ""
         if name != EAR:
-            line[3] = tables.signed(tables.difference_of(row))
-            each = by_seed[name] - by_seed[EAR]
-            line[4] = ", ".join(f"{gain:+.3f}" for gain in each)
+            gain = tables.signed(tables.difference_of(row))
         if name not in (EAR, SCALP):
-            line[5] = tables.share_of(row) or "no gap"
-        yield line
+            share = tables.share_of(row) or "no gap"
+        line["gain over the ear alone"] = gain
+        line["gain by repetition"] = ", ".join(f"{of:+.3f}" for of in gains) if gain else ""
+        yield line | {"gap closed": share}
 
 
 def draw(found):
@@ -213,33 +202,19 @@ def draw(found):
 
 def label_budget(study):
     """Train all cells, and write table and picture."""
-    options, run = study.options, ("labelled", "repetitions")
+    options, run, lines = study.options, ("labelled", "repetitions"), []
     settings = {n: value for n, value in options.settings.items() if n not in run}
     tasks = tasks_of(labelled=sorted(options.labelled), seed=options.repetitions)
     results = study.run(run_cell, tasks, settings=settings)
-    rows, found = [], {}
+    rows, found = tables.rows_of(results, "labelled", "seed"), {}
     for n in sorted(options.labelled):
-        own = [
-            row
-            for seed in options.repetitions
-            for row in rows_of(results[n, seed]["scores"], repetition=seed, labelled=n)
-        ]
-        of_seed = [row | {"seed": row["repetition"]} for row in own]
-        found[n] = tables.comparison(of_seed, EAR, SCALP)
-        rows += own
-    lines = [line for n, of in found.items() for line in lines_of(n, of)]
-    header = ["labelled subjects", "method", "simulated kappa", "gain over the ear alone"]
-    parts = study.head("Label budget, simulated nights") + [
-        f"LogPowerNet, Adam, batches of {BATCH_SIZE}; each training is "
-        f"{options.passes * options.steps} gradient steps. Transfer, features and softmax "
-        "begin at the weights of the teacher, which has had as many.",
-        "In brackets: 95 % bootstrap intervals over the subjects of all repetitions, the "
-        "scores of a subject kept together. Subjects of one repetition are judged by the "
-        "same trained networks, which the intervals do not know; so the gain of each "
-        "repetition stands beside them.",
-        tables.markdown_table([*header, "gain by repetition", "gap closed"], lines),
-    ]
-    study.write("label_budget", parts, rows, draw(found))
+        own = [row for row in rows if row["labelled"] == n]
+        found[n] = tables.comparison(own, EAR, SCALP)
+        lines += lines_of(n, found[n])
+    n_steps, table = options.passes * options.steps, tables.markdown_table(lines)
+    page = text("budget", batch_size=BATCH_SIZE, n_steps=n_steps, table=table)
+    head = study.head("Label budget, simulated nights")
+    study.write("label_budget", [*head, page], rows, draw(found))
 
 
 # ---------------------------------------------------------------- small student
@@ -272,26 +247,22 @@ def make_students(settings, memory):
 
 def run_fold(settings, n_folds, fold):
     """Train every student on a fold's training subjects, and test it on the others."""
-    cohort = make_cohort(
-        settings["subjects"], n_epochs=settings["epochs"], random_state=settings["seed"]
-    )
+    how = {"n_epochs": settings["epochs"], "random_state": settings["seed"]}
+    cohort = make_cohort(settings["subjects"], **how)
     X, y = cohort.X, cohort.y
     train, test = list(GroupKFold(n_folds).split(X, y, X.subject))[fold]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         stagers = make_students(settings, Memory(folder, verbose=0))
         for stager in stagers.values():
             stager.fit(X[train], y[train])
         stagers[TEACHER] = stagers[FEATURES].teacher_
-        inputs = {name: X[test].target_epochs for name in stagers}
+        inputs = dict.fromkeys(STUDENTS, X[test].target_epochs)
         inputs[TEACHER] = X[test].source_epochs
-        costs = {name: cost_of(of, inputs[name], folder) for name, of in stagers.items()}
-    return {
-        "scores": {
-            name: scores_of(stagers[name], inputs[name], y[test]) for name in STUDENTS
-        },
-        "costs": costs,
-        "adapter": n_parameters(stagers[FEATURES].adapters_),
-    }
+        for name, of in inputs.items():
+            about = {"method": name, **cost_of(stagers[name], of, folder)}
+            rows += tables.judge(stagers[name], of, y[test], **about)
+    return {"rows": rows, "adapter": n_parameters(stagers[FEATURES].adapters_)}
 
 
 def n_parameters(module):
@@ -320,48 +291,37 @@ def small_student(study):
     """Train all folds, and write the table."""
     options = study.options
     settings = {name: v for name, v in options.settings.items() if name != "folds"}
-    tasks = {fold: {"fold": fold} for fold in range(options.folds)}
-    folds = study.run(run_fold, tasks, settings=settings, n_folds=options.folds).values()
-    adapter = next(iter(folds))["adapter"]
-    lines, rows, costs, scores = [], [], {}, {}
-    for name in STUDENTS:
-        of_folds = [one["costs"][name] for one in folds]
-        ms = float(np.median([cost["ms"] for cost in of_folds]))
-        costs[name] = of_folds[0] | {"ms": ms}
-        scores[name] = {who: of for one in folds for who, of in one["scores"][name].items()}
-        rows += [row | costs[name] for row in rows_of({name: scores[name]})]
-    for name, cost in costs.items():
-        line = [name, *(f"{cost[what]:,}" for what in ("parameters", "bytes"))]
-        line += [f"{cost['ms']:.2f}", tables.mean(scores[name], "kappa"), "", ""]
-        if name != ALONE:
-            gain = tables.gain_of(scores[name], scores[ALONE])
-            line[5] = tables.signed(gain)
-            line[6] = "" if name in (TEACHER, AS_LARGE) else tables.verdict(gain)
-        lines.append(line)
-    header = ["method", "parameters", "file, bytes", "ms an epoch", "simulated kappa"]
-    header += ["gain over the small one by itself", ""]
-    smaller, quicker = (costs[TEACHER][n] / costs[ALONE][n] for n in ("parameters", "ms"))
-    parts = study.head("A small student, simulated nights") + [
-        f"U-Time with the filters {LARGE} and {SMALL}, Adam, batches of {BATCH_SIZE}, epochs "
-        f"at 64 Hz. The small student has {smaller:.0f} times fewer parameters than its "
-        f"teacher and predicts in {quicker:.1f} times less processor time. The adapter has "
-        f"{adapter:,} parameters while the student is trained; they are no part of what is "
-        "kept.",
-        f"In brackets: 95 % bootstrap intervals over the {len(scores[ALONE])} subjects, "
-        "gains paired by subject. Subjects of one fold are judged by the same trained "
-        'networks, one training each, which the intervals do not know. "Not shown": the '
-        "interval of the gain holds 0.",
-        tables.markdown_table(header, lines),
-    ]
-    study.write("small_student", parts, rows)
+    tasks = tasks_of(fold=range(options.folds))
+    folds = study.run(run_fold, tasks, settings=settings, n_folds=options.folds)
+    rows = tables.rows_of(folds, "fold")
+    frame = pd.DataFrame(rows)
+    costs = frame.drop_duplicates(["fold", "method"]).groupby("method", sort=False)
+    costs = costs[["parameters", "bytes", "ms"]].median()
+    kappas, lines = frame.pivot_table("kappa", "subject", "method", sort=False), []
+    for name, cost in costs.iterrows():
+        line = {"method": name, "parameters": f"{cost['parameters']:,.0f}"}
+        line["file, bytes"] = f"{cost['bytes']:,.0f}"
+        line["ms an epoch"] = f"{cost['ms']:.2f}"
+        line["simulated kappa"] = tables.mean(kappas[name])
+        gain = tables.gain_of(kappas[name], kappas[ALONE])
+        is_other = name != ALONE
+        line["gain over the small one by itself"] = tables.signed(gain) if is_other else ""
+        judged = name in (SOFTMAX, FEATURES, BOTH)
+        lines.append(line | {"": tables.verdict(gain) if judged else ""})
+    smaller, quicker = (costs.loc[TEACHER] / costs.loc[ALONE])[["parameters", "ms"]]
+    (adapter,) = {fold["adapter"] for fold in folds.values()}
+    about = {"large": LARGE, "small": SMALL, "batch_size": BATCH_SIZE, "adapter": adapter}
+    about |= {"smaller": smaller, "quicker": quicker, "n_subjects": len(kappas)}
+    page = text("student", table=tables.markdown_table(lines), **about)
+    head = study.head("A small student, simulated nights")
+    study.write("small_student", [*head, page], rows)
 
 
 def read_options(argv=None):
     """Read the command line."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = parser_of(__doc__)
-    parser.add_argument("--student", action="store_true", help="the small student")
-    return parse(parser, STUDENT_SETTINGS if "--student" in argv else LABELS_SETTINGS, argv)
+    settings = STUDENT_SETTINGS if "--student" in argv else LABELS_SETTINGS
+    return parse(__doc__, settings, argv, student="the small student")
 
 
 def main(argv=None):

@@ -134,9 +134,10 @@ class Line:
     times: np.ndarray = None
 
     def measure(self, fast):
-        """Time both functions, for ten seconds or more."""
+        """Time both functions, for ten seconds or more; return the seconds of each pair."""
         how = {"least": 2, "seconds": 0.0} if fast else {"least": self.least, "seconds": 10}
         self.times = interleave(self.ours, self.theirs, clock=self.clock, **how)
+        return self.times
 
     @property
     def ratios(self):
@@ -159,20 +160,17 @@ class Line:
         return bound, "holds" if holds else "does not hold"
 
     def cells(self):
-        """Return the line as texts, in the order of ``HEADER``."""
-        low, high = median_interval(self.ratios)
+        """Return the line of the table."""
+        (low, high), (bound, verdict) = median_interval(self.ratios), self.judge()
         ours, reference = np.median(self.times, axis=0)
-        return [
-            self.title,
-            self.reference,
-            f"{np.median(self.ratios):#.3g}",
-            f"[{low:#.3g}, {high:#.3g}]",
-            *self.judge(),
-            str(len(self.times)),
-            f"{ours:.3g}, {reference:.3g}",
-            self.note,
-        ]
-
-
-HEADER = ["What", "Beside", "Ratio (median)", "95 % interval", "Bound", "Verdict", "Pairs"]
-HEADER += ["Seconds a block", ""]
+        return {
+            "What": self.title,
+            "Beside": self.reference,
+            "Ratio (median)": f"{np.median(self.ratios):#.3g}",
+            "95 % interval": f"[{low:#.3g}, {high:#.3g}]",
+            "Bound": bound,
+            "Verdict": verdict,
+            "Pairs": f"{len(self.times)}",
+            "Seconds a block": f"{ours:.3g}, {reference:.3g}",
+            "": self.note,
+        }

@@ -1,6 +1,6 @@
 """Which method of distillation helps a sleep stager, and what to use when?
 
-Four parts, each of which can be run and resumed by itself (``--part``):
+Four parts:
 
 - **development**: all methods on 24 simulated people, four folds by person, in two cells: few
   people scored and much noise, all scored and half the noise. By it the four best are chosen.
@@ -16,10 +16,7 @@ teacher is fitted inside the fold. Terms are weighted as in ``label_budget.py``,
 were chosen on other simulated people; nothing is chosen on the people of the confirmation.
 
     python benchmarks/methods.py --data ../shared/data --n-jobs 2
-    python benchmarks/methods.py --part development --n-jobs 2
 """
-
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,10 +38,11 @@ from methods_runs import (
 )
 from real_nights_runs import FiveEpochs, read_features
 from real_nights_ucddb import WHOLE
-from study import Setting, Study, parse, parser_of
+from study import Setting, Study, folder, parse, tasks_of, texts
 
-from skleepkd.metrics import bootstrap_interval, expected_calibration_error
+from skleepkd.metrics import expected_calibration_error
 
+text = texts(__file__)
 SETTINGS = {
     "people": Setting("simulated people of the development, seed 100", 24, 4),
     "others": Setting("simulated people of the confirmation, seed 500", 48, 4),
@@ -71,6 +69,8 @@ CELLS = {
 DEVELOPMENT = list(CELLS)[:2]
 CALIBRATION = "all scored, noise 0.5"
 N_CHOSEN, HELD_OUT = 4, 3
+#: Confirmed beside the best four: what the defaults are made of.
+ALSO = "softmax, half of the loss, teacher's weights"
 #: Trainings on the real pairs, as in real_nights.py; of few steps an average forgets sooner.
 FEATURES = {"passes": 10, "steps": 12, "lr": 0.006, "decay": 0.92}
 NIGHTS = {"passes": 15, "steps": 25}
@@ -78,49 +78,7 @@ REAL = {"one scored, Sleep-EDF": True, "all others scored, Sleep-EDF": False}
 UCDDB = "one night scored, UCDDB"
 #: On whom settings of real_nights.py were chosen.
 FIRST_HALF = [f"SC40{k}" for k in range(5)]
-TEXT = """\
-Kappa is the mean over people of each person's mean over seeds, in brackets its 95 % bootstrap
-interval over people; differences to the stager alone are paired by person, p is that of a
-sign-flip test, not corrected for the number of methods. The gap is what the stager of the PSG
-itself is better by, whose recordings are not scaled: methods that scale them may close more than
-all of it, and stand beside a PSG that is scaled as well. People of one fold are judged by the same networks, which intervals do not
-know. "Teacher's weights": the student begins at them."""
-CHOSEN = """\
-In the first cell one person of each fold is scored, so that {n} are in a training; the nights
-of the others teach by the teacher alone. The four best are those with the largest mean share
-of the gap over both cells; controls and the defaults do not take part. One seed. "Features, not
-standardised", at weight 1 and from scratch, were the defaults before this study; those of now
-(the teacher's probabilities by half of the loss at a temperature of 1, and its weights where the
-networks are equal) were chosen by this table and by SC400 to SC404 of the real pairs: features
-that begin at the teacher's weights do as well on simulated people, and less well on these five.
-No default was chosen on the people of the confirmation or on SC405 to SC409."""
-SUMMARY = """\
-**What to use when.** Begin at the teacher's weights (`start_from_teacher`) wherever the networks
-are equal: every method that is among the best does. Scale each recording (`RecordingScaler`) where
-signals are raw: that gains as much again, for the teacher too. By what the student then follows,
-features or probabilities, the methods hardly differ; probabilities do well in every cell. Where few
-people are scored, unscored nights and a teacher gain most; where all are scored and noise is
-small, little more than twice the passes. From scratch, features, online distillation, mean
-teacher, balanced batches and augmentation were never shown to help here, and some do harm."""
-ON_REAL = """\
-Sleep-EDF: seven numbers of each epoch and its neighbours, Pz-Oz as the wearable, Fpz-Cz as the
-source (both of one channel, so that a student may begin at its teacher's weights; see
-[real nights](real_nights.md)). "One scored": the teacher learned on Fpz-Cz of five others, the
-student on four more people who wore both, of whom one is scored. UCDDB: `LogPowerNet`; the one
-night and the teacher's are scored, nine other people's epochs are not; two people prove nothing,
-and have no interval. Methods that need a raw signal are left out of the former."""
-
-
-def comparison(results):
-    """Gather results by (method, seed, fold) of a cell."""
-    names = "method", "seed", "fold"
-    rows = [
-        dict(zip(names, key, strict=True))
-        | {"subject": person, "kappa": kappa, "fit_seconds": result["seconds"]}
-        for key, result in results.items()
-        for person, kappa in result["kappas"].items()
-    ]
-    return tables.comparison(rows, ALONE, SCALP)
+HALVES = "SC400 to SC404", "SC405 to SC409"
 
 
 def run_cells(study, cells, names, people, cohort_seed, seeds):
@@ -131,14 +89,19 @@ def run_cells(study, cells, names, people, cohort_seed, seeds):
     for cell in cells:
         noise, few = CELLS[cell]
         known = [name for name in names if few or name not in UNSCORED_ONLY]
-        places = {"fold": range(settings["folds"])}
-        tasks = make_tasks(study, settings, known, seeds, places)
-        results = study.run(run_simulated, tasks, noise=noise, few=few, **shared)
-        found[cell] = comparison(results)
+        tasks = make_tasks(study, settings, known, seeds, fold=range(settings["folds"]))
+        shared |= {"noise": noise, "few": few}
+        found[cell] = compare(study, run_simulated, tasks, **shared)
     return found
 
 
-def make_tasks(study, settings, names, seeds, places, network="LogPowerNet"):
+def compare(study, function, tasks, **shared):
+    """Run the fits of a cell, which are called by method, seed and place."""
+    rows = tables.rows_of(study.run(function, tasks, **shared), "method", "seed", "fold")
+    return tables.comparison(rows, ALONE, SCALP)
+
+
+def make_tasks(study, settings, names, seeds, network="LogPowerNet", **places):
     """Name the fits of methods by seed and place; ``places`` are a task's values by name."""
     methods = {s: make_methods(settings, s, network, study.memory) for s in seeds}
     ((what, values),) = places.items()
@@ -150,14 +113,6 @@ def make_tasks(study, settings, names, seeds, places, network="LogPowerNet"):
     }
 
 
-def develop(study):
-    """Compare all methods on the development people."""
-    options = study.options
-    names = options.methods or list(make_methods(options.settings, 0))
-    names = [ALONE, SCALP, *(name for name in names if name not in (ALONE, SCALP))]
-    return run_cells(study, DEVELOPMENT, names, options.people, 100, [0])
-
-
 def mean_shares(found):
     """Mean over cells of the share of the gap, by method, the best first."""
     gains = pd.DataFrame({cell: of.table["difference"] for cell, of in found.items()})
@@ -166,37 +121,29 @@ def mean_shares(found):
     return shares.mean(axis=1).sort_values(ascending=False, kind="stable")
 
 
-def chosen(study, found):
+def chosen(found):
     """Name what the other parts run: the best four, and what they are held against."""
-    left_out = (ALONE, *CEILINGS, DEFAULTS, *CONTROLS)
-    best = [name for name in mean_shares(found).index if name not in left_out]
-    names = [ALONE, *CEILINGS, DEFAULTS, *CONTROLS, *best[:N_CHOSEN], *study.options.also]
-    return list(dict.fromkeys(names))
-
-
-def confirm(study, names):
-    """Compare methods on other people."""
-    options = study.options
-    return run_cells(study, CELLS, names, options.others, 500, options.seeds)
+    others = [ALONE, *CEILINGS, DEFAULTS, *CONTROLS]
+    best = [name for name in mean_shares(found).index if name not in others]
+    return list(dict.fromkeys([*others, *best[:N_CHOSEN], ALSO]))
 
 
 def calibrate(study):
     """Return lines of the table of calibration, and its rows."""
     options, settings = study.options, study.options.settings
     stager = make_methods(settings, 0, memory=study.memory)["softmax"]
-    tasks = {fold: {"fold": fold} for fold in range(settings["folds"])}
+    tasks = tasks_of(fold=range(options.folds))
     shared = {"people": options.others, "epochs": options.epochs, "cohort_seed": 500}
     shared |= {"n_folds": options.folds, "noise": CELLS[CALIBRATION][0], "stager": stager}
     held_out = 1 if options.fast else HELD_OUT
     folds = study.run(run_calibration, tasks, held_out=held_out, **shared).values()
     lines, rows = [], []
     for name, kept in (("as trained", "as_trained"), ("calibrated", "proba")):
-        y, proba = (np.concatenate([f["rows"][k] for f in folds]) for k in ("y", kept))
+        y, proba = (np.concatenate([fold[k] for fold in folds]) for k in ("y", kept))
         pooled = expected_calibration_error(y, proba)
         each = {who: v for fold in folds for who, v in fold["errors"][name].items()}
-        values = list(each.values())
-        shown = tables.with_interval((np.mean(values), *bootstrap_interval(values)))
-        lines.append([name, f"{pooled:.3f}", shown])
+        line = {"softmax student": name, "expected calibration error": f"{pooled:.3f}"}
+        lines.append(line | {"mean over people": tables.mean([*each.values()])})
         about = {"part": "calibration", "cell": CALIBRATION, "method": name, "seed": 0}
         rows += [about | {"subject": who, "error": error} for who, error in each.items()]
     return lines, rows
@@ -208,18 +155,16 @@ def run_real_pairs(study, names):
     X, y = read_features(options.data)
     X = X.replace(source=X["source"][:, :1])
     settings = options.settings | ({} if options.fast else FEATURES) | {"batch_size": 256}
-    seeds, people = options.real_seeds, {"person": np.unique(X.subject).tolist()}
+    seeds, people = options.real_seeds, np.unique(X.subject).tolist()
     for cell, few in REAL.items():
         left_out = SIGNALS_ONLY if few else SIGNALS_ONLY + UNSCORED_ONLY
         known = [name for name in names if name not in left_out]
-        tasks = make_tasks(study, settings, known, seeds, people, FiveEpochs)
+        tasks = make_tasks(study, settings, known, seeds, FiveEpochs, person=people)
         tasks = {key: task | {"seed": key[1]} for key, task in tasks.items()}
-        results = study.run(run_real, tasks, X=X, y=y, few=few)
-        found[cell] = comparison(results)
+        found[cell] = compare(study, run_real, tasks, X=X, y=y, few=few)
     settings = options.settings | ({} if options.fast else NIGHTS)
-    tasks = make_tasks(study, settings, names, seeds, {"person": WHOLE})
-    results = study.run(run_ucddb, tasks, folder=options.data / "ucddb")
-    found[UCDDB] = comparison(results)
+    tasks = make_tasks(study, settings, names, seeds, person=WHOLE)
+    found[UCDDB] = compare(study, run_ucddb, tasks, folder=options.data / "ucddb")
     return found
 
 
@@ -233,41 +178,42 @@ def without_interval(text):
 
 def cell_table(found, halves=False):
     """Write a cell's table, the best first; of real people each half apart."""
-    lines = []
+    rows = []
     for name, row in found.table.sort_values("mean", ascending=False).iterrows():
-        line = [tables.with_interval(tables.mean_of(row)), *[""] * (5 if halves else 3)]
+        line = {"method": name, "kappa": tables.with_interval(tables.mean_of(row))}
+        of_gain = dict.fromkeys(("difference to alone", "p", "gap closed"), "")
+        of_halves = dict.fromkeys(HALVES if halves else (), "")
         if name != ALONE:
             gain, p = tables.difference_of(row), f"{row['pvalue']:.3f}"
-            line[1:4] = tables.signed(gain), p, tables.share_of(row)
-        if len(found.scores) < 3:  # who have no interval
-            line = [*map(without_interval, line[:2]), "", without_interval(line[3])]
-        if halves and name != ALONE:
+            cells = tables.signed(gain), p, tables.share_of(row)
+            of_gain = dict(zip(of_gain, cells, strict=True))
             gains = (found.scores[name] - found.scores[ALONE]).dropna()
-            first = gains.index.isin(FIRST_HALF)
-            line[4:] = (f"{gains[of].mean():+.3f}" for of in (first, ~first))
-        lines.append([name, *line, f"{row['fit_seconds']:.1f}"])
-    header = ["method", "kappa", "difference to alone", "p", "gap closed"]
-    header += ["SC400 to SC404", "SC405 to SC409"] * halves
-    return tables.markdown_table([*header, "fit, s"], lines)
+            for half in of_halves:
+                of_half = gains.index.isin(FIRST_HALF) == (half == HALVES[0])
+                of_halves[half] = f"{gains[of_half].mean():+.3f}"
+        line |= of_gain
+        if len(found.scores) < 3:  # who have no interval
+            line = {column: without_interval(cell) for column, cell in line.items()}
+            line |= {"method": name, "p": ""}
+        rows.append(line | of_halves | {"fit, s": f"{row['fit_seconds']:.1f}"})
+    return tables.markdown_table(rows)
 
 
 def development_table(found):
     """Write all methods' differences and shares in both cells, the best first."""
-    lines = []
-    for name, share in mean_shares(found).items():
-        if name == ALONE:
-            continue
-        line, seconds = [name], []
-        for cell in found.values():
-            known = name in cell.table.index
-            row = cell.table.loc[name] if known else None
-            gain = tables.signed(tables.difference_of(row)) if known else ""
-            line += [gain, tables.share_of(row) if known else ""]
-            seconds += [row["fit_seconds"]] if known else []
-        lines.append([*line, f"{share:.0%}", f"{np.mean(seconds):.1f}"])
-    cells = [text for cell in found for text in (cell, "gap closed")]
-    header = ["method", *cells, "mean share of the gaps", "fit, s"]
-    return tables.markdown_table(header, lines)
+    rows = []
+    for name, share in mean_shares(found).drop(ALONE).items():
+        line, seconds = {"method": name}, []
+        for cell, of in found.items():
+            line |= {cell: "", f"gap closed, {cell}": ""}
+            if name in of.table.index:
+                row = of.table.loc[name]
+                line[cell] = tables.signed(tables.difference_of(row))
+                line[f"gap closed, {cell}"] = tables.share_of(row)
+                seconds.append(row["fit_seconds"])
+        line["mean share of the gaps"] = f"{share:.0%}"
+        rows.append(line | {"fit, s": f"{np.mean(seconds):.1f}"})
+    return tables.markdown_table(rows)
 
 
 def best_of(found, names=None):
@@ -327,82 +273,54 @@ def rows_of(part, found):
     ]
 
 
-def page(study, names, developed, confirmed, real, calibrated):
-    """Put the page together."""
-    head, *rest = study.head("Methods of distillation")
-    n_scored = study.options.folds - 1
-    parts = [
-        head,
-        SUMMARY,
-        "The best of each cell:",
-        "\n".join(advice(confirmed, real)),
-        *rest,
-    ]
-    parts += [TEXT, "## Confirmation: other simulated people"]
-    parts.append("![Differences in kappa to the stager alone](methods.png)")
-    for cell, found in confirmed.items():
-        parts += [f"### {cell.capitalize()}", cell_table(found)]
-    for cell, found in real.items():
-        parts += ["## Real pairs", ON_REAL] if cell == next(iter(real)) else []
-        parts += [f"### {cell[0].upper()}{cell[1:]}", cell_table(found, cell in REAL)]
-    header = ["softmax student", "expected calibration error", "mean over people"]
-    held_out = 1 if study.options.fast else HELD_OUT
-    return [
-        *parts,
-        "## Calibration",
-        f"{CALIBRATION.capitalize()}; {held_out} training people are held out, and one "
-        "temperature is fitted to them (`calibrate=True`).",
-        tables.markdown_table(header, calibrated),
-        "## Development: all methods",
-        CHOSEN.format(n=n_scored),
-        development_table(developed),
-        f"Chosen: {', '.join(names[2 + len(CEILINGS) + len(CONTROLS) :])}.",
-    ]
+def page_of(study, names, developed, confirmed, real, calibrated):
+    """Write the page."""
+    title, *head = study.head("Methods of distillation")
+    cells = {
+        cell: f"### {cell[0].upper()}{cell[1:]}\n\n{cell_table(of, cell in REAL)}"
+        for cell, of in (confirmed | real).items()
+    }
+    simulated, measured = (
+        "\n\n".join(cells[cell] for cell in of) for of in (confirmed, real)
+    )
+    return title, text(
+        "page",
+        advice="\n".join(advice(confirmed, real)),
+        head="\n\n".join(filter(None, head)),
+        simulated=simulated,
+        real=text("real", real, cells=measured),
+        calibration=CALIBRATION.capitalize(),
+        held_out=1 if study.options.fast else HELD_OUT,
+        calibrated=tables.markdown_table(calibrated),
+        n=study.options.folds - 1,
+        developed=development_table(developed),
+        chosen=", ".join(names[2 + len(CEILINGS) + len(CONTROLS) :]),
+    )
 
 
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, help="folder of Sleep-EDF's features and UCDDB")
-    parts = ["development", "confirmation", "calibration", "real", "all"]
-    what = "run one part and print its tables; only all of them make the page"
-    add("--part", choices=parts, default="all", help=what)
-    add("--methods", nargs="+", help="methods of the development (all)")
-    also = ["softmax, half of the loss, teacher's weights"]
-    add("--also", nargs="+", default=also, help="methods beside the best four")
-    options = parse(parser, SETTINGS, argv)
-    if options.part == "real" and options.data is None:
-        parser.error("the real pairs need --data")
-    known = list(make_methods(options.settings, 0))
-    for name in [*(options.methods or []), *options.also]:
-        if name not in known:
-            parser.error(f"no method {name!r}; there are: {', '.join(known)}")
-    return options
+    settings = {name.replace("-", "_"): of.default for name, of in SETTINGS.items()}
+    about = "methods of the development (all)"
+    named = {"nargs": "+", "choices": list(make_methods(settings, 0)), "help": about}
+    data = folder("folder of Sleep-EDF's features and UCDDB")
+    return parse(__doc__, SETTINGS, argv, data=data, methods=named)
 
 
 def main(argv=None):
     """Run the parts, and write page, table and picture."""
     options = read_options(argv)
-    study, part = Study("methods", options), options.part
-    if part == "calibration":
-        print(calibrate(study)[0])
-        return
-    developed = develop(study)
-    names = chosen(study, developed)
-    if part == "development":
-        print(development_table(developed))
-        return
-    confirmed = confirm(study, names) if part != "real" else {}
-    real = run_real_pairs(study, names) if options.data and part != "confirmation" else {}
-    if part != "all":
-        for cell, found in (confirmed | real).items():
-            print(f"{cell}\n\n{cell_table(found, cell in REAL)}\n")
-        return
+    study = Study("methods", options)
+    names = options.methods or make_methods(options.settings, 0)
+    names = list(dict.fromkeys([ALONE, SCALP, *names]))
+    developed = run_cells(study, DEVELOPMENT, names, options.people, 100, [0])
+    names = chosen(developed)
+    confirmed = run_cells(study, CELLS, names, options.others, 500, options.seeds)
+    real = run_real_pairs(study, names) if options.data else {}
     calibrated, errors = calibrate(study)
     rows = rows_of("development", developed) + rows_of("confirmation", confirmed)
     rows += rows_of("real", real) + errors
-    parts = page(study, names, developed, confirmed, real, calibrated)
+    parts = page_of(study, names, developed, confirmed, real, calibrated)
     study.write("methods", parts, rows, draw(confirmed))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import tables
 from braindecode.augmentation import AugmentedDataLoader, ChannelsDropout, FTSurrogate
 from real_nights_runs import draw_people
 from real_nights_ucddb import SFREQ, WHOLE, pair_of, student_signal
@@ -17,7 +18,7 @@ from study import SomeBatches, training
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import make_cohort
 from skleepkd.distillation import Fade, FeatureMSE, MeanTeacher, TeacherEnsemble, WarmUp
-from skleepkd.metrics import expected_calibration_error, staging_report
+from skleepkd.metrics import expected_calibration_error
 from skleepkd.preprocessing import RecordingScaler, SourceSelector
 from skleepkd.stages import is_unscored
 
@@ -159,12 +160,7 @@ def judge(stager, X, y, y_train, train, test):
     began = perf_counter()
     stager = clone(stager).fit(X[train], y_train[train])
     seconds = perf_counter() - began
-    predicted = stager.predict(X[test])
-    persons = staging_report(y[test], predicted, groups=X.subject[test]).per_subject
-    return {
-        "kappas": {who: scores["kappa"] for who, scores in persons.items()},
-        "seconds": seconds,
-    }
+    return {"rows": tables.judge(stager, X[test], y[test], fit_seconds=seconds)}
 
 
 # ---------------------------------------------------------------- simulated people
@@ -209,8 +205,7 @@ def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, h
     for name, of in (("calibrated", proba), ("as trained", as_trained)):
         found = expected_calibration_error(cohort.y[test], of, groups=cohort.groups[test])
         errors[name] = found.per_subject
-    rows = {"proba": proba, "as_trained": as_trained, "y": cohort.y[test]}
-    return {"errors": errors, "rows": rows}
+    return {"errors": errors, "proba": proba, "as_trained": as_trained, "y": cohort.y[test]}
 
 
 # ---------------------------------------------------------------- real people

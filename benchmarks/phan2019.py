@@ -15,12 +15,11 @@ it again.
 The default settings were chosen on the seed 100.
 """
 
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 import tables
 from matplotlib.figure import Figure
-from study import Setting, Study, Watch, parse, parser_of, timed_fit
+from study import Setting, Study, Watch, folder, parse, texts, timed_fit
 
 from skleepkd import load, save
 from skleepkd.datasets import (
@@ -35,9 +34,10 @@ from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
 from skleepkd.stages import scheme_names
 
+text = texts(__file__)
 #: Windows that stay together in a batch, in the rows with neighbouring windows.
 NEIGHBOURS = 8
-WINDOWS = {"neighbouring_windows": NEIGHBOURS}
+NEIGHBOURING, WINDOWS = "neighbouring windows", {"neighbouring_windows": NEIGHBOURS}
 #: What each row of the tables is: a name, a recipe, what is set on it, its budget in passes.
 ROWS = {
     "all": ("FT entire network", "all", {}, 1),
@@ -47,13 +47,8 @@ ROWS = {
     "direct": ("Direct transfer (no FT)", "direct", {}, 1),
     "scratch": ("SeqSleepNet (scratch)", "scratch", {}, 1),
     "scratch-twice": ("*ours:* scratch, twice the passes", "scratch", {}, 2),
-    "all-neighbours": (
-        "*ours:* FT entire network, neighbouring windows",
-        "all",
-        WINDOWS,
-        1,
-    ),
-    "scratch-neighbours": ("*ours:* scratch, neighbouring windows", "scratch", WINDOWS, 1),
+    "all-neighbours": (f"*ours:* FT entire network, {NEIGHBOURING}", "all", WINDOWS, 1),
+    "scratch-neighbours": (f"*ours:* scratch, {NEIGHBOURING}", "scratch", WINDOWS, 1),
 }
 LABELS = {row: label for row, (label, *_) in ROWS.items()}
 
@@ -79,14 +74,13 @@ SETTINGS = {
     "passes": Setting("passes over the target's sequences", 4, 1, 10),
     "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
-    "every": Setting(
-        "steps between evaluations (and looks at the test)", 10, 2, 10, "10 (code)"
-    ),
+    "every": Setting("steps between evaluations (and looks)", 10, 2, 10, "10 (code)"),
     "patience": Setting(
-        "evaluations without improvement before the end", 10, 2, 50, "50 steps (code: 50)"
+        *("evaluations without improvement before the end", 10, 2, 50),
+        paper="50 steps (code: 50)",
     ),
     "min-steps": Setting(
-        "steps before which there is no end", 100, 0, 1000, "- (code: 1000)"
+        *("steps before which there is no end", 100, 0, 1000), paper="- (code: 1000)"
     ),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
     "seed": Setting("seed", 0),
@@ -168,13 +162,8 @@ def network_options(settings):
 
 def pretrain(settings, X, y):
     """Train a network on the source cohort, all of it."""
-    stager = phan2019(
-        "scratch",
-        validation=None,
-        callbacks__best_weights=None,
-        max_epochs=settings["source_passes"],
-        **network_options(settings),
-    )
+    how = {"max_epochs": settings["source_passes"], **network_options(settings)}
+    stager = phan2019("scratch", validation=None, callbacks__best_weights=None, **how)
     costs = timed_fit(stager, LogSpectrogram().fit_transform(X), y)
     losses = stager.history_[:, "train_loss"]
     steps = sum(len(row["batches"]) for row in stager.history_)
@@ -188,18 +177,19 @@ def fit_fold(row, test, held_out, settings, X, y, pretrained):
     # As in the published code, who validates does not count for the frequencies' statistics.
     learns = ~tests & ~np.isin(X.subject, held_out)
     spectra = LogSpectrogram().fit(X[learns]).transform(X)
-    options = network_options(settings)
-    if method != "scratch":
+    options, every = network_options(settings), settings["every"]
+    if method == "scratch":
+        pretrained = None
+    else:
         options = {name: options[name] for name in ("lr", "random_state")}
+    chosen = StepwiseValidation(every, settings["patience"], settings["min_steps"])
     stager = phan2019(
         method,
-        None if method == "scratch" else pretrained,
+        pretrained,
         max_epochs=factor * settings["passes"],
         validation=tuple(held_out),
-        callbacks=[("watch", Watch(spectra[tests], y[tests], every=settings["every"]))],
-        callbacks__best_weights=StepwiseValidation(
-            settings["every"], settings["patience"], settings["min_steps"]
-        ),
+        callbacks=[("watch", Watch(spectra[tests], y[tests], every))],
+        callbacks__best_weights=chosen,
         **options,
         **params,
     )
@@ -219,14 +209,8 @@ def fit_fold(row, test, held_out, settings, X, y, pretrained):
 
 def simulate(options, channel, n_subjects, seed):
     """Simulate a cohort of one channel at 100 Hz, not filtered."""
-    cohort = make_cohort(
-        n_subjects,
-        source=None,
-        target=[channel],
-        n_epochs=options.epochs,
-        sfreq=100.0,
-        random_state=seed,
-    )
+    how = {"n_epochs": options.epochs, "sfreq": 100.0, "random_state": seed}
+    cohort = make_cohort(n_subjects, source=None, target=[channel], **how)
     return cohort.X, cohort.y
 
 
@@ -272,28 +256,26 @@ def make_folds(options, subjects):
 
 # ---------------------------------------------------------------- the page
 #
-# ``found`` holds, by scenario and row, the results of the folds and the report over them.
+# ``found`` holds the report of each scenario and row, with "fits", the results of its folds.
 
 
-def table(scenario, rows):
+def table(scenario, reports):
     """Scores over the epochs of all test subjects, beside the paper's."""
-    lines = []
-    for row, (_, report) in rows.items():
-        line = [LABELS[row], "no" if row.startswith("scratch") else "yes"]
-        paper = PAPER[scenario].get(row, [np.nan] * len(SCORES))
-        for (_, score, factor, digits), value in zip(SCORES, paper, strict=True):
-            ours = tables.number(factor * report.pooled[score], digits)
-            line += [tables.number(value, digits), f"**{ours}**"]
-        lines.append(line)
-    for system, values in OTHERS.items() if scenario == "eeg" else ():
-        line = [system, "no"]
-        for (*_, digits), value in zip(SCORES, values, strict=True):
-            line += [tables.number(value, digits), ""]
-        lines.append(line)
-    header = ["System", "Transfer"]
-    for name, *_ in SCORES:
-        header += [f"{name}, paper", "here"]
-    return tables.markdown_table(header, lines)
+    unknown, rows = [np.nan] * len(SCORES), []
+    here = {
+        row: (PAPER[scenario].get(row, unknown), report.pooled)
+        for row, report in reports.items()
+    }
+    here |= {name: (values, None) for name, values in OTHERS.items() if scenario == "eeg"}
+    for row, (paper, pooled) in here.items():
+        transfer = "no" if row.startswith("scratch") or row in OTHERS else "yes"
+        line = {"System": LABELS.get(row, row), "Transfer": transfer}
+        for (name, score, factor, digits), value in zip(SCORES, paper, strict=True):
+            line[f"{name}, paper"] = tables.number(value, digits)
+            ours = pooled and f"**{tables.number(factor * pooled[score], digits)}**"
+            line[f"{name}, here"] = ours or ""
+        rows.append(line)
+    return tables.markdown_table(rows)
 
 
 def papers_gain(scenario, row, baseline):
@@ -303,50 +285,56 @@ def papers_gain(scenario, row, baseline):
     return f"{of[row][0] - of[baseline][0]:+.1f}" if known else "-"
 
 
-def table_of_gains(scenario, rows):
+def gain_of(reports, row, baseline, score="accuracy"):
+    """Gain of a row over another one."""
+    scores, others = (reports[name].subjects[score] for name in (row, baseline))
+    return tables.gain_of(scores, others)
+
+
+def table_of_gains(scenario, reports):
     """Gains in accuracy (points) and kappa over direct transfer and over scratch."""
-    scores, lines = {row: report.per_subject for row, (_, report) in rows.items()}, []
-    for row, of in scores.items():
-        line = [LABELS[row], tables.mean(of, "accuracy", 1, 100)]
-        for baseline in ("direct", "scratch"):
-            own = papers_gain(scenario, row, baseline)
-            accuracy = tables.over(of, scores[baseline], "accuracy", 1, 100)
-            gains = [own, accuracy, tables.over(of, scores[baseline])]
-            line += ["", "", ""] if row == baseline else gains
+    lines = []
+    for row, report in reports.items():
+        accuracy = tables.mean(report.subjects["accuracy"], 1, 100)
+        line = {"System": LABELS[row], "Accuracy, mean over subjects": accuracy}
+        for baseline, name in (("direct", "direct transfer"), ("scratch", "scratch")):
+            gains = ["", "", ""]
+            if row != baseline:
+                gains = [
+                    papers_gain(scenario, row, baseline),
+                    tables.signed(gain_of(reports, row, baseline), 1, 100),
+                    tables.signed(gain_of(reports, row, baseline, "kappa")),
+                ]
+            columns = "accuracy, paper", "accuracy, here", "kappa, here"
+            line |= {
+                f"Over {name}: {c}": gain for c, gain in zip(columns, gains, strict=True)
+            }
         lines.append(line)
-    header = ["System", "Accuracy, mean over subjects"]
-    for baseline in ("direct transfer", "scratch"):
-        header += [f"Over {baseline}: accuracy, paper", "accuracy, here", "kappa, here"]
-    return tables.markdown_table(header, lines)
+    return tables.markdown_table(lines)
 
 
 def table_of_claims(found):
     """Check each claim: whether the interval of the difference in accuracy leaves out 0."""
     lines = []
     for claim, better, worse in CLAIMS:
-        line = [claim]
-        for scenario in SCENARIOS:
-            own, other = (found[scenario][row][1].per_subject for row in (better, worse))
-            gain = tables.gain_of(own, other, "accuracy")
-            line.append(papers_gain(scenario, better, worse))
-            line.append(f"{tables.signed(gain, 1, 100)}, {tables.verdict(gain)}")
+        line = {"Claim": claim}
+        for scenario, title in SCENARIOS.items():
+            name, gain = title.split(": ")[1], gain_of(found[scenario], better, worse)
+            line[f"{name}, paper"] = papers_gain(scenario, better, worse)
+            shown = f"{tables.signed(gain, 1, 100)}, {tables.verdict(gain)}"
+            line[f"{name}, here"] = shown
         lines.append(line)
-    header = ["Claim"]
-    for name in SCENARIOS.values():
-        header += [f"{name.split(': ')[1]}, paper", "here"]
-    return tables.markdown_table(header, lines)
+    return tables.markdown_table(lines)
 
 
-def folds_of(found, row):
-    """List the folds of a row in both scenarios."""
-    return [fold for scenario in SCENARIOS for fold in found[scenario][row][0]]
+def fits_of(found, row):
+    """List the fits of a row in both scenarios, as a frame."""
+    return pd.DataFrame([fit for name in SCENARIOS for fit in found[name][row].fits])
 
 
-def cost_of_step(found, row):
+def cost_of_step(fits):
     """Processor milliseconds of a step."""
-    folds = folds_of(found, row)
-    seconds, steps = (sum(f[name] for f in folds) for name in ("cpu_seconds", "steps"))
-    return 1000 * seconds / steps
+    return 1000 * fits["cpu_seconds"].sum() / fits["steps"].sum()
 
 
 def table_of_costs(found):
@@ -355,110 +343,76 @@ def table_of_costs(found):
     for row, label in LABELS.items():
         if row == "direct":
             continue
-        folds = folds_of(found, row)
-        chosen = [fold["best_step"] for fold in folds if fold["best_step"] is not None]
-        line = [label, f"{np.mean([fold['steps'] for fold in folds]):.0f}"]
-        line.append(f"{np.mean(chosen):.0f}" if chosen else "the last")
-        line.append(tables.number(np.mean([fold["cpu_seconds"] for fold in folds])))
-        lines.append([*line, tables.number(cost_of_step(found, row), 0)])
-    header = ["System", "Steps", "Step whose weights were kept", "CPU time of a fit, s"]
-    return tables.markdown_table([*header, "CPU time of a step, ms"], lines)
+        fits = fits_of(found, row)
+        kept, means = "Step whose weights were kept", fits.mean(numeric_only=True)
+        chosen = fits["best_step"].dropna()
+        line = {"System": label, "Steps": f"{means['steps']:.0f}"}
+        line[kept] = f"{chosen.mean():.0f}" if len(chosen) else "the last"
+        line["CPU time of a fit, s"] = tables.number(means["cpu_seconds"])
+        line["CPU time of a step, ms"] = tables.number(cost_of_step(fits), 0)
+        lines.append(line)
+    return tables.markdown_table(lines)
 
 
-def about_pretraining(found, pretrained):
-    """Describe the pretraining, and how its network does without a mismatch."""
-    text = ""
-    if pretrained:
-        text = (
-            f"Pretraining: {pretrained['steps']} steps, {pretrained['cpu_seconds']:.0f} s of "
-            f"processor time; training loss {pretrained['losses'][0]:.2f} in the first pass, "
-            f"{pretrained['losses'][-1]:.2f} in the last."
-        )
-    if "same" in found:
-        pooled = found["same"]["direct"][1].pooled
-        text += (
-            " Without any mismatch, on C4-A1 of the target subjects, the pretrained network "
-            f"has an accuracy of {100 * pooled['accuracy']:.1f} % and a kappa of "
-            f"{pooled['kappa']:.3f}."
-        )
-    return text.strip()
-
-
-def about_neighbours(found):
-    """Describe how much cheaper neighbouring windows make a step."""
-    times = []
-    for row in ("all", "scratch"):
-        ratio = cost_of_step(found, row) / cost_of_step(found, f"{row}-neighbours")
-        times.append(f"{ratio:.1f} times ({LABELS[row]})")
-    return f"That makes a step {' and '.join(times)} cheaper."
-
-
-def page_of(head, simulated, found, pretrained):
+def page_of(simulated, found, pretrained):
     """Write the page."""
-    note = ", simulated" * simulated
-    parts = [
-        *head,
-        "Every row of a fold has the same test subjects, the same subjects who choose the "
-        "step, optimiser, budget and seed. Spectra are standardised by the fold's training "
-        "subjects (without those who choose), for direct transfer too."
-        + " The command's default settings were chosen on the seed 100."
-        * simulated,
-        about_pretraining(found, pretrained),
-    ]
+    note, parts = ", simulated" * simulated, []
     for scenario, title in SCENARIOS.items():
-        rows = found[scenario]
-        parts += [
-            f"## {title}{note}",
-            table(scenario, rows),
-            "Accuracy, macro F1, and sensitivity and specificity averaged over the stages, "
-            "in percent, over the epochs of all test subjects. FT: fine-tuned."
-            + " The systems below ours are the paper's citations."
-            * (scenario == "eeg"),
-            table_of_gains(scenario, rows),
-            f"Means over the {len(rows['all'][1].per_subject)} test subjects, and "
-            "differences paired by subject, with 95 % bootstrap intervals over subjects. "
-            "Twice the passes are the same steps and more: where no later step does better "
-            "on the subjects who choose, the network is the same.",
-        ]
-    return parts + [
-        f"## What is shown, and what is not{note}",
-        table_of_claims(found),
-        "Differences in accuracy, in points; *shown* where the 95 % interval over subjects "
-        "leaves out 0. One pretraining and one training a fold, with one seed, stand behind "
-        "each row, which the intervals do not know; and they are not corrected for there "
-        "being many."
-        + " The simulated source is not filtered, while the published code's is (0.3 to 40 Hz), a "
-        "part of its mismatch; and the simulated EEG derivations differ in less than real "
-        "ones from two laboratories do." * simulated,
-        "## Costs",
-        table_of_costs(found),
-        "Means over folds of both scenarios, without the looks at the test subjects. "
-        f"Neighbouring windows: {NEIGHBOURS} of them stay together in a batch, and the "
-        "epochs they share are encoded once. " + about_neighbours(found),
-    ]
+        reports = found[scenario]
+        parts.append(
+            text(
+                "scenario",
+                title=f"{title}{note}",
+                table=table(scenario, reports),
+                others=text("others", scenario == "eeg"),
+                gains=table_of_gains(scenario, reports),
+                n_subjects=len(reports["all"].subjects),
+            )
+        )
+    same = found["same"]["direct"].pooled if "same" in found else {}
+    cheaper = {
+        row: cost_of_step(fits_of(found, row))
+        / cost_of_step(fits_of(found, f"{row}-neighbours"))
+        for row in ("all", "scratch")
+    }
+    return text(
+        "page",
+        chosen=text("chosen", simulated),
+        pretraining=text("pretraining", pretrained, **pretrained or {}),
+        same=text("same", "same" in found, **same),
+        scenarios="\n\n".join(parts),
+        note=note,
+        claims=table_of_claims(found),
+        differs=text("differs", simulated),
+        costs=table_of_costs(found),
+        n_neighbours=NEIGHBOURS,
+        cheaper=" and ".join(f"{x:.1f} times ({LABELS[r]})" for r, x in cheaper.items()),
+    )
 
 
 def rows_of_csv(found, data):
     """One row for each scenario, system and test subject."""
     scores = [score for _, score, *_ in SCORES]
     scores += [f"f1_{stage}" for stage in scheme_names("aasm")]
-    for scenario, rows in found.items():
-        for row, (folds, report) in rows.items():
-            for k, fold in enumerate(folds, 1):
-                for subject, predicted in fold["predicted"].items():
-                    yield {
-                        "data": data,
-                        "scenario": scenario,
-                        "system": row,
-                        "fold": k,
-                        "subject": subject,
-                        "n_epochs": len(predicted),
-                        **tables.rounded(report.per_subject[subject], scores),
-                        "held_out": " ".join(fold["held_out"]),
-                        "steps": fold["steps"],
-                        "best_step": fold["best_step"],
-                        "cpu_seconds": round(fold["cpu_seconds"], 1),
-                    }
+    return [
+        {
+            "data": data,
+            "scenario": scenario,
+            "system": row,
+            "fold": k,
+            "subject": subject,
+            "n_epochs": len(predicted),
+            **tables.rounded(report, subject, scores),
+            "held_out": " ".join(fold["held_out"]),
+            "steps": fold["steps"],
+            "best_step": fold["best_step"],
+            "cpu_seconds": round(fold["cpu_seconds"], 1),
+        }
+        for scenario, reports in found.items()
+        for row, report in reports.items()
+        for k, fold in enumerate(report.fits, 1)
+        for subject, predicted in fold["predicted"].items()
+    ]
 
 
 def draw_curves(fits, data):
@@ -484,20 +438,12 @@ def draw_curves(fits, data):
             steps, accuracy = ([look[of] for look in curves[name]] for of in columns[:2])
             panel.plot(steps, accuracy, label=LABELS[row], linewidth=1)
             about = {"data": data, "scenario": "eeg", "system": row, "fold": name}
-            numbers += [about | tables.rounded(look, columns) for look in curves[name]]
+            numbers += [
+                about | {of: round(look[of], 5) for of in columns if of in look}
+                for look in curves[name]
+            ]
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure, numbers
-
-
-def about_curves(n_folds):
-    """Describe Fig. 3."""
-    return (
-        f"Fig. 3 of the paper: accuracy of the test subjects of {n_folds} single folds over "
-        "the training's steps, as there (EEG to EEG), and beside them their mean up to the step "
-        "that all of them reached. Step 0 is the pretrained network, or a random one. The "
-        "training knows nothing of these looks. The paper shows four folds and does not "
-        "say which; here they are the first."
-    )
 
 
 def mean_looks(looks):
@@ -513,22 +459,22 @@ def mean_looks(looks):
 
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, metavar="ROOT", help="folder of Sleep-EDF; default: simulate")
-    add("--source", type=Path, metavar="ROOT", help="folder of nights to pretrain on")
-    add("--figure", action="store_true", help="Fig. 3 of the paper alone")
-    add("--source-set", choices=SOURCES, default="mass", help="what --source holds")
-    add("--pretrained", type=Path, metavar="FILE", help="a network that was saved before")
-    options = parse(parser, SETTINGS, argv)
+    options = parse(
+        *(__doc__, SETTINGS, argv),
+        data=folder("folder of Sleep-EDF; default: simulate"),
+        source=folder("folder of nights to pretrain on"),
+        figure="Fig. 3 of the paper alone",
+        source_set={"choices": SOURCES, "default": "mass", "help": "what --source holds"},
+        pretrained=folder("a network that was saved before"),
+    )
     if options.data and "--folds" not in options.argv:
         options.folds = None  # all of the paper's
     if options.data and not (options.source or options.pretrained):
-        parser.error("--data needs --source or --pretrained: real nights to begin with")
+        options.error("--data needs --source or --pretrained: real nights to begin with")
     if options.folds is not None and options.folds < 2:
-        parser.error("--folds: an interval over subjects needs two folds at least")
+        options.error("--folds: an interval over subjects needs two folds at least")
     if not options.data and options.subjects < options.folds:
-        parser.error("--subjects: one for each fold at least")
+        options.error("--subjects: one for each fold at least")
     return options
 
 
@@ -558,11 +504,9 @@ def main(argv=None):
         pretrained = study.run(pretrain, {"fit": {}}, settings=settings, X=X, y=y)["fit"]
         stager, n_source = pretrained["stager"], len(np.unique(X.subject))
         save(stager, study.folder / "c4-a1.safetensors")
-    settings, found = {name: options.settings[name] for name in OF_FIT}, {}
-    for scenario in CHANNELS:
-        left_out = options.figure and scenario != "eeg"
-        if left_out or (options.data and scenario not in SCENARIOS):
-            continue
+    settings, fits = {name: options.settings[name] for name in OF_FIT}, {}
+    scenarios = SCENARIOS if options.data else CHANNELS
+    for scenario in ["eeg"] if options.figure else scenarios:
         X, y = load_target(options, scenario)
         folds = make_folds(options, X.subject)
         rows = ROWS if scenario in SCENARIOS else ("direct",)
@@ -574,9 +518,9 @@ def main(argv=None):
             for k, (test, held_out) in enumerate(folds)
         }
         shared = {"settings": settings, "X": X, "y": y, "pretrained": stager}
-        found[scenario] = {row: [] for row in rows}
-        for (row, _), fit in study.run(fit_fold, tasks, **shared).items():
-            found[scenario][row].append(fit)
+        results = study.run(fit_fold, tasks, **shared)
+        numbers = range(len(folds))
+        fits[scenario] = {row: [results[row, k] for k in numbers] for row in rows}
 
     data = "Sleep-EDF" if options.data else "simulated"
     about = {
@@ -589,15 +533,16 @@ def main(argv=None):
     head = study.head(f"Phan et al. (2019), {data} nights", about, SHOWN)
     name = "phan2019_" + data.lower().replace("-", "_")
     if options.figure:
-        figure, numbers = draw_curves(found["eeg"], data)
-        caption = about_curves(len(folds))
+        figure, numbers = draw_curves(fits["eeg"], data)
+        caption = text("figure", n_folds=len(folds))
         study.write_figure(f"{name}_figure3", head, caption, numbers, figure)
         return
-    for rows in found.values():
-        for row, fits in rows.items():
-            rows[row] = fits, tables.report_of(fits, X, y)
-    parts = page_of(head, not options.data, found, pretrained)
-    study.write(name, parts, list(rows_of_csv(found, data)))
+    found = {
+        scenario: {row: tables.report_of(of, X, y) for row, of in rows.items()}
+        for scenario, rows in fits.items()
+    }
+    page = page_of(not options.data, found, pretrained)
+    study.write(name, [*head, page], rows_of_csv(found, data))
 
 
 if __name__ == "__main__":

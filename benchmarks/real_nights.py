@@ -19,9 +19,8 @@ themselves (``skleepkd.datasets.fetch_sleep_edf`` downloads them), and UCDDB is 
     python benchmarks/real_nights.py --data ../shared/data --development
 """
 
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 import tables
 from matplotlib.figure import Figure
 from real_nights_runs import (
@@ -39,13 +38,12 @@ from real_nights_runs import (
     run_few,
     run_fold,
 )
-from real_nights_ucddb import TEXT as TWO_NIGHTS
 from real_nights_ucddb import two_nights
-from study import Setting, Study, parse, parser_of, tasks_of
+from study import Setting, Study, folder, parse, tasks_of, texts
 
-from skleepkd.metrics import paired_test
 from skleepkd.metrics.subjects import over_subjects
 
+text = texts(__file__)
 SETTINGS = {
     "seeds": Setting("seeds, each with its own draw of people", [0, 1, 2], [0]),
     "people": Setting("people, the first of SC400 to SC409", 10, 4),
@@ -70,88 +68,31 @@ SEARCH = {
 }
 #: What ``--quick`` prints.
 QUICK = [TEACHER, ALONE, UNSCORED, NO_LABEL, CONTROL]
-TEXT = """\
-**Real nights**: 20 nights of ten people (SC400 to SC409) of Sleep-EDF Expanded (Kemp et al.
-2000, IEEE TBME 47(9):1185-1194; Goldberger et al. 2000, Circulation 101(23):e215-e220),
-staged by experts. Not signals but seven numbers of each epoch and derivation, computed by the
-public repository matteo-omizzolo/sleep-EDF (MIT); what a network of raw signals would gain may
-differ. Pz-Oz plays the wearable; it is a scalp electrode, and a real wearable is worse.
-
-Kappa is the mean over {n_people} people of each person's mean over seeds, in brackets its 95 %
-bootstrap interval over people. Differences are paired by person, p is that of an exact
-sign-flip test, not corrected for the number of questions, "better for" counts people. "Not
-shown" is not "equal": the interval says how much there may be. People who are tested have
-trained the networks that test others, which intervals do not know. **Settings were chosen on
-SC400 to SC404**, who are among the ten; the other five are shown apart (`--development` prints
-the search). The steps of a pass were changed once, for speed, when a few runs of SC400 had been
-seen. What was chosen suits the student a little better than the control, and is not the best for
-offline distillation: with a feature weight of 1 it has 0.719 on those five instead of 0.711 (alone
-0.722)."""
-FEW = """\
-Of the nine others, five belong to the teacher and four are "own" people, of whom so many are
-scored; each seed draws anew. What is compared:
-
-- *alone*: trained on the scored people's Pz-Oz;
-- *teacher*: trained on Fpz-Cz with Pz-Oz of the five, which no wearable has; *with the
-  teacher*: Pz-Oz alone, which follows it beside the labels (softmax); *and unscored people*: on
-  the own people without labels too;
-- *no label*: the teacher is followed on the four own people, of whom nobody is scored;
-- *teacher's people's own Pz-Oz*: no distillation, just a stager trained on the five people's
-  Pz-Oz and their labels, *too*: with the scored own people. **Whoever has these needs no
-  teacher, unless it beats them**; where the teacher's people never wore the device there are none;
-- *all of it*: the teacher is followed on all nine people, beside all labels of Pz-Oz;
-- *with an own teacher*: it was trained on the scored people alone, and five more people are unscored.
-
-Where somebody is scored, the last columns compare with *alone* at the same number; where
-nobody is, with the teacher's people's own Pz-Oz."""
-TUNED = """\
-A network trained on Fpz-Cz of the five goes on with Pz-Oz of the scored people, all of it or a
-part ("direct" is not trained on), and is compared with training from scratch on them."""
 #: On whom nothing was chosen.
 UNSEEN = [f"SC40{k}" for k in range(5, 10)]
+
 # ---------------------------------------------------------------- tables
+#
+# ``kappas`` is a frame of a row for each person, and a column for each method and number of
+# scored people.
 
 
-def averaged(results):
-    """Average each person's scores over seeds: by method and number, then by person."""
-    of = {}
-    for (person, _), result in results.items():
-        for key, scores in result["scores"].items():
-            of.setdefault(key, {}).setdefault(person, []).append(scores["kappa"])
-    return {
-        key: {person: {"kappa": float(np.mean(k))} for person, k in persons.items()}
-        for key, persons in of.items()
-    }
-
-
-def against(scores, one, other):
-    """Difference of two methods over people: mean, interval, p-value, for how many it helps."""
-    a, b = (np.array([of["kappa"] for of in scores[key].values()]) for key in (one, other))
-    test = paired_test(a, b)
-    gain = test.difference, *test.interval
-    better = f"{(a > b).sum()} of {len(a)}"
-    return [tables.signed(gain), f"{test.pvalue:.3f}", better, tables.verdict(gain)]
-
-
-def table(scores, rows, baseline, gap=False):
+def table(kappas, keys, baseline, gap=False):
     """Make a table of methods; ``baseline`` gives what each one is held against, or None."""
-    lines = []
-    for name, n in rows:
-        own = scores[name, n]
-        apart = [of["kappa"] for person, of in own.items() if person in UNSEEN]
-        apart = f"{np.mean(apart):.3f}" if apart else "-"
-        line = [name, n, tables.mean(own, "kappa"), apart, "", "", "", ""]
-        other = baseline(name, n)
-        if other is not None:
-            line[4:] = against(scores, (name, n), other)
+    rows = []
+    for name, n in keys:
+        own, other = kappas[name, n], baseline(name, n)
+        apart = own[own.index.isin(UNSEEN)].mean()
+        row = {"method": name, "scored people": n, "kappa": tables.mean(own)}
+        row["SC405 to SC409 alone"] = tables.number(apart, 3)
+        nothing = dict.fromkeys(("difference", "p", "better for", ""), "")
+        row |= nothing if other is None else tables.paired_cells(own, kappas[other])
         if gap:
+            shares = kappas[TEACHER, n], kappas[ALONE, n], own
             of_gap = name not in (TEACHER, ALONE)
-            shares = scores[TEACHER, n], scores[ALONE, n], own
-            line.append(tables.share_of_gap(*shares) if of_gap else "")
-        lines.append(line)
-    header = ["method", "scored people", "kappa", "SC405 to SC409 alone", "difference"]
-    header += ["p", "better for", ""] + ["gap closed"] * gap
-    return tables.markdown_table(header, lines)
+            row["gap closed"] = tables.share_of_gap(*shares) if of_gap else ""
+        rows.append(row)
+    return tables.markdown_table(rows)
 
 
 def questions(numbers):
@@ -180,28 +121,24 @@ def questions(numbers):
     return asked
 
 
-def draw(scores, numbers):
+def draw(kappas, numbers):
     """Draw kappa over the number of scored people."""
     figure = Figure(figsize=(7, 5), layout="constrained")
-    ax = figure.subplots()
+    ax, theirs = figure.subplots(), "the teacher's people's own Pz-Oz and labels"
     lines = {
         ALONE: ("Pz-Oz alone", "black", "-"),
         UNSCORED: ("with a teacher of five others and the unscored ones", "tab:blue", "-"),
-        f"{CONTROL} too": (
-            "with the teacher's people's own Pz-Oz and labels",
-            "tab:red",
-            "-",
-        ),
+        f"{CONTROL} too": (f"with {theirs}", "tab:red", "-"),
         NO_LABEL: ("no label at all: a teacher and four unscored", "tab:blue", "--"),
-        CONTROL: ("the teacher's people's own Pz-Oz and labels alone", "tab:red", "--"),
+        CONTROL: (f"{theirs} alone", "tab:red", "--"),
     }
     for k, (name, (label, color, style)) in enumerate(lines.items()):
-        at = [0] if (name, 0) in scores else numbers
-        found = [over_subjects(tables.values_of(scores[name, n], "kappa")) for n in at]
-        found = [(mean, *ends) for mean, ends in found]
+        at = [0] if (name, 0) in kappas else numbers
+        found = [over_subjects(kappas[name, n]) for n in at]
         look = {"linestyle": style, "color": color}
         if at == [0]:
             ax.axhline(found[0][0], linewidth=1, **look)
+        found = [(mean, *ends) for mean, ends in found]
         tables.error_bars(ax, np.array(at) + 0.04 * (k - 2), found, label=label, **look)
     ax.set(xlabel="Scored people", ylabel="Kappa", xticks=[0, *numbers])
     ax.legend(frameon=False, fontsize="small", loc="lower right")
@@ -213,14 +150,15 @@ def draw(scores, numbers):
 
 
 def run_kind(study, kind, settings, X, y, only=None):
-    """Run the folds of one kind ("few", "fold", "sequences"); return averaged scores."""
+    """Run the folds of one kind ("few", "fold", "sequences"); return means over seeds."""
     function, more = run_few, {"only": only}
     if kind != "few":
         function, more["sequences"] = run_fold, kind == "sequences"
     settings = {n: v for n, v in settings.items() if n not in ("seeds", "people")}
     tasks = tasks_of(person=np.unique(X.subject).tolist(), seed=study.options.seeds)
     results = study.run(function, tasks, settings=settings, X=X, y=y, **more)
-    return averaged(results)
+    rows = pd.DataFrame(tables.rows_of(results, "person", "seed"))
+    return rows.pivot_table("kappa", "subject", ["method", "scored"], sort=False)
 
 
 def search(study, X, y):
@@ -228,27 +166,23 @@ def search(study, X, y):
     settings, lines = study.options.settings | {"scored": [1]}, []
     for name, (kind, values, only) in SEARCH.items():
         for value in [settings[name], *values]:
-            scores = run_kind(study, kind, settings | {name: value}, X, y, only)
-            kappas = {
-                f"{method} {n}": np.mean([of["kappa"] for of in persons.values()])
-                for (method, n), persons in scores.items()
-            }
-            found = ", ".join(f"{method} {kappa:.3f}" for method, kappa in kappas.items())
-            lines.append([name, value, found])
-    print(tables.markdown_table(["setting", "value", "kappa"], lines))
+            means = run_kind(study, kind, settings | {name: value}, X, y, only).mean()
+            found = ", ".join(f"{of} {n} {kappa:.3f}" for (of, n), kappa in means.items())
+            lines.append({"setting": name, "value": value, "kappa": found})
+    print(tables.markdown_table(lines))
 
 
 def read_options(argv=None):
     """Read the command line."""
-    parser = parser_of(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, help="folder of features and UCDDB (see above)")
-    add("--sleep-edf", type=Path, help="folder of Sleep-EDF's recordings")
-    add("--quick", action="store_true", help="print one draw of few labels, and no page")
-    add("--development", action="store_true", help="print the search for settings")
-    options = parse(parser, SETTINGS, argv)
+    options = parse(
+        *(__doc__, SETTINGS, argv),
+        data=folder("folder of features and UCDDB (see above)"),
+        sleep_edf=folder("folder of Sleep-EDF's recordings"),
+        quick="print one draw of few labels, and no page",
+        development="print the search for settings",
+    )
     if options.data is None and options.sleep_edf is None:
-        parser.error("give --data or --sleep-edf; --help names the public files")
+        options.error("give --data or --sleep-edf; --help names the public files")
     if options.development:
         options.people, options.seeds = 5, options.seeds[:1]
     if options.quick:
@@ -259,9 +193,8 @@ def read_options(argv=None):
 def main(argv=None):
     """Run everything, and write page, table and picture."""
     options = read_options(argv)
-    study = Study("real_nights", options)
-    of_files = options.sleep_edf is not None
-    X, y = compute_features(options.sleep_edf) if of_files else read_features(options.data)
+    study, files = Study("real_nights", options), options.sleep_edf
+    X, y = compute_features(files) if files else read_features(options.data)
     rows = np.isin(X.subject, np.unique(X.subject)[: options.people])
     X, y = X[rows], y[rows]
     if options.development:
@@ -269,27 +202,27 @@ def main(argv=None):
         return
     if options.quick:
         few = run_kind(study, "few", options.settings, X, y, QUICK)
-        rows = sorted(few, key=lambda key: key[1])
-        print(table(few, rows, in_few))
+        print(table(few, sorted(few, key=lambda key: key[1]), in_few))
         return
-    kinds = ("few", "fold", "sequences")
     # Sequences are slow: without twice the passes.
     only = {"sequences": [ALONE, "transfer", "offline", "online", "softmax"]}
-    scores = {
+    kappas = {
         kind: run_kind(study, kind, options.settings, X, y, only.get(kind))
-        for kind in kinds
+        for kind in ("few", "fold", "sequences")
     }
     for n in options.scored:  # with all own people scored nobody is left over
-        scores["few"].setdefault((UNSCORED, n), scores["few"][FOLLOWED, n])
-    parts, lines = ([], []) if of_files else two_nights(study, options.data)
+        if (UNSCORED, n) not in kappas["few"]:
+            kappas["few"][UNSCORED, n] = kappas["few"][FOLLOWED, n]
+    of_nights, lines = ("", []) if files else two_nights(study, options.data)
     lines += [
-        {"run": kind, "method": name, "scored": n, "subject": who, "kappa": of["kappa"]}
-        for kind in kinds
-        for (name, n), persons in scores[kind].items()
-        for who, of in persons.items()
+        {"run": kind, "method": name, "scored": n, "subject": who, "kappa": kappa}
+        for kind, frame in kappas.items()
+        for (name, n), column in frame.items()
+        for who, kappa in column.items()
     ]
-    figure = draw(scores["few"], options.scored)
-    study.write("real_nights", page(study, scores, parts), lines, figure)
+    figure = draw(kappas["few"], options.scored)
+    page = page_of(kappas, options.scored, of_nights)
+    study.write("real_nights", [*study.head("Real nights"), page], lines, figure)
 
 
 def over_alone(name, n):
@@ -304,31 +237,30 @@ def in_few(name, n):
     return (ALONE, n) if n else (CONTROL, 0)
 
 
-def page(study, scores, parts):
-    """Put the page together."""
-    few, numbers = scores["few"], study.options.scored
-    asked = [[text, *against(few, *pair)] for text, *pair in questions(numbers)]
+def page_of(kappas, numbers, two_nights):
+    """Write the page below its head."""
+    few = kappas["few"]
+    asked = [
+        {"question": question, **tables.paired_cells(few[one], few[other])}
+        for question, one, other in questions(numbers)
+    ]
     tuned = [key for key in few if key[0] == "direct" or key[0].startswith("fine-tuned")]
     of_few = sorted((key for key in few if key not in tuned), key=lambda key: key[1])
     tuned += [(ALONE, n) for n in numbers]
-    return [
-        *study.head("Real nights"),
-        TEXT.format(n_people=len(few[NO_LABEL, 0])),
-        "## All others are scored",
-        "Two hidden layers on five epochs:",
-        table(scores["fold"], sorted(scores["fold"]), over_alone, gap=True),
-        "A recurrent network over twenty epochs:",
-        table(scores["sequences"], sorted(scores["sequences"]), over_alone, gap=True),
-        "## Few are scored, or nobody",
-        FEW,
-        "![Kappa over the number of scored people](real_nights.png)",
-        tables.markdown_table(["", "difference in kappa", "p", "better for", ""], asked),
-        table(few, of_few, in_few),
-        "## From Fpz-Cz to Pz-Oz",
-        TUNED,
-        table(few, tuned, lambda name, n: (ALONE, n) if n and name != ALONE else None),
-        *(["## Two nights of UCDDB", TWO_NIGHTS, *parts] if parts else []),
-    ]
+    return text(
+        "page",
+        n_people=len(few),
+        fold=table(kappas["fold"], sorted(kappas["fold"]), over_alone, gap=True),
+        sequences=table(
+            kappas["sequences"], sorted(kappas["sequences"]), over_alone, gap=True
+        ),
+        questions=tables.markdown_table(asked),
+        few=table(few, of_few, in_few),
+        tuned=table(
+            few, tuned, lambda name, n: (ALONE, n) if n and name != ALONE else None
+        ),
+        two_nights=text("two nights", two_nights, table=two_nights),
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import study
+import tables
 from joblib import Memory
 from sklearn.frozen import FrozenEstimator
 from torch import nn
@@ -13,7 +14,6 @@ from torch import nn
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import load_sleep_edf
 from skleepkd.distillation import FeatureMSE
-from skleepkd.metrics import staging_report
 from skleepkd.preprocessing import BandPowers
 from skleepkd.sequences import find_runs
 
@@ -118,11 +118,6 @@ def training(settings, sequences=False, passes=1):
     return how | {"sequence_length": length, "iterator_valid__batch_size": 4096}
 
 
-def scores_of(stager, X, y):
-    """Stage a person's epochs; return the scores."""
-    return staging_report(y, stager.predict(X)).pooled
-
-
 def run_fold(settings, X, y, person, seed, sequences, only=None):
     """Train methods, all but for those not among ``only``, on all people but one."""
     test = X.subject == person
@@ -150,12 +145,16 @@ def run_fold(settings, X, y, person, seed, sequences, only=None):
         for name, stager in stagers.items():
             pair = single if name == "transfer" else X
             stager.fit(pair[~test], y[~test])
-    of_test = X[test].target_epochs
-    scores = {(name, 9): scores_of(of, of_test, y[test]) for name, of in stagers.items()}
-    teacher = getattr(stagers.get("softmax"), "teacher_", None)
-    if teacher is not None:
-        scores[TEACHER, 9] = scores_of(teacher, X[test].source_epochs, y[test])
-    return {"scores": scores}
+    of_test, about = X[test].target_epochs, {"scored": 9}
+    rows = [
+        row
+        for name, stager in stagers.items()
+        for row in tables.judge(stager, of_test, y[test], method=name, **about)
+    ]
+    if "softmax" in stagers:
+        teacher, source = stagers["softmax"].teacher_, X[test].source_epochs
+        rows += tables.judge(teacher, source, y[test], method=TEACHER, **about)
+    return {"rows": rows}
 
 
 def draw_people(subject, person, seed):
@@ -176,7 +175,7 @@ def run_few(settings, X, y, person, seed, only=None):
     how, test = training(settings), X.subject == person
     both, target = X.source_epochs, X.target_epochs
     single = target.replace(target=X["source"][:, :1])
-    scores = {}
+    found = []
 
     def fit(stager, people, scored, of=X):
         rows = np.isin(X.subject, people)
@@ -204,7 +203,8 @@ def run_few(settings, X, y, person, seed, only=None):
 
     def score(name, n, make, of=target):
         if only is None or name in only:
-            scores[name, n] = scores_of(make(), of[test], y[test])
+            about = {"method": name, "scored": n}
+            found.extend(tables.judge(make(), of[test], y[test], **about))
 
     def follow_stages():
         rows = np.isin(X.subject, own)
@@ -241,4 +241,4 @@ def run_few(settings, X, y, person, seed, only=None):
         score(OWN, n, lambda: follow(plain(scored, both), joined, scored))  # noqa: B023
         for part in ("all", "first", "head"):
             score(f"fine-tuned: {part}", n, partial(tune, part, scored))
-    return {"scores": scores}
+    return {"rows": found}

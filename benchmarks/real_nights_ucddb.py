@@ -9,6 +9,7 @@ electrodes between the ears would record it.
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tables
 from scipy.signal import resample_poly
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,16 +22,6 @@ from skleepkd.metrics import staging_report
 from skleepkd.teachers import GsscStager, YasaStager
 
 WHOLE = "018", "022"
-TEXT = """\
-Two nights prove nothing; they show that all of this runs on real EEG. The St. Vincent's
-University Hospital / University College Dublin Sleep Apnea Database (PhysioNet; Goldberger et
-al. 2000), one central channel, from files of the public repository
-kakao-bits/SleepEEgClassification; patients of a sleep clinic. Students are `LogPowerNet` at 64
-Hz, trained on the other of the two nights, means over seeds and their range. Of the other
-people only epochs of waking and deep sleep are public there, so no stager of whole nights can
-stage them. "Scaled by night" divides a night by the median deviation of its epochs;
-"simulated electrode" is `skleepkd.datasets.wear_electrode`, a real brain under the noise of
-the simulated ear."""
 SFREQ = 64
 #: R&K's codes of the files as AASM codes: wake, REM, stages 1 to 4.
 _CODES = np.array([0, 4, 1, 2, 3, 3])
@@ -125,32 +116,34 @@ def run_student(folder, way, signal, test, seed, answers, passes):
 
 
 def two_nights(study, folder):
-    """Train and test all students; return the paragraphs of the page, and rows."""
+    """Train and test all students; return the table of the page, and rows."""
     folder = Path(folder) / "ucddb"
-    settings, rows, lines = study.options.settings, [], []
-    asked = study.run(ask_teachers, {n: {"path": folder / f"ucddb{n}.npz"} for n in WHOLE})
+    settings, rows = study.options.settings, []
+    files = {number: folder / f"ucddb{number}.npz" for number in WHOLE}
+    asked = study.run(ask_teachers, {n: {"path": path} for n, path in files.items()})
+    answers = {number: of["probabilities"] for number, of in asked.items()}
     for name in ("YASA", "GSSC"):
-        kappas = []
-        for number in WHOLE:
-            y = read_night(folder / f"ucddb{number}.npz")[2]
-            predicted = asked[number]["probabilities"][name].argmax(axis=1)
-            kappas.append(staging_report(y, predicted).pooled["kappa"])
-        rows.append([name, "raw", *(f"{kappa:.3f}" for kappa in kappas)])
-        lines += list(zip([name] * 2, ["raw"] * 2, WHOLE, kappas, strict=True))
+        for number, path in files.items():
+            predicted = answers[number][name].argmax(axis=1)
+            kappa = staging_report(read_night(path)[2], predicted).pooled["kappa"]
+            rows.append(
+                {"method": name, "scored": "raw", "subject": number, "kappa": kappa}
+            )
     ways = _FROM_LABELS, _WITH_OTHERS, _FROM_TEACHER
     tasks = tasks_of(way=ways, signal=_SIGNALS, test=WHOLE, seed=settings["seeds"])
-    answers = {number: of["probabilities"]["GSSC"] for number, of in asked.items()}
-    shared = {"folder": folder, "passes": settings["night_passes"], "answers": answers}
-    results = study.run(run_student, tasks, **shared)
-    for way in ways:
-        for signal in _SIGNALS:
-            row = [f"student: {way}", signal]
-            for test in WHOLE:
-                seeds = [results[way, signal, test, s]["kappa"] for s in settings["seeds"]]
-                row.append(f"{np.mean(seeds):.3f} ({min(seeds):.3f} to {max(seeds):.3f})")
-                lines.append((row[0], signal, test, np.mean(seeds)))
-            rows.append(row)
-    header = ["stager", "signal", *(f"kappa on {number}" for number in WHOLE)]
-    names = ("method", "scored", "subject", "kappa")
-    of_csv = [dict(zip(names, line, strict=True)) for line in lines]
-    return [tables.markdown_table(header, rows)], [{"run": "ucddb"} | of for of in of_csv]
+    shared = {"folder": folder, "passes": settings["night_passes"]}
+    shared["answers"] = {number: of["GSSC"] for number, of in answers.items()}
+    for (way, signal, test, _), fit in study.run(run_student, tasks, **shared).items():
+        about = {"method": f"student: {way}", "scored": signal, "subject": test}
+        rows.append(about | fit)
+    names = ["method", "scored", "subject"]
+    kappas = pd.DataFrame(rows).groupby(names, sort=False)["kappa"].agg(list)
+    lines = {}
+    for (method, signal, number), of in kappas.items():
+        line = lines.setdefault((method, signal), {"stager": method, "signal": signal})
+        span = f" ({min(of):.3f} to {max(of):.3f})" * method.startswith("student")
+        line[f"kappa on {number}"] = f"{np.mean(of):.3f}{span}"
+    means = kappas.map(np.mean).reset_index().to_dict("records")
+    return tables.markdown_table(list(lines.values())), [
+        {"run": "ucddb"} | m for m in means
+    ]

@@ -6,10 +6,6 @@ stage the EEG at 100 Hz, SleepECG (its documentation, https://sleepecg.readthedo
 beats of the heart. Cohen's kappa and each stage's F1 are with the simulated scorer's stages,
 pooled over the nights. This judges the constants of the simulator, not a method.
 
-Beside them a random forest is cross-validated over the simulated subjects, on heart rate
-variability (of the epoch, of 2.5 min on either side too, and of both on each subject's own
-scale) and on band powers of EOG and EEG.
-
     python benchmarks/simulation_realism.py --fast
     python benchmarks/simulation_realism.py
 
@@ -25,17 +21,16 @@ from importlib.util import find_spec
 
 import numpy as np
 import tables
-from scipy.signal import find_peaks, medfilt, resample_poly, welch
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
-from study import Setting, Study, parse, parser_of
+from scipy.signal import resample_poly
+from study import Setting, Study, parse, texts
 
 from skleepkd import PairedEpochs
 from skleepkd.datasets import simulate_night
+from skleepkd.metrics import staging_report
 from skleepkd.stages import EPOCH_SECONDS, scheme_names, to_scheme
 from skleepkd.teachers import GsscStager, YasaStager
 
+text = texts(__file__)
 #: What a stager of the EEG is given: an EEG derivation and, in some rows, one of the eyes.
 MONTAGES = {
     "scalp C4-A1": ("C4-A1", None),
@@ -57,7 +52,7 @@ _AGE, _SEX, _BEDTIME = 60, 0, datetime.time(22, 30)
 LOOKED_AT = (1, 2, 3)
 
 SETTINGS = {
-    "nights": Setting("nights for the EEG's stagers and the forest", 8, 2),
+    "nights": Setting("nights for the EEG's stagers", 8, 2),
     "hours": Setting("their length in hours", 2.5, 0.5),
     "seed": Setting("their seed", 2026),
     "heart-nights": Setting("nights for SleepECG, of each seed", 4, 1),
@@ -116,10 +111,15 @@ def _sleepecg_classifier(name):
     return sleepecg.load_classifier(name, "SleepECG")
 
 
-def judge_eeg(seed, n_nights, n_epochs, noise):
-    """Stage the first nights of a cohort; return the scorer's stages and the stagers'."""
-    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
-    nights = [simulate_night(n_epochs, subject=k, **how) for k in range(n_nights)]
+def simulate(seed, n_nights, n_epochs, noise, **how):
+    """Simulate the first nights of a cohort at 100 Hz."""
+    how |= {"sfreq": 100.0, "noise": noise, "random_state": seed}
+    return [simulate_night(n_epochs, subject=k, **how) for k in range(n_nights)]
+
+
+def judge_eeg(**cohort):
+    """Stage nights by their EEG; return the scorer's stages and the stagers'."""
+    nights = simulate(**cohort)
     predicted = {
         f"{stager}, {name}": np.concatenate([stage(night, *of) for night in nights])
         for stager, stage in EEG_STAGERS.items()
@@ -128,10 +128,9 @@ def judge_eeg(seed, n_nights, n_epochs, noise):
     return {"y": np.concatenate([night.y for night in nights]), "predicted": predicted}
 
 
-def judge_heart(seed, n_nights, n_epochs, noise):
-    """Stage the ECG of the first nights of a cohort with each of SleepECG's stagers."""
-    how = {"sfreq": 100.0, "noise": noise, "random_state": seed, "derivations": ["ECG"]}
-    nights = [simulate_night(n_epochs, subject=k, **how) for k in range(n_nights)]
+def judge_heart(**cohort):
+    """Stage nights by their ECG with each of SleepECG's stagers."""
+    nights = simulate(**cohort, derivations=["ECG"])
     predicted = {
         stager: np.concatenate(
             [stage_with_sleepecg(night.signals[0], 100.0, stager) for night in nights]
@@ -141,84 +140,12 @@ def judge_heart(seed, n_nights, n_epochs, noise):
     return {"y": np.concatenate([night.y for night in nights]), "predicted": predicted}
 
 
-def heart_features(ecg, sfreq, context=0):
-    """Heart rate variability around each epoch of a night, shape (n_epochs, 5).
-
-    Mean interval, SDNN and RMSSD in seconds, logarithms of the power at 0.15 to 0.4 Hz and
-    of its ratio to that at 0.04 to 0.15 Hz. ``ecg`` is whole epochs, R waves upward;
-    ``context`` is how many epochs before and after are looked at too.
-    """
-    height = 0.4 * np.percentile(ecg, 99.5)
-    beats = find_peaks(ecg, height=height, distance=0.35 * sfreq)[0] / sfreq
-    intervals = np.diff(beats)
-    normal = np.abs(intervals / medfilt(intervals, 9) - 1) < 0.25
-    # Both series go on a grid of 4 Hz, so that any stretch of the night is a slice.
-    grid = np.arange(0, len(ecg) / sfreq, 0.25)
-    tachogram = np.interp(grid, beats[1:][normal], intervals[normal])
-    both = normal[1:] & normal[:-1]
-    change = np.interp(grid, beats[2:][both], np.diff(intervals)[both] ** 2)
-    features = []
-    for start in range(0, len(grid), 120):
-        part = slice(max(0, start - 120 * context), start + 120 * (1 + context))
-        rr = tachogram[part]
-        frequencies, density = welch(rr, 4.0, nperseg=120, detrend="linear")
-        low = density[(frequencies >= 0.04) & (frequencies < 0.15)].sum()
-        high = density[(frequencies >= 0.15) & (frequencies < 0.4)].sum()
-        rmssd = np.sqrt(change[part].mean())
-        features.append([rr.mean(), rr.std(), rmssd, np.log(high), np.log(low / high)])
-    return np.array(features)
-
-
-def band_powers(signal, sfreq):
-    """Log band powers of each epoch of a night, shape (n_epochs, 6)."""
-    epochs = signal.reshape(-1, round(30 * sfreq))
-    frequencies, density = welch(epochs, sfreq, nperseg=round(4 * sfreq))
-    edges = np.searchsorted(frequencies, [0.5, 1, 4, 8, 12, 16, 30])
-    return np.log(np.add.reduceat(density, edges, axis=1)[:, :-1])
-
-
-def judge_features(seed, n_nights, n_epochs, noise):
-    """Stage the first nights by a random forest on features, one subject left out.
-
-    The stages are in four classes; the forest's are by signal.
-    """
-    derivations = ("ECG", "EOG", "C4-A1", "Fpz-Cz")
-    how = {"sfreq": 100.0, "noise": noise, "random_state": seed}
-    y, features = [], {}
-    for subject in range(n_nights):
-        night = simulate_night(n_epochs, subject=subject, derivations=derivations, **how)
-        y.append(to_scheme(night.y, "wldr"))
-        ecg, *others = night.signals
-        epoch = heart_features(ecg, 100.0)
-        around = np.hstack([epoch, heart_features(ecg, 100.0, context=5)])
-        by_signal = {
-            "ECG, one epoch": epoch,
-            "ECG, 2.5 min around": around,
-            "ECG, around, own scale": (around - around.mean(axis=0)) / around.std(axis=0),
-        }
-        for name, signal in zip(derivations[1:], others, strict=True):
-            by_signal[f"{name}, one epoch"] = band_powers(signal, 100.0)
-        for name, values in by_signal.items():
-            features.setdefault(name, []).append(values)
-    y, groups = np.concatenate(y), np.repeat(np.arange(n_nights), n_epochs)
-    forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-    folds = {"groups": groups, "cv": LeaveOneGroupOut()}
-    predicted = {
-        name: cross_val_predict(forest, np.concatenate(X), y, **folds)
-        for name, X in features.items()
-    }
-    return {"y": y, "predicted": predicted}
-
-
 def scores_of(y, codes, stages):
     """Kappa, accuracy and weighted F1, and F1 of each stage."""
-    f1 = f1_score(y, codes, labels=range(len(stages)), average=None, zero_division=0.0)
-    return {
-        "kappa": cohen_kappa_score(y, codes),
-        "accuracy": accuracy_score(y, codes),
-        "wF1": f1_score(y, codes, average="weighted", zero_division=0.0),
-        **{f"F1 {stage}": value for stage, value in zip(stages, f1, strict=True)},
-    }
+    scores = staging_report(y, codes, classes=list(stages)).pooled
+    names = {"kappa": "kappa", "accuracy": "accuracy", "wF1": "f1_weighted"}
+    names |= {f"F1 {stage}": f"f1_{stage}" for stage in stages}
+    return {name: scores[of] for name, of in names.items()}
 
 
 def score_eeg(result):
@@ -247,91 +174,58 @@ def score_heart(results, stager):
     return rows | {"all seeds not looked at": score(untouched)} if untouched else rows
 
 
-def score_features(result):
-    """Score the forest in four stages and, with light and deep sleep as one, in three."""
-    nrem = np.array([0, 1, 1, 2])
-    rows = {}
-    for name, codes in result["predicted"].items():
-        four = scores_of(result["y"], codes, scheme_names("wldr"))
-        three = scores_of(nrem[result["y"]], nrem[codes], scheme_names("wnr"))
-        rows[name] = four | {f"{measure}, W N R": of for measure, of in three.items()}
-    return rows
-
-
-def table_of(rows, measures):
-    """Format named rows of scores."""
-    lines = [
-        [name, *(tables.number(scores[measure], 3) for measure in measures)]
-        for name, scores in rows.items()
-    ]
-    return tables.markdown_table(["", *measures], lines)
-
-
-def heart_parts(results):
-    """Write what SleepECG says of the heart; no results where it is not installed."""
-    if not results:
-        yield "SleepECG is not installed: `pip install sleepecg keras`, and run it again."
-        return
-    yield (
-        "SleepECG's stagers see the simulated ECG's beats as its own detector finds them, "
-        f"and are told that everybody is a woman of {_AGE} years who goes to bed at "
-        f"{_BEDTIME:%H:%M}, since simulated subjects have neither age nor sex. The heart's "
-        f"numbers were chosen on the seeds {', '.join(map(str, LOOKED_AT))}; the others were "
-        "looked at once, after that."
+def table_of(rows):
+    """Write named rows of scores as a table."""
+    return tables.markdown_table(
+        [
+            {"": name, **{of: tables.number(value, 3) for of, value in scores.items()}}
+            for name, scores in rows.items()
+        ]
     )
-    for stager, (_, kappa, accuracy) in HEART_STAGERS.items():
-        rows = score_heart(results, stager)
-        yield f"### `{stager}`"
-        yield table_of(rows, list(next(iter(rows.values()))))
-        yield (
-            f"On a thousand real nights (SHHS) its documentation gives kappa {kappa:.2f} and "
-            f"accuracy {accuracy:.2f}."
-        )
+
+
+def heart_part(scores):
+    """Write what SleepECG says of the heart; no scores where it is not installed."""
+    bedtime, seeds = f"{_BEDTIME:%H:%M}", ", ".join(map(str, LOOKED_AT))
+    about = text("heart", scores, age=_AGE, bedtime=bedtime, seeds=seeds)
+    parts = [
+        text("stager", name=name, table=table_of(rows), kappa=kappa, accuracy=accuracy)
+        for name, rows in scores.items()
+        for _, kappa, accuracy in [HEART_STAGERS[name]]
+    ]
+    return "\n\n".join([about or text("no heart"), *parts])
 
 
 def main(argv=None):
     """Judge the simulated nights, print the tables and write them."""
-    options = parse(parser_of(__doc__), SETTINGS, argv)
-    study = Study("simulation_realism", options)
+    options = parse(__doc__, SETTINGS, argv)
+    study, noise = Study("simulation_realism", options), options.noise
     cohort = {"n_nights": options.nights, "n_epochs": round(120 * options.hours)}
-    cohort |= {"seed": options.seed, "noise": options.noise}
-    nights = {
-        "n_nights": options.heart_nights,
-        "n_epochs": round(120 * options.heart_hours),
-    }
+    cohort |= {"seed": options.seed, "noise": noise}
     eeg = study.run(judge_eeg, {"stagers of the EEG": cohort})["stagers of the EEG"]
-    forest = study.run(judge_features, {"forest": cohort})["forest"]
-    seeds = {seed: nights | {"seed": seed} for seed in options.heart_seeds}
-    seeds = seeds if has_sleepecg() else {}
-    heart = study.run(judge_heart, seeds, noise=options.noise)
+    n_epochs = round(120 * options.heart_hours)
+    nights = {"n_nights": options.heart_nights, "n_epochs": n_epochs, "noise": noise}
+    seeds = {seed: {"seed": seed} for seed in options.heart_seeds if has_sleepecg()}
+    heart = study.run(judge_heart, seeds, **nights)
 
-    scores = {"EEG": score_eeg(eeg), "forest": score_features(forest)}
-    scores |= {stager: score_heart(heart, stager) for stager in HEART_STAGERS if heart}
+    names, found = scheme_names("aasm"), score_eeg(eeg)
+    hearts = {stager: score_heart(heart, stager) for stager in HEART_STAGERS if heart}
     share = np.bincount(eeg["y"], minlength=5) / len(eeg["y"])
-    names = scheme_names("aasm")
-    share = ", ".join(f"{s} {of:.0%}" for s, of in zip(names, share, strict=True))
-    of_eeg = ["kappa", *(f"F1 {name}" for name in names)]
-    of_forest = ["kappa", "accuracy", "wF1"]
-    parts = [
-        *study.head("Realism of the simulated nights"),
-        "Stagers that were trained on real nights, and on none of these, stage them. "
-        "Everything is pooled over the nights. This judges the simulator, not a method.",
-        f"## EEG, simulated\n\nShares of the scorer's stages: {share}.",
-        table_of(scores["EEG"], of_eeg),
-        "## Heart, simulated",
-        *heart_parts(heart),
-        "## What the signals hold, simulated\n\nA random forest on hand-made features of the "
-        "nights of the first table, one subject left out, with four stages (W L D R) and "
-        "with three (W N R).",
-        table_of(scores["forest"], [*of_forest, *(f"{name}, W N R" for name in of_forest)]),
-    ]
+    columns = ["kappa", *(f"F1 {name}" for name in names)]
+    page = text(
+        "page",
+        shares=", ".join(f"{s} {of:.0%}" for s, of in zip(names, share, strict=True)),
+        eeg=table_of({row: {c: of[c] for c in columns} for row, of in found.items()}),
+        heart=heart_part(hearts),
+    )
     lines = [
         {"part": part, "row": row, "measure": measure, "value": round(value, 4)}
-        for part, rows in scores.items()
-        for row, found in rows.items()
-        for measure, value in found.items()
+        for part, rows in ({"EEG": found} | hearts).items()
+        for row, of in rows.items()
+        for measure, value in of.items()
     ]
-    study.write("simulation_realism", parts, lines)
+    head = study.head("Realism of the simulated nights")
+    study.write("simulation_realism", [*head, page], lines)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from measure import (
     BATCH_SIZE,
     COMMON,
     FEATURES,
-    HEADER,
     N_CLASSES,
     Line,
     Peak,
@@ -45,7 +44,7 @@ from scipy import signal
 from scipy.signal.windows import hamming
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
-from study import Study, in_new_process, parse, parser_of
+from study import Study, in_new_process, load_of_machine, parse
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
@@ -540,35 +539,30 @@ ROWS = {row.__name__.replace("_", "-"): row for row in ROWS}
 
 def main(argv=None):
     """Measure the rows, print a line for each, and write the page."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    options = parse(parser, {}, argv)
-    study, lines = Study("speed", options), []
+    rows = {"nargs": "+", "choices": list(ROWS), "default": list(ROWS)}
+    options = parse(__doc__, {}, argv, rows=rows)
+    study, lines, blocks = Study("speed", options), [], []
     torch.set_num_threads(1)
-    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processor(s)"
+    about = load_of_machine()
     for row in options.rows:
         for line in ROWS[row](options.fast):
-            line.measure(options.fast)
-            lines.append((row, line))
-            print(" | ".join(line.cells()), flush=True)
-    head = study.head("Speed", {"load of the machine": (load, "-")})
-    about = __doc__[: __doc__.index("Run it")].replace("``", "`").strip()
-    table = tables.markdown_table(HEADER, [line.cells() for _, line in lines])
-    study.write("speed", [*head, about, table], list(blocks_of(lines)))
-
-
-def blocks_of(lines):
-    """Seconds of every block, as rows of a table."""
-    for row, line in lines:
-        for pair, (ours, reference) in enumerate(line.times):
-            yield {
-                "row": row,
-                "what": line.title,
-                "beside": line.reference,
-                "pair": pair,
-                "seconds": f"{ours:.6f}",
-                "reference_seconds": f"{reference:.6f}",
-            }
+            times, cells = line.measure(options.fast), line.cells()
+            lines.append(cells)
+            print(" | ".join(cells.values()), flush=True)
+            blocks += [
+                {
+                    "row": row,
+                    "what": line.title,
+                    "beside": line.reference,
+                    "pair": pair,
+                    "seconds": f"{ours:.6f}",
+                    "reference_seconds": f"{reference:.6f}",
+                }
+                for pair, (ours, reference) in enumerate(times)
+            ]
+    method = __doc__[: __doc__.index("Run it")].replace("``", "`").strip()
+    head, table = study.head("Speed", about), tables.markdown_table(lines)
+    study.write("speed", [*head, method, table], blocks)
 
 
 if __name__ == "__main__":

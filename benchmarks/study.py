@@ -6,10 +6,9 @@ where it was, and a second one only prints. ``label_budget.py`` is a short examp
 """
 
 import argparse
-import csv
-import hashlib
 import itertools
 import multiprocessing
+import os
 import platform
 import re
 import shlex
@@ -20,6 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
+import numpy as np
+import pandas as pd
 import torch
 from joblib import Memory, Parallel, delayed
 from skorch.callbacks import Callback, LRScheduler
@@ -44,29 +46,39 @@ class Setting(NamedTuple):
     choices: tuple | None = None
 
 
-def parse(parser, settings, argv=None):
+def parse(doc, settings, argv=None, **arguments):
     """Read the command line: the settings, and how to run.
 
-    ``parser`` has what is no setting, such as ``--data``. What is given on the command line
-    counts more than ``--fast``. The result has "settings", a dict of the settings alone,
-    "shown", the same in words and beside the paper's, and "argv".
+    ``doc`` describes the command. ``arguments`` are what is no setting, such as "data": the
+    parameters of ``add_argument``, or the help of a switch. What is given on the command
+    line counts more than ``--fast``. The result has "settings", a dict of the settings
+    alone, "shown", the same in words and beside the paper's, "argv", and "error", which
+    ends the command with a message.
     """
     argv = sys.argv[1:] if argv is None else argv
-    here = Path(__file__).parent
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=form)
     for name, (text, *values, _, choices) in settings.items():
         known = next((value for value in values if value is not None), 0)
-        several = {"nargs": "+"} if isinstance(known, list) else {}
-        kind = type(known[0] if several else known)
-        shown = zip(values, ("default", "--fast", "--data"), strict=True)
-        shown = ", ".join(f"{of} {value}" for value, of in shown if value is not None)
+        how = {"type": type(known), "choices": choices}
+        if isinstance(known, list):
+            how |= {"type": type(known[0]), "nargs": "+"}
+        shown = zip(("default", "--fast", "--data"), values, strict=True)
+        shown = ", ".join(f"{of} {value}" for of, value in shown if value is not None)
         text = f"{text} ({shown})" if shown else text
-        parser.add_argument(f"--{name}", type=kind, choices=choices, help=text, **several)
-    add = parser.add_argument
-    add("--fast", action="store_true", help="a run of seconds")
-    add("--n-jobs", type=int, default=1, help="fits at a time (default 1)")
-    add("--output", type=Path, default=here / "results", help="folder of the page")
-    add("--cache", type=Path, default=here / "cache", help="folder of finished fits")
+        parser.add_argument(f"--{name}", help=text, **how)
+    here = Path(__file__).parent
+    arguments |= {
+        "fast": "a run of seconds",
+        "n_jobs": {"type": int, "default": 1, "help": "fits at a time (default 1)"},
+        "output": folder("folder of the page", default=here / "results"),
+        "cache": folder("folder of finished fits", default=here / "cache"),
+    }
+    for name, how in arguments.items():
+        how = {"action": "store_true", "help": how} if isinstance(how, str) else how
+        parser.add_argument(f"--{name.replace('_', '-')}", **how)
     options = parser.parse_args(argv)
+    options.error = parser.error
     options.argv, options.settings, options.shown = argv, {}, {}
     for name, setting in settings.items():
         name = name.replace("-", "_")
@@ -76,8 +88,13 @@ def parse(parser, settings, argv=None):
         options.settings[name] = value
         setattr(options, name, value)
         paper = setting.real if setting.paper is None else setting.paper
-        options.shown[name] = setting.text, in_words(value), in_words(paper)
+        options.shown[name] = setting.text, value, paper
     return options
+
+
+def folder(text, **how):
+    """Describe an argument that is a path."""
+    return {"type": Path, "help": text, **how}
 
 
 def in_words(value):
@@ -87,10 +104,17 @@ def in_words(value):
     return "-" if value is None else f"{value}"
 
 
-def parser_of(doc):
-    """Make a parser that shows a module's docstring."""
-    form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=doc, formatter_class=form)
+def texts(script):
+    """Return what fills the slots of the texts of a script's page, which lie in ``pages``."""
+    page = Path(__file__).parent / "pages" / Path(script).with_suffix(".md").name
+    parts = re.split(r"^<!-- (.+) -->\n", page.read_text(), flags=re.MULTILINE)[1:]
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+
+    def text(name, /, when=True, **values):
+        """Fill a text; empty unless it applies."""
+        return found[name].strip().format(**values) if when else ""
+
+    return text
 
 
 class Study:
@@ -142,19 +166,20 @@ class Study:
         versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
         has_gpu, shown = torch.cuda.is_available(), self.options.shown
         device = torch.cuda.get_device_name() if has_gpu else processor_name()
-        rows = [[name, here, paper] for name, (here, paper) in (about or {}).items()]
-        rows += [shown[name] for name in names or shown]
-        has_paper = any(row[2] != "-" for row in rows)
-        rows = [["Setting", "Here", "Paper"], *rows]
-        header, *rows = (row if has_paper else row[:2] for row in rows)
-        parts = [f"# {title}"]
+        lines = [(name, *values) for name, values in (about or {}).items()]
+        rows = [
+            dict(zip(("Setting", "Here", "Paper"), map(in_words, line), strict=True))
+            for line in [*lines, *(shown[name] for name in names or shown)]
+        ]
+        has_paper, warning = any(row["Paper"] != "-" for row in rows), ""
+        if not has_paper:
+            rows = [{name: row[name] for name in ("Setting", "Here")} for row in rows]
         if "simulated" in title:
-            parts.append(
+            warning = (
                 "**Simulated nights.** Every number here is of simulated nights; none says "
                 "how a method does on people."
-                + " The paper's values are of other nights, real ones."
-                * has_paper
             )
+            warning += " The paper's values are of other nights, real ones." * has_paper
         fits = "."
         if self.n_fits:
             fits = (
@@ -163,26 +188,21 @@ class Study:
                 f"together take {self.cpu_seconds / 60:.1f} minutes of processor time."
             )
         return [
-            *parts,
+            f"# {title}",
+            warning,
             f"```\n{command}\n```",
             f"This run took {minutes:.1f} minutes{fits} {device}, one thread a fit; Python "
             f"{platform.python_version()}, {versions}.",
-            markdown_table(header, rows),
+            markdown_table(rows),
         ]
 
     def write(self, name, parts, rows, figure=None):
-        """Write a page of paragraphs, a table of dicts and a picture; print the page.
-
-        What a dict does not have is empty in the table.
-        """
-        page, folder = "\n\n".join(filter(None, parts)) + "\n", self.options.output
+        """Write a page of paragraphs, a table of rows and a picture; print the page."""
+        page, folder = "\n\n".join(parts) + "\n", self.options.output
+        page = re.sub(r"\n{3,}", "\n\n", page)  # where a text does not apply
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / f"{name}.md", page.encode())
-        with (folder / f"{name}.csv").open("w", newline="") as opened:
-            names = dict.fromkeys(name for row in rows for name in row)
-            writer = csv.DictWriter(opened, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows, dtype=object).to_csv(folder / f"{name}.csv", index=False)
         if figure is not None:
             figure.savefig(folder / f"{name}.png", dpi=100)
         print(page)
@@ -217,12 +237,16 @@ def processor_name():
     return f"CPU ({found[1] if found else platform.processor() or platform.machine()})"
 
 
+def load_of_machine():
+    """Return the load of the machine as a line of a page's head."""
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processor(s)"
+    return {"load of the machine": (load, "-")}
+
+
 def source_digest():
     """Digest of the package's source, so that kept results are those of this code."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(skleepkd.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    files = sorted(Path(skleepkd.__file__).parent.rglob("*.py"))
+    return joblib.hash([file.read_bytes() for file in files])[:12]
 
 
 def in_new_process(function, **arguments):
@@ -232,14 +256,17 @@ def in_new_process(function, **arguments):
         return pool.submit(function, **arguments).result()
 
 
+def clock():
+    """Seconds by the clock on the wall, and of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def timed_fit(stager, X, y):
     """Fit a stager; return its seconds, those of looks at the test left out."""
-    seen, cpu_seen = Watch.seconds, Watch.cpu_seconds
-    started, cpu_started = time.perf_counter(), time.process_time()
+    began = clock() - Watch.spent
     stager.fit(X, y)
-    seconds = time.perf_counter() - started - (Watch.seconds - seen)
-    cpu_seconds = time.process_time() - cpu_started - (Watch.cpu_seconds - cpu_seen)
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    seconds = (clock() - Watch.spent - began).tolist()
+    return dict(zip(("seconds", "cpu_seconds"), seconds, strict=True))
 
 
 def training(passes, lr, batch_size=32, steps=None):
@@ -289,8 +316,8 @@ class Watch(Callback):
     steps.
     """
 
-    #: Time of all looks in this process; no part of a fit.
-    seconds = cpu_seconds = 0.0
+    #: Time of all looks in this process (:func:`clock`); no part of a fit.
+    spent = np.zeros(2)
 
     def __init__(self, X, y, every=None):
         self.X = X
@@ -319,7 +346,7 @@ class Watch(Callback):
 
     def look(self, net):
         """Predict and score the test subjects' epochs."""
-        started, cpu_started = time.perf_counter(), time.process_time()
+        began = clock()
         with torch.random.fork_rng():
             predicted = net.predict(self.X)
         scores = staging_report(self.y, predicted).pooled
@@ -331,5 +358,4 @@ class Watch(Callback):
         if all(look["kappa"] > earlier["kappa"] for earlier in self.looks_):
             self.best_predicted_ = predicted.tolist()
         self.looks_.append(look)
-        Watch.seconds += time.perf_counter() - started
-        Watch.cpu_seconds += time.process_time() - cpu_started
+        Watch.spent = Watch.spent + clock() - began

@@ -1,7 +1,7 @@
 """Tables of sleep staging: means over subjects with intervals, and paired differences.
 
-The scores of a method are a dict of each test subject's scores, ``per_subject`` of
-:func:`skleepkd.metrics.staging_report`.
+A table is a list of rows, each a dict by column. Scores of a method are a series or an array,
+one of each subject.
 """
 
 import math
@@ -9,32 +9,39 @@ import math
 import numpy as np
 import pandas as pd
 
-from skleepkd.metrics import bootstrap_interval, gap_closed, staging_report
+from skleepkd.metrics import gap_closed, paired_test, staging_report
+from skleepkd.metrics.subjects import over_subjects
 from skleepkd.model_selection import Comparison
 from skleepkd.stages import scheme_names
 
 
-def markdown_table(header, rows):
-    """Format rows of texts as a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
+def markdown_table(rows):
+    """Write rows as a table in Markdown; what a row does not have is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names)]
+    lines += [[row.get(name, "") for name in names] for row in rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def report_of(fits, X, y, classes="aasm", of="predicted"):
     """Score what fits have predicted by test subject, each and over all of their epochs.
 
-    ``fits`` are dicts, in each of which ``of`` is a dict of a subject's stages.
+    ``fits`` are dicts, in each of which ``of`` is a dict of a subject's stages. Beside what
+    :func:`skleepkd.metrics.staging_report` returns the result has "fits", and
+    "subjects", a frame of a row for each of them and a column for each score.
     """
     predicted = {subject: stages for fit in fits for subject, stages in fit[of].items()}
     rows = np.concatenate([np.flatnonzero(X.subject == subject) for subject in predicted])
     stages = np.concatenate(list(predicted.values()))
-    return staging_report(y[rows], stages, groups=X.subject[rows], classes=classes)
+    report = staging_report(y[rows], stages, groups=X.subject[rows], classes=classes)
+    report.fits = fits
+    report.subjects = pd.DataFrame.from_dict(report.per_subject, orient="index")
+    return report
 
 
-def values_of(scores, name):
-    """One score of each subject for whom it is defined."""
-    values = np.array([of[name] for of in scores.values()])
-    return values[np.isfinite(values)]
+def rounded(report, subject, names):
+    """Pick scores of a subject for a table of numbers; nan where there is none."""
+    return report.subjects.loc[subject].reindex(names).round(5).to_dict()
 
 
 def number(value, digits=1):
@@ -48,26 +55,21 @@ def with_interval(values, form=".3f", factor=1):
     return f"{middle} [{low}, {high}]"
 
 
-def mean(scores, name, digits=3, factor=1):
+def mean(values, digits=3, factor=1):
     """Format the mean of a score over subjects with its 95 % bootstrap interval."""
-    values = factor * values_of(scores, name)
-    return with_interval((values.mean(), *bootstrap_interval(values)), f".{digits}f")
+    middle, interval = over_subjects(values)
+    return with_interval((middle, *interval), f".{digits}f", factor)
 
 
-def gain_of(scores, baseline, name="kappa"):
+def gain_of(scores, baseline):
     """Mean difference, paired by subject, and the ends of its 95 % bootstrap interval."""
-    gains = [scores[subject][name] - of[name] for subject, of in baseline.items()]
-    return float(np.mean(gains)), *bootstrap_interval(gains)
+    middle, interval = over_subjects(scores - baseline)
+    return middle, *interval
 
 
 def signed(gain, digits=3, factor=1):
     """Format a difference with its interval."""
     return with_interval(gain, f"+.{digits}f", factor)
-
-
-def over(scores, baseline, name="kappa", digits=3, factor=1):
-    """Format the mean difference, paired by subject, with its interval."""
-    return signed(gain_of(scores, baseline, name), digits, factor)
 
 
 def verdict(gain):
@@ -78,22 +80,48 @@ def verdict(gain):
     return "a loss is shown" if high < 0 else "not shown"
 
 
-def share_of_gap(top, bottom, scores, name="kappa"):
+def share_of_gap(top, bottom, scores):
     """Format the share of the gap between two methods that a third one closes."""
-    closed = gap_closed(*(values_of(of, name) for of in (top, bottom, scores)))
+    closed = gap_closed(top, bottom, scores)
     if not closed.has_gap:
         return "no gap"
     return with_interval((closed.share, *closed.share_interval), ".0%")
 
 
+def paired_cells(scores, baseline):
+    """Compare two methods by subject: difference, p-value, for how many it is better."""
+    test = paired_test(scores, baseline)
+    gain = test.difference, *test.interval
+    better = f"{(scores > baseline).sum()} of {test.n_subjects}"
+    cells = {"difference": signed(gain), "p": f"{test.pvalue:.3f}", "better for": better}
+    return cells | {"": verdict(gain)}
+
+
 # ---------------------------------------------------------------- kappa by method
+
+
+def judge(stager, X, y, **about):
+    """Stage epochs; return a row with the kappa of each subject."""
+    report = staging_report(y, stager.predict(X), groups=X.subject)
+    return [
+        {**about, "subject": subject, "kappa": scores["kappa"]}
+        for subject, scores in report.per_subject.items()
+    ]
+
+
+def rows_of(results, *names):
+    """List the "rows" of fits; ``names`` are those of what the fits are called by."""
+    return [
+        dict(zip(names, key, strict=True)) | row
+        for key, result in results.items()
+        for row in result["rows"]
+    ]
 
 
 def comparison(rows, baseline, ceiling=None):
     """Compare methods over people.
 
-    ``rows`` are dicts with "method", "subject" and "kappa", and may have "seed", "fold"
-    and "fit_seconds".
+    ``rows`` have "method", "subject" and "kappa", perhaps "seed", "fold" and "fit_seconds".
     """
     about = {"seed": 0, "fold": 0, "fit_seconds": math.nan}
     frame = pd.DataFrame([about | row for row in rows]).rename(columns={"kappa": "score"})
@@ -127,59 +155,62 @@ def error_bars(ax, places, found, **look):
 # ---------------------------------------------------------------- a paper's tables
 
 
+def beside_paper(report, paper, scores):
+    """Write scores beside the paper's: the mean over subjects, and pooled over epochs.
+
+    ``scores`` are a factor, digits, and the paper's digits, by score; ``paper`` begins with
+    its values of these, or is None.
+    """
+    cells = {}
+    paper = paper or [math.nan] * len(scores)
+    for (score, (factor, digits, of_paper)), value in zip(
+        scores.items(), paper, strict=False
+    ):
+        name = score.capitalize().replace("_", " ")
+        cells[f"{name}, paper"] = number(value, of_paper)
+        cells[f"{name}, mean"] = mean(report.subjects[score], digits, factor)
+        cells[f"{name}, pooled"] = number(factor * report.pooled[score], digits)
+    return cells
+
+
 def table_of_stages(reports, labels, paper, classes="aasm"):
     """F1 of each stage (%), mean over subjects and pooled, below the paper's.
 
-    Parameters
-    ----------
-    reports : dict of str to Bunch
-        Of :func:`report_of`, by method.
-    labels : dict of str to str
-        A name for each method.
-    paper : dict of str to sequence of float
-        The paper's F1 of each stage, where it has the method.
-    classes : {"aasm", "wldr", "wnr"}, default="aasm"
-        The stages.
+    ``reports`` are those of :func:`report_of`, by method, ``paper`` the paper's F1 of each
+    stage, where it has the method.
     """
     stages, rows = scheme_names(classes), []
     for method, report in reports.items():
-        names = [f"f1_{stage}" for stage in stages]
-        means = [100 * report.mean[name] for name in names]
-        pooled = [100 * report.pooled[name] for name in names]
-        kinds = {"paper": paper.get(method), "mean": means, "pooled": pooled}
-        rows += [
-            [labels[method], kind, *map(number, values)]
-            for kind, values in kinds.items()
-            if values is not None
-        ]
-    return markdown_table(["Method", "", *stages], rows)
+        kinds = {"paper": paper.get(method)}
+        for kind in ("mean", "pooled"):
+            kinds[kind] = [100 * report[kind][f"f1_{stage}"] for stage in stages]
+        for kind, values in kinds.items():
+            if values is not None:
+                scores = dict(zip(stages, map(number, values), strict=True))
+                rows.append({"Method": labels[method], "": kind, **scores})
+    return markdown_table(rows)
 
 
-def table_of_costs(results, labels, before=None):
+def table_of_costs(fits, labels, before=None):
     """Mean seconds of the fits of each method.
 
-    Parameters
-    ----------
-    results : dict of str to list of dict
-        Of :func:`study.timed_fit`, by method.
-    labels : dict of str to str
-        A name for each method.
-    before : dict of str to str, optional
-        The method that is fitted before another, and is not in its seconds.
+    ``fits`` are lists of what :func:`study.timed_fit` returns, by method; ``before`` names
+    the method that is fitted before another one, and is not in its seconds.
     """
     seconds, cpu = (
-        {method: np.mean([fit[name] for fit in fits]) for method, fits in results.items()}
+        {method: np.mean([fit[name] for fit in of]) for method, of in fits.items()}
         for name in ("seconds", "cpu_seconds")
     )
-    before, rows = before or {}, []
-    for method in results:
-        whole = seconds[method] + seconds.get(before.get(method), 0.0)
-        row = map(number, (seconds[method], whole, cpu[method]))
-        rows.append([labels[method], *row])
-    header = ["Method", "Fit, s", "with what precedes it, s", "CPU time, s"]
-    return markdown_table(header, rows)
-
-
-def rounded(scores, names):
-    """Pick scores of a subject for a table of numbers, empty where there is none."""
-    return {name: round(scores[name], 5) if name in scores else "" for name in names}
+    return markdown_table(
+        [
+            {
+                "Method": labels[method],
+                "Fit, s": number(own),
+                "with what precedes it, s": number(
+                    own + seconds.get((before or {}).get(method), 0.0)
+                ),
+                "CPU time, s": number(cpu[method]),
+            }
+            for method, own in seconds.items()
+        ]
+    )

@@ -59,7 +59,7 @@ def test_estimate_follows_straight_lines():
         }
         for nights in (100, 10_000)
     }
-    page = "\n".join(growth.parts_of(small, {300: measured(300, 0.01)}, rows))
+    page = growth.page_of(small, {300: measured(300, 0.01)}, rows)
     assert "## 30 times the epochs" in page
     n = 10_000 * 960
     # The slope of a line does not know where it begins.

@@ -91,11 +91,12 @@ def test_gains_are_paired_and_by_repetition():
     ]
     found = tables.comparison(rows, label_budget.EAR, label_budget.SCALP)
     scalp, ear, transfer = list(label_budget.lines_of(6, found))[:3]
-    assert scalp[3] == "+0.500 [+0.500, +0.500]"
-    assert ear[3:] == ["", "", ""]
-    assert transfer[3].startswith("+0.150 [+0.1")
-    assert transfer[4] == "+0.100, +0.200"
-    assert transfer[5].startswith("30% [")
+    gain, gains, share = list(scalp)[3:]
+    assert scalp[gain] == "+0.500 [+0.500, +0.500]"
+    assert [ear[gain], ear[gains], ear[share]] == ["", "", ""]
+    assert transfer[gain].startswith("+0.150 [+0.1")
+    assert transfer[gains] == "+0.100, +0.200"
+    assert transfer[share].startswith("30% [")
     _, low, high = tables.difference_of(found.table.loc["transfer"])
     assert 0.1 <= low < 0.15 < high <= 0.2
 

@@ -8,7 +8,6 @@ import pytest
 import real_nights_runs
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch
 
 from skleepkd import DistilledSleepStager
 from skleepkd.model_selection import Comparison
@@ -105,7 +104,7 @@ def test_real_teachers_are_of_their_own_people(shared_data):
             assert set(one.estimator.fitted_on_["subject"]) == set(theirs)
         assert isinstance(stager, DistilledSleepStager) == (name != "transfer")
     result = methods_runs.run_real(made["softmax"], X, y, "SC400", 0, few=True)
-    assert list(result["kappas"]) == ["SC400"]
+    assert [row["subject"] for row in result["rows"]] == ["SC400"]
 
 
 # ---------------------------------------------------------------- choice and advice
@@ -121,9 +120,8 @@ def test_the_best_four_are_chosen_by_their_shares():
     assert shares["d"] == pytest.approx(0.15 / 0.4 / 2)
     assert shares["e"] == pytest.approx(0.24 / 0.4 / 2)
 
-    study = Bunch(options=Bunch(also=["a", "f"]))
-    names = methods.chosen(study, found)
-    assert names[-5:] == ["a", "e", "b", "d", "f"]
+    names = methods.chosen(found)
+    assert names[-5:] == ["a", "e", "b", "d", methods.ALSO]
     assert names[:4] == [methods.ALONE, *methods.CEILINGS, methods.DEFAULTS]
     flat = {FEW: found_of(**{methods.SCALP: 0.0, "a": 0.1})}
     assert methods.mean_shares(flat)["a"] == 0  # no gap, no share
@@ -178,19 +176,7 @@ def test_a_tiny_run_resumes_and_its_page_follows_from_its_rows(tmp_path, monkeyp
     assert again.rows == result.rows
 
 
-def test_parts_print_and_write_nothing(tmp_path, capsys):
-    where = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    asked = [*FAST, "--methods", SOFTMAX, "--part", "development", *where]
-    methods.main(asked)
-    assert line_of(capsys.readouterr().out, SOFTMAX)
-    assert not (tmp_path / "out").exists()
-
-
-def test_names_that_there_are_not_and_missing_data_are_refused(capsys):
-    for asked, message in (
-        (["--also", "sofmax"], "no method 'sofmax'; there are: alone, "),
-        (["--part", "real"], "need --data"),
-    ):
-        with pytest.raises(SystemExit):
-            methods.read_options(asked)
-        assert message in capsys.readouterr().err
+def test_a_method_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        methods.read_options(["--methods", "sofmax"])
+    assert "invalid choice: 'sofmax' (choose from" in capsys.readouterr().err

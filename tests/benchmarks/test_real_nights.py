@@ -118,14 +118,19 @@ def test_people_are_drawn_anew_by_seed_and_never_tested():
     assert draws[0][0].tolist() != draws[1][0].tolist()
 
 
+def kappas_of(result):
+    return {(row["method"], row["scored"]): row["kappa"] for row in result["rows"]}
+
+
 def test_a_student_without_labels_has_seen_none(cohort):
     X, y = cohort
     _, own = runs.draw_people(X.subject, "SC401", 0)
     others = np.where(np.isin(X.subject, own), (y + 1) % 5, y)
+    settings = SETTINGS | {"alpha": 0.1}
     with warnings.catch_warnings():
         warnings.simplefilter("error", LeakageWarning)
         one, two = (
-            runs.run_few(SETTINGS | {"alpha": 0.1}, X, of, person="SC401", seed=0)["scores"]
+            kappas_of(runs.run_few(settings, X, of, person="SC401", seed=0))
             for of in (y, others)
         )
     changed = {key for key in one if one[key] != two[key]}
@@ -139,10 +144,10 @@ def test_all_methods_of_a_fold_are_scored(cohort, sequences):
     X, y = cohort
     with warnings.catch_warnings():
         warnings.simplefilter("error", LeakageWarning)
-        scores = runs.run_fold(SETTINGS, X, y, "SC400", 0, sequences)["scores"]
+        scores = kappas_of(runs.run_fold(SETTINGS, X, y, "SC400", 0, sequences))
     expected = {runs.TEACHER, runs.ALONE, "transfer", "offline", "online", "softmax"}
     assert expected <= {name for name, n in scores if n == 9}
-    few = runs.run_fold(SETTINGS, X, y, "SC400", 0, sequences, [runs.ALONE])["scores"]
+    few = kappas_of(runs.run_fold(SETTINGS, X, y, "SC400", 0, sequences, [runs.ALONE]))
     assert few == {(runs.ALONE, 9): scores[runs.ALONE, 9]}
 
 
@@ -152,7 +157,7 @@ def test_a_tiny_run_resumes_and_its_page_follows_from_its_rows(tmp_path, monkeyp
     folder.mkdir(parents=True)
     epoch = (onset / 30).astype(int)
     np.savez(folder / "features.npz", features=features, night=night, epoch=epoch, stage=y)
-    monkeypatch.setattr(real_nights, "two_nights", lambda study, folder: ([], []))
+    monkeypatch.setattr(real_nights, "two_nights", lambda study, folder: ("", []))
     arguments = ["--fast", "--data", str(tmp_path / "data")]
     first = run(real_nights, tmp_path, *arguments)
     assert "did 12 of 12 fits" in first.page
@@ -220,7 +225,7 @@ def test_students_of_two_nights_learn_from_labels_or_from_a_teacher(nights, monk
             name: function(**shared, **task) for name, task in tasks.items()
         },
     )
-    (page,), rows = ucddb.two_nights(study, nights.parent)
+    page, rows = ucddb.two_nights(study, nights.parent)
     assert "| GSSC | raw | 1.000 | 1.000 |" in page
     kappa = {(row["method"], row["subject"]): row["kappa"] for row in rows}
     assert len(kappa) == 2 * 5

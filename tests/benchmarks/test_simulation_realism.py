@@ -51,7 +51,7 @@ def test_heart_is_scored_by_seed_and_over_those_not_looked_at(finished):
 
 
 def test_without_sleepecg_the_page_says_what_to_install():
-    assert "pip install sleepecg keras" in " ".join(simulation_realism.heart_parts({}))
+    assert "pip install sleepecg keras" in simulation_realism.heart_part({})
 
 
 def test_sleepecg_hears_the_beats():

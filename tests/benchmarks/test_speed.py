@@ -70,7 +70,7 @@ def test_ratios_are_of_pairs():
     slow = np.array([1.0, 2.0, 4.0, 8.0])
     costs = line(1.5 * slow, slow, at_most=1.6)
     np.testing.assert_array_equal(costs.ratios, 1.5)
-    assert costs.cells()[2:4] == ["1.50", "[1.50, 1.50]"]
+    assert [*costs.cells().values()][2:4] == ["1.50", "[1.50, 1.50]"]
     # A bound from below is on the speed, the reference's time over ours.
     np.testing.assert_array_equal(line(slow, 12 * slow, at_least=10).ratios, 12)
 
@@ -101,7 +101,7 @@ def test_ratios_are_of_pairs():
 def test_worse_end_of_the_interval_decides(bounds, ratios, bound, verdict):
     found = line(ratios, [1.0, 1.0], **bounds)
     assert found.judge() == (bound, verdict)
-    assert found.cells()[4:6] == [bound, verdict]
+    assert [*found.cells().values()][4:6] == [bound, verdict]
 
 
 @linux

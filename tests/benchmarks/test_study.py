@@ -10,12 +10,12 @@ import tables
 import torch
 from joblib import Memory
 from sklearn.metrics import accuracy_score, cohen_kappa_score
+from sklearn.utils import Bunch
 from study import Setting, Study, Watch
 from torch.utils.data import TensorDataset, default_collate
 
 from skleepkd import SleepStager
 from skleepkd.estimators.callbacks import StepwiseValidation
-from skleepkd.metrics import staging_report
 from skleepkd.recipes import anandakumar2022, phan2019
 from tests.tiny import TinyNetwork, make_pair, make_spectra
 
@@ -27,10 +27,8 @@ SETTINGS = {
 
 
 def options(*arguments, data=False):
-    parser = study.parser_of("A study.")
-    if data:
-        parser.add_argument("--data")
-    return study.parse(parser, SETTINGS, list(arguments))
+    flags = {"data": study.folder("real nights")} if data else {}
+    return study.parse("A study.", SETTINGS, list(arguments), **flags)
 
 
 def test_a_new_process_is_another():
@@ -224,10 +222,10 @@ def test_looks_are_the_accuracy_of_what_is_predicted_then():
     how = {"max_epochs": 2, "batch_size": 8, "lr": 0.05, "random_state": 0}
     watch = ("watch", Watch(X[test].target_epochs, y[test], every=4))
     stager = SleepStager(TinyNetwork, device="cpu", callbacks=[watch], **how)
-    before = Watch.seconds
+    before = Watch.spent.copy()
     costs = study.timed_fit(stager, X[~test], y[~test])
     assert costs["seconds"] > 0
-    assert Watch.seconds > before
+    assert (Watch.spent > before).all()
     looks = dict(stager.callbacks_)["watch"].looks_
     assert [look["step"] for look in looks] == [0, 4, 8]
     expected = accuracy_score(y[test], stager.predict(X[test]))
@@ -237,28 +235,33 @@ def test_looks_are_the_accuracy_of_what_is_predicted_then():
 # ---------------------------------------------------------------- tables
 
 
+def report_of(stages, X, y, classes="aasm"):
+    predicted = {one: stages[X.subject == one] for one in np.unique(X.subject)}
+    return tables.report_of([{"predicted": predicted}], X, y, classes)
+
+
 def test_tables_hold_means_pooled_scores_and_the_gap():
-    groups = np.repeat(["a", "b"], [4, 6])
+    X = Bunch(subject=np.repeat(["a", "b"], [4, 6]))
     y = np.array([0, 0, 2, 2, 0, 0, 0, 2, 2, 2])
     half = y.copy()
     half[[0, 2, 4, 7]] = [2, 0, 2, 0]  # accuracy 2/4 and 4/6, kappa 0 and 1/3
-    report = staging_report(y, half, groups=groups)
-    top, low = (staging_report(y, p, groups=groups).per_subject for p in (y, 0 * y))
-    assert tables.mean(report.per_subject, "accuracy", 1, 100) == "58.3 [50.0, 66.7]"
-    assert tables.mean(report.per_subject, "kappa") == "0.167 [0.000, 0.333]"
-    assert tables.share_of_gap(top, low, report.per_subject).startswith("17% [")
-    assert tables.share_of_gap(low, top, report.per_subject) == "no gap"
+    report, top, low = (report_of(stages, X, y) for stages in (half, y, 0 * y))
+    assert tables.mean(report.subjects["accuracy"], 1, 100) == "58.3 [50.0, 66.7]"
+    assert tables.mean(report.subjects["kappa"]) == "0.167 [0.000, 0.333]"
+    top, low, own = (of.subjects["kappa"] for of in (top, low, report))
+    assert tables.share_of_gap(top, low, own).startswith("17% [")
+    assert tables.share_of_gap(low, top, own) == "no gap"
     table = tables.table_of_stages({"half": report}, {"half": "H"}, {"half": range(1, 6)})
     assert "| H | paper | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 |" in table
     assert "| H | pooled | 60.0 | - | 60.0 | - | - |" in table
 
 
 def test_gain_is_paired_and_judged_by_its_interval():
-    y, groups = np.tile([0, 1, 2, 3], 6), np.repeat(["a", "b", "c"], 8)
+    X, y = Bunch(subject=np.repeat(["a", "b", "c"], 8)), np.tile([0, 1, 2, 3], 6)
     wrong = y.copy()
     wrong[::8] = 1  # one of eight epochs of each subject
-    right, worse = (staging_report(y, p, groups, "wldr").per_subject for p in (y, wrong))
-    gain = tables.gain_of(right, worse, "accuracy")
+    right, worse = (report_of(of, X, y, "wldr").subjects["accuracy"] for of in (y, wrong))
+    gain = tables.gain_of(right, worse)
     np.testing.assert_allclose(gain, [1 / 8] * 3)
     assert tables.signed(gain, 1, 100) == "+12.5 [+12.5, +12.5]"
 
