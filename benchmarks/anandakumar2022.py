@@ -51,35 +51,20 @@ PANELS = {
 #: Epochs of each network, spread over the night; at 200 Hz one has 144 kB of U-Sleep.
 N_DRAWN = 300
 
-#: Tables 2 and 3 of the paper: accuracy (%), kappa, and F1 (%) of W, N1, N2, N3 and REM.
-PAPER = {
-    "USleep": {
-        "scalp": (73.19, 0.631, 82.1, 6.0, 88.7, 79.3, 74.1),
-        "ear": (64.58, 0.524, 62.2, 11.5, 72.6, 74.0, 60.0),
-        "transfer": (65.8, 0.533, 65.1, 6.3, 75.3, 74.6, 57.3),
-        "offline": (66.25, 0.544, 62.2, 10.3, 74.7, 76.8, 60.8),
-        "online": (68.04, 0.562, 64.3, 11.0, 77.5, 76.5, 61.6),
-    },
-    "EpochCrossModalTransformer": {
-        "scalp": (78.11, 0.670, 83.9, 6.3, 88.7, 70.1, 79.4),
-        "ear": (67.28, 0.532, 64.9, 6.5, 80.2, 70.3, 60.4),
-        "transfer": (63.84, 0.481, 60.5, 2.2, 71.9, 69.2, 49.6),
-        "offline": (69.61, 0.551, 60.6, 2.0, 85.9, 66.3, 66.5),
-        "online": (69.19, 0.551, 68.4, 3.0, 81.8, 75.8, 58.3),
-    },
-    "small": {},  # LogPowerNet
-}
-
+NETWORKS = ("USleep", "EpochCrossModalTransformer", "small")
+#: Tables 2 and 3 of the paper, by network; the small one, LogPowerNet, is not there.
+PAPER = {name: tables.values_in(text(f"paper {name}")) for name in NETWORKS[:2]}
 #: Of Table 2: factor, digits, and the paper's digits.
 SCORES = {"accuracy": (100, 1, 2), "kappa": (1, 3, 3)}
 
 #: The paper left its subject 5 out, as both electrodes of the right ear canal were rejected.
 LEFT_OUT = "sub-006"
 
+REJECTION = "rejected ear electrodes of real nights"
 RULES, SCHEDULES = ("ours", "paper"), ("constant", "cosine")
 CONSTANT, VALIDATION = "- (code: constant)", "- (code: the test subject)"
 SETTINGS = {
-    "network": Setting("network of all rows", "USleep", choices=tuple(PAPER)),
+    "network": Setting("network of all rows", "USleep", choices=NETWORKS),
     "subjects": Setting("simulated subjects", 8, 3),
     "epochs": Setting("epochs of each", 300, 24),
     "sfreq": Setting("hertz of simulated nights", 64.0, 32.0),
@@ -89,7 +74,7 @@ SETTINGS = {
     "folds": Setting("test the first subjects only"),
     "depth": Setting("levels of U-Sleep", 12, 3, paper="12 (code)"),
     "validation": Setting("training subjects who choose the pass", paper=VALIDATION),
-    "rejection": Setting("rejected ear electrodes", "ours", paper="paper", choices=RULES),
+    "rejection": Setting(REJECTION, "ours", paper="paper", choices=RULES),
     "seed": Setting("seed", 0),
 }
 #: Those that a fit depends on, beside the nights.
@@ -138,13 +123,15 @@ def fit_fold(method, subject, settings, X, y, memory, drawn):
         if teacher:
             seen_by["online teacher"] = teacher.extract_features(signals.source_epochs)
     watch = dict(stager.callbacks_)["watch"]
+    kappas = [look["kappa"] for look in watch.looks_]
     return {
         "predicted": {subject: stager.predict(night)},
         "best_predicted": {subject: watch.best_predicted_},
-        "kappa_by_pass": [look["kappa"] for look in watch.looks_],
+        "kappa_by_pass": kappas,
+        "optimistic_pass": int(np.argmax(kappas)) + 1,
         "teacher_kappa_by_pass": teacher
         and [look["kappa"] for look in dict(teacher.callbacks_)["watch"].looks_],
-        "held_out": list(map(str, stager.held_out_)),
+        "held_out": " ".join(map(str, stager.held_out_)),
         "features": seen_by,
         **costs,
     }
@@ -251,23 +238,16 @@ def draw_features(features, y):
     return figure, rows
 
 
-def rows_of_csv(results, last, best, about):
+def rows_of_csv(last, best, about):
     """One row for each method and subject."""
     wanted = ["accuracy", "kappa", "f1_macro", *(f"f1_{s}" for s in scheme_names("aasm"))]
-    for method, folds in results.items():
-        for subject, fold in folds.items():
-            optimistic = tables.rounded(best[method], subject, wanted[:2])
-            yield {
-                **about,
-                "method": method,
-                "subject": subject,
-                "n_epochs": len(fold["predicted"][subject]),
-                "held_out": " ".join(fold["held_out"]),
-                **tables.rounded(last[method], subject, wanted),
-                **{f"optimistic_{name}": value for name, value in optimistic.items()},
-                "optimistic_pass": int(np.argmax(fold["kappa_by_pass"])) + 1,
-                **{name: round(fold[name], 1) for name in ("seconds", "cpu_seconds")},
-            }
+    of_fit = "held_out", "optimistic_pass", "seconds", "cpu_seconds"
+    rows = []
+    for method, report in last.items():
+        for row in tables.subject_rows(report, wanted, of_fit, **about, method=method):
+            optimistic = tables.rounded(best[method], row["subject"], wanted[:2])
+            rows.append(row | {f"optimistic_{name}": of for name, of in optimistic.items()})
+    return rows
 
 
 def read_options(argv=None):
@@ -323,10 +303,10 @@ def main(argv=None):
         {m: tables.report_of(fs.values(), X, y, of=of) for m, fs in results.items()}
         for of in ("predicted", "best_predicted")
     )
-    paper = PAPER[options.network]
+    paper = PAPER.get(options.network, {})
     page = page_of(results, last, best, paper, rejected, options.rejection)
     about = {"network": options.network, "data": data}
-    study.write(name, [*head, page], list(rows_of_csv(results, last, best, about)))
+    study.write(name, [*head, page], rows_of_csv(last, best, about))
 
 
 if __name__ == "__main__":

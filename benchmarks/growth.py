@@ -81,7 +81,7 @@ def with_signals(folder, n_epochs, network):
 
     Seconds are medians of three; memory is private, the most above the imports.
     """
-    seconds, module, imports = {}, NETWORKS[network], private_bytes()
+    seconds, module = {}, NETWORKS[network]
 
     def clock(name, function):
         times = []
@@ -106,7 +106,7 @@ def with_signals(folder, n_epochs, network):
         "seconds": seconds,
         "map_mb": (X["target"].nbytes + X["source"].nbytes) / 1e6,
         "features_mb": sum(array.nbytes for array in features) / 1e6,
-        "memory_mb": (peak.bytes - imports) / 1e6,
+        "memory_mb": peak.above / 1e6,
     }
 
 
@@ -116,11 +116,10 @@ def rows_alone(n_epochs):
     Private memory is that of the pair and its stages, of the fold at most, and of what
     skorch records of the batches of 32 of a pass.
     """
-    imports = private_bytes()
     with Peak() as peak:
         epochs = np.broadcast_to(noise(1, 1, 16), (n_epochs, 1, 16))
         X, y = PairedEpochs(epochs, source=epochs, **about(n_epochs)), stages(n_epochs)
-        pair = private_bytes() - imports
+        pair = private_bytes() - peak.start
         started = time.process_time()
         settings = OPTIONS | {"batch_size": 4096}
         teacher = SleepStager(TwoLayers, **settings)
@@ -140,7 +139,7 @@ def rows_alone(n_epochs):
     return {
         "seconds": seconds,
         "pair_mb": pair / 1e6,
-        "memory_mb": (peak.bytes - imports) / 1e6,
+        "memory_mb": peak.above / 1e6,
         "history_mb": history_bytes / 1e6,
         "name_bytes": X.subject.itemsize,
     }

@@ -91,25 +91,8 @@ SETTINGS = {
 #: Those that a fit depends on, beside the nights.
 OF_FIT = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length", "seed")
 
-#: Tables I and II of the paper: weighted F1 and accuracy, then F1 of each stage, by the
-#: number of stages (W L D R, W N R).
-PAPER = {
-    4: {
-        "eeg": (0.85, 0.85, 0.89, 0.86, 0.81, 0.82),
-        "ecg": (0.45, 0.44, 0.57, 0.47, 0.30, 0.40),
-        "sd+cl": (0.51, 0.51, 0.54, 0.61, 0.31, 0.35),
-        "at+cl": (0.50, 0.50, 0.54, 0.57, 0.34, 0.40),
-        "at+sd+cl": (0.50, 0.49, 0.57, 0.56, 0.29, 0.41),
-    },
-    3: {
-        "eeg": (0.90, 0.90, 0.89, 0.93, 0.80),
-        "ecg": (0.58, 0.56, 0.51, 0.65, 0.40),
-        "sd+cl": (0.61, 0.60, 0.53, 0.70, 0.34),
-        "at+cl": (0.66, 0.66, 0.52, 0.77, 0.37),
-        "at+sd+cl": (0.64, 0.63, 0.52, 0.73, 0.39),
-    },
-}
-
+#: Tables I and II of the paper, by the number of stages.
+PAPER = {n: tables.values_in(text(f"paper {n}")) for n in SCHEMES}
 #: Of Table I: factor, digits, and the paper's digits.
 SCORES = {"f1_weighted": (1, 2, 2), "accuracy": (1, 2, 2)}
 
@@ -319,23 +302,17 @@ def scheme_of(n_classes, fits, rows, reports, note):
     )
 
 
-def rows_of_csv(rows, reports, data):
+def rows_of_csv(reports, data):
     """One row for each scheme, method and test subject."""
-    stages = ("W", "L", "D", "N", "R")
-    names = ["accuracy", "kappa", "f1_macro", "f1_weighted", *(f"f1_{s}" for s in stages)]
+    names = ["accuracy", "kappa", "f1_macro", "f1_weighted", *(f"f1_{s}" for s in "WLDNR")]
     return [
-        {
-            "data": data,
-            "n_classes": n_classes,
-            "method": row,
-            "alpha": rows[n_classes][row]["alpha"],
-            "validation_kappa": round(rows[n_classes][row]["validation_kappa"], 5),
-            "subject": subject,
-            **tables.rounded(report, subject, names),
-        }
+        line
         for n_classes, found in reports.items()
         for row, report in found.items()
-        for subject in report.subjects.index
+        for line in tables.subject_rows(
+            *(report, names, ("alpha", "validation_kappa")),
+            **{"data": data, "n_classes": n_classes, "method": row},
+        )
     ]
 
 
@@ -442,7 +419,7 @@ def main(argv=None):
         about_nights=text("simulated" if note else "real"),
         schemes="\n\n".join(parts),
     )
-    study.write(name, [*head, page], rows_of_csv(rows, reports, data))
+    study.write(name, [*head, page], rows_of_csv(reports, data))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,8 @@
 """How many labelled nights does a wearable need, and what may its stager cost?
 
-**Label budget.** A stager of simulated ear-EEG is trained on 2, 6 and 20 labelled subjects:
-by itself, from the weights of a scalp stager (transfer), and distilled from that stager's
-features or outputs (softmax), with the labelled nights alone and with 24 more nights that both
-devices recorded and nobody scored. Every training has the same number of gradient steps; the
-scalp stager's are before those of the methods that use it. A repetition is another simulated
-cohort. The default settings were chosen on the seeds 100 and 101.
-
-**Small student** (``--student``). A large U-Time of simulated scalp-EEG teaches a small one of
-simulated ear-EEG: its outputs (softmax), the features of its bottom level, to whose shape an
-adapter projects the student's, and both. Subjects are staged by networks that have not seen
-them. Weights of the terms are those of the label budget and were not tuned here. The time of a
-prediction is the processor's on one thread, of the quickest of five, the median over folds.
-
-All nights are **simulated**: nothing here says how many real nights are needed.
+A stager of simulated ear-EEG over the number of labelled subjects, alone and with a scalp
+stager to learn from; or with ``--student`` a small U-Time beside a large one. The pages say
+what is compared (``pages/label_budget.md``).
 
     python benchmarks/label_budget.py --n-jobs 2
     python benchmarks/label_budget.py --student
@@ -31,12 +20,11 @@ import tables
 from joblib import Memory
 from matplotlib.figure import Figure
 from sklearn.model_selection import GroupKFold
-from study import Setting, Study, parse, tasks_of, texts, training
+from study import Setting, Study, parse, tasks_of, terms, texts, training
 from torch.utils.data import RandomSampler
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
 from skleepkd.datasets import make_cohort
-from skleepkd.distillation import FeatureMSE
 from skleepkd.stages import is_unscored
 
 text, BATCH_SIZE = texts(__file__), 32
@@ -87,14 +75,6 @@ STUDENT_SETTINGS = {
 }
 
 
-def terms(settings):
-    """Return the parameters of a student that follows features, and one that does outputs."""
-    mse, weight = FeatureMSE(standardize=True), settings["feature_weight"]
-    features = {"feature_loss": mse, "feature_weight": weight, "alpha": 0.0}
-    softmax = {name: settings[name] for name in ("alpha", "temperature")}
-    return features, softmax
-
-
 # ---------------------------------------------------------------- label budget
 
 
@@ -123,7 +103,7 @@ def make_stagers(settings, seed, memory, n_labelled, n_paired):
         "transfer": FineTunedSleepStager(scalp, **shared, **own),
     }
     features, softmax = terms(settings)
-    softmax["feature_loss"] = None
+    features["alpha"] = 0.0
     shared |= {"start_from_teacher": True}
     for name, term in (("features", features), ("softmax", softmax)):
         for suffix, n_epochs in (("", n_labelled), (UNSCORED, n_paired)):
@@ -150,12 +130,7 @@ def run_cell(settings, seed, labelled):
             stager.fit(X[rows], y[rows])
     stagers[SCALP] = stagers["transfer"].pretrained_
     inputs = dict.fromkeys(LINES, X[test]) | {SCALP: X[test].source_epochs}
-    rows = [
-        row
-        for name, of in inputs.items()
-        for row in tables.judge(stagers[name], of, y[test], method=name)
-    ]
-    return {"rows": rows}
+    return {"rows": tables.judge_all(stagers, inputs, y[test])}
 
 
 def lines_of(labelled, found):
@@ -165,16 +140,9 @@ def lines_of(labelled, found):
     """
     by_seed = found.frame.pivot_table("score", "seed", "method")
     for name, row in found.table.iterrows():
-        line = {"labelled subjects": labelled, "method": name}
-        line["simulated kappa"] = tables.with_interval(tables.mean_of(row))
-        gains, gain, share = by_seed[name] - by_seed[EAR], "", ""
-        if name != EAR:
-            gain = tables.signed(tables.difference_of(row))
-        if name not in (EAR, SCALP):
-            share = tables.share_of(row) or "no gap"
-        line["gain over the ear alone"] = gain
-        line["gain by repetition"] = ", ".join(f"{of:+.3f}" for of in gains) if gain else ""
-        yield line | {"gap closed": share}
+        gains = ", ".join(f"{gain:+.3f}" for gain in by_seed[name] - by_seed[EAR])
+        line = {"labelled subjects": labelled, "method": name, **tables.cells_of(row)}
+        yield line | {"difference by repetition": gains if name != EAR else ""}
 
 
 def draw(found):
@@ -229,9 +197,8 @@ def make_students(settings, memory):
         return SleepStager("UTime", **network, **own, **parameters)
 
     features, softmax = terms(settings)
-    features |= {"layers": "bottom", "adapter": "linear"}
-    ways = {SOFTMAX: softmax | {"feature_loss": None}, FEATURES: features}
-    ways[BOTH] = features | softmax
+    adapted = features | {"layers": "bottom", "adapter": "linear"}
+    ways = {SOFTMAX: softmax, FEATURES: adapted | {"alpha": 0.0}, BOTH: softmax | adapted}
     # Without a random_state of its own the teacher takes the student's: one serves all.
     seed, teacher = settings["seed"], supervised(LARGE)
     shared = {"memory": memory, "random_state": seed, "start_from_teacher": False, **own}

@@ -60,10 +60,16 @@ class Peak:
     """Highest private memory inside a ``with`` block, sampled every 20 ms."""
 
     def __enter__(self):
-        self.bytes, self.stop = private_bytes(), threading.Event()
+        self.start = self.bytes = private_bytes()
+        self.stop = threading.Event()
         self.thread = threading.Thread(target=self.watch)
         self.thread.start()
         return self
+
+    @property
+    def above(self):
+        """How much more it is than at the beginning."""
+        return self.bytes - self.start
 
     def watch(self):
         """Sample until the block ends."""

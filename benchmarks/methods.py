@@ -1,19 +1,8 @@
 """Which method of distillation helps a sleep stager, and what to use when?
 
-Four parts:
-
-- **development**: all methods on 24 simulated people, four folds by person, in two cells: few
-  people scored and much noise, all scored and half the noise. By it the four best are chosen.
-- **confirmation**: these, the stager alone, the library's defaults, controls and the ceiling
-  on 48 other simulated people, in all four cells.
-- **calibration**: the expected calibration error of a student with ``calibrate=True``.
-- **real**: the same methods on the real pairs of ``real_nights.py`` (``--data``), ten people of
-  Sleep-EDF and two nights of UCDDB with a simulated electrode.
-
-Every training of a part has the same optimiser, schedule and number of steps, however many
-rows it has, but for the control that has twice as many; a step of two has half of them. The
-teacher is fitted inside the fold. Terms are weighted as in ``label_budget.py``, whose weights
-were chosen on other simulated people; nothing is chosen on the people of the confirmation.
+The page says what is compared (``pages/methods.md``); ``--data`` adds the real pairs of
+``real_nights.py``. Terms are weighted as in ``label_budget.py``, whose weights were chosen on
+other simulated people.
 
     python benchmarks/methods.py --data ../shared/data --n-jobs 2
 """
@@ -137,15 +126,19 @@ def calibrate(study):
     shared |= {"n_folds": options.folds, "noise": CELLS[CALIBRATION][0], "stager": stager}
     held_out = 1 if options.fast else HELD_OUT
     folds = study.run(run_calibration, tasks, held_out=held_out, **shared).values()
-    lines, rows = [], []
-    for name, kept in (("as trained", "as_trained"), ("calibrated", "proba")):
-        y, proba = (np.concatenate([fold[k] for fold in folds]) for k in ("y", kept))
-        pooled = expected_calibration_error(y, proba)
-        each = {who: v for fold in folds for who, v in fold["errors"][name].items()}
-        line = {"softmax student": name, "expected calibration error": f"{pooled:.3f}"}
-        lines.append(line | {"mean over people": tables.mean([*each.values()])})
+    lines, rows, columns = [], [], ("y", "subject", "as trained", "calibrated")
+    y, groups, *probas = (np.concatenate([fold[of] for fold in folds]) for of in columns)
+    for name, proba in zip(columns[2:], probas, strict=True):
+        found = expected_calibration_error(y, proba, groups=groups)
+        line = {
+            "softmax student": name,
+            "expected calibration error": f"{found.pooled:.3f}",
+        }
+        shown = tables.with_interval((found.mean, *found.interval))
+        lines.append(line | {"mean over people": shown})
         about = {"part": "calibration", "cell": CALIBRATION, "method": name, "seed": 0}
-        rows += [about | {"subject": who, "error": error} for who, error in each.items()]
+        errors = found.per_subject.items()
+        rows += [{**about, "subject": who, "error": error} for who, error in errors]
     return lines, rows
 
 
@@ -180,39 +173,30 @@ def cell_table(found, halves=False):
     """Write a cell's table, the best first; of real people each half apart."""
     rows = []
     for name, row in found.table.sort_values("mean", ascending=False).iterrows():
-        line = {"method": name, "kappa": tables.with_interval(tables.mean_of(row))}
-        of_gain = dict.fromkeys(("difference to alone", "p", "gap closed"), "")
-        of_halves = dict.fromkeys(HALVES if halves else (), "")
-        if name != ALONE:
-            gain, p = tables.difference_of(row), f"{row['pvalue']:.3f}"
-            cells = tables.signed(gain), p, tables.share_of(row)
-            of_gain = dict(zip(of_gain, cells, strict=True))
-            gains = (found.scores[name] - found.scores[ALONE]).dropna()
-            for half in of_halves:
-                of_half = gains.index.isin(FIRST_HALF) == (half == HALVES[0])
-                of_halves[half] = f"{gains[of_half].mean():+.3f}"
-        line |= of_gain
+        line = tables.cells_of(row)
         if len(found.scores) < 3:  # who have no interval
             line = {column: without_interval(cell) for column, cell in line.items()}
-            line |= {"method": name, "p": ""}
-        rows.append(line | of_halves | {"fit, s": f"{row['fit_seconds']:.1f}"})
+            line["p"] = ""
+        gains = (found.scores[name] - found.scores[ALONE]).dropna()
+        first = gains.index.isin(FIRST_HALF)
+        for half, of in zip(HALVES if halves else (), (first, ~first), strict=False):
+            line[half] = f"{gains[of].mean():+.3f}" if name != ALONE else ""
+        rows.append({"method": name, **line, "fit, s": f"{row['fit_seconds']:.1f}"})
     return tables.markdown_table(rows)
 
 
 def development_table(found):
     """Write all methods' differences and shares in both cells, the best first."""
-    rows = []
+    rows, columns = [], ("difference", "gap closed")
     for name, share in mean_shares(found).drop(ALONE).items():
-        line, seconds = {"method": name}, []
-        for cell, of in found.items():
-            line |= {cell: "", f"gap closed, {cell}": ""}
-            if name in of.table.index:
-                row = of.table.loc[name]
-                line[cell] = tables.signed(tables.difference_of(row))
-                line[f"gap closed, {cell}"] = tables.share_of(row)
-                seconds.append(row["fit_seconds"])
+        known = {c: of.table.loc[name] for c, of in found.items() if name in of.table.index}
+        line = {"method": name} | {f"{c}: {of}": "" for c in found for of in columns}
+        for cell, row in known.items():
+            cells = tables.cells_of(row)
+            line |= {f"{cell}: {of}": cells[of] for of in columns}
+        seconds = np.mean([row["fit_seconds"] for row in known.values()])
         line["mean share of the gaps"] = f"{share:.0%}"
-        rows.append(line | {"fit, s": f"{np.mean(seconds):.1f}"})
+        rows.append(line | {"fit, s": f"{seconds:.1f}"})
     return tables.markdown_table(rows)
 
 
@@ -227,29 +211,25 @@ def advice(confirmed, real):
     """Say what to use when, as the tables have it: lines of a list."""
     lines, cells = [], confirmed | real
     for cell, found in cells.items():
-        kind = "simulated" if cell in confirmed else "real"
         name, control = best_of(found), best_of(found, CONTROLS)
-        gain = tables.difference_of(found.table.loc[name])
+        row = found.table.loc[name]
+        gain, share = tables.difference_of(row), tables.share_of(row)
         shown = f"{tables.signed(gain)} ({tables.verdict(gain)})"
-        share = tables.share_of(found.table.loc[name])
         if cell == UCDDB:
             shown, share = without_interval(shown), without_interval(share)
-        share = f", {share} of the gap" if share else ""
+        about = {"kind": "simulated" if cell in confirmed else "real", "name": name}
+        about |= {"shown": shown, "share": f", {share} of the gap" if share else ""}
         other = found.table.loc[control, "difference"]
-        lines.append(
-            f"- {cell} ({kind}): **{name}**, {shown}{share}; the best "
-            f"control, {control}, {other:+.3f}."
-        )
+        lines.append(text("cell", cell=cell, control=control, other=other, **about))
     gains = pd.DataFrame({cell: of.table["difference"] for cell, of in confirmed.items()})
     least = gains.min(axis=1).drop([ALONE, *CEILINGS, *CONTROLS], errors="ignore")
-    lines.append(
-        f"- Where you do not know: **{least.idxmax()}**, whose smallest gain over the "
-        f"simulated cells is {least.max():+.3f}."
-    )
     high = {cell: of.table.loc[DEFAULTS, "difference_high"] for cell, of in cells.items()}
-    harmed = [cell for cell, end in high.items() if end < 0]
-    harm = f"a loss in {', '.join(harmed)}" if harmed else "a loss in no cell"
-    return [*lines, f"- The defaults of `DistilledSleepStager` show {harm}."]
+    harmed = ", ".join(cell for cell, end in high.items() if end < 0) or "no cell"
+    return [
+        *lines,
+        text("unknown", name=least.idxmax(), least=least.max()),
+        text("defaults", harmed=harmed),
+    ]
 
 
 def draw(confirmed):

@@ -13,12 +13,11 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from study import SomeBatches, training
+from study import SomeBatches, terms, training
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import make_cohort
-from skleepkd.distillation import Fade, FeatureMSE, MeanTeacher, TeacherEnsemble, WarmUp
-from skleepkd.metrics import expected_calibration_error
+from skleepkd.distillation import Fade, MeanTeacher, TeacherEnsemble, WarmUp
 from skleepkd.preprocessing import RecordingScaler, SourceSelector
 from skleepkd.stages import is_unscored
 
@@ -50,23 +49,15 @@ class OwnAverage(DistilledSleepStager):
         return super().fit(X[scored], y[scored])
 
 
-def budget(settings):
-    """Return what gives the parameters of a training of so many times the passes."""
-
-    def of(passes=1.0):
-        n_passes, n_rows = (
-            round(passes * settings["passes"]),
-            settings.get("batch_size", 32),
-        )
-        common = training(n_passes, settings["lr"], n_rows, settings["steps"])
-        return common | {"iterator_valid__batch_size": 16 * n_rows, "verbose": 0}
-
-    return of
-
-
 def make_methods(settings, seed, network="LogPowerNet", memory=None):
     """Make every method's unfitted estimator, by name; ``memory`` keeps fitted teachers."""
-    of = budget(settings)
+    n_rows = settings.get("batch_size", 32)
+
+    def of(passes=1.0):
+        """Give the parameters of a training of so many times the passes."""
+        n_passes = round(passes * settings["passes"])
+        common = training(n_passes, settings["lr"], n_rows, settings["steps"])
+        return common | {"iterator_valid__batch_size": 16 * n_rows, "verbose": 0}
 
     def plain(passes=1.0, **terms):
         return SleepStager(network, **of(passes) | terms)
@@ -79,10 +70,7 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         return kind(teacher, network, **of(passes) | terms)
 
     drawn = {"random_state": seed}
-    softmax = {name: settings[name] for name in ("alpha", "temperature")}
-    softmax["feature_loss"] = None
-    mse = {"feature_loss": FeatureMSE(standardize=True)}
-    mse["feature_weight"] = settings["feature_weight"]
+    mse, softmax = terms(settings)
     both, start = softmax | mse, {"start_from_teacher": True}
     first = softmax | start
     halves = {"passes": 0.5, "strategy": "two-step"}
@@ -192,20 +180,16 @@ def run_simulated(stager, people, epochs, cohort_seed, n_folds, fold, noise, few
 
 
 def run_calibration(stager, people, epochs, cohort_seed, n_folds, fold, noise, held_out):
-    """Calibrate a student; return each person's error with its temperature and without."""
+    """Calibrate a student; return probabilities with its temperature and without."""
     cohort = cohort_of(people, epochs, noise, cohort_seed)
     folds, y_train = folds_of(cohort, n_folds, few=False)
     train, test = folds[fold]
     stager = clone(stager).set_params(calibrate=True, validation=held_out)
     stager.fit(cohort.X[train], y_train[train])
-    proba = stager.predict_proba(cohort.X[test])
+    found = {"calibrated": stager.predict_proba(cohort.X[test])}
     stager.calibration_ = 1.0
-    as_trained = stager.predict_proba(cohort.X[test])
-    errors = {}
-    for name, of in (("calibrated", proba), ("as trained", as_trained)):
-        found = expected_calibration_error(cohort.y[test], of, groups=cohort.groups[test])
-        errors[name] = found.per_subject
-    return {"errors": errors, "proba": proba, "as_trained": as_trained, "y": cohort.y[test]}
+    found["as trained"] = stager.predict_proba(cohort.X[test])
+    return found | {"y": cohort.y[test], "subject": cohort.groups[test]}
 
 
 # ---------------------------------------------------------------- real people

@@ -21,14 +21,7 @@ import tables
 from matplotlib.figure import Figure
 from study import Setting, Study, Watch, folder, parse, texts, timed_fit
 
-from skleepkd import load, save
-from skleepkd.datasets import (
-    SleepEdfFolds,
-    load_cinc2018,
-    load_mass,
-    load_sleep_edf,
-    make_cohort,
-)
+from skleepkd import datasets, load, save
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import phan2019
@@ -62,8 +55,13 @@ CHANNELS = {
     "same": ("C4-A1", None),
 }
 #: How the channel of the pretraining is loaded, by set.
-SOURCES = {"mass": (load_mass, "C4-A1"), "cinc2018": (load_cinc2018, "C4-M1")}
+SOURCES = {
+    "mass": (datasets.load_mass, "C4-A1"),
+    "cinc2018": (datasets.load_cinc2018, "C4-M1"),
+}
 
+END, NO_END = "before the end", "steps before which there is no end"
+PATIENCE = "50 steps (code: 50)"
 SETTINGS = {
     "subjects": Setting("simulated target subjects", 12, 6),
     "source-subjects": Setting("simulated subjects to pretrain on", 20, 2),
@@ -75,13 +73,8 @@ SETTINGS = {
     "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
     "every": Setting("steps between evaluations (and looks)", 10, 2, 10, "10 (code)"),
-    "patience": Setting(
-        *("evaluations without improvement before the end", 10, 2, 50),
-        paper="50 steps (code: 50)",
-    ),
-    "min-steps": Setting(
-        *("steps before which there is no end", 100, 0, 1000), paper="- (code: 1000)"
-    ),
+    "patience": Setting(f"evaluations without improvement {END}", 10, 2, 50, PATIENCE),
+    "min-steps": Setting(NO_END, 100, 0, 1000, "- (code: 1000)"),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
     "seed": Setting("seed", 0),
 }
@@ -91,61 +84,24 @@ OF_FIT = ("passes", "lr", "sequence_length", "hidden", "seed")
 OF_FIT += ("every", "patience", "min_steps")
 SHOWN = (*dict.fromkeys(OF_PRETRAINING + OF_FIT), "validation")
 
-#: Tables I and II of the paper: accuracy (%), kappa, macro F1, sensitivity, specificity (%).
-PAPER = {
-    "eeg": {
-        "all": (85.5, 0.794, 80.0, 79.6, 95.9),
-        "softmax+arnn": (85.4, 0.792, 79.9, 79.6, 95.9),
-        "softmax+seqrnn": (85.2, 0.789, 79.6, 78.7, 95.8),
-        "softmax": (81.6, 0.735, 74.9, 74.4, 94.8),
-        "direct": (81.2, 0.733, 74.6, 74.1, 94.8),
-        "scratch": (82.2, 0.746, 74.1, 73.9, 95.0),
-    },
-    "eog": {
-        "all": (80.8, 0.725, 74.2, 73.1, 94.5),
-        "softmax+arnn": (80.1, 0.716, 73.5, 72.5, 94.3),
-        "softmax+seqrnn": (80.0, 0.709, 72.3, 70.4, 94.0),
-        "softmax": (73.2, 0.605, 62.5, 60.7, 91.9),
-        "direct": (51.1, 0.300, 42.5, 42.9, 85.9),
-        "scratch": (78.5, 0.688, 68.3, 67.4, 93.6),
-    },
-}
-
-#: Other systems in Table I, as the paper gives them.
-OTHERS = {
-    "Multitask 1-max CNN": (81.9, 0.740, 73.8, 73.9, 95.0),
-    "1-max CNN": (79.8, 0.720, 72.0, np.nan, np.nan),
-    "Attentional RNN": (79.1, 0.700, 69.8, np.nan, np.nan),
-    "Deep auto-encoder": (78.9, np.nan, 73.3, np.nan, np.nan),
-    "Deep CNN": (74.8, np.nan, 69.8, np.nan, np.nan),
-}
+#: Tables I and II of the paper, other systems with ours.
+PAPER = {name: tables.values_in(text(f"paper {name}")) for name in SCENARIOS}
 
 #: Columns of the tables: name, score, factor and digits.
-SCORES = (
-    ("Accuracy", "accuracy", 100, 1),
-    ("Kappa", "kappa", 1, 3),
-    ("Macro F1", "f1_macro", 100, 1),
-    ("Sensitivity", "sensitivity_macro", 100, 1),
-    ("Specificity", "specificity_macro", 100, 1),
-)
+SCORES = {
+    "accuracy": ("Accuracy", 100, 1),
+    "kappa": ("Kappa", 1, 3),
+    "f1_macro": ("Macro F1", 100, 1),
+    "sensitivity_macro": ("Sensitivity", 100, 1),
+    "specificity_macro": ("Specificity", 100, 1),
+}
 
 #: The curves of Fig. 3, and how many folds it shows.
 DRAWN = ("all", "softmax+arnn", "softmax+seqrnn", "softmax", "scratch")
 N_FOLDS_DRAWN = 4
 
 #: Claims about a difference: the row that is to be better, and than which.
-CLAIMS = (
-    ("Fine-tuning all of it is better than direct transfer", "all", "direct"),
-    ("Fine-tuning all of it is better than training from scratch", "all", "scratch"),
-    ("... also with twice the passes from scratch", "all", "scratch-twice"),
-    ("Training from scratch is better than direct transfer", "scratch", "direct"),
-    ("Fine-tuning the softmax layer is better than direct transfer", "softmax", "direct"),
-    ("Fine-tuning all of it is better than the softmax layer alone", "all", "softmax"),
-    ("The epoch encoder with it is better than that alone", "softmax+arnn", "softmax"),
-    ("The sequence encoder with it is, too", "softmax+seqrnn", "softmax"),
-    ("Neighbouring windows are better, fine-tuning all", "all-neighbours", "all"),
-    ("Neighbouring windows are better, from scratch", "scratch-neighbours", "scratch"),
-)
+CLAIMS = tables.rows_in(text("claims"))
 
 # ---------------------------------------------------------------- the fits
 
@@ -166,8 +122,9 @@ def pretrain(settings, X, y):
     stager = phan2019("scratch", validation=None, callbacks__best_weights=None, **how)
     costs = timed_fit(stager, LogSpectrogram().fit_transform(X), y)
     losses = stager.history_[:, "train_loss"]
+    about = {"first": losses[0], "last": losses[-1], **costs}
     steps = sum(len(row["batches"]) for row in stager.history_)
-    return {"stager": stager, "losses": losses, "steps": steps, **costs}
+    return {"stager": stager, "steps": steps, **about}
 
 
 def fit_fold(row, test, held_out, settings, X, y, pretrained):
@@ -210,7 +167,7 @@ def fit_fold(row, test, held_out, settings, X, y, pretrained):
 def simulate(options, channel, n_subjects, seed):
     """Simulate a cohort of one channel at 100 Hz, not filtered."""
     how = {"n_epochs": options.epochs, "sfreq": 100.0, "random_state": seed}
-    cohort = make_cohort(n_subjects, source=None, target=[channel], **how)
+    cohort = datasets.make_cohort(n_subjects, source=None, target=[channel], **how)
     return cohort.X, cohort.y
 
 
@@ -231,7 +188,9 @@ def load_target(options, scenario):
     if options.data is None:
         return simulate(options, simulated, options.subjects, options.seed)
     cache = options.cache / f"sleep-edf-{scenario}"
-    cohort = load_sleep_edf(options.data, channels=[channel], crop="phan2019", cache=cache)
+    cohort = datasets.load_sleep_edf(
+        options.data, channels=[channel], crop="phan2019", cache=cache
+    )
     return cohort.X, cohort.y
 
 
@@ -242,7 +201,7 @@ def make_folds(options, subjects):
     for each; simulated subjects are divided into ``options.folds``.
     """
     subjects = np.unique(subjects)
-    split, folds = SleepEdfFolds(), []
+    split, folds = datasets.SleepEdfFolds(), []
     for test in np.array_split(subjects, len(subjects) if options.data else options.folds):
         rest = np.setdiff1d(subjects, test)
         if options.data and len(subjects) == 20:
@@ -262,15 +221,14 @@ def make_folds(options, subjects):
 def table(scenario, reports):
     """Scores over the epochs of all test subjects, beside the paper's."""
     unknown, rows = [np.nan] * len(SCORES), []
-    here = {
-        row: (PAPER[scenario].get(row, unknown), report.pooled)
-        for row, report in reports.items()
-    }
-    here |= {name: (values, None) for name, values in OTHERS.items() if scenario == "eeg"}
-    for row, (paper, pooled) in here.items():
-        transfer = "no" if row.startswith("scratch") or row in OTHERS else "yes"
+    here = {row: report.pooled for row, report in reports.items()}
+    others = dict.fromkeys(row for row in PAPER[scenario] if row not in ROWS)
+    for row, pooled in (here | others).items():
+        paper = PAPER[scenario].get(row, unknown)
+        transfer = "no" if row.startswith("scratch") or row in others else "yes"
         line = {"System": LABELS.get(row, row), "Transfer": transfer}
-        for (name, score, factor, digits), value in zip(SCORES, paper, strict=True):
+        for (score, how), value in zip(SCORES.items(), paper, strict=True):
+            name, factor, digits = how
             line[f"{name}, paper"] = tables.number(value, digits)
             ours = pooled and f"**{tables.number(factor * pooled[score], digits)}**"
             line[f"{name}, here"] = ours or ""
@@ -278,17 +236,13 @@ def table(scenario, reports):
     return tables.markdown_table(rows)
 
 
-def papers_gain(scenario, row, baseline):
-    """Format the paper's difference in accuracy, where it has both rows."""
-    of = PAPER[scenario]
-    known = row in of and baseline in of
-    return f"{of[row][0] - of[baseline][0]:+.1f}" if known else "-"
-
-
-def gain_of(reports, row, baseline, score="accuracy"):
-    """Gain of a row over another one."""
-    scores, others = (reports[name].subjects[score] for name in (row, baseline))
-    return tables.gain_of(scores, others)
+def gains_of(scenario, reports, row, baseline):
+    """Gain in accuracy of a row over another one, in points: the paper's, and ours."""
+    paper = PAPER[scenario]
+    known = row in paper and baseline in paper
+    theirs = f"{paper[row][0] - paper[baseline][0]:+.1f}" if known else "-"
+    own, other = (reports[name].subjects["accuracy"] for name in (row, baseline))
+    return theirs, tables.gain_of(100 * own, 100 * other)
 
 
 def table_of_gains(scenario, reports):
@@ -298,17 +252,15 @@ def table_of_gains(scenario, reports):
         accuracy = tables.mean(report.subjects["accuracy"], 1, 100)
         line = {"System": LABELS[row], "Accuracy, mean over subjects": accuracy}
         for baseline, name in (("direct", "direct transfer"), ("scratch", "scratch")):
-            gains = ["", "", ""]
+            cells = dict.fromkeys(("accuracy, paper", "accuracy, here", "kappa, here"), "")
             if row != baseline:
-                gains = [
-                    papers_gain(scenario, row, baseline),
-                    tables.signed(gain_of(reports, row, baseline), 1, 100),
-                    tables.signed(gain_of(reports, row, baseline, "kappa")),
-                ]
-            columns = "accuracy, paper", "accuracy, here", "kappa, here"
-            line |= {
-                f"Over {name}: {c}": gain for c, gain in zip(columns, gains, strict=True)
-            }
+                theirs, ours = gains_of(scenario, reports, row, baseline)
+                kappas = (reports[one].subjects["kappa"] for one in (row, baseline))
+                kappa = tables.signed(tables.gain_of(*kappas))
+                cells = dict(
+                    zip(cells, (theirs, tables.signed(ours, 1), kappa), strict=True)
+                )
+            line |= {f"Over {name}: {column}": cell for column, cell in cells.items()}
         lines.append(line)
     return tables.markdown_table(lines)
 
@@ -316,13 +268,13 @@ def table_of_gains(scenario, reports):
 def table_of_claims(found):
     """Check each claim: whether the interval of the difference in accuracy leaves out 0."""
     lines = []
-    for claim, better, worse in CLAIMS:
+    for claim, rows in CLAIMS.items():
         line = {"Claim": claim}
         for scenario, title in SCENARIOS.items():
-            name, gain = title.split(": ")[1], gain_of(found[scenario], better, worse)
-            line[f"{name}, paper"] = papers_gain(scenario, better, worse)
-            shown = f"{tables.signed(gain, 1, 100)}, {tables.verdict(gain)}"
-            line[f"{name}, here"] = shown
+            theirs, ours = gains_of(scenario, found[scenario], *rows)
+            shown = f"{tables.signed(ours, 1)}, {tables.verdict(ours)}"
+            name = title.split(": ")[1]
+            line |= {f"{name}, paper": theirs, f"{name}, here": shown}
         lines.append(line)
     return tables.markdown_table(lines)
 
@@ -392,26 +344,15 @@ def page_of(simulated, found, pretrained):
 
 def rows_of_csv(found, data):
     """One row for each scenario, system and test subject."""
-    scores = [score for _, score, *_ in SCORES]
-    scores += [f"f1_{stage}" for stage in scheme_names("aasm")]
+    scores = [*SCORES, *(f"f1_{stage}" for stage in scheme_names("aasm"))]
+    of_fit = "held_out", "steps", "best_step", "cpu_seconds"
     return [
-        {
-            "data": data,
-            "scenario": scenario,
-            "system": row,
-            "fold": k,
-            "subject": subject,
-            "n_epochs": len(predicted),
-            **tables.rounded(report, subject, scores),
-            "held_out": " ".join(fold["held_out"]),
-            "steps": fold["steps"],
-            "best_step": fold["best_step"],
-            "cpu_seconds": round(fold["cpu_seconds"], 1),
-        }
+        line | {"held_out": " ".join(line["held_out"])}
         for scenario, reports in found.items()
         for row, report in reports.items()
-        for k, fold in enumerate(report.fits, 1)
-        for subject, predicted in fold["predicted"].items()
+        for line in tables.subject_rows(
+            report, scores, of_fit, data=data, scenario=scenario, system=row
+        )
     ]
 
 

@@ -1,12 +1,7 @@
 """What does distillation do on real nights? Ten people of Sleep-EDF, two nights of UCDDB.
 
-**Ten people.** Of each 30 s of Fpz-Cz and of Pz-Oz seven numbers are known
-(:class:`skleepkd.preprocessing.BandPowers`). Both derivations together teach Pz-Oz alone, the
-"wearable" here: where all nine other people are scored, where 1, 2 or 4 are, or nobody; and a
-network that was trained on Fpz-Cz alone is fine-tuned on Pz-Oz. Each training has the same
-number of steps, whatever the number of people. Settings were chosen on SC400 to SC404 alone.
-
-**Two nights** (``real_nights_ucddb.py``): ready-made teachers, and students of a raw signal.
+The page says what is compared (``pages/real_nights.md``); its part on UCDDB is made by
+``real_nights_ucddb.py``.
 
 ``--data`` is the folder of ``sleep_edf_features/features.npz`` and ``ucddb/ucddb018.npz`` and
 the like. The first holds what the public repository matteo-omizzolo/sleep-EDF (MIT) computed
@@ -24,14 +19,11 @@ import pandas as pd
 import tables
 from matplotlib.figure import Figure
 from real_nights_runs import (
-    ALL,
     ALONE,
     CONTROL,
     FOLLOWED,
     NO_LABEL,
-    OWN,
     TEACHER,
-    TWICE,
     UNSCORED,
     compute_features,
     read_features,
@@ -97,28 +89,13 @@ def table(kappas, keys, baseline, gap=False):
 
 def questions(numbers):
     """List what a reader asks of few labels: a text, and the two that are compared."""
-    no = f"{NO_LABEL}, "
-    others = {
-        "the teacher's people's own Pz-Oz and labels": CONTROL,
-        "the teacher's stages instead of probabilities": f"{no}the teacher's stages",
-        "a teacher that sees Pz-Oz alone": f"{no}taught by {CONTROL}",
-        "a network trained on Fpz-Cz, as it is": "direct",
-        "twice the passes": f"{no}twice the passes",
-    }
-    asked = [(f"no label, or {text}?", (NO_LABEL, 0), (k, 0)) for text, k in others.items()]
+    asked = tables.rows_in(text("questions"))
     for n in numbers:
-        alone, joined = (ALONE, n), (f"{CONTROL} too", n)
-        asked += [
-            (f"no label, or {n} scored alone?", (NO_LABEL, 0), alone),
-            (f"{n} scored: teacher and unscored people, or alone?", (UNSCORED, n), alone),
-            (f"{n} scored: the teacher without unscored people?", (FOLLOWED, n), alone),
-            (f"{n} scored: twice the passes?", (TWICE, n), alone),
-            (f"{n} scored, who train the teacher too?", (OWN, n), alone),
-            (f"{n} scored: that, or all labels of Pz-Oz?", (UNSCORED, n), joined),
-            (f"{n} scored: all labels, and the teacher and unscored?", (ALL, n), joined),
-            (f"{n} scored: fine-tuned from Fpz-Cz?", ("fine-tuned: all", n), alone),
-        ]
-    return asked
+        asked |= tables.rows_in(text("questions of n", n=n))
+    return [
+        (question, (one, int(n_one)), (other, int(n_other)))
+        for question, (one, n_one, other, n_other) in asked.items()
+    ]
 
 
 def draw(kappas, numbers):

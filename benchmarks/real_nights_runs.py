@@ -13,7 +13,6 @@ from torch import nn
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.datasets import load_sleep_edf
-from skleepkd.distillation import FeatureMSE
 from skleepkd.preprocessing import BandPowers
 from skleepkd.sequences import find_runs
 
@@ -124,9 +123,8 @@ def run_fold(settings, X, y, person, seed, sequences, only=None):
     network = Recurrent if sequences else FiveEpochs
     how, twice = (training(settings, sequences, passes) for passes in (1, 2))
     plain = SleepStager(network, **how)
-    features = {"feature_loss": FeatureMSE(standardize=True), "alpha": 0.0}
-    features["feature_weight"] = settings["feature_weight"]
-    softmax = {name: settings[name] for name in ("alpha", "temperature")}
+    features, softmax = study.terms(settings)
+    features["alpha"] = 0.0
     # The transferred network has one channel: Fpz-Cz.
     single = X.replace(source=X["source"][:, :1])
     with tempfile.TemporaryDirectory() as folder:
@@ -138,23 +136,18 @@ def run_fold(settings, X, y, person, seed, sequences, only=None):
             "transfer": FineTunedSleepStager(plain, **shared),
             "offline": DistilledSleepStager(plain, **features, **taught),
             "online": DistilledSleepStager(plain, strategy="online", **features, **taught),
-            "softmax": DistilledSleepStager(plain, feature_loss=None, **softmax, **taught),
+            "softmax": DistilledSleepStager(plain, **softmax, **taught),
         }
         if only is not None:
             stagers = {name: stagers[name] for name in only}
         for name, stager in stagers.items():
             pair = single if name == "transfer" else X
             stager.fit(pair[~test], y[~test])
-    of_test, about = X[test].target_epochs, {"scored": 9}
-    rows = [
-        row
-        for name, stager in stagers.items()
-        for row in tables.judge(stager, of_test, y[test], method=name, **about)
-    ]
+    inputs = dict.fromkeys(stagers, X[test].target_epochs)
     if "softmax" in stagers:
-        teacher, source = stagers["softmax"].teacher_, X[test].source_epochs
-        rows += tables.judge(teacher, source, y[test], method=TEACHER, **about)
-    return {"rows": rows}
+        stagers[TEACHER] = stagers["softmax"].teacher_
+        inputs[TEACHER] = X[test].source_epochs
+    return {"rows": tables.judge_all(stagers, inputs, y[test], scored=9)}
 
 
 def draw_people(subject, person, seed):
@@ -172,7 +165,7 @@ def run_few(settings, X, y, person, seed, only=None):
     """
     theirs, own = draw_people(X.subject, person, seed)
     others = np.concatenate([theirs, own])
-    how, test = training(settings), X.subject == person
+    test, (_, softmax) = X.subject == person, study.terms(settings)
     both, target = X.source_epochs, X.target_epochs
     single = target.replace(target=X["source"][:, :1])
     found = []
@@ -181,24 +174,17 @@ def run_few(settings, X, y, person, seed, only=None):
         rows = np.isin(X.subject, people)
         return stager.fit(of[rows], np.where(np.isin(X.subject, scored), y, -1)[rows])
 
+    def how(passes=1):
+        return training(settings, passes=passes) | {"random_state": seed}
+
     def plain(people, of=target, passes=1):
-        stager = SleepStager(
-            FiveEpochs, random_state=seed, **training(settings, passes=passes)
-        )
-        return fit(stager, people, people, of)
+        return fit(SleepStager(FiveEpochs, **how(passes)), people, people, of)
 
     def follow(teacher, people, scored=(), of=X, passes=1):
-        alpha = settings["alpha"] if len(scored) else 1
-        student = DistilledSleepStager(
-            FrozenEstimator(teacher),
-            FiveEpochs,
-            feature_loss=None,
-            alpha=alpha,
-            temperature=settings["temperature"],
-            start_from_teacher=False,
-            random_state=seed,
-            **training(settings, passes=passes),
-        )
+        way = {"start_from_teacher": False, **softmax, **how(passes)}
+        if not len(scored):
+            way["alpha"] = 1
+        student = DistilledSleepStager(FrozenEstimator(teacher), FiveEpochs, **way)
         return fit(student, people, scored, of)
 
     def score(name, n, make, of=target):
@@ -208,12 +194,11 @@ def run_few(settings, X, y, person, seed, only=None):
 
     def follow_stages():
         rows = np.isin(X.subject, own)
-        stager = SleepStager(FiveEpochs, random_state=seed, **how)
+        stager = SleepStager(FiveEpochs, **how())
         return stager.fit(target[rows], teacher.predict(both[rows]))
 
     def tune(part, scored):
-        start = FrozenEstimator(other)
-        stager = FineTunedSleepStager(start, trainable=part, random_state=seed, **how)
+        stager = FineTunedSleepStager(FrozenEstimator(other), trainable=part, **how())
         return fit(stager, scored, scored, target)
 
     teacher, control, other = plain(theirs, both), plain(theirs), plain(theirs, single)

@@ -1,11 +1,5 @@
 """How real do the simulated nights look to stagers that were trained on real ones?
 
-They have seen thousands of real nights and none of ours. YASA (Vallat and Walker 2021,
-eLife 10:e70092) and GSSC (Hanna and Flöel 2023, Frontiers in Neuroinformatics 17:1086634)
-stage the EEG at 100 Hz, SleepECG (its documentation, https://sleepecg.readthedocs.io) the
-beats of the heart. Cohen's kappa and each stage's F1 are with the simulated scorer's stages,
-pooled over the nights. This judges the constants of the simulator, not a method.
-
     python benchmarks/simulation_realism.py --fast
     python benchmarks/simulation_realism.py
 

@@ -1,18 +1,8 @@
 """How fast the stagers are: each row is a ratio of two timings from the same run.
 
-A row times two functions that do the same in short alternating blocks, and prints the
-median of the ratios of its pairs, with a 95 % bootstrap interval over the pairs. A bound
-``<=`` is on the time in units of the reference's and is judged at the interval's upper end;
-a bound ``>=`` is on how many times faster it is, judged at its lower end.
-
-Everything runs on one thread and is timed by the processor's time for this process,
-which other programs on the machine disturb little; only what runs in several processes,
-or reads from the disk, is timed by the clock on the wall. The signals are noise and the
-stages random, since neither changes the time.
-
-Run it with ``python benchmarks/speed.py``, which writes ``speed.md`` and, with the seconds of
-every block, ``speed.csv`` (some rows: ``--rows``; small sizes, to see that it runs:
-``--fast``).
+How they are timed, all rows and their bounds stand in ``pages/speed.md``. Run it with
+``python benchmarks/speed.py``, which writes ``speed.md`` and, with the seconds of every
+block, ``speed.csv`` (some rows: ``--rows``; small sizes, to see that it runs: ``--fast``).
 """
 
 import copy
@@ -36,7 +26,6 @@ from measure import (
     Line,
     Peak,
     noise,
-    private_bytes,
     stages,
     training_pass,
 )
@@ -44,7 +33,7 @@ from scipy import signal
 from scipy.signal.windows import hamming
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, cross_validate
-from study import Study, in_new_process, load_of_machine, parse
+from study import Study, in_new_process, load_of_machine, parse, texts
 from torch import nn
 
 from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
@@ -54,7 +43,19 @@ from skleepkd.preprocessing import LogSpectrogram
 
 #: Consecutive epochs in a window, as in Phan et al. (2019).
 LENGTH = 20
-A_PASS = "a supervised pass"
+text = texts(__file__)
+#: What each line of the table times, beside what, its bounds and a note, by its name.
+LINES = tables.rows_in(text("lines"))
+
+
+def line(name, ours, theirs, **how):
+    """Make a line of the table; ``how`` fills its slots, and says how it is timed."""
+    title, reference, *bounds, note = (cell.format(**how) for cell in LINES[name])
+    names = "at_most", "median_at_most", "at_least"
+    bounds = {of: float(bound) for of, bound in zip(names, bounds, strict=True) if bound}
+    timed = {of: how[of] for of in ("least", "clock") if of in how}
+    return Line(title, reference, ours, theirs, note=note, **bounds, **timed)
+
 
 # ---------------------------------------------------------------- SeqSleepNet
 
@@ -88,22 +89,15 @@ def night(fast):
         return log_sums.argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), stage_plainly())
-    title = f"SeqSleepNet: a night of {len(X)} epochs staged"
-    ours = (lambda: stager.predict(X)), stage_plainly
-    yield Line(title, "each window encoded anew", *ours, at_least=10)
+    yield line("night", lambda: stager.predict(X), stage_plainly, n=len(X))
 
 
 def neighbours(fast):
     """Train SeqSleepNet on windows that share epochs."""
     X = nights(2, 40) if fast else nights(4, 83)  # 64 windows a night
     y = stages(len(X))
-    yield Line(
-        "SeqSleepNet: a training step, neighbouring_windows=8",
-        "shuffled windows, each encoded anew",
-        training_pass(sequence_stager(neighbouring_windows=8), X, y),
-        training_pass(sequence_stager(), X, y),
-        at_least=2.5,
-    )
+    together = training_pass(sequence_stager(neighbouring_windows=8), X, y)
+    yield line("neighbours", together, training_pass(sequence_stager(), X, y))
 
 
 # ---------------------------------------------------------------- what fit does first
@@ -137,20 +131,9 @@ def door(fast):
     about = {"subject": subject, "recording": subject, "onset": onset, "sfreq": 64.0}
     teacher = SleepStager(stop, **COMMON)
     X = PairedEpochs(target, source=source, **about)
-    yield Line(
-        f"What fit does to {n:,} epochs of 3 x 1,920 before the network is built",
-        "numpy.sum over the same array",
-        until_built(teacher, X.target_epochs, y),
-        target.sum,
-        at_most=1.5,
-    )
-    yield Line(
-        "The same of a distilled student: target and source",
-        "numpy.sum over the same arrays",
-        until_built(DistilledSleepStager(teacher, **FEATURES), X, y),
-        lambda: target.sum() + source.sum(),
-        at_most=1.5,
-    )
+    yield line("door", until_built(teacher, X.target_epochs, y), target.sum, n=n)
+    student = DistilledSleepStager(teacher, **FEATURES)
+    yield line("both", until_built(student, X, y), lambda: target.sum() + source.sum())
 
 
 # ---------------------------------------------------------------- U-Sleep
@@ -196,13 +179,7 @@ def signals(fast, n_batches):
 def u_sleep(fast):
     """Train U-Sleep through the stager."""
     X, y = signals(fast, 8)
-    yield Line(
-        "U-Sleep: a training pass through SleepStager",
-        "a bare PyTorch loop",
-        *beside_a_bare_loop(stager_of("USleep"), X, y),
-        at_most=1.10,
-        median_at_most=1.03,
-    )
+    yield line("u-sleep", *beside_a_bare_loop(stager_of("USleep"), X, y))
 
 
 def offline(fast):
@@ -215,19 +192,10 @@ def offline(fast):
     for name in ("softmax", "dkd", "dist"):
         ways[name] = {"output_loss": name, "feature_loss": None, "alpha": 0.5}
     for name, parameters in ways.items():
-        bound = 1.20 if name == "attention" else 1.10
         student = DistilledSleepStager(teacher, **FEATURES | parameters)
-        title = f"U-Sleep: a pass of offline distillation by {name}"
-        distilled = training_pass(student, X, y)
-        yield Line(title, A_PASS, distilled, supervised, at_most=bound)
+        yield line(name, training_pass(student, X, y), supervised)
     student = DistilledSleepStager(teacher, **FEATURES).fit(X, y)
-    yield Line(
-        "U-Sleep: the teacher asked once for its features",
-        A_PASS,
-        lambda: student.strategy_.prepare(student, X, y),
-        supervised,
-        note="once a fit; asked anew in each pass it would add this to each",
-    )
+    yield line("asked", lambda: student.strategy_.prepare(student, X, y), supervised)
 
 
 def mean_teacher(fast):
@@ -237,10 +205,8 @@ def mean_teacher(fast):
     student = DistilledSleepStager(
         None, "USleep", **FEATURES | {"strategy": MeanTeacher(), "feature_loss": None}
     )
-    title = "U-Sleep: a pass of mean teacher, half of the epochs unscored"
     averaged = training_pass(student, X, few)
-    supervised = training_pass(stager_of("USleep"), X, y)
-    yield Line(title, A_PASS, averaged, supervised, at_most=1.45)
+    yield line("mean-teacher", averaged, training_pass(stager_of("USleep"), X, y))
 
 
 #: A U-Time of fewer than 50,000 parameters at any rate, and the layers that it compares
@@ -254,51 +220,34 @@ def adapters(fast):
     X, y = signals(fast, 8)
     teacher = FrozenEstimator(stager_of("USleep").fit(X.source_epochs, y))
     through = {"adapter": "linear", **FEATURES}
-    yield Line(
-        "U-Sleep: a pass of offline distillation by features through an adapter",
-        "without the adapter",
-        training_pass(DistilledSleepStager(teacher, **through), X, y),
-        training_pass(DistilledSleepStager(teacher, **FEATURES), X, y),
-        at_most=1.10,
+    adapted, direct = (
+        training_pass(DistilledSleepStager(teacher, **how), X, y)
+        for how in (through, FEATURES)
     )
+    yield line("adapter", adapted, direct)
     student = DistilledSleepStager(teacher, **SMALL, layers=LAST_MAPS, **through)
-    yield Line(
-        "A small U-Time taught by U-Sleep through an adapter: a pass",
-        "a supervised pass of the small U-Time",
-        training_pass(student, X, y),
-        training_pass(SleepStager(**SMALL, **COMMON), X, y),
-        at_most=1.20,
-    )
+    alone = training_pass(SleepStager(**SMALL, **COMMON), X, y)
+    yield line("small-student", training_pass(student, X, y), alone)
     n, n_times = (4, 640) if fast else (2 * BATCH_SIZE, 6000)
     X, y = noise(n, 3, n_times), stages(n)
     small, large = SleepStager(**SMALL, **COMMON).fit(X, y), stager_of("USleep").fit(X, y)
-    count = [
+    counts = [
         sum(weights.numel() for weights in stager.module_.parameters())
         for stager in (small, large)
     ]
-    yield Line(
-        "The small U-Time: prediction",
-        "U-Sleep's",
-        lambda: small.predict(X),
-        lambda: large.predict(X),
-        at_most=0.5,
-        note=f"three channels of {n_times} samples; {count[0]:,} parameters, {count[1]:,}",
-    )
+    both = (lambda: small.predict(X)), (lambda: large.predict(X))
+    yield line("small-prediction", *both, n=n_times, counts=counts)
 
 
 def online(fast):
     """Distil online."""
     X, y = signals(fast, 4)
     student = DistilledSleepStager(stager_of("USleep"), **FEATURES | {"strategy": "online"})
-    target_pass = training_pass(stager_of("USleep"), X, y)
-    source_pass = training_pass(stager_of("USleep"), X.source_epochs, y)
-    yield Line(
-        "U-Sleep: a pass of online distillation",
-        "a pass of each network by itself",
-        training_pass(student, X, y),
-        lambda: (source_pass(), target_pass()),
-        at_most=1.10,
-    )
+    passes = [
+        training_pass(stager_of("USleep"), epochs, y) for epochs in (X, X.source_epochs)
+    ]
+    together = training_pass(student, X, y)
+    yield line("online", together, lambda: [one() for one in passes])
 
 
 def prediction(fast):
@@ -314,8 +263,7 @@ def prediction(fast):
         return torch.cat(probabilities).argmax(dim=1).numpy()
 
     np.testing.assert_array_equal(stager.predict(X), forward())
-    ours, title = lambda: stager.predict(X), "U-Sleep: prediction through SleepStager"
-    yield Line(title, "a bare forward", ours, forward, at_most=1.10)
+    yield line("prediction", lambda: stager.predict(X), forward)
 
 
 # ---------------------------------------------------------------- other networks
@@ -354,13 +302,7 @@ def transformer(fast):
     with torch.no_grad():
         logits = [net.eval()(torch.from_numpy(X)) for net in (first, every)]
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
-    yield Line(
-        "EpochCrossModalTransformer: a training step",
-        "all tokens computed",
-        bare_pass(first, X, y),
-        bare_pass(every, X, y),
-        at_least=2.5,
-    )
+    yield line("transformer", bare_pass(first, X, y), bare_pass(every, X, y))
 
 
 class Perceptron(nn.Sequential):
@@ -375,12 +317,7 @@ def small(fast):
     """Train a network whose step takes less than a millisecond."""
     n = BATCH_SIZE * (1 if fast else 200)
     X, y = PairedEpochs(noise(n, 1, 1920)), stages(n)
-    yield Line(
-        "A network of 0.7 ms a step: a training pass through SleepStager",
-        "a bare PyTorch loop",
-        *beside_a_bare_loop(stager_of(Perceptron), X, y),
-        at_most=1.40,
-    )
+    yield line("small", *beside_a_bare_loop(stager_of(Perceptron), X, y))
 
 
 def folds(fast):
@@ -394,16 +331,8 @@ def folds(fast):
         stager = SleepStager("LogPowerNet", **parameters)
         cross_validate(stager, X, y, groups=groups, cv=GroupKFold(8), n_jobs=n_jobs)
 
-    yield Line(
-        "Eight folds of a small network, n_jobs=2",
-        "one after another",
-        lambda: validate(2),
-        lambda: validate(1),
-        at_most=0.95,
-        least=4,
-        clock=time.perf_counter,
-        note="by the clock on the wall; the processes run before",
-    )
+    both = (lambda: validate(2)), (lambda: validate(1))
+    yield line("folds", *both, least=4, clock=time.perf_counter)
 
 
 # ---------------------------------------------------------------- signals
@@ -432,17 +361,9 @@ def recording(fast):
         ours, theirs = (make().get_data(copy=False) for make in (faster, by_default))
         apart = (ours - theirs) / theirs.std()
         off, most = np.sqrt(np.mean(apart**2)), abs(apart[1:-1]).max()
-        yield Line(
-            f"{hours:g} h, six channels: recording to epochs, resampled first, by polyphase",
-            "MNE's defaults, filtered first",
-            faster,
-            by_default,
-            at_most=0.35,
-            note="0.3 to 40 Hz, 256 to 100 Hz, noise with an EEG's slope; they differ by "
-            f"{off:.2g} of a standard deviation (root mean square, bound 0.01: "
-            f"{'holds' if off <= 0.01 else 'does not hold'}), by {most:.3g} at most but in "
-            "the first and the last epoch",
-        )
+        kept = "holds" if off <= 0.01 else "does not hold"
+        apart = {"off": off, "most": most, "kept": kept}
+        yield line("recording", faster, by_default, hours=hours, **apart)
 
 
 def spectrogram(fast):
@@ -467,8 +388,7 @@ def spectrogram(fast):
         return np.concatenate(spectra)
 
     np.testing.assert_allclose(ours.transform(X), by_scipy(), atol=1e-2)
-    title = f"LogSpectrogram of {len(X)} epochs"
-    yield Line(title, "scipy, 32 epochs at a time", lambda: ours.transform(X), by_scipy)
+    yield line("spectrogram", lambda: ours.transform(X), by_scipy, n=len(X))
 
 
 def memmap(fast):
@@ -490,19 +410,12 @@ def memmap(fast):
         from_the_disk()
         read = bytes_read() - before
         above, copied = (
-            in_new_process(private_memory, folder=folder, copy=copy)
+            in_new_process(private_memory, folder=folder, copy=copy) / 1e6
             for copy in (False, True)
         )
-        yield Line(
-            "A small network: a training pass from a memory map, not in the page cache",
-            "the same in memory",
-            from_the_disk,
-            in_memory,
-            clock=time.perf_counter,
-            note=f"by the clock on the wall; {read / 1e6:.0f} MB read from the disk for a map "
-            f"of {X['target'].nbytes / 1e6:.0f} MB; private memory (RssAnon) of a fit above "
-            f"the imports {above / 1e6:.0f} MB, in memory {copied / 1e6:.0f} MB",
-        )
+        sizes = {"read": read / 1e6, "map": X["target"].nbytes / 1e6}
+        sizes |= {"above": above, "copied": copied, "clock": time.perf_counter}
+        yield line("memmap", from_the_disk, in_memory, **sizes)
 
 
 def drop_from_cache(folder):
@@ -520,13 +433,12 @@ def bytes_read():
 
 def private_memory(folder, copy):
     """Fit for a pass, from the map or a copy, and return the private memory it took."""
-    imports = private_bytes()
     with Peak() as peak:
         X = PairedEpochs.from_memmap(folder)
         if copy:
             X = PairedEpochs(np.array(X), sfreq=64.0)
         stager_of("LogPowerNet").fit(X, stages(len(X)))
-    return peak.bytes - imports
+    return peak.above
 
 
 #: In the order of the table: generators of lines, given whether sizes are small.
@@ -545,24 +457,23 @@ def main(argv=None):
     torch.set_num_threads(1)
     about = load_of_machine()
     for row in options.rows:
-        for line in ROWS[row](options.fast):
-            times, cells = line.measure(options.fast), line.cells()
+        for timed in ROWS[row](options.fast):
+            times, cells = timed.measure(options.fast), timed.cells()
             lines.append(cells)
             print(" | ".join(cells.values()), flush=True)
             blocks += [
                 {
                     "row": row,
-                    "what": line.title,
-                    "beside": line.reference,
+                    "what": timed.title,
+                    "beside": timed.reference,
                     "pair": pair,
                     "seconds": f"{ours:.6f}",
                     "reference_seconds": f"{reference:.6f}",
                 }
                 for pair, (ours, reference) in enumerate(times)
             ]
-    method = __doc__[: __doc__.index("Run it")].replace("``", "`").strip()
-    head, table = study.head("Speed", about), tables.markdown_table(lines)
-    study.write("speed", [*head, method, table], blocks)
+    page = text("page", table=tables.markdown_table(lines))
+    study.write("speed", [*study.head("Speed", about), page], blocks)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tables import markdown_table
 from torch.utils.data import DataLoader
 
 import skleepkd
+from skleepkd.distillation import FeatureMSE
 from skleepkd.memory import key_of, replace_file
 from skleepkd.metrics import staging_report
 
@@ -107,12 +108,13 @@ def in_words(value):
 def texts(script):
     """Return what fills the slots of the texts of a script's page, which lie in ``pages``."""
     page = Path(__file__).parent / "pages" / Path(script).with_suffix(".md").name
-    parts = re.split(r"^<!-- (.+) -->\n", page.read_text(), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^<!-- (.+) -->\n", page.read_text("utf-8"), flags=re.MULTILINE)[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
 
     def text(name, /, when=True, **values):
-        """Fill a text; empty unless it applies."""
-        return found[name].strip().format(**values) if when else ""
+        """Fill a text, or give it with its slots; empty unless it applies."""
+        body = found[name].strip() if when else ""
+        return body.format(**values) if values else body
 
     return text
 
@@ -285,6 +287,13 @@ def training(passes, lr, batch_size=32, steps=None):
     }
     of_pass = {"iterator_train": SomeBatches, "iterator_train__steps": steps}
     return common | of_pass if steps else common
+
+
+def terms(settings):
+    """Return what a student's loss has beside labels: features that it follows, or outputs."""
+    mse, weight = FeatureMSE(standardize=True), settings["feature_weight"]
+    softmax = {name: settings[name] for name in ("alpha", "temperature")}
+    return {"feature_loss": mse, "feature_weight": weight}, softmax | {"feature_loss": None}
 
 
 class SomeBatches(DataLoader):

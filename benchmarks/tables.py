@@ -23,6 +23,20 @@ def markdown_table(rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def rows_in(table):
+    """Read the cells of a table in Markdown, by the first of each row."""
+    rows = [line.split("|")[1:-1] for line in table.splitlines()[2:]]
+    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+
+
+def values_in(table):
+    """Read a table of numbers in Markdown; a dash stands for none."""
+    return {
+        name: tuple(math.nan if cell == "-" else float(cell) for cell in cells)
+        for name, cells in rows_in(table).items()
+    }
+
+
 def report_of(fits, X, y, classes="aasm", of="predicted"):
     """Score what fits have predicted by test subject, each and over all of their epochs.
 
@@ -42,6 +56,22 @@ def report_of(fits, X, y, classes="aasm", of="predicted"):
 def rounded(report, subject, names):
     """Pick scores of a subject for a table of numbers; nan where there is none."""
     return report.subjects.loc[subject].reindex(names).round(5).to_dict()
+
+
+def subject_rows(report, scores, of_fit, **about):
+    """List a row for each test subject: its scores, and what is noted of its fit."""
+    return [
+        {
+            **about,
+            "fold": fold,
+            "subject": subject,
+            "n_epochs": len(stages),
+            **rounded(report, subject, scores),
+            **{name: fit[name] for name in of_fit},
+        }
+        for fold, fit in enumerate(report.fits, 1)
+        for subject, stages in fit["predicted"].items()
+    ]
 
 
 def number(value, digits=1):
@@ -109,6 +139,15 @@ def judge(stager, X, y, **about):
     ]
 
 
+def judge_all(stagers, inputs, y, **about):
+    """Stage epochs with several stagers, each its own of ``inputs``; return all rows."""
+    return [
+        row
+        for name, X in inputs.items()
+        for row in judge(stagers[name], X, y, method=name, **about)
+    ]
+
+
 def rows_of(results, *names):
     """List the "rows" of fits; ``names`` are those of what the fits are called by."""
     return [
@@ -142,6 +181,17 @@ def share_of(row):
     """Format the share of the gap with its interval; empty where there is none."""
     share = row["share"], row["share_low"], row["share_high"]
     return "" if math.isnan(share[0]) else with_interval(share, ".0%")
+
+
+def cells_of(row):
+    """Write a line of a comparison's table; the baseline's has no difference."""
+    differs = math.isfinite(row["difference"])
+    return {
+        "kappa": with_interval(mean_of(row)),
+        "difference": signed(difference_of(row)) if differs else "",
+        "p": f"{row['pvalue']:.3f}" if differs else "",
+        "gap closed": share_of(row),
+    }
 
 
 def error_bars(ax, places, found, **look):

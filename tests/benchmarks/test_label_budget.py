@@ -91,12 +91,12 @@ def test_gains_are_paired_and_by_repetition():
     ]
     found = tables.comparison(rows, label_budget.EAR, label_budget.SCALP)
     scalp, ear, transfer = list(label_budget.lines_of(6, found))[:3]
-    gain, gains, share = list(scalp)[3:]
-    assert scalp[gain] == "+0.500 [+0.500, +0.500]"
-    assert [ear[gain], ear[gains], ear[share]] == ["", "", ""]
-    assert transfer[gain].startswith("+0.150 [+0.1")
-    assert transfer[gains] == "+0.100, +0.200"
-    assert transfer[share].startswith("30% [")
+    assert scalp["difference"] == "+0.500 [+0.500, +0.500]"
+    assert {ear[of] for of in ("difference", "p", "gap closed")} == {""}
+    assert ear["difference by repetition"] == ""
+    assert transfer["difference"].startswith("+0.150 [+0.1")
+    assert transfer["difference by repetition"] == "+0.100, +0.200"
+    assert transfer["gap closed"].startswith("30% [")
     _, low, high = tables.difference_of(found.table.loc["transfer"])
     assert 0.1 <= low < 0.15 < high <= 0.2
 

@@ -331,7 +331,7 @@ def test_papers_tables_are_copied_right():
     eeg, eog = phan2019.PAPER.values()
     assert eeg["scratch"][0] - eeg["direct"][0] == pytest.approx(1.0)
     assert eog["all"][0] - eog["scratch"][0] == pytest.approx(2.3)
-    assert phan2019.OTHERS["Multitask 1-max CNN"][0] == 81.9
+    assert phan2019.PAPER["eeg"]["Multitask 1-max CNN"][0] == 81.9
 
 
 def test_curves_are_means_over_folds_up_to_the_shortest():
