@@ -82,7 +82,7 @@ SETTINGS = {
     "batch-size": Setting("epochs in a batch", 32, None, 256, "256 (code)"),
     "lr": Setting("learning rate (its highest, with one-cycle)", 1e-2, None, 1e-3),
     "schedule": Setting(
-        *("schedule", "one-cycle", None, "constant", "- (code: constant)", SCHEDULES)
+        "schedule", "one-cycle", None, "constant", "- (code: constant)", SCHEDULES
     ),
     "alphas": Setting("grid of alpha", [0.1, 0.5, 0.9], [0.5, 0.9], paper=0.5),
     "sequence-length": Setting("epochs of a sequence, in rows with them", 5, 3),

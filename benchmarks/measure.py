@@ -82,19 +82,14 @@ class Peak:
 
 
 def interleave(ours, reference, *, seconds, least=6, clock=time.process_time):
-    """Time two functions in short blocks, in turn.
+    """Time two functions in short blocks, in turn; return their seconds, (n_pairs, 2).
 
     Each is called once to warm up, then both of a pair follow one another directly, and
     every second pair begins with the reference. What slows the machine down for longer
     than a pair does so to both. ``time.process_time`` is hardly affected by what else runs
     on the machine; where other processes do a part of the work the clock must be
-    ``time.perf_counter``.
-
-    Returns
-    -------
-    ndarray of shape (n_pairs, 2)
-        Seconds of each; an even number of pairs, ``least`` at least, and as many as begin
-        within ``seconds``.
+    ``time.perf_counter``. The number of pairs is even, ``least`` at least, and as many as
+    begin within ``seconds``.
     """
     functions = (ours, reference)
     for function in functions:

@@ -59,25 +59,28 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
         common = training(n_passes, settings["lr"], n_rows, settings["steps"])
         return common | {"iterator_valid__batch_size": 16 * n_rows, "verbose": 0}
 
-    def plain(passes=1.0, **terms):
-        return SleepStager(network, **of(passes) | terms)
+    def plain(passes=1.0, **how):
+        return SleepStager(network, **of(passes) | how)
 
-    def taught(teacher="one", kind=DistilledSleepStager, passes=1.0, **terms):
+    def taught(teacher="one", kind=DistilledSleepStager, passes=1.0, **how):
         # A teacher without a random_state takes the student's: one serves all of a fold.
         teacher = plain() if teacher == "one" else teacher
         named = {"alpha": 0.0, "temperature": None, "start_from_teacher": False}
-        terms = named | {"memory": memory, "random_state": seed} | terms
-        return kind(teacher, network, **of(passes) | terms)
+        how = named | {"memory": memory, "random_state": seed} | how
+        return kind(teacher, network, **of(passes) | how)
+
+    def scaled(*steps):
+        return make_pipeline(RecordingScaler(), *steps)
 
     drawn = {"random_state": seed}
     mse, softmax = terms(settings)
-    both, start = softmax | mse, {"start_from_teacher": True}
-    first = softmax | start
+    both, start, half = softmax | mse, {"start_from_teacher": True}, {"alpha": 0.5}
+    first, as_they_are = softmax | start, {"feature_loss": "mse", "feature_weight": 1.0}
     halves = {"passes": 0.5, "strategy": "two-step"}
-    decay = settings.get("decay", 0.99)
+    attention = {"feature_loss": "attention", "layers": ["seconds"]}
+    unheated, decay = {"temperature": None}, settings.get("decay", 0.99)
     own_average = MeanTeacher(decay, weight=0.0, predicts="average")
-    follow_average = {"strategy": MeanTeacher(decay, weight=WarmUp(10.0))}
-    follow_average["feature_loss"] = None
+    average = {"strategy": MeanTeacher(decay, weight=WarmUp(10.0)), "feature_loss": None}
     augment = {
         "iterator_train": Augmented,
         "iterator_train__transforms": [
@@ -87,59 +90,51 @@ def make_methods(settings, seed, network="LogPowerNet", memory=None):
     }
     more = [plain(random_state=seed + 1000 * k) for k in range(3)]
     by_confidence = TeacherEnsemble(more, weighting="confidence")
-    transferred = FineTunedSleepStager(plain(), memory=memory, **drawn, **of())
-    return {
+    faded = {"feature_weight": Fade(settings["feature_weight"])}
+    methods = {
         ALONE: plain(**drawn),
         SCALP: make_pipeline(SourceSelector(), plain(**drawn)),
-        SCALED_SCALP: make_pipeline(RecordingScaler(), SourceSelector(), plain(**drawn)),
+        SCALED_SCALP: scaled(SourceSelector(), plain(**drawn)),
         TWICE: plain(2, **drawn),
         AVERAGE: taught(None, OwnAverage, strategy=own_average, feature_loss=None),
         SMOOTHED: plain(criterion__label_smoothing=0.1, **drawn),
         "alone, augmented": plain(**drawn, **augment),
         "alone, balanced batches": plain(balanced_batches=True, **drawn),
-        "alone, recordings scaled": make_pipeline(RecordingScaler(), plain(**drawn)),
+        "alone, recordings scaled": scaled(plain(**drawn)),
         DEFAULTS: DistilledSleepStager(plain(), network, memory=memory, **drawn, **of()),
-        "transfer": transferred,
-        "features, not standardised": taught(feature_loss="mse", feature_weight=1.0),
-        "features": taught(**mse),
-        f"features{_START}": taught(**mse, **start),
-        f"features that fade{_START}": taught(
-            **mse | {"feature_weight": Fade(settings["feature_weight"])}, **start
-        ),
-        "softmax": taught(**softmax),
-        "softmax, half of the loss": taught(**softmax | {"alpha": 0.5}),
-        f"softmax{_START}": taught(**first),
-        f"softmax, half of the loss{_START}": taught(**first | {"alpha": 0.5}),
-        f"softmax, half of the loss, temperature 1{_START}": taught(
-            **first | {"alpha": 0.5, "temperature": None}
-        ),
-        f"softmax that fades{_START}": taught(**first | {"alpha": Fade(softmax["alpha"])}),
-        "softmax and features": taught(**both),
-        f"softmax and features{_START}": taught(**both, **start),
-        "online": taught(strategy="online", feature_loss="mse", feature_weight=1.0),
-        "two steps, features": taught(**both, **halves),
-        "two steps, attention": taught(
-            **softmax | {"feature_loss": "attention"}, layers=["seconds"], **halves
-        ),
-        f"DKD{_START}": taught(**first, output_loss="dkd"),
-        f"DIST{_START}": taught(**first, output_loss="dist"),
-        f"softmax and relational{_START}": taught(**first | {"feature_loss": "relational"}),
-        f"softmax and contrastive{_START}": taught(
-            **first | {"feature_loss": "contrastive"}
-        ),
-        "mean teacher": taught(None, **follow_average),
-        f"softmax and mean teacher{_START}": taught(**first | follow_average),
-        "softmax, two teachers": taught(more[:2], **softmax),
-        "softmax, three teachers by confidence": taught(by_confidence, **softmax),
-        "an assistant": taught(taught(**softmax), **softmax),
-        f"softmax{_START}, augmented": taught(**first | augment),
-        f"softmax{_START}, balanced batches": taught(**first, balanced_batches=True),
-        f"features{_START}, recordings scaled": make_pipeline(
-            RecordingScaler(), taught(**mse, **start)
-        ),
-        f"softmax{_START}, recordings scaled": make_pipeline(
-            RecordingScaler(), taught(**first)
-        ),
+        "transfer": FineTunedSleepStager(plain(), memory=memory, **drawn, **of()),
+        "features, not standardised": as_they_are,
+        "features": mse,
+        f"features{_START}": mse | start,
+        f"features that fade{_START}": mse | start | faded,
+        "softmax": softmax,
+        "softmax, half of the loss": softmax | half,
+        f"softmax{_START}": first,
+        f"softmax, half of the loss{_START}": first | half,
+        f"softmax, half of the loss, temperature 1{_START}": first | half | unheated,
+        f"softmax that fades{_START}": first | {"alpha": Fade(softmax["alpha"])},
+        "softmax and features": both,
+        f"softmax and features{_START}": both | start,
+        "online": as_they_are | {"strategy": "online"},
+        "two steps, features": both | halves,
+        "two steps, attention": softmax | attention | halves,
+        f"DKD{_START}": first | {"output_loss": "dkd"},
+        f"DIST{_START}": first | {"output_loss": "dist"},
+        f"softmax and relational{_START}": first | {"feature_loss": "relational"},
+        f"softmax and contrastive{_START}": first | {"feature_loss": "contrastive"},
+        "mean teacher": average | {"teacher": None},
+        f"softmax and mean teacher{_START}": first | average,
+        "softmax, two teachers": softmax | {"teacher": more[:2]},
+        "softmax, three teachers by confidence": softmax | {"teacher": by_confidence},
+        "an assistant": softmax | {"teacher": taught(**softmax)},
+        f"softmax{_START}, augmented": first | augment,
+        f"softmax{_START}, balanced batches": first | {"balanced_batches": True},
+        f"features{_START}, recordings scaled": scaled(taught(**mse, **start)),
+        f"softmax{_START}, recordings scaled": scaled(taught(**first)),
+    }
+    return {
+        name: taught(**method) if isinstance(method, dict) else method
+        for name, method in methods.items()
     }
 
 

@@ -60,8 +60,6 @@ SOURCES = {
     "cinc2018": (datasets.load_cinc2018, "C4-M1"),
 }
 
-END, NO_END = "before the end", "steps before which there is no end"
-PATIENCE = "50 steps (code: 50)"
 SETTINGS = {
     "subjects": Setting("simulated target subjects", 12, 6),
     "source-subjects": Setting("simulated subjects to pretrain on", 20, 2),
@@ -73,8 +71,12 @@ SETTINGS = {
     "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
     "every": Setting("steps between evaluations (and looks)", 10, 2, 10, "10 (code)"),
-    "patience": Setting(f"evaluations without improvement {END}", 10, 2, 50, PATIENCE),
-    "min-steps": Setting(NO_END, 100, 0, 1000, "- (code: 1000)"),
+    "patience": Setting(
+        "evaluations without improvement before the end", 10, 2, 50, "50 steps (code: 50)"
+    ),
+    "min-steps": Setting(
+        "steps before which there is no end", 100, 0, 1000, "- (code: 1000)"
+    ),
     "validation": Setting("training subjects who choose the step", 2, 1, 4),
     "seed": Setting("seed", 0),
 }

@@ -2,7 +2,8 @@
 
 A study fits methods by name on folds of subjects, and writes a page, a table and perhaps a
 picture. Each finished fit is kept (:class:`joblib.Memory`), so an interrupted run goes on
-where it was, and a second one only prints. ``label_budget.py`` is a short example.
+where it was, and a second one only prints. What a page says, and what the papers have, lies
+in ``pages``, with slots for the numbers. ``label_budget.py`` is a short example.
 """
 
 import argparse
