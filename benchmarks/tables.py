@@ -213,9 +213,8 @@ def beside_paper(report, paper, scores):
     """
     cells = {}
     paper = paper or [math.nan] * len(scores)
-    for (score, (factor, digits, of_paper)), value in zip(
-        scores.items(), paper, strict=False
-    ):
+    for (score, how), value in zip(scores.items(), paper, strict=False):
+        factor, digits, of_paper = how
         name = score.capitalize().replace("_", " ")
         cells[f"{name}, paper"] = number(value, of_paper)
         cells[f"{name}, mean"] = mean(report.subjects[score], digits, factor)
@@ -251,16 +250,13 @@ def table_of_costs(fits, labels, before=None):
         {method: np.mean([fit[name] for fit in of]) for method, of in fits.items()}
         for name in ("seconds", "cpu_seconds")
     )
-    return markdown_table(
-        [
-            {
-                "Method": labels[method],
-                "Fit, s": number(own),
-                "with what precedes it, s": number(
-                    own + seconds.get((before or {}).get(method), 0.0)
-                ),
-                "CPU time, s": number(cpu[method]),
-            }
-            for method, own in seconds.items()
-        ]
-    )
+    rows = []
+    for method, own in seconds.items():
+        whole = own + seconds.get((before or {}).get(method), 0.0)
+        row = {"Method": labels[method], "Fit, s": number(own)}
+        row |= {
+            "with what precedes it, s": number(whole),
+            "CPU time, s": number(cpu[method]),
+        }
+        rows.append(row)
+    return markdown_table(rows)
