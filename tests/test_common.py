@@ -223,13 +223,6 @@ def test_in_a_pipeline(pair, stager, routing):
     np.testing.assert_array_equal(fitted.predict(X["target"]), fitted.predict(X))
 
 
-@every_stager
-def test_an_empty_fold_says_so(pair, stager):
-    X, y = pair
-    with pytest.raises(ValueError, match="scored"):
-        clone(stager).fit(X[:0], y[:0])
-
-
 # ---------------------------------------------------------------- interruption
 
 

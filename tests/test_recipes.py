@@ -8,13 +8,12 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline
 
 from skleepkd import (
     DistilledSleepStager,
     FineTunedSleepStager,
-    PairedEpochs,
     SleepStager,
     load,
     save,
@@ -25,7 +24,6 @@ from skleepkd.distillation.teacher import final_stager, is_frozen
 from skleepkd.estimators.callbacks import StepwiseValidation
 from skleepkd.estimators.finetuned import trained_parameters
 from skleepkd.networks import SeqSleepNet
-from skleepkd.preprocessing import LogSpectrogram
 from skleepkd.recipes import anandakumar2022, joshi2021, phan2019
 from tests.tiny import (
     FAST,
@@ -171,20 +169,6 @@ def test_transfer_and_offline_share_a_scalp_network_of_its_own_seed():
     assert same(transfer.pretrained_, offline.teacher_)
     begins_at, teacher = (net.module_.filters.weight for net in stagers_of(offline))
     assert not torch.allclose(begins_at, teacher, atol=1e-6)
-
-
-def test_feature_term_is_a_mean_over_elements(pair):
-    X, y = pair
-    student = ear("offline", **STILL).fit(X, y)
-    teacher = student.teacher_.extract_features(X.source_epochs)
-    network, seen = student.module_.train(), []
-    network.features.register_forward_hook(lambda *call: seen.append(call[2]))
-    network(torch.from_numpy(X["target"]))
-    expected = np.mean((seen[0].detach().numpy() - teacher) ** 2)
-    row = student.history_[0]
-    assert row["train_feature_loss"] == pytest.approx(expected, rel=1e-2)
-    total = expected + row["train_cross_entropy"]
-    assert row["train_loss"] == pytest.approx(total, rel=1e-2)
 
 
 # ---------------------------------------------------------------- Joshi et al.
@@ -457,24 +441,3 @@ def test_parameters_of_the_row_and_of_the_pretrained(file):
     assert np.isfinite(scores).all()
     assert len(set(scores)) > 1
     assert stager.get_params(deep=False)["callbacks__best_weights"].every == 10
-
-
-@pytest.mark.parametrize("method", ["scratch", "all"])
-def test_signals_become_spectra_in_a_pipeline(method):
-    """The pipeline of the docstring, pair in and stages out, with five columns."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 5, 24)
-    y[8:][y[8:] == 1] = 2  # one fold has no N1
-    night = np.repeat(["a", "b", "c"], 8)
-    columns = {
-        "subject": night,
-        "recording": night,
-        "onset": np.tile(30.0 * np.arange(8), 3),
-    }
-    target, source = rng.normal(0, 20, (2, 24, 1, 640)).astype(np.float32)
-    X = PairedEpochs(target, source=source, sfreq=100.0, **columns)
-    pipeline = make_pipeline(LogSpectrogram(), phan2019(method, **UNFITTED))
-    given = {"groups": night, "cv": GroupKFold(3), "method": "predict_proba"}
-    proba = cross_val_predict(pipeline, X, y, **given)
-    assert proba.shape == (24, 5)
-    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)

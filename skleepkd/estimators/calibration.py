@@ -1,7 +1,5 @@
 """Calibrated probabilities: one temperature, fitted on the people who are held out."""
 
-from functools import partial
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 
@@ -60,14 +58,3 @@ def calibrate(stager, pair, codes):
             "is looked for: their stages are predicted no better than by chance. Hold out "
             "more people (validation=), or leave calibrate out."
         )
-
-
-def divided(nonlinearity, temperature):
-    """Let logits be divided by a temperature before they become probabilities."""
-    if temperature == 1:
-        return nonlinearity
-    return partial(_of_divided, nonlinearity, temperature)
-
-
-def _of_divided(nonlinearity, temperature, logits):
-    return nonlinearity(logits / temperature)

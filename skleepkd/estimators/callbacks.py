@@ -11,8 +11,8 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from skorch.callbacks.scoring import ScoringBase
 
+from skleepkd.estimators.labels import unscored_like
 from skleepkd.metrics.staging import kappa_of
-from skleepkd.stages import UNSCORED, UNSCORED_NAME
 
 
 class _ChosenWeights(Callback):
@@ -118,7 +118,8 @@ class StepwiseValidation(_ChosenWeights):
 
     The defaults are those of [1]_'s published code: an evaluation every 10 steps, stop
     after 50 of them without improvement (500 steps; the paper's text says 50 steps), but
-    not before step 1000. Where nobody is held out it does nothing.
+    not before step 1000. It does nothing where nobody is held out, and while a student
+    learns features alone.
 
     Parameters
     ----------
@@ -129,8 +130,7 @@ class StepwiseValidation(_ChosenWeights):
     min_steps : int, default=1000
         Steps before which it does not stop.
     score : {"accuracy", "kappa"}, default="accuracy"
-        Of single windows, not fused. Of equal scores the later is the best. While a
-        student learns features alone, it is its loss, and the lowest is the best.
+        Of single windows, not fused. Of equal scores the later is the best.
 
     Attributes
     ----------
@@ -164,14 +164,15 @@ class StepwiseValidation(_ChosenWeights):
 
     def on_batch_end(self, net, training=False, **kwargs):
         """Evaluate after every few steps."""
-        if not training or self.datasets_["dataset_valid"] is None:
+        judged = net.step_.stages and self.datasets_["dataset_valid"] is not None
+        if not (training and judged):
             return
         self.steps_ += 1
         if self.steps_ % self.every:
             return
         name, score = self._evaluate(net)
         self.scores_.append(score)
-        net.history.record_batch(name, score if net.step_.stages else -score)
+        net.history.record_batch(name, score)
         if score >= self.best_:
             self.best_step_, self.waited_ = self.steps_, 0
             self._keep(net, score)
@@ -181,21 +182,13 @@ class StepwiseValidation(_ChosenWeights):
             raise TrainingStopped(self.datasets_)
 
     def _evaluate(self, net):
-        """Return a name and a score, the higher the better."""
-        stages = net.step_.stages
-        confusion, loss, count, terms = 0, 0.0, 0, None if stages else dict(net.terms_)
+        """Return the score's name and the score."""
+        confusion = 0
         # A loader draws a number when it begins; the training must not notice.
         with torch.random.fork_rng(devices=[]):
             for batch in net.get_iterator(self.datasets_["dataset_valid"], training=False):
-                if stages:
-                    predicted = net.evaluation_step(batch)
-                    confusion += count_predictions(predicted, batch[1], len(net.classes_))
-                else:
-                    loss += float(net.validation_step(batch)["loss"]) * len(batch[1])
-                    count += len(batch[1])
-        if not stages:
-            net.terms_ = terms  # the means of the pass are those of its end
-            return "valid_feature_loss", -loss / count
+                predicted = net.evaluation_step(batch)
+                confusion += count_predictions(predicted, batch[1], len(net.classes_))
         _need_scored(confusion)
         if self.score == "kappa":
             return "valid_kappa", kappa_of(confusion)
@@ -239,7 +232,7 @@ def _score_labels(net, X, y, scoring):
     codes = np.ravel(y)  # of windows, (windows, length) -> (windows * length,)
     scored = codes >= 0
     if callable(scoring) and not hasattr(scoring, "_score_func"):  # the user's own
-        unscored = UNSCORED_NAME if net.classes_.dtype.kind == "U" else UNSCORED
+        unscored = unscored_like(net.classes_, len(codes))
         return scoring(net, X, np.where(scored, net.classes_[codes], unscored))
     scorer = get_scorer("accuracy" if scoring is None else scoring)
     return scorer(_ScoredEpochs(net, scored), X, net.classes_[codes[scored]])

@@ -139,7 +139,7 @@ def class_weights(class_weight, codes, classes):
 
 def unscored_like(classes, n_epochs):
     """Labels that say of each epoch that nobody scored it, of the kind of ``classes``."""
-    names = np.asarray(classes).dtype.kind not in "iu"
+    names = np.asarray(classes).dtype.kind in "OSU"
     return np.full(n_epochs, UNSCORED_NAME if names else UNSCORED)
 
 

@@ -20,15 +20,14 @@ class RandomStream:
     """Random numbers of torch that go on where they stopped, apart from the program's own."""
 
     def __init__(self, seed, device):
-        self.device = device
-        outer = random_state(device)
-        torch.manual_seed(seed)
-        self._state = random_state(device)
-        set_random_state(outer)
+        self.seed, self.device, self._state = seed, device, None
 
     def __enter__(self):
         self._outer = random_state(self.device)
-        set_random_state(self._state)
+        if self._state is None:
+            torch.manual_seed(self.seed)
+        else:
+            set_random_state(self._state)
 
     def __exit__(self, *_):
         self._state = random_state(self.device)

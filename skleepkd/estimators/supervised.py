@@ -506,7 +506,10 @@ class SleepStager(NeuralNetClassifier):
         return logits.float()
 
     def _get_predict_nonlinearity(self):
-        return calibration.divided(super()._get_predict_nonlinearity(), self.calibration_)
+        nonlinearity, temperature = super()._get_predict_nonlinearity(), self.calibration_
+        if temperature == 1:
+            return nonlinearity
+        return lambda logits: nonlinearity(logits / temperature)
 
     def autocasting(self):
         """Compute in bfloat16 in the block, if ``autocast`` says so."""

@@ -232,15 +232,6 @@ def test_unscored_epochs_are_seen_and_not_judged():
     np.testing.assert_allclose(stager.history[-1, "train_loss"], np.mean(losses), rtol=1e-5)
 
 
-def test_windows_keep_out_of_gaps_and_other_nights():
-    X, _ = make_pair(n_subjects=2, n_epochs=10)
-    X = X[np.r_[0:4, 6:20]]
-    windows = training_windows(X, 3)
-    assert len(windows) == 2 + 2 + 8
-    assert np.all(np.diff(X.onset[windows], axis=1) == 30)
-    assert all(len(np.unique(X.recording[row])) == 1 for row in windows)
-
-
 @pytest.mark.parametrize("together", [1, 4, 7])
 def test_each_window_is_in_one_batch_of_a_pass(together):
     X, _ = make_pair(n_subjects=3, n_epochs=20)

@@ -23,6 +23,7 @@ from skleepkd import (
 from skleepkd.distillation.offline import columns_of_teacher
 from skleepkd.distillation.strategy import TEACHER_OUTPUT
 from skleepkd.memory import key_of
+from skleepkd.metrics import expected_calibration_error
 from tests.tiny import FAST, SMALL_UTIME, TinyNetwork, make_pair
 
 #: Tenths of ten epochs that look alike and are W, N1 or N2.
@@ -59,17 +60,6 @@ def sure(**params):
     return SleepStager(Sure, **{**options, **params})
 
 
-def calibration_error(y, proba, n_bins=15):
-    """Expected calibration error (Guo et al. 2017, equation 3)."""
-    confidence, right = proba.max(axis=1), proba.argmax(axis=1) == y
-    number = np.ceil(confidence * n_bins)
-    error = 0.0
-    for one in np.unique(number):
-        rows = number == one
-        error += rows.mean() * abs(right[rows].mean() - confidence[rows].mean())
-    return error
-
-
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
 def test_a_known_factor_is_found(factor):
     X, y = known()
@@ -81,9 +71,9 @@ def test_a_known_factor_is_found(factor):
     truth = np.tile(np.repeat(SHARES / 10, 10, axis=0), (4, 1))
     np.testing.assert_allclose(stager.predict_proba(X), truth, atol=1e-3)
     np.testing.assert_array_equal(stager.predict(X), plain.predict(X))
-    assert calibration_error(y, stager.predict_proba(X)) < 2e-3
+    assert expected_calibration_error(y, stager.predict_proba(X), classes="wnr") < 2e-3
     if factor != 1:
-        assert calibration_error(y, plain.predict_proba(X)) > 0.1
+        assert expected_calibration_error(y, plain.predict_proba(X), classes="wnr") > 0.1
 
 
 @pytest.mark.parametrize("fusion", ["product", "mean", "centre"])

@@ -8,7 +8,6 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skleepkd import FineTunedSleepStager, PairedEpochs, SleepStager
-from skleepkd.distillation import LeakageWarning
 from skleepkd.estimators.finetuned import eval_frozen_modules
 from tests.tiny import FAST, NeverTiny, TinyNetwork, TinySequenceNetwork, same, weights
 
@@ -152,15 +151,6 @@ def test_classes_are_the_pretrained_stagers(pair, frozen):
         tuned(frozen, classes=[0, 1, 2, 3, 4, 5]).fit(X, y)
     with pytest.raises(ValueError, match="Unknown stage 7"):
         tuned(frozen).fit(X, np.where(y == 4, 7, y))
-
-
-def test_leakage_of_a_frozen_start(pair, frozen):
-    X, y = pair
-    train = X.subject != "s5"
-    net = tuned(frozen).fit(X[train], y[train])
-    message = "pretrained stager was fitted on the subject s5"
-    with pytest.warns(LeakageWarning, match=message):
-        net.predict(X[~train])
 
 
 def test_parameters(frozen):

@@ -6,6 +6,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
 from sklearn.pipeline import make_pipeline
 from skorch.dataset import ValidSplit
 from torch import nn
@@ -33,12 +34,16 @@ def cohort():
 
 
 @pytest.fixture(scope="module")
-def teacher(cohort):
+def taught(cohort):
+    """What teachers learn from: the source of the others, and its stages."""
     X, y = cohort
     own = X.subject < "s4"
-    return FrozenEstimator(
-        SleepStager(TinyNetwork, **LEARN).fit(X[own].source_epochs, y[own])
-    )
+    return X[own].source_epochs, y[own]
+
+
+@pytest.fixture(scope="module")
+def teacher(taught):
+    return FrozenEstimator(SleepStager(TinyNetwork, **LEARN).fit(*taught))
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +58,10 @@ def student_of(teacher, **params):
     return DistilledSleepStager(teacher, **{**LEARN, **FEATURES, "alpha": 1.0, **params})
 
 
-def kappa_of_codes(one, other):
-    table = np.zeros((5, 5))
-    np.add.at(table, (one, other), 1 / len(one))
-    chance = table.sum(0) @ table.sum(1)
-    return (np.trace(table) - chance) / (1 - chance)
-
-
 def test_a_student_without_a_label_learns_its_teachers_stages(teacher, unscored):
     X, y = unscored
     student = student_of(teacher, feature_loss=None).fit(X)
-    assert kappa_of_codes(y, student.predict(X["target"])) > 0.2
+    assert cohen_kappa_score(y, student.predict(X["target"])) > 0.2
     assert student.classes_.tolist() == [0, 1, 2, 3, 4]
     assert student.n_scored_ == 0
     assert "train_cross_entropy" not in student.history_[0]
@@ -107,7 +105,7 @@ def test_labels_change_nothing_where_the_teacher_has_all_of_the_loss(teacher, un
 def test_every_way_without_a_label_learns(teacher, unscored, params):
     X, y = unscored
     student = student_of(teacher, **params).fit(X)
-    assert kappa_of_codes(y, student.predict(X["target"])) > 0.2
+    assert cohen_kappa_score(y, student.predict(X["target"])) > 0.2
 
 
 @pytest.mark.parametrize(
@@ -143,10 +141,9 @@ def test_others_need_labels_and_say_so(teacher, unscored):
                 stager.fit(X, y)
 
 
-def test_classes_are_those_that_are_given_or_the_teachers(cohort, unscored):
-    X, y = cohort
-    own, (others, _) = X.subject < "s4", unscored
-    named = SleepStager(TinyNetwork, **FAST).fit(X[own].source_epochs, NAMES[y[own]])
+def test_classes_are_those_that_are_given_or_the_teachers(taught, unscored):
+    (X, y), (others, _) = taught, unscored
+    named = SleepStager(TinyNetwork, **FAST).fit(X, NAMES[y])
     student = student_of(FrozenEstimator(named), max_epochs=1)
     assert student.fit(others).classes_.tolist() == sorted(NAMES)
     assert set(student.predict(others)) <= set(NAMES)
@@ -164,7 +161,7 @@ def test_the_pass_that_agrees_best_with_the_teacher_is_kept(teacher, unscored):
     student = student_of(teacher, validation=("s5",)).fit(X)
     held_out = X[X.subject == "s5"]
     by_teacher = teacher.predict(held_out.source_epochs)
-    agreement = kappa_of_codes(by_teacher, student.predict(held_out))
+    agreement = cohen_kappa_score(by_teacher, student.predict(held_out))
     kappas = [row["valid_kappa"] for row in student.history_]
     assert student.best_epoch_ == 1 + int(np.argmax(kappas))
     assert max(kappas) == pytest.approx(agreement, abs=1e-9)
@@ -178,7 +175,7 @@ def test_scored_people_may_choose_what_unscored_people_teach(teacher, unscored):
     student = student_of(teacher, validation=("s5",)).fit(X, y)
     kappas = [row["valid_kappa"] for row in student.history_]
     own = X.subject == "s5"
-    assert max(kappas) == pytest.approx(kappa_of_codes(y[own], student.predict(X[own])))
+    assert max(kappas) == pytest.approx(cohen_kappa_score(y[own], student.predict(X[own])))
     with pytest.raises(ValueError, match="nobody would be left"):
         student_of(teacher, validation=tuple(np.unique(X.subject))).fit(X)
 
@@ -199,11 +196,10 @@ def test_a_training_goes_on_without_a_label(teacher, unscored):
     assert student.n_scored_ == 0
 
 
-def test_in_a_pipeline_by_arrays_and_on_a_recording(cohort, unscored, tmp_path):
-    (X, y), (others, _) = cohort, unscored
-    own = X.subject < "s4"
+def test_in_a_pipeline_by_arrays_and_on_a_recording(taught, unscored, tmp_path):
+    others, _ = unscored
     scaled = make_pipeline(EpochScaler(), SleepStager(TinyNetwork, **LEARN))
-    teacher = FrozenEstimator(scaled.fit(X[own].source_epochs, y[own]))
+    teacher = FrozenEstimator(scaled.fit(*taught))
     pipeline = make_pipeline(EpochScaler(), student_of(teacher, max_epochs=1))
     assert pipeline.fit(others).predict_proba(others).shape == (len(others), 5)
     student = student_of(teacher, max_epochs=1)
@@ -220,11 +216,10 @@ def test_in_a_pipeline_by_arrays_and_on_a_recording(cohort, unscored, tmp_path):
     np.testing.assert_array_equal(night.stages, NAMES[again.predict(others["target"][:10])])
 
 
-def test_windows_of_epochs(cohort, unscored):
-    (X, y), (others, truth) = cohort, unscored
-    own = X.subject < "s4"
+def test_windows_of_epochs(taught, unscored):
+    others, truth = unscored
     way = {**LEARN, "max_epochs": 2, "sequence_length": 4}
-    teacher = SleepStager(TinySequenceNetwork, **way).fit(X[own].source_epochs, y[own])
+    teacher = SleepStager(TinySequenceNetwork, **way).fit(*taught)
     for params in ({"feature_loss": None}, {"strategy": "two-step"}):
         student = student_of(FrozenEstimator(teacher), **way, **params)
         without = student.fit(others).predict_proba(others)
@@ -258,39 +253,32 @@ class Extractor(ClassifierMixin, BaseEstimator):
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
+@pytest.fixture(scope="module")
+def extractor(taught):
+    return FrozenEstimator(Extractor().fit(*taught))
+
+
 @pytest.mark.parametrize("strategy", ["offline", "two-step"])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_any_teacher_with_features_teaches_them(cohort, unscored, frozen, strategy):
-    (X, y), (others, truth) = cohort, unscored
-    teacher = Extractor()
-    if frozen:
-        own = X.subject < "s4"
-        teacher = FrozenEstimator(teacher.fit(X[own].source_epochs, y[own]))
-    student = DistilledSleepStager(
-        teacher,
-        TinyNetwork,
-        strategy=strategy,
-        adapter="linear",
-        feature_weight=5.0,
-        **LEARN,
-    ).fit(others, truth)
+def test_any_teacher_with_features_teaches_them(extractor, unscored, frozen, strategy):
+    others, truth = unscored
+    teacher = extractor if frozen else Extractor()
+    options = {"strategy": strategy, "adapter": "linear", "feature_weight": 5.0, **LEARN}
+    student = DistilledSleepStager(teacher, TinyNetwork, **options).fit(others, truth)
     assert student.feature_shape_ == (2,)
     adapter = student.adapters_[0]
     assert (adapter.channels.in_channels, adapter.channels.out_channels) == (4, 2)
     # What the adapter makes of the student's features has come close to the teacher's.
     first, last = (student.history_[k].get("train_feature_loss") for k in (0, 24))
     assert last < 0.5 * first
-    assert kappa_of_codes(truth, student.predict(others)) > 0.2
+    assert cohen_kappa_score(truth, student.predict(others)) > 0.2
 
 
-def test_features_of_a_teacher_in_a_pipeline_and_without_an_adapter(cohort, unscored):
-    (X, y), (others, truth) = cohort, unscored
-    teacher = FrozenEstimator(
-        make_pipeline(EpochScaler(), Extractor()).fit(X.source_epochs, y)
-    )
-    student = DistilledSleepStager(
-        teacher, TinyNetwork, module__n_filters=2, feature_loss="mse", **FAST
-    ).fit(others, truth)
+def test_features_of_a_teacher_in_a_pipeline_and_without_an_adapter(taught, unscored):
+    others, truth = unscored
+    teacher = FrozenEstimator(make_pipeline(EpochScaler(), Extractor()).fit(*taught))
+    options = {"module__n_filters": 2, "feature_loss": "mse", **FAST}
+    student = DistilledSleepStager(teacher, TinyNetwork, **options).fit(others, truth)
     assert (student.feature_shape_, len(list(student.adapters_.parameters()))) == ((2,), 0)
     features = EpochScaler().fit_transform(others.source_epochs)
     expected = np.log(features["target"].var(axis=2))
@@ -300,40 +288,12 @@ def test_features_of_a_teacher_in_a_pipeline_and_without_an_adapter(cohort, unsc
     assert loss < untrained
 
 
-def test_features_of_windows(cohort, unscored):
-    (X, y), (others, truth) = cohort, unscored
-    teacher = FrozenEstimator(Extractor().fit(X.source_epochs, y))
-    student = DistilledSleepStager(
-        teacher, TinySequenceNetwork, adapter="linear", sequence_length=4, **LEARN
-    ).fit(others, truth)
+def test_features_of_windows(extractor, unscored):
+    options = {"adapter": "linear", "sequence_length": 4, **LEARN}
+    student = DistilledSleepStager(extractor, TinySequenceNetwork, **options)
+    student.fit(*unscored)
     first, last = (student.history_[k]["train_feature_loss"] for k in (0, 24))
     assert last < 0.7 * first
-
-
-class OddExtractor(Extractor):
-    def extract_features(self, X):
-        return super().extract_features(X)[:, 0]
-
-
-def test_features_that_do_not_fit_are_refused(cohort):
-    X, y = cohort
-    frozen = FrozenEstimator(Extractor().fit(X.source_epochs, y))
-    two = {"layers": ["features", "filters"], "adapter": "linear"}
-    with pytest.raises(ValueError, match="one layer of the student"):
-        DistilledSleepStager(frozen, TinyNetwork, **two, **FAST).fit(X, y)
-    with pytest.raises(ValueError, match=r'4.*2.*adapter="linear"'):
-        DistilledSleepStager(frozen, TinyNetwork, feature_loss="mse", **FAST).fit(X, y)
-    model = Extractor().fit(X.source_epochs, y)
-    model.__class__ = OddExtractor
-    with pytest.raises(ValueError, match=r"shape \(20,\) for 20 epochs"):
-        DistilledSleepStager(
-            FrozenEstimator(model), TinyNetwork, feature_loss="mse", **FAST
-        ).fit(X, y)
-    for params in ({"module": None}, {"start_from_teacher": True}, {"strategy": "online"}):
-        with pytest.raises(ValueError, match="needs a teacher that is a SleepStager"):
-            DistilledSleepStager(frozen, **{"module": TinyNetwork, **params}, **FAST).fit(
-                X, y
-            )
 
 
 class Bare(nn.Module):
@@ -345,12 +305,48 @@ class Bare(nn.Module):
         return self.head(x.flatten(1))
 
 
-def test_a_student_that_declares_no_layer_names_one(cohort):
-    X, y = cohort
-    frozen = FrozenEstimator(Extractor().fit(X.source_epochs, y))
-    with pytest.raises(ValueError, match="layers="):
-        DistilledSleepStager(frozen, Bare, adapter="linear", **FAST).fit(X, y)
-    DistilledSleepStager(frozen, Bare, layers="head", adapter="linear", **FAST).fit(X, y)
+class OddExtractor(Extractor):
+    odd = False
+
+    def extract_features(self, X):
+        features = super().extract_features(X)
+        return features[:, 0] if self.odd else features
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"layers": ["features", "filters"], "adapter": "linear"},
+            "one layer of the student",
+        ),
+        ({"feature_loss": "mse"}, r'4.*2.*adapter="linear"'),
+        ({"module": None}, "needs a teacher that is a SleepStager"),
+        ({"start_from_teacher": True}, "needs a teacher that is a SleepStager"),
+        ({"strategy": "online"}, "needs a teacher that is a SleepStager"),
+        # A student that declares no layer names one.
+        ({"module": Bare, "adapter": "linear"}, "layers="),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(extractor, unscored, params, message):
+    student = DistilledSleepStager(extractor, **{"module": TinyNetwork, **params}, **FAST)
+    with pytest.raises(ValueError, match=message):
+        student.fit(*unscored)
+
+
+def test_features_of_an_odd_shape_are_refused(taught, unscored):
+    teacher = OddExtractor().fit(*taught)
+    teacher.odd = True
+    student = DistilledSleepStager(
+        FrozenEstimator(teacher), TinyNetwork, feature_loss="mse", **FAST
+    )
+    with pytest.raises(ValueError, match=r"shape \(20,\) for 20 epochs"):
+        student.fit(*unscored)
+
+
+def test_a_student_that_declares_no_layer_names_one(extractor, unscored):
+    options = {"layers": "head", "adapter": "linear", **FAST}
+    DistilledSleepStager(extractor, Bare, **options).fit(*unscored)
 
 
 # ---------------------------------------------------------------- what must not pass unseen
@@ -422,9 +418,3 @@ def test_classes_that_mean_unscored_and_a_split_by_rows_are_refused(teacher, uns
         student_of(FrozenEstimator(odd), feature_loss=None, module=TinyNetwork).fit(X)
     with pytest.raises(ValueError, match="give validation="):
         student_of(teacher, train_split=ValidSplit(4)).fit(X)
-
-
-def test_a_stager_that_is_given_no_labels_says_who_needs_none(unscored):
-    X, _ = unscored
-    with pytest.raises(ValueError, match="y is None.*fitted teacher learns without"):
-        SleepStager(TinyNetwork, **FAST).fit(X)

@@ -315,22 +315,9 @@ def test_an_error_keeps_the_finished_folds(log, tmp_path):
 
 def frame_of(scores):
     """Scores by method and person, as compare's frame."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {
-                "method": m,
-                "seed": 0,
-                "fold": k,
-                "subject": k,
-                "score": s,
-                "fit_seconds": 2.0,
-            }
-            for m, of in scores.items()
-            for k, s in enumerate(of)
-        ]
-    )
+    frame = pd.DataFrame(scores).rename_axis("subject").reset_index()
+    frame = frame.melt("subject", var_name="method", value_name="score")
+    return frame.assign(seed=0, fold=frame["subject"], fit_seconds=2.0)
 
 
 def test_table_page_and_picture_say_the_same():
