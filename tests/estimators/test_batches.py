@@ -419,19 +419,22 @@ def test_weights_of_rows_in_closed_form():
 
 
 class Noting(Callback):
-    """Keeps the codes that a stager is trained on."""
+    """Keeps the codes that a stager is trained on, by the name of the step."""
+
+    def __init__(self):
+        self.codes = {}
 
     def on_train_begin(self, net, **kwargs):
-        self.codes_ = []
+        self.codes[net.step_.name] = []
 
     def on_batch_end(self, net, batch, training, **kwargs):
         if training:
-            self.codes_ += batch[1].tolist()
+            self.codes[net.step_.name] += batch[1].tolist()
 
 
-def drawn_by(stager, X, y):
-    """Codes of the rows, or windows, of all passes."""
-    return np.array(stager.fit(X, y).callbacks[0].codes_)
+def drawn_by(stager, X, y, step=""):
+    """Codes of the rows, or windows, of all passes of a step."""
+    return np.array(stager.fit(X, y).callbacks[0].codes[step])
 
 
 def imbalanced(n_epochs=100):
@@ -480,21 +483,9 @@ def test_windows_are_drawn_by_their_epochs():
     two = student_of(
         SleepStager(TinySequenceNetwork, sequence_length=2, classes=[0, 1], **FAST),
         length=2, strategy="two-step", balanced_batches=True, classes=[0, 1],
-        feature_max_epochs=1, callbacks=[NotingFirst()],
+        feature_max_epochs=1, callbacks=[Noting()],
     )  # fmt: skip
-    assert np.mean(drawn_by(two, X, y)) == windows.mean()
-
-
-class NotingFirst(Noting):
-    """Keeps the codes of the first step alone."""
-
-    def on_train_begin(self, net, **kwargs):
-        if not hasattr(self, "codes_"):
-            super().on_train_begin(net, **kwargs)
-
-    def on_batch_end(self, net, batch, training, **kwargs):
-        if not net.step_.stages:
-            super().on_batch_end(net, batch, training, **kwargs)
+    assert np.mean(drawn_by(two, X, y, "features")) == windows.mean()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from skleepkd import FineTunedSleepStager, SleepStager
 from skleepkd.estimators.labels import StageCrossEntropy, class_weights
-from tests.tiny import FAST, NAMES, TinyNetwork, make_pair
+from tests.tiny import FAST, NAMES, TinyNetwork, make_pair, same
 
 
 def stager(**params):
@@ -21,9 +21,8 @@ def stager(**params):
 def test_string_labels_come_back(pair):
     X, y = pair
     by_name = stager(classes="aasm").fit(X, NAMES[y])
-    by_code = stager(classes="aasm").fit(
-        X, np.argsort(np.argsort(NAMES))[y]
-    )  # in its order
+    codes = np.argsort(np.argsort(NAMES))  # in the order of the names
+    by_code = stager(classes="aasm").fit(X, codes[y])
     assert by_name.classes_.tolist() == sorted(NAMES)
     np.testing.assert_array_equal(by_name.predict(X), np.sort(NAMES)[by_code.predict(X)])
     np.testing.assert_array_equal(by_name.predict_proba(X), by_code.predict_proba(X))
@@ -167,18 +166,11 @@ def test_a_stranger_among_stages_warns(pair):
             stager().fit(X, np.array(two)[y % 2])
 
 
-@pytest.mark.parametrize(
-    ("label", "hint"),
-    [
-        ("Sleep stage 2", "stage_of_text"),
-        ("RME", "Mend the spelling"),
-        ("L", "another scheme"),
-    ],
-)
-def test_what_to_do_about_unknown_names(pair, label, hint):
+def test_what_to_do_about_unknown_names(pair):
     X, y = pair
-    with pytest.raises(ValueError, match=f"Unknown stage {label} .*{hint}"):
-        stager(classes="aasm").fit(X, misspelt(y, label))
+    hints = "Mend the spelling.*stage_of_text.*another scheme"
+    with pytest.raises(ValueError, match=f"Unknown stage RME .*{hints}"):
+        stager(classes="aasm").fit(X, misspelt(y, "RME"))
 
 
 def test_missing_labels_as_text_are_no_stage(pair):
@@ -213,10 +205,10 @@ def test_held_out_subjects_train_nothing():
     spoiled[held] = 1000
     options = {"validation": lambda subjects: ["s2"], "callbacks__best_weights": None}
     first, second = (
-        stager(**options).fit(given, labels, groups=X.subject).module_.state_dict()
+        stager(**options).fit(given, labels, groups=X.subject)
         for given, labels in ((X["target"], y), (spoiled, np.where(held, 4, y)))
     )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same(first, second)
 
 
 @pytest.mark.parametrize(

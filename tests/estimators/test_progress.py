@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from skleepkd import DistilledSleepStager, SleepStager
 from skleepkd.estimators import progress
-from tests.tiny import TinyNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, make_pair
 
 
 class Terminal(io.StringIO):
@@ -34,8 +34,8 @@ def terminal(monkeypatch):
 
 def fit(**params):
     X, y = make_pair(n_subjects=2, n_epochs=20, every=True)
-    how = {"max_epochs": 3, "batch_size": 10, "random_state": 0, "device": "cpu"}
-    return SleepStager(TinyNetwork, **{**how, **params}).fit(X, y)
+    how = {**FAST, "max_epochs": 3, "batch_size": 10, **params}
+    return SleepStager(TinyNetwork, **how).fit(X, y)
 
 
 def test_a_bar_counts_the_batches_of_all_passes(terminal):
@@ -77,8 +77,7 @@ def test_a_bar_ends_with_a_training_that_fails(terminal):
 def test_an_online_teacher_has_no_bar_of_its_own(terminal):
     X, y = make_pair(n_subjects=2, n_epochs=20, every=True)
     teacher = SleepStager(TinyNetwork)
-    way = {"max_epochs": 2, "random_state": 0, "device": "cpu"}
-    DistilledSleepStager(teacher, strategy="online", **way).fit(X, y)
+    DistilledSleepStager(teacher, strategy="online", **FAST).fit(X, y)
     assert " SleepStager, pass" not in terminal.getvalue().replace("\r", " ")
-    DistilledSleepStager(teacher, **way).fit(X, y)
+    DistilledSleepStager(teacher, **FAST).fit(X, y)
     assert " SleepStager, pass" in terminal.getvalue().replace("\r", " ")

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager
-from tests.tiny import TinyNetwork, TinySequenceNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, TinySequenceNetwork, make_pair
 
-COMMON = {"max_epochs": 1, "device": "cpu", "random_state": 0}
-FAST = {**COMMON, "classes": "aasm"}
 COMPILED = {"compile": True, "compile__backend": "eager"}
 
 
@@ -27,7 +25,7 @@ def stagers(**options):
         "online": student(strategy="online", alpha=0.5),
         "two-step": student(strategy="two-step", alpha=0.5),
         "from the teacher's weights": student(feature_loss=None, start_from_teacher=True),
-        "transfer": FineTunedSleepStager(plain, trainable=("head",), **COMMON, **options),
+        "transfer": FineTunedSleepStager(plain, trainable=("head",), **FAST, **options),
         "sequences": SleepStager(TinySequenceNetwork, **sequences),
     }
 

@@ -9,7 +9,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from skleepkd import PairedEpochs, SleepStager
-from tests.tiny import FAST, TinyNetwork, make_pair
+from tests.tiny import FAST, TinyNetwork, make_pair, same, weights
 
 
 def stager(module=TinyNetwork, **params):
@@ -64,11 +64,9 @@ def test_a_partial_keeps_what_it_fixes(pair):
 
 def test_an_instance_is_never_trained_in_place(pair):
     module = TinyNetwork(2, 60, 5)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
+    before = weights(module)
     stager(module).fit(*pair)
-    assert all(
-        torch.equal(before[name], value) for name, value in module.state_dict().items()
-    )
+    assert same(module, before)
 
 
 def test_groups_that_contradict_the_pair(pair):

@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from joblib import Memory, parallel_config
 from matplotlib.figure import Figure
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, make_scorer
@@ -16,30 +13,8 @@ from skleepkd import DistilledSleepStager, PairedEpochs, SleepStager
 from skleepkd.metrics import staging_report
 from skleepkd.model_selection import Comparison, compare
 from skleepkd.preprocessing import SourceSelector
+from tests.model_selection.reader import Reader, fits
 from tests.tiny import FAST, TinyNetwork
-
-
-class Reader(ClassifierMixin, BaseEstimator):
-    """Reads the stage from the first value of an epoch; ``wrong`` of each ten are 0.
-
-    Fits are noted in a file: the seed and the training labels.
-    """
-
-    def __init__(self, log=None, wrong=0, random_state=None):
-        self.log = log
-        self.wrong = wrong
-        self.random_state = random_state
-
-    def fit(self, X, y):
-        if self.log is not None:
-            with Path(self.log).open("a") as file:
-                file.write(f"{self.random_state} {','.join(map(str, y))}\n")
-        self.classes_ = np.unique(y)
-        return self
-
-    def predict(self, X):
-        value = np.asarray(X).reshape(len(X), -1)[:, 0]
-        return np.where(np.arange(len(X)) % 10 < self.wrong, 0, value).astype(int)
 
 
 class Noisy(Reader):
@@ -63,13 +38,6 @@ class Unseeded(Reader):
     def __init__(self, log=None):
         super().__init__(log)
         del self.random_state
-
-
-def fits(log):
-    """Lines of the fits so far; they are forgotten."""
-    lines = Path(log).read_text().splitlines() if Path(log).exists() else []
-    Path(log).unlink(missing_ok=True)
-    return lines
 
 
 @pytest.fixture

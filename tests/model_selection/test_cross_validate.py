@@ -5,7 +5,6 @@ import joblib
 import numpy as np
 import pytest
 from sklearn import config_context, model_selection
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import cohen_kappa_score, make_scorer
 from sklearn.model_selection import GroupKFold, KFold
@@ -15,43 +14,26 @@ from skleepkd.metrics import sleep_scorers
 from skleepkd.model_selection import cross_validate
 from tests.files import in_a_fork
 from tests.interrupted import killed_folds
+from tests.model_selection.reader import Reader, fits
 from tests.tiny import FAST, TinyNetwork
 
 TEACHER = SleepStager(TinyNetwork, classes="aasm", **FAST)
 STUDENT = DistilledSleepStager(TEACHER, classes="aasm", **FAST)
 
 
-class Counted(ClassifierMixin, BaseEstimator):
-    """Predicts the most frequent class, and writes each fit into a file."""
+class Breaking(Reader):
+    """Fails without the first row, as long as there is a file."""
 
-    def __init__(self, log, gain=1.0):
-        self.log = log
-        self.gain = gain
-
-    def fit(self, X, y, groups=None, broken=None):
-        with Path(self.log).open("a") as file:
-            file.write(f"{len(X)}\n")
+    def fit(self, X, y):
+        super().fit(X, y)
         if (Path(self.log).parent / "broken").exists() and 0 not in X:
             raise RuntimeError("broken")
-        self.classes_, counts = np.unique(y, return_counts=True)
-        self.most_frequent_ = self.classes_[counts.argmax()]
         return self
-
-    def predict(self, X):
-        return np.full(len(X), self.most_frequent_)
 
 
 @pytest.fixture
-def counted(tmp_path):
-    return Counted(str(tmp_path / "log"))
-
-
-def fits(counted):
-    """Fits so far; they are forgotten."""
-    log = Path(counted.log)
-    lines = log.read_text().splitlines() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return len(lines)
+def log(tmp_path):
+    return str(tmp_path / "log")
 
 
 # ---------------------------------------------------------------- as in scikit-learn
@@ -77,16 +59,17 @@ def test_scores_are_those_of_scikit_learn(pair, stager, tmp_path):
         assert (scores["fit_time"] > 0).all()
 
 
-def test_estimators_and_rows_are_returned_on_request(counted, tmp_path):
-    X, y = np.arange(12), np.arange(12) % 3
-    given = {"cv": 3, "return_estimator": True, "return_indices": True}
-    expected = model_selection.cross_validate(counted, X, y, **given)
-    scores = cross_validate(counted, X, y, memory=tmp_path, **given)
+def test_estimators_and_rows_are_returned_on_request(tmp_path):
+    X, y = np.arange(12), np.arange(12) // 4
+    given = {"cv": KFold(3), "return_estimator": True, "return_indices": True}
+    expected = model_selection.cross_validate(Reader(), X, y, **given)
+    scores = cross_validate(Reader(), X, y, memory=tmp_path, **given)
     assert scores.keys() == expected.keys()
     kept, plain = (
-        [net.most_frequent_ for net in found["estimator"]] for found in (scores, expected)
+        [net.classes_.tolist() for net in found["estimator"]]
+        for found in (scores, expected)
     )
-    assert kept == plain
+    assert kept == plain == [[1, 2], [0, 2], [0, 1]]
     for part in ("train", "test"):
         np.testing.assert_array_equal(scores["indices"][part], expected["indices"][part])
 
@@ -122,16 +105,16 @@ def test_metadata_with_and_without_routing(pair, tmp_path):
 # ---------------------------------------------------------------- what is kept
 
 
-def test_what_differs_is_fitted_and_nothing_else(counted, tmp_path):
+def test_what_differs_is_fitted_and_nothing_else(log, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((12, 2)), np.arange(12) % 3
     groups = np.arange(12) // 4
     given = {"groups": groups, "cv": GroupKFold(3), "scoring": "accuracy"}
     given["memory"] = tmp_path
 
-    def count(estimator=counted, X=X, y=y, **changed):
-        cross_validate(estimator, X, y, **{**given, **changed})
-        return fits(counted)
+    def count(wrong=0, X=X, y=y, **changed):
+        cross_validate(Reader(log, wrong), X, y, **{**given, **changed})
+        return len(fits(log))
 
     assert count() == 3
     assert count() == count(memory=joblib.Memory(str(tmp_path), verbose=0)) == 0
@@ -139,7 +122,7 @@ def test_what_differs_is_fitted_and_nothing_else(counted, tmp_path):
     touched[3, 1] += 1e-12
     assert count(X=touched) == 3
     assert count(y=np.roll(y, 1)) == 3
-    assert count(estimator=Counted(counted.log, gain=2.0)) == 3
+    assert count(wrong=1) == 3
     assert count(scoring="f1_macro") == 3
     assert count(cv=KFold(3, shuffle=True, random_state=0), groups=None) == 3
     assert count(params={"groups": groups}) == 3
@@ -165,27 +148,27 @@ def test_a_frozen_teacher_counts_by_its_weights(pair, tmp_path):
     assert times[0] == times[1] != times[2]
 
 
-def test_an_error_keeps_the_finished_folds(counted, tmp_path):
-    X, y = np.arange(12), np.arange(12) % 3
+def test_an_error_keeps_the_finished_folds(log, tmp_path):
+    X, y, breaking = np.arange(12), np.arange(12) % 3, Breaking(log)
     broken = tmp_path / "broken"
     broken.touch()
     folds = [(np.r_[0, 4:12], [1, 2, 3]), (np.arange(4, 12), np.arange(4))]
     with pytest.raises(RuntimeError, match="broken"):
-        cross_validate(counted, X, y, cv=folds, memory=tmp_path)
-    assert fits(counted) == 2
+        cross_validate(breaking, X, y, cv=folds, memory=tmp_path)
+    assert len(fits(log)) == 2
     broken.unlink()
-    cross_validate(counted, X, y, cv=folds, memory=tmp_path)
-    assert fits(counted) == 1
+    cross_validate(breaking, X, y, cv=folds, memory=tmp_path)
+    assert len(fits(log)) == 1
 
 
-def test_a_damaged_fold_is_fitted_again(counted, tmp_path):
+def test_a_damaged_fold_is_fitted_again(log, tmp_path):
     X, y = np.arange(12), np.arange(12) % 3
-    expected = cross_validate(counted, X, y, cv=3, memory=tmp_path)
+    expected = cross_validate(Reader(log), X, y, cv=3, memory=tmp_path)
     file = sorted(tmp_path.rglob("output.pkl"))[0]
     file.write_bytes(file.read_bytes()[:-20])
-    fits(counted)
-    scores = cross_validate(counted, X, y, cv=3, memory=tmp_path)  # joblib logs a warning
-    assert fits(counted) == 1
+    fits(log)
+    scores = cross_validate(Reader(log), X, y, cv=3, memory=tmp_path)  # joblib warns
+    assert len(fits(log)) == 1
     np.testing.assert_array_equal(scores["test_score"], expected["test_score"])
 
 
