@@ -40,7 +40,6 @@ class Progress:
 def _is_watched():
     """Whether this is the main process of a terminal or a notebook."""
     main = multiprocessing.current_process().name == "MainProcess"
-    is_terminal = getattr(
-        sys.stderr, "isatty", bool
-    )  # a program without a console has none
+    # A program without a console has no such stream.
+    is_terminal = getattr(sys.stderr, "isatty", bool)
     return main and (is_terminal() or "ipykernel" in sys.modules)

@@ -332,13 +332,6 @@ def test_offline_terms_by_hand():
     np.testing.assert_allclose(net.history[-1, "train_loss"], expected.item(), rtol=1e-3)
 
 
-def test_a_teacher_of_single_epochs_teaches_sequences_by_its_output(pair):
-    X, y = pair
-    teacher = SleepStager(TinyNetwork, **OPTIONS)
-    net = student_of(teacher, TinySequenceNetwork, alpha=0.5, feature_loss=None)
-    assert net.fit(X, y).predict(X).shape == y.shape
-
-
 def test_unscored_epochs_of_a_night_leave_no_gap_for_the_teacher():
     X, y = make_pair(n_epochs=12)
     y[5::12] = -1

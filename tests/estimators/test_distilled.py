@@ -179,23 +179,6 @@ def test_terms_of_the_loss_are_means_over_the_epochs_they_judge():
     assert measured == pytest.approx(expected.item(), rel=1e-4)
 
 
-# ---------------------------------------------------------------- attention transfer
-
-
-def test_attention_of_the_teacher_draws_the_student():
-    X, y = make_pair(n_subjects=3)
-    given = teacher(module__n_filters=9, random_state=0).fit(X.source_epochs, y)
-    options = {"feature_loss": "attention", "layers": "filters", "module__n_filters": 3}
-    options |= {"max_epochs": 15, "lr": 0.02, "batch_size": 16}
-    distance = {}
-    for weight in (1e-6, 10.0):
-        net = student(FrozenEstimator(given), TinyNetwork, feature_weight=weight, **options)
-        terms = net.fit(X, y).history_[:, "train_feature_loss"]
-        assert all(0 < term < np.sqrt(2) for term in terms)
-        distance[weight] = terms[-1]
-    assert distance[10.0] < 0.85 * distance[1e-6]
-
-
 def test_attention_term_is_the_mean_over_layers(pair):
     """One full batch, no learning: recompute it from the features of both networks."""
     X, y = pair

@@ -9,7 +9,7 @@ from torch import nn
 
 from skleepkd import FineTunedSleepStager, PairedEpochs, SleepStager
 from skleepkd.estimators.finetuned import eval_frozen_modules
-from tests.tiny import FAST, NeverTiny, TinyNetwork, TinySequenceNetwork, same, weights
+from tests.tiny import FAST, NeverTiny, TinyNetwork, same, weights
 
 NEVER = SleepStager(NeverTiny, classes="aasm", **FAST)
 
@@ -181,22 +181,6 @@ def test_other_channels_are_found_before_the_source_is_learned(pair):
     fewer = X.replace(target=X["target"][:, :1])
     with pytest.raises(ValueError, match=r"takes 2 channel\(s\); the target has 1"):
         tuned(NEVER).fit(fewer, y)
-
-
-@pytest.mark.parametrize("trainable", ["all", None, ("head",), ("head", "epoch_encoder")])
-def test_sequences_are_the_pretrained_stagers(pair, trainable):
-    X, y = pair
-    net = tuned(source_stager(TinySequenceNetwork, sequence_length=3), trainable=trainable)
-    net.fit(X, y)
-    assert net.sequence_length is None
-    assert net.sequence_length_ == 3
-    before = net.pretrained_.module_.state_dict()
-    groups = TinySequenceNetwork.parameter_groups
-    chosen = groups if trainable == "all" else trainable or ()
-    prefixes = tuple(f"{part}." for name in chosen for part in groups[name])
-    for name, value in net.module_.state_dict().items():
-        moves = bool(prefixes) and name.startswith(prefixes)
-        assert torch.equal(value, before[name]) != moves, name
 
 
 def test_spectrograms_keep_the_rate_of_their_signal():

@@ -29,15 +29,6 @@ def test_string_labels_come_back(pair):
     assert by_name.score(X, NAMES[y]) == accuracy_score(NAMES[y], by_name.predict(X))
 
 
-def test_labels_seen_are_the_classes(pair):
-    X, y = pair
-    fitted = stager().fit(X, np.array(["N2", "W"])[y % 2])
-    assert fitted.classes_.tolist() == ["N2", "W"]
-    assert fitted.predict_proba(X).shape == (len(X), 2)
-    rows = y != 1
-    assert stager().fit(X[rows], y[rows]).classes_.tolist() == [0, 2, 3, 4]
-
-
 @pytest.mark.filterwarnings("ignore::skleepkd.distillation.LeakageWarning")
 @pytest.mark.parametrize("unscored", [-1, "?"])
 def test_unscored_rows_are_skipped(pair, unscored):

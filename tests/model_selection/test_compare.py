@@ -302,9 +302,8 @@ def test_table_page_and_picture_say_the_same():
     assert "gap" not in str(Comparison(frame_of(scores), "ear"))
     ax = result.plot(Figure().subplots())
     points = next(line for line in ax.lines if line.get_marker() == "o")
-    np.testing.assert_allclose(
-        np.array(points.get_xdata(), float), [0.2, 0.1]
-    )  # from below
+    # From below.
+    np.testing.assert_allclose(np.array(points.get_xdata(), float), [0.2, 0.1])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["scalp", "taught"]
     assert result.plot().figure is not ax.figure
 
