@@ -89,8 +89,7 @@ class SleepStager(NeuralNetClassifier):
     criterion : type, default=StageCrossEntropy
         The loss of logits and codes, -1 being unscored.
     train_split : None or callable, default=None
-        skorch's own way to split; leave it alone unless you know that it does not
-        split nights.
+        skorch's own way to split; leave it alone unless you know that it parts no night.
     **kwargs
         Further parameters of skorch's classifier.
 
@@ -129,9 +128,9 @@ class SleepStager(NeuralNetClassifier):
     stopped and resumed ends at the weights of one that was never stopped. Of a callback its
     attributes that end in an underscore are kept, if they are numbers, text, tensors, lists
     or dicts of those, or have a ``state_dict``; or what its own ``state_dict`` says. Each
-    training has a file of its own, read
-    without running code; a damaged one leads to a warning and a new training. That of a
-    finished training is read in its place: delete the folder when it is no longer needed.
+    training has a file of its own, read without running code; a damaged one leads to a
+    warning and a new training. That of a finished training is read in its place: delete the
+    folder when it is no longer needed.
 
     ``cross_val_predict(method="predict_proba")`` encodes ``y`` before a stager sees it, so
     that unscored rows become a class of their own: leave them out there.
@@ -244,8 +243,7 @@ class SleepStager(NeuralNetClassifier):
         """Train on, with the weights and the optimiser that are there.
 
         A student's teacher that is not frozen is fitted anew to these rows. With the strategy
-        "online", whose teacher begins together with its student, there is no such method
-        (AttributeError).
+        "online", whose teacher begins anew too, there is no such method (AttributeError).
 
         Parameters
         ----------
@@ -402,7 +400,6 @@ class SleepStager(NeuralNetClassifier):
         return pair.target_epochs, y
 
     def _find_classes(self, y):
-        """Find the labels of the network's outputs, in order."""
         return labels.find_classes(self.classes, y)
 
     def _remember_input(self, pair, codes, classes, go_on):
