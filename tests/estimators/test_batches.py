@@ -184,6 +184,13 @@ def test_too_short_runs_on_one_side(who):
         stager.fit(X[rows], y[rows])
 
 
+class Flat(torch.nn.Sequential):
+    """Takes whatever comes for a single epoch."""
+
+    def __init__(self, n_outputs):
+        super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(n_outputs))
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -193,20 +200,12 @@ def test_too_short_runs_on_one_side(who):
         ({"fusion": "median"}, "given 'median'"),
         ({"train_split": ValidSplit(3)}, "train_split parts rows"),
         ({"module": TinyNetwork}, r"TinyNetwork does not take windows .*\(1, 5, 3\)"),
+        ({"module": Flat}, r"output is \(1, 5\), and not \(1, 5, 3\)"),
     ],
 )
 def test_parameters_that_mean_nothing(pair, params, message):
     with pytest.raises(ValueError, match=message):
         stager_of().set_params(**params).fit(*pair)
-
-
-def test_a_network_of_single_epochs_is_refused(pair):
-    class Flat(torch.nn.Sequential):
-        def __init__(self, n_outputs):
-            super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(n_outputs))
-
-    with pytest.raises(ValueError, match=r"output is \(1, 5\), and not \(1, 5, 3\)"):
-        SleepStager(Flat, sequence_length=3, **OPTIONS).fit(*pair)
 
 
 # ---------------------------------------------------------------- training

@@ -481,7 +481,7 @@ class NeverOfSequences(NeverTrained, TinySequenceNetwork):
 
 
 NEVER = SleepStager(NeverTiny, **FAST)
-OF_SEQUENCES = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
+NEVER_AASM = SleepStager(NeverTiny, classes="aasm", **FAST)
 NEVER_SEQUENCES = SleepStager(NeverOfSequences, sequence_length=4, **FAST)
 OTHERS = {"classes": [0, 1, 2, 3, 4, 5]}
 PLAIN = LogisticRegression()
@@ -535,7 +535,13 @@ PLAIN = LogisticRegression()
             {"given": PLAIN, "strategy": "two-step", "module": TinyNetwork},
             "needs a teacher that is a SleepStager",
         ),
+        (
+            {"given": NEVER_AASM, "classes": "wldr", "alpha": 0.5, "feature_loss": None},
+            "'aasm', the student's 'wldr'",
+        ),
         # Layers that do not fit each other, and what makes no adapters.
+        ({"feature_loss": "attention"}, "without a time axis"),
+        ({"module__n_filters": 3}, 'adapter="linear"'),
         ({"layers": [("features", "filters")], "adapter": "linear"}, "fewer axes"),
         ({"adapter": "quadratic"}, "adapter is None, 'linear' or a callable"),
         ({"adapter": 3}, "adapter is None, 'linear' or a callable"),
@@ -563,31 +569,10 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair, options, message)
         student(**{"given": NEVER, **options}).fit(*pair)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"feature_loss": "attention"}, "without a time axis"),
-        ({"module__n_filters": 3}, 'adapter="linear"'),
-        (
-            {"given": OF_SEQUENCES, "layers": ["norm"], "sequence_length": 4},
-            "'norm' has .* outputs for .* windows",
-        ),
-    ],
-)
-def test_features_that_cannot_be_compared(pair, options, message):
-    with pytest.raises(ValueError, match=message):
-        student(**options).fit(*pair)
-
-
-def test_codes_of_other_schemes_are_not_mixed(pair):
-    X, y = pair
-    with pytest.raises(ValueError, match="'aasm', the student's 'wldr'"):
-        student(
-            clone(NEVER).set_params(classes="aasm"),
-            alpha=0.5,
-            feature_loss=None,
-            classes="wldr",
-        ).fit(X, y % 4)
+def test_a_layer_that_sees_the_epochs_of_a_window_apart(pair):
+    given = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
+    with pytest.raises(ValueError, match="'norm' has .* outputs for .* windows"):
+        student(given, layers=["norm"], sequence_length=4).fit(*pair)
 
 
 def test_bad_pairs(pair):
