@@ -174,13 +174,12 @@ def check_leakage(estimator, X, y=None, *, groups=None, cv=None, params=None):
     columns = {"unknown subjects": np.zeros(len(pair))} if subject is None else {}
     columns |= named  # where nobody is known, all rows may be of one subject
     columns["row"] = rows
-    modalities = ("target", "source") if pair.has_source else ("target",)
-    digests = {modality: _digests(pair, modality) for modality in modalities}
+    looked = [(kind, "", column) for kind, column in columns.items()]
+    for modality in ("target", "source") if pair.has_source else ("target",):
+        looked.append(("identical", modality, _digests(pair, modality)))
     for number, (train, test) in enumerate(folds):
-        for kind, column in columns.items():
-            report._look(kind, number, test, column, column[train])
-        for where, column in digests.items():
-            report._look("identical", number, test, column, column[train], where)
+        for kind, where, column in looked:
+            report._look(kind, number, test, column, column[train], where)
     _check_frozen(report, estimator, named, folds)
     if subject is not None and y is not None:
         _check_inner(report, estimator, named["subject"], np.asarray(y), folds)
