@@ -9,6 +9,9 @@ from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.output_losses import OUTPUT_LOSSES, check_temperature
 from skleepkd.distillation.schedules import shares, value_at
 
+#: By parameter, the losses that have a name.
+_NAMED = {"output_loss": OUTPUT_LOSSES, "feature_loss": FEATURE_LOSSES}
+
 
 def weights_at(student, share):
     """Return alpha, feature weight and temperature when a share of the training is done."""
@@ -32,13 +35,13 @@ def check_objective(student):
     """Refuse losses that are none, and weights that are not valid in one of the passes."""
     for share in shares(student.max_epochs):
         weights_at(student, share)
-    loss_kind("output_loss", student.output_loss, OUTPUT_LOSSES)
+    loss_kind("output_loss", student.output_loss)
     start = student.start_from_teacher
     if not isinstance(start, bool) and start != "auto":
         raise ValueError(f"start_from_teacher is True, False or 'auto'; given {start!r}.")
     feature_loss = feature_loss_of(student)
     if feature_loss is not None:
-        loss_kind("feature_loss", feature_loss, FEATURE_LOSSES)
+        loss_kind("feature_loss", feature_loss)
         return
     for name in ("adapter", "layers"):
         if getattr(student, name) is not None:
@@ -48,8 +51,9 @@ def check_objective(student):
             )
 
 
-def loss_kind(name, loss, known):
+def loss_kind(name, loss):
     """Return the class of a loss by its name, class or an instance; refuse anything else."""
+    known = _NAMED[name]
     if isinstance(loss, str) and loss in known:
         return known[loss]
     kind = loss if isinstance(loss, type) else type(loss)
@@ -63,8 +67,7 @@ def loss_kind(name, loss, known):
 
 def losses_in(params):
     """Return those of a student's parameters that are losses, or theirs."""
-    own = ("output_loss", "feature_loss")
-    return {name: value for name, value in params.items() if name.split("__")[0] in own}
+    return {name: v for name, v in params.items() if name.split("__")[0] in _NAMED}
 
 
 def losses_of(student, before=None):
@@ -78,9 +81,10 @@ def losses_of(student, before=None):
     return given
 
 
-def make_loss(name, loss, known, params):
-    """Make a loss of its name, class or an instance, with the parameters given for it."""
-    kind, own = loss_kind(name, loss, known), {}
+def make_loss(student, name):
+    """Make a student's loss of its name, class or an instance, with its own parameters."""
+    loss = feature_loss_of(student) if name == "feature_loss" else student.output_loss
+    kind, params, own = loss_kind(name, loss), student.get_params_for(name), {}
     if isinstance(loss, kind):
         if not params:
             return copy.deepcopy(loss)

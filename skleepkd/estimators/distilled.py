@@ -9,7 +9,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_memory
 from torch import nn
 
-from skleepkd.distillation.feature_losses import FEATURE_LOSSES
 from skleepkd.distillation.features import OUTPUT, capture_of
 from skleepkd.distillation.fold import begin_teacher
 from skleepkd.distillation.layers import check_adapter, match_layers, name_pairs
@@ -22,7 +21,7 @@ from skleepkd.distillation.objective import (
     set_temperature,
     weights_at,
 )
-from skleepkd.distillation.output_losses import OUTPUT_LOSSES, call_loss
+from skleepkd.distillation.output_losses import call_loss
 from skleepkd.distillation.strategies import kind_of
 from skleepkd.distillation.strategy import (
     TEACHER_FEATURE,
@@ -438,8 +437,7 @@ class DistilledSleepStager(SleepStager):
     def initialize_criterion(self):
         """Build the criterion and the teacher's terms."""
         super().initialize_criterion()
-        own = self.get_params_for("output_loss")
-        self.output_loss_ = make_loss("output_loss", self.output_loss, OUTPUT_LOSSES, own)
+        self.output_loss_ = make_loss(self, "output_loss")
         # Beside the losses, adapters are trained by the student's optimiser and resumed, and
         # are no part of the network.
         self.matched_layers_ = nn.ModuleList()
@@ -449,9 +447,7 @@ class DistilledSleepStager(SleepStager):
             shapes = [window + self.epoch_shape_, window + (self.feature_shape_ or ())]
             if stager is not None:
                 shapes[1], teacher = window + stager.epoch_shape_, self._teacher_module()
-            own = self.get_params_for("feature_loss")
-            loss = make_loss("feature_loss", feature_loss_of(self), FEATURE_LOSSES, own)
-            options = (self.layers, loss, self.adapter)
+            options = (self.layers, make_loss(self, "feature_loss"), self.adapter)
             networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_
             self.matched_layers_ = match_layers(*options, *networks, shapes, length)

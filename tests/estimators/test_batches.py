@@ -413,20 +413,19 @@ def test_weights_of_rows_in_closed_form():
 class Noting(Callback):
     """Keeps the codes that a stager is trained on, by the name of the step."""
 
-    def __init__(self):
-        self.codes = {}
+    codes_ = None
 
     def on_train_begin(self, net, **kwargs):
-        self.codes[net.step_.name] = []
+        self.codes_ = {**(self.codes_ or {}), net.step_.name: []}
 
     def on_batch_end(self, net, batch, training, **kwargs):
         if training:
-            self.codes[net.step_.name] += batch[1].tolist()
+            self.codes_[net.step_.name] += batch[1].tolist()
 
 
 def drawn_by(stager, X, y, step=""):
     """Codes of the rows, or windows, of all passes of a step."""
-    return np.array(stager.fit(X, y).callbacks[0].codes[step])
+    return np.array(stager.fit(X, y).callbacks[0].codes_[step])
 
 
 def imbalanced(n_epochs=100):
