@@ -540,7 +540,6 @@ PLAIN = LogisticRegression()
             "'aasm', the student's 'wldr'",
         ),
         # Layers that do not fit each other, and what makes no adapters.
-        ({"feature_loss": "attention"}, "without a time axis"),
         ({"module__n_filters": 3}, 'adapter="linear"'),
         ({"layers": [("features", "filters")], "adapter": "linear"}, "fewer axes"),
         ({"adapter": "quadratic"}, "adapter is None, 'linear' or a callable"),
@@ -569,8 +568,11 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair, options, message)
         student(**{"given": NEVER, **options}).fit(*pair)
 
 
-def test_a_layer_that_sees_the_epochs_of_a_window_apart(pair):
+def test_features_that_cannot_be_compared(pair):
+    with pytest.raises(ValueError, match="without a time axis"):
+        student(feature_loss="attention").fit(*pair)
     given = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
+    # The layer sees the epochs of a window apart.
     with pytest.raises(ValueError, match="'norm' has .* outputs for .* windows"):
         student(given, layers=["norm"], sequence_length=4).fit(*pair)
 
