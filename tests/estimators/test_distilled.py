@@ -540,7 +540,6 @@ PLAIN = LogisticRegression()
             "'aasm', the student's 'wldr'",
         ),
         # Layers that do not fit each other, and what makes no adapters.
-        ({"module__n_filters": 3}, 'adapter="linear"'),
         ({"layers": [("features", "filters")], "adapter": "linear"}, "fewer axes"),
         ({"adapter": "quadratic"}, "adapter is None, 'linear' or a callable"),
         ({"adapter": 3}, "adapter is None, 'linear' or a callable"),
@@ -571,6 +570,8 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair, options, message)
 def test_features_that_cannot_be_compared(pair):
     with pytest.raises(ValueError, match="without a time axis"):
         student(feature_loss="attention").fit(*pair)
+    with pytest.raises(ValueError, match='adapter="linear"'):
+        student(module__n_filters=3).fit(*pair)
     given = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
     # The layer sees the epochs of a window apart.
     with pytest.raises(ValueError, match="'norm' has .* outputs for .* windows"):
