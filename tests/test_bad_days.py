@@ -9,7 +9,6 @@ import warnings
 from contextlib import suppress
 
 import joblib
-import mne
 import numpy as np
 import pytest
 import torch
@@ -30,7 +29,7 @@ from skleepkd.distillation import teacher as teachers
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.model_selection import cross_validate
 from tests.files import in_a_fork
-from tests.tiny import TinyNetwork, make_pair
+from tests.tiny import TinyNetwork, make_pair, raw_of
 
 OPTIONS = {"device": "cpu", "random_state": 0}
 KAPPA = make_scorer(cohen_kappa_score)
@@ -75,7 +74,7 @@ def cohort(cache, seed):
     signal = np.full((1, 40 * 3000), seed)
 
     def read(night):
-        return mne.io.RawArray(signal, mne.create_info(["A"], 100.0), verbose="error")
+        return raw_of(signal, ["A"], 100.0)
 
     return load_nights(
         ["n"],

@@ -202,18 +202,22 @@ def numbered(n_epochs=12, **changes):
 # ---------------------------------------------------------------- recordings
 
 
+def raw_of(values, names, sfreq=10.0, kinds="eeg", **options):
+    """A recording of these values in volts, (n_channels, n_times)."""
+    import mne
+
+    info = mne.create_info(list(names), sfreq, kinds)
+    return mne.io.RawArray(values, info, verbose=False, **options)
+
+
 def recording(
     names=("C3",), kinds="eeg", *, seconds=240.0, sfreq=10.0, spread=2e-5, seed=0
 ):
-    """Noise in volts, as MNE has it."""
-    import mne
-
+    """A recording of noise."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((len(names), round(seconds * sfreq)))
     values *= np.broadcast_to(spread, len(names))[:, None]
-    return mne.io.RawArray(
-        values, mne.create_info(list(names), sfreq, kinds), verbose=False
-    )
+    return raw_of(values, names, sfreq, kinds)
 
 
 def windows_of(*raws, descriptions=None, **options):

@@ -14,7 +14,7 @@ from braindecode.preprocessing import create_windows_from_events
 from skleepkd import PairedEpochs
 from skleepkd.stages import stages_at
 from tests.files import write_edf
-from tests.tiny import annotated, pair_of, raises, windows_of
+from tests.tiny import annotated, pair_of, raises, raw_of, windows_of
 
 
 def signal(*shape, seed=0):
@@ -64,7 +64,7 @@ def test_from_mne_counts_to_the_epochs_beginning():
 def test_from_mne_of_epochs_that_are_still_in_their_file(tmp_path):
     """Bad ones are left out, whether or not they have been dropped."""
     values = signal(2, 1500)
-    raw = mne.io.RawArray(values, mne.create_info(["L", "C3"], 10.0, "eeg"), verbose=False)
+    raw = raw_of(values, ["L", "C3"])
     raw.set_annotations(mne.Annotations([65.0], [1.0], ["bad contact"]))
     raw.save(tmp_path / "night_raw.fif", verbose=False)
     raw = mne.io.read_raw_fif(tmp_path / "night_raw.fif", verbose=False)
@@ -93,8 +93,7 @@ SFREQ = 10.0
 def night(seed, minutes=4, first=0):
     """Make a recording whose stages change every minute; it is cut off at the front."""
     values = signal(3, int(60 * minutes * SFREQ), seed=seed)
-    info = mne.create_info(["C3", "L", "R"], SFREQ, "eeg")
-    raw = mne.io.RawArray(values.copy(), info, first_samp=first, verbose=False)
+    raw = raw_of(values.copy(), ["C3", "L", "R"], first_samp=first)
     texts = ["Sleep stage W", "Sleep stage 2", "Sleep stage ?", "Sleep stage R"]
     raw.set_annotations(mne.Annotations(60 * np.arange(minutes), 60, texts[:minutes]))
     return raw, values
@@ -181,8 +180,7 @@ def test_names_of_recordings(descriptions, subject, recording):
 
 def test_windows_whose_targets_are_channels():
     values = signal(3, 600)
-    info = mne.create_info(["hypnogram", "C3", "L"], SFREQ, ["misc", "eeg", "eeg"])
-    raw = mne.io.RawArray(values, info, verbose=False)
+    raw = raw_of(values, ["hypnogram", "C3", "L"], kinds=["misc", "eeg", "eeg"])
     windows = windows_of(raw, targets_from="channels")
     X = PairedEpochs.from_windows(windows, target=["L"], source=["C3"])
     np.testing.assert_allclose(X["target"][1, 0], 1e6 * values[2, 300:], rtol=1e-5)
@@ -215,8 +213,7 @@ def device(sfreq, clock_of, seconds, events=(), ch_name="C3"):
         sample = round(clock_of(at) * sfreq)
         if 0 <= sample < values.shape[1]:
             values[0, sample] = 1e-6 * number
-    info = mne.create_info([ch_name, "other"], sfreq, "eeg")
-    return mne.io.RawArray(values, info, verbose=False)
+    return raw_of(values, [ch_name, "other"], sfreq)
 
 
 NIGHT = annotated(
