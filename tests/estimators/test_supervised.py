@@ -121,11 +121,6 @@ def test_a_teacher_given_the_wearable_warns(pair):
 # ---------------------------------------------------------------- networks of one's own
 
 
-def test_unknown_network(pair):
-    with pytest.raises(ValueError, match="No network is called 'Nothing'"):
-        stager("Nothing").fit(*pair)
-
-
 class Shaped(TinyNetwork):
     """The tiny network with another output."""
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skleepkd import FineTunedSleepStager, PairedEpochs, RecordingStager, SleepStager
+from skleepkd import PairedEpochs, RecordingStager, SleepStager
 from skleepkd.preprocessing import (
     EpochScaler,
     LogSpectrogram,
@@ -305,16 +305,6 @@ def test_calibrated_and_frozen_stagers():
 def test_classes_have_the_names_of_their_scheme(y, classes, expected):
     stager = stager_of(ch_names=["C3"], y=y, classes=classes)
     assert RecordingStager(stager).stage(raw_of()).classes.tolist() == expected
-
-
-def test_a_fine_tuned_stager_has_the_scheme_of_its_pretrained_one():
-    stager = stager_of(y=np.tile([0, 1, 2, 3, 1], 2), classes="wldr")
-    X = 20 * np.random.default_rng(0).standard_normal((10, 1, 1200))
-    options = {"max_epochs": 1, "lr": 0.0, "random_state": 0}
-    tuned = FineTunedSleepStager(FrozenEstimator(stager), trainable=None, **options)
-    tuned.fit(X, np.tile([0, 2], 5))
-    night = RecordingStager(tuned, ch_names=["C3"]).stage(raw_of())
-    assert night.classes.tolist() == ["W", "L", "D", "R"]
 
 
 def test_codes_get_their_names_from_the_scheme_that_is_named_later():
