@@ -276,7 +276,7 @@ class RecordingStager(BaseEstimator):
         epochs[broken] = 0
         strict = not self.preprocessors  # they may have scaled it, as before training
         units, spread = channels.to_microvolts(
-            epochs, prepared, names, self.unit, strict=strict
+            epochs, prepared, names.tolist(), self.unit, strict=strict
         )
         limit = {"V": channels.FLAT_VOLTS, "uV": 1e6 * channels.FLAT_VOLTS, None: -1.0}
         flat = (spread < [limit[unit] for unit in units]) & ~broken
