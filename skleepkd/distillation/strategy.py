@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from skleepkd.distillation.objective import feature_loss_of
-from skleepkd.distillation.teacher import as_ensemble, final_stager, has_features
+from skleepkd.distillation.teacher import as_ensemble, final_stager
 from skleepkd.networks.build import uncompiled
 from skleepkd.pipelines import final_estimator
 
@@ -170,11 +170,12 @@ def needs_features(student, what):
             f"{what} compares features, and of several teachers the probabilities alone are "
             "combined. Give feature_loss=None, alpha=0.5 and strategy='offline'."
         )
-    if not has_features(student.teacher):
+    kind = type(final_estimator(student.teacher))
+    if not hasattr(kind, "extract_features"):
         raise ValueError(
             f"{what} needs a teacher that is a SleepStager or has extract_features(X); given "
-            f"{type(final_estimator(student.teacher)).__name__}, which has probabilities alone: "
-            "feature_loss=None, alpha > 0 and a module."
+            f"{kind.__name__}, which has probabilities alone: feature_loss=None, alpha > 0 and "
+            "a module."
         )
 
 

@@ -90,13 +90,7 @@ def final_stager(teacher):
 
 def final_stagers(teacher):
     """Return the stagers at the ends of a teacher, or of several."""
-    stagers = map(final_stager, each_of(teacher))
-    return [stager for stager in stagers if stager is not None]
-
-
-def has_features(teacher):
-    """Whether a teacher is a stager, or another estimator that extracts features."""
-    return hasattr(type(final_estimator(teacher)), "extract_features")
+    return [last for last in map(final_stager, each_of(teacher)) if last is not None]
 
 
 def _end_of(estimator):

@@ -108,6 +108,15 @@ def test_map_and_resampling_may_change_places(lengths):
         torch.testing.assert_close(projection(features), mixed)
 
 
+def test_each_axis_is_resampled_by_itself():
+    first, second = torch.randn(3), torch.randn(9)
+    projection = identity((1, 3, 9))
+    projection.lengths = (6, 2)
+    expected = torch.outer(resampling(3, 6) @ first, resampling(9, 2) @ second)
+    found = projection(torch.outer(first, second)[None, None])[0, 0]
+    torch.testing.assert_close(found, expected)
+
+
 def test_axes_that_the_teacher_lacks_are_averaged():
     projection = Projection((3, 4, 5), (2,))
     features = torch.randn(6, 3, 4, 5)
