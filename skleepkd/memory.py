@@ -4,7 +4,7 @@ import inspect
 import os
 import pickle
 import uuid
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,14 +24,18 @@ _LIBRARIES = ("skleepkd", "torch", "scikit-learn", "skorch", "numpy")
 
 def key_of(*things):
     """Digest what a result depends on, the versions of the libraries included."""
-    versions = [version(name) for name in _LIBRARIES]
     try:
-        return _Hasher("sha1", coerce_mmap=True).hash((versions, things))
+        return _Hasher("sha1", coerce_mmap=True).hash((_versions(), things))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             "Results are kept by what they depend on, and a part of that cannot be pickled: "
             f"define it in a module, not as a lambda or inside a function. {error.args[0]}"
         ) from error
+
+
+@cache
+def _versions():
+    return [version(name) for name in _LIBRARIES]
 
 
 def open_memory(memory):

@@ -25,7 +25,9 @@ class RandomStream:
     def __enter__(self):
         self._outer = random_state(self.device)
         if self._state is None:
-            torch.manual_seed(self.seed)
+            # Who seeds all devices keeps a traceback for each kind that has not begun.
+            on_cpu = torch.device(self.device).type == "cpu"
+            (torch.default_generator if on_cpu else torch).manual_seed(self.seed)
         else:
             set_random_state(self._state)
 

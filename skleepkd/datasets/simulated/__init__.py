@@ -119,7 +119,10 @@ def simulate_night(
     beats = draw_beats(course, heart, motions.onsets, beat_rng)
 
     leads = np.array([body.lead(name) for name in derivations], np.float32)
-    signals = leads @ draw_sources(course, body, clock, source_rng)
+    if leads.any():
+        signals = leads @ draw_sources(course, body, clock, source_rng)
+    else:  # the heart is none of the sources
+        signals = np.zeros((len(leads), clock.n_times), np.float32)
     if "ECG" in derivations:
         ecg = draw_ecg(course, heart, beats, clock, ecg_rng)
         signals[[name == "ECG" for name in derivations]] += ecg
@@ -338,9 +341,11 @@ def _add_noise(signal, name, clock, factor, bad, rng):
         slow = drift * 0.3 / frequencies / (1 + (0.1 / frequencies) ** 4)
         return white / np.sqrt(32.0) + slow
 
-    left = _BAD_ECG if name == "ECG" else _BAD_SIGNAL
-    signal *= clock.at_samples(np.where(bad, left, 1.0))
-    gain = factor * clock.at_samples(np.where(bad, _BAD_NOISE, 1.0))
+    gain = factor
+    if bad.any():
+        left = _BAD_ECG if name == "ECG" else _BAD_SIGNAL
+        signal *= clock.at_samples(np.where(bad, left, 1.0))
+        gain = factor * clock.at_samples(np.where(bad, _BAD_NOISE, 1.0))
     signal += gain * clock.noise(rng, density)
 
 

@@ -31,14 +31,18 @@ class Clock:
         middles = np.arange(self.n_seconds) + 0.5
         return np.interp(self.times, middles, by_second).astype(np.float32)
 
+    def frequencies(self, low=0.0, high=HIGHEST):
+        """Multiples of 1 / n_seconds between two frequencies, as far as the rate holds them."""
+        first, last = max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
+        return np.arange(first, max(first, min(last, self.n_times // 2))) / self.n_seconds
+
     def noise(self, rng, density, low=0.0, high=HIGHEST):
         """Gaussian noise between two frequencies, (..., n_times), of amplitude density(f)."""
-        # The frequencies are multiples of 1 / n_seconds at every sampling rate, and
-        # are drawn from the lowest, so that another rate gives the same noise.
+        # Drawn from the lowest frequency, so that another rate gives the same noise.
         first, last = max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
         drawn = rng.standard_normal((last - first, 2), np.float32).view(np.complex64)[:, 0]
-        last = max(first, min(last, self.n_times // 2))
-        frequencies = np.arange(first, last) / self.n_seconds
+        frequencies = self.frequencies(low, high)
+        last = first + len(frequencies)
         amplitude = 0.5 * self.n_times * np.sqrt(1 / self.n_seconds) * density(frequencies)
         shape = (*amplitude.shape[:-1], self.n_times // 2 + 1)
         spectrum = np.zeros(shape, np.complex64)
@@ -252,10 +256,11 @@ def draw_sources(course, body, clock, rng):
     """Draw the signals of all sources in microvolts, float32 (n_sources, n_times)."""
     noise_rng, event_rng = rng.spawn(2)
     sources = np.zeros((_N_SOURCES, clock.n_times), np.float32)
+    background = _background_density(clock.frequencies(), body.slope)  # of all sources
     levels = [clock.at_samples(level) for level in course.level.T]
     alpha = clock.at_samples(course.alpha)
     for source, share in zip(sources[_BRAIN], _ALPHA_SHARE, strict=True):
-        bands = clock.noise(noise_rng, lambda f: _background_density(f, body.slope))
+        bands = clock.noise(noise_rng, lambda _: background)
         for band, level in zip(bands, levels, strict=True):
             source += level * band
         rhythm = clock.noise(noise_rng, lambda f: _peak(f, body.alpha, 0.5), 5.0, 15.0)
