@@ -111,9 +111,8 @@ def write_table(path, rows, end="\r\n"):
 
 def read_table(path):
     """Read a table's rows as dicts of texts, independently of the package."""
-    lines = path.read_bytes().replace(b"\r", b"").decode().strip().split("\n")
-    header = lines[0].split("\t")
-    return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:]]
+    lines = path.read_bytes().decode().replace("\r", "").splitlines()
+    return list(csv.DictReader(lines, delimiter="\t"))
 
 
 # ---------------------------------------------------------------- Sleep-EDF

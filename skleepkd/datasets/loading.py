@@ -8,9 +8,9 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import joblib
@@ -303,21 +303,44 @@ def _read_epochs(raws, night, ch_names, *, sfreq, l_freq, h_freq):
 def _collect(found, read_night, shapes, entry):
     """Arrays of all nights' epochs: in memory, or of an entry, written anew if it lacks one."""
     nights = found.values()
-    arrays = None if entry is None else _open_entry(entry, nights, shapes)
-    stamps, is_new = _stamps(nights), False
+    known = None if entry is None else _open_entry(entry, nights, shapes)
+    stamps = _stamps(nights)
     lacking = [number for number, night in found.items() if night.uncovered is None]
-    with ExitStack() as stack:
-        for number in lacking:
-            epochs = read_night(number)
-            if epochs is None:
-                continue
-            if not is_new:
-                arrays, is_new = _create(shapes, arrays, entry, stack), True
-            for modality, values in epochs.items():
-                arrays[modality][found[number].rows] = values
-        if is_new and entry is not None:
-            _keep(entry, arrays, stamps, nights)
-            arrays = _map_arrays(entry, shapes)
+    tried = ((found[number].rows, read_night(number)) for number in lacking)
+    read = ((rows, epochs) for rows, epochs in tried if epochs is not None)
+    first = next(read, None)
+    if first is None:
+        return known
+    read = chain([first], read)
+    if entry is None:  # zeros cost nothing before they are written
+        zeros = {
+            modality: np.zeros(shape, np.float32) for modality, shape in shapes.items()
+        }
+        return _fill(zeros, read)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    # Written under another name, it gets its own when it is complete.
+    with tempfile.TemporaryDirectory(dir=entry.parent, suffix=".part") as place:
+        part = Path(place) / entry.name
+        part.mkdir()
+        arrays = {
+            modality: map_new(part / f"{modality}.npy", shape, np.float32)
+            for modality, shape in shapes.items()
+        }
+        for modality in known or ():
+            arrays[modality][:] = known[modality]
+        for array in _fill(arrays, read).values():
+            array.flush()
+        kept = [{"notes": n.notes, "uncovered": n.uncovered} for n in nights]
+        (part / "entry.json").write_text(json.dumps({"files": stamps, "nights": kept}))
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(part, entry)
+    return _map_arrays(entry, shapes)
+
+
+def _fill(arrays, read):
+    for rows, epochs in read:
+        for modality, values in epochs.items():
+            arrays[modality][rows] = values
     return arrays
 
 
@@ -354,32 +377,3 @@ def _open_entry(entry, nights, shapes):
 
 def _map_arrays(entry, names):
     return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
-
-
-def _create(shapes, known, entry, stack):
-    """Create arrays that begin as the known ones: in memory, or in a part of the cache."""
-    if entry is None:  # zeros cost nothing before they are written
-        return {modality: np.zeros(shape, np.float32) for modality, shape in shapes.items()}
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    place = tempfile.TemporaryDirectory(dir=entry.parent, suffix=".part")
-    folder = Path(stack.enter_context(place)) / entry.name
-    folder.mkdir()
-    # With the first night the room of all is taken on the disk, or refused.
-    arrays = {
-        modality: map_new(folder / f"{modality}.npy", shape, np.float32)
-        for modality, shape in shapes.items()
-    }
-    for modality in known or ():
-        arrays[modality][:] = known[modality]
-    return arrays
-
-
-def _keep(entry, arrays, stamps, nights):
-    """Complete an entry that was written in another place, and put it into its own."""
-    for array in arrays.values():
-        array.flush()
-    folder = Path(arrays["target"].filename).parent
-    kept = [{"notes": n.notes, "uncovered": n.uncovered} for n in nights]
-    (folder / "entry.json").write_text(json.dumps({"files": stamps, "nights": kept}))
-    shutil.rmtree(entry, ignore_errors=True)
-    os.replace(folder, entry)

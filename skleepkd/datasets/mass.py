@@ -141,11 +141,8 @@ def load_mass(
     epochs makes as many rows; one shorter than an epoch makes none. As in the code, the
     first and the last window of a night in epochs of 20 s are left out.
 
-    That code scales each window to 0 to 1 before it resamples it. Here it is a step of a
-    pipeline, after it::
-
-        scale = EpochwiseTransformer(sklearn.preprocessing.minmax_scale, {"axis": 1})
-        PairedTransformer(source=scale, target=scale)
+    That code scales each window to 0 to 1 before it resamples it. Here
+    :class:`~skleepkd.preprocessing.EpochScaler` does it afterwards, as a step of a pipeline.
 
     Examples
     --------

@@ -367,29 +367,24 @@ def test_fetch_refuses_subjects_before_it_downloads(server, home):
 
 
 def test_a_download_that_breaks_off_goes_on(server, home):
+    """And half a file, which some other program left, is not taken for whole."""
     server.breaks = "Hypnogram.edf"
     with pytest.raises(OSError, match="Connection broken"):
         fetch_sleep_edf(home, subjects=[13])
     assert names_in(home) == ["SC4131E0-PSG.edf"]
     server.breaks = "nothing"
     server.requested.clear()
-    cohort = fetch_sleep_edf(home, subjects=[13])
-    assert server.requested == ["SC4131EC-Hypnogram.edf"]
-    plain = load_sleep_edf(server.folder, subjects=[13])
-    np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
-
-
-def test_half_a_file_is_never_taken_for_whole(server, home):
-    """Neither one with another sum, nor one that some other program left half-way."""
-    psg = home / "physionet-sleep-data" / "SC4131E0-PSG.edf"
-    psg.parent.mkdir()
-    whole = (server.folder / psg.name).read_bytes()
+    (psg,) = home.rglob("SC4131E0-PSG.edf")
+    whole = psg.read_bytes()
     psg.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"SC4131E0-PSG.edf .*short. Download it again"):
         fetch_sleep_edf(home, subjects=[13])
+    assert server.requested == ["SC4131EC-Hypnogram.edf"]
     psg.unlink()
-    fetch_sleep_edf(home, subjects=[13])
+    cohort = fetch_sleep_edf(home, subjects=[13])
     assert psg.read_bytes() == whole
+    plain = load_sleep_edf(server.folder, subjects=[13])
+    np.testing.assert_array_equal(cohort.X["target"], plain.X["target"])
 
 
 def test_a_download_without_room_leaves_no_part(server, home):

@@ -6,7 +6,6 @@ import pytest
 from scipy.interpolate import CubicSpline
 from scipy.signal import (
     butter,
-    decimate,
     find_peaks,
     medfilt,
     periodogram,
@@ -289,16 +288,12 @@ def test_subjects_and_their_nights_differ(nights):
 # Signals
 
 
-def test_the_ecg_is_the_same_at_another_rate():
-    slow, fast = (
+def test_a_high_rate_adds_nothing_to_the_ecg():
+    middle, fast = (
         simulate_night(30, sfreq=sfreq, derivations=["ECG"], random_state=1)
-        for sfreq in (50.0, 200.0)
+        for sfreq in (100.0, 200.0)
     )
-    np.testing.assert_array_equal(slow.beats, fast.beats)
-    both = slow.signals[0], decimate(fast.signals[0], 4, ftype="fir")
-    assert np.corrcoef(*both)[0, 1] > 0.97
-    # Nothing above the highest frequency: 200 Hz adds no samples that 100 Hz lacks.
-    middle = simulate_night(30, sfreq=100.0, derivations=["ECG"], random_state=1)
+    np.testing.assert_array_equal(middle.beats, fast.beats)
     np.testing.assert_allclose(middle.signals[0], fast.signals[0][::2], atol=2)
 
 
@@ -325,12 +320,8 @@ def test_resampling_keeps_what_a_rate_can_hold(sfreq):
     np.testing.assert_allclose(gone, 0, atol=1e-9)
 
 
-def test_muscles_are_the_body_s_and_noise_the_wearable_s():
+def test_muscles_are_the_body_s():
     quiet = simulate_night(40, sfreq=SFREQ, noise=0, derivations=["ECG"], random_state=3)
-    loud = simulate_night(40, sfreq=SFREQ, noise=2, derivations=["ECG"], random_state=3)
-    np.testing.assert_array_equal(quiet.beats, loud.beats)
-    added = (loud.signals - quiet.signals)[0].reshape(40, -1)
-    assert np.std(added) > 40
     # Between the T wave and the next P wave: muscle alone.
     sos = butter(4, 30, "highpass", fs=SFREQ, output="sos")
     fast = sosfiltfilt(sos, quiet.signals[0])

@@ -24,6 +24,7 @@ def test_noise_is_the_wearable_s():
         else:
             np.testing.assert_array_equal(loud.signals[row], quiet.signals[row])
     np.testing.assert_array_equal(quiet.y, loud.y)
+    np.testing.assert_array_equal(quiet.beats, loud.beats)
 
 
 def test_a_night_is_the_same_at_another_rate():
@@ -181,9 +182,6 @@ def test_unscored_nights_are_other_people():
 def test_bad_cohorts_are_refused(parameters, match):
     with pytest.raises(ValueError, match=match):
         make_cohort(**{"n_epochs": 5, **parameters})
-
-
-def test_unknown_derivation_is_refused():
     with pytest.raises(ValueError, match="T3-T4"):
         simulate_night(5, derivations=("T3-T4",))
 
