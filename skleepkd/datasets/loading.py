@@ -281,9 +281,7 @@ def _read_epochs(raws, night, ch_names, *, sfreq, l_freq, h_freq):
     epochs, covered = {}, np.ones(n_epochs, dtype=bool)
     for modality, channels in ch_names.items():
         raw = raws[modality]
-        picks = [
-            raw.ch_names.index(name) for name in channels
-        ]  # "ecg" may be a type to MNE
+        picks = [raw.ch_names.index(name) for name in channels]  # to MNE "ecg" is a type
         first = np.round(night.begin[modality] * sfreq).astype(np.int64)
         inside = (first >= 0) & (first + n_times <= raw.n_times)
         epochs[modality] = np.zeros((n_epochs, len(picks), n_times), np.float32)

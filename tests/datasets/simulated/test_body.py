@@ -8,6 +8,7 @@ from scipy.signal import coherence, welch
 
 from skleepkd.datasets import simulate_night
 from skleepkd.datasets.simulated import body
+from tests.datasets.simulated.test_simulated import in_epochs
 from tests.files import codes_of, real_sleep_edf
 
 SFREQ = 64.0
@@ -78,10 +79,6 @@ def test_the_scorer_errs_as_people_do():
 @pytest.fixture(scope="module")
 def nights():
     return [simulate_night(300, subject=k, random_state=5) for k in range(4)]
-
-
-def in_epochs(night, name):
-    return night.signals[night.ch_names.index(name)].reshape(len(night.y), -1)
 
 
 def power(nights, name, stage, low, high):
