@@ -1,28 +1,44 @@
 """What the tests share: a tiny pair, and the real annotations' folder."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
-
-from tests.tiny import make_pair
-
-# A busy machine is no fault of the code.
-settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("patient")
-
-torch.set_num_threads(1)
 
 collect_ignore = ["installed.py"]  # what `make wheel` runs
+
+
+def pytest_configure(config):
+    """Set up a process that runs tests; one that hands them out imports nothing."""
+    if config.getoption("numprocesses", default=None):
+        return
+    import torch
+    from hypothesis import HealthCheck, settings
+
+    config.addinivalue_line("filterwarnings", "error::skleepkd.distillation.LeakageWarning")
+    # A busy machine is no fault of the code.
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("patient", **patient)
+    settings.load_profile("patient")
+    torch.set_num_threads(1)
+
+
+def pytest_collection():
+    """What is imported stays: there is nothing to collect, now or after."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
 def pair():
     """A pair of six subjects and its labels."""
+    from tests.tiny import make_pair
+
     return make_pair()
 
 

@@ -18,6 +18,10 @@ _ELSEWHERE = {
 _COMPONENTS = ("module_", "criterion_", "optimizer_", "iterator_train_", "iterator_valid_")
 
 
+#: What skorch's nets take.
+_OF_SKORCH = {"classes", *inspect.signature(NeuralNet.__init__).parameters}
+
+
 def refuse_unknown(given, known, what, otherwise="", error=TypeError):
     """Refuse names that are not known, and suggest one that is."""
     for name in given:
@@ -32,7 +36,7 @@ def refuse_unknown(given, known, what, otherwise="", error=TypeError):
 
 def refuse_unknown_parameters(stager, given, error=TypeError):
     """Refuse names of no parameter; those of components (``module__*``) are skorch's."""
-    known = {"classes", *vars(stager), *inspect.signature(NeuralNet.__init__).parameters}
+    known = {*_OF_SKORCH, *vars(stager)}
     given = [n for n in given if "__" not in n and n[-1] != "_"]
     hint = "An argument of the network is module__{0}=, of the optimiser optimizer__{0}=."
     refuse_unknown(given, known, type(stager).__name__, hint, error)
