@@ -1,5 +1,6 @@
 """Lag that is left in a pair, and scorings that lie beside their signals."""
 
+import functools
 import re
 import warnings
 
@@ -11,8 +12,11 @@ from skleepkd import PairedEpochs, check_alignment
 from skleepkd.alignment import _shift
 from skleepkd.datasets import make_cohort
 
-#: Simulated nights of two hours: two subjects.
-COHORT = make_cohort(2, n_epochs=240, target=["C4-O2"], source=["C3-O1"], random_state=0)
+
+@functools.cache
+def cohort():
+    """Simulated nights of two hours: two subjects."""
+    return make_cohort(2, n_epochs=240, target=["C4-O2"], source=["C3-O1"], random_state=0)
 
 
 def silently(*args, **options):
@@ -23,7 +27,7 @@ def silently(*args, **options):
 
 def moved(y, epochs, recording=None):
     """Move a scoring by some epochs within each recording."""
-    recording = COHORT.X.recording if recording is None else recording
+    recording = cohort().X.recording if recording is None else recording
     out = np.full(len(y), -1)
     for name in np.unique(recording):
         rows = np.flatnonzero(recording == name)
@@ -36,15 +40,15 @@ def moved(y, epochs, recording=None):
 
 def late_target(seconds):
     """Give a pair whose target shows everything so much later than its source."""
-    sfreq = COHORT.X.sfreq["target"]
-    night = COHORT.X["target"].reshape(2, -1)
-    target = np.roll(night, round(seconds * sfreq), axis=1).reshape(COHORT.X.shape)
-    return COHORT.X.replace(target=target)
+    sfreq = cohort().X.sfreq["target"]
+    night = cohort().X["target"].reshape(2, -1)
+    target = np.roll(night, round(seconds * sfreq), axis=1).reshape(cohort().X.shape)
+    return cohort().X.replace(target=target)
 
 
 def test_nothing_is_off():
-    table = silently(COHORT.X, COHORT.y)
-    assert table.index.tolist() == np.unique(COHORT.X.recording).tolist()
+    table = silently(cohort().X, cohort().y)
+    assert table.index.tolist() == np.unique(cohort().X.recording).tolist()
     assert table["n_epochs"].tolist() == [240, 240]
     np.testing.assert_allclose(table[["lag", "lag_end"]], 0, atol=0.01)
     assert (table["confidence"] > 0.9).all()
@@ -69,29 +73,29 @@ def test_lag_is_found(seconds):
 @pytest.mark.parametrize("level", [0, 25])
 @pytest.mark.parametrize("modality", ["target", "source"])
 def test_a_flat_signal_has_no_lag(modality, level):
-    X = COHORT.X[:240]
+    X = cohort().X[:240]
     flat = np.full_like(X[modality], level)
     assert silently(X.replace(**{modality: flat}))["lag"].isna().all()
 
 
 def test_signals_that_share_nothing():
-    noise = np.random.default_rng(0).normal(0, 20, COHORT.X.shape).astype(np.float32)
-    table = silently(COHORT.X.replace(target=noise))
+    noise = np.random.default_rng(0).normal(0, 20, cohort().X.shape).astype(np.float32)
+    table = silently(cohort().X.replace(target=noise))
     assert table[["lag", "lag_end", "confidence"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="neither a source nor a scoring"):
-        check_alignment(COHORT.X.target_epochs)
+        check_alignment(cohort().X.target_epochs)
 
 
 @pytest.mark.parametrize("by", [1, -2, 60])
 def test_scoring_is_moved(by):
-    y = moved(COHORT.y, -by)
+    y = moved(cohort().y, -by)
     where = "later" if by > 0 else "earlier"
     line = f"{abs(by)} epoch(s) {where}. Move it: Hypnogram.from_stages(h.stages, "
     line += f"onset=h.onset {30 * by:+d})"
     if abs(by) > 10:  # a line that is to be copied would do harm
         line = f"{where}. By so much a clock is wrong, or the scoring is of another night"
     with pytest.warns(UserWarning, match=re.escape(line)):
-        table = check_alignment(COHORT.X.source_epochs, y)
+        table = check_alignment(cohort().X.source_epochs, y)
     assert table["shift"].tolist() == [by, by]
     assert (table["best_agreement"] > table["agreement"]).all()
 
@@ -104,7 +108,7 @@ class Ready(ClassifierMixin, BaseEstimator):
     def predict(self, X):
         rng = np.random.default_rng(0)
         wrong = rng.integers(0, 5, len(X))
-        return np.where(rng.random(len(X)) < 0.2, wrong, COHORT.y)
+        return np.where(rng.random(len(X)) < 0.2, wrong, cohort().y)
 
 
 class Sure(Ready):
@@ -117,8 +121,8 @@ class Sure(Ready):
 def test_scoring_by_a_ready_teacher(stager, by):
     """The signals are noise: the teacher alone knows. Names serve as codes do."""
     noise = np.random.default_rng(0).normal(0, 20, (480, 1, 960)).astype(np.float32)
-    X = PairedEpochs(noise, recording=COHORT.X.recording, onset=COHORT.X.onset)
-    names = np.array(["W", "N1", "N2", "N3", "REM", "?"])[moved(COHORT.y, -by)]
+    X = PairedEpochs(noise, recording=cohort().X.recording, onset=cohort().X.onset)
+    names = np.array(["W", "N1", "N2", "N3", "REM", "?"])[moved(cohort().y, -by)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = check_alignment(X, names, stager=stager)
@@ -126,18 +130,18 @@ def test_scoring_by_a_ready_teacher(stager, by):
 
 
 def test_scoring_of_another_night():
-    y = np.roll(COHORT.y, 240)
+    y = np.roll(cohort().y, 240)
     with pytest.warns(UserWarning, match="scoring"):
-        table = check_alignment(COHORT.X.source_epochs, y)
+        table = check_alignment(cohort().X.source_epochs, y)
     assert (table["shift"] != 0).all()
     with pytest.warns(UserWarning, match="one stage fills it"):
-        table = check_alignment(COHORT.X.source_epochs, np.zeros(480, dtype=int))
+        table = check_alignment(cohort().X.source_epochs, np.zeros(480, dtype=int))
     assert table["shift"].isna().all()
 
 
 def test_few_scored_epochs():
     """A real place of them is not known, so no line that moves them is given."""
-    night, y = COHORT.X[:240], COHORT.y[:240]
+    night, y = cohort().X[:240], cohort().y[:240]
     for n_scored in (2, 5):
         few = np.where(np.arange(240) < n_scored, y, -1)
         assert silently(night.target_epochs, few)["shift"].isna().all()

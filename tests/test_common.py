@@ -29,7 +29,8 @@ from skleepkd.metrics import sleep_scorers
 from skleepkd.preprocessing import PairedTransformer
 from tests.tiny import FAST, NAMES, TinyNetwork, make_pair
 
-TEACHER = SleepStager(TinyNetwork, max_epochs=1, device="cpu", classes="aasm")
+FAST = {**FAST, "batch_size": 72}  # two steps
+TEACHER = SleepStager(TinyNetwork, **{**FAST, "random_state": None}, classes="aasm")
 
 
 def log_power(X):

@@ -80,7 +80,7 @@ class SelfTuned(FineTunedSleepStager):
 
 def stagers():
     """One stager of each kind and strategy, which learns the checks' tables."""
-    given = {"max_epochs": 4, "lr": 0.02, "random_state": 0}
+    given = {"max_epochs": 4, "lr": 0.05, "batch_size": 96, "random_state": 0}
     teacher = SleepStager(Perceptron, **given)
     two_steps = {"strategy": "two-step", "alpha": 0.2, "feature_max_epochs": 1}
     return [
