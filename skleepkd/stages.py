@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC
 
 import numpy as np
+import pandas as pd
 
 from skleepkd.warn import warn
 
@@ -87,13 +88,10 @@ def is_unscored(y):
 def check_present(values, name):
     """Take a column, such as one of people, as an array; refuse what misses values."""
     column = np.asarray(values)
-    if column.dtype.kind in "iub":
-        missing = False
-    elif column.dtype.kind == "f":
-        missing = np.isnan(column).any()
-    else:
-        missing = np.isin(np.asarray(column, dtype=str), MISSING).any()
-    if missing or np.ma.is_masked(values):
+    missing = np.ma.is_masked(values) or pd.isna(column).any()
+    if column.dtype.kind not in "iubf":
+        missing |= np.isin(np.asarray(column, dtype=str), MISSING).any()
+    if missing:
         raise ValueError(f"{name} has missing values: leave such rows out, or name them.")
     return column
 
