@@ -1,6 +1,7 @@
 """Scalers: of each epoch by itself, and of each recording."""
 
 import numpy as np
+import pandas as pd
 
 from skleepkd.epochs import PairedEpochs
 from skleepkd.epochs.rows import Signal, row_key
@@ -156,14 +157,11 @@ class RecordingScaler(StatelessTransformer):
 
 def _rows_of_recordings(pair):
     """Yield the rows of each recording; nights of one name are each person's own."""
-    codes = np.zeros(len(pair), dtype=np.int64)
-    for column in (pair.recording, pair.subject):
-        if column is not None:
-            _, own = np.unique(column, return_inverse=True)
-            codes = np.unique(codes * len(pair) + own, return_inverse=True)[1]
-    order = np.argsort(codes, kind="stable")
-    ends = np.flatnonzero(np.diff(codes[order])) + 1
-    yield from map(row_key, np.split(order, ends))
+    columns = [c for c in (pair.recording, pair.subject) if c is not None]
+    rows = [np.arange(len(pair))]
+    if columns:
+        rows = pd.Series(range(len(pair))).groupby(columns).indices.values()
+    yield from map(row_key, rows)
 
 
 def _quartiles(values):
