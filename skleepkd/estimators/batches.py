@@ -145,11 +145,12 @@ class EpochDataset(Dataset):
 
     def __init__(self, pair, y=None, extras=None):
         self.pair = self.signal = pair
+        self.rows = np.arange(len(pair))  # of each entry; of windows (n_windows, length)
         self.y = np.full(len(pair), UNSCORED) if y is None else np.asarray(y)
         self.extras = extras or {}
 
     def __len__(self):
-        return len(self.pair)
+        return len(self.rows)
 
     def __getitem__(self, number):
         x, y = self.__getitems__([number])
@@ -189,18 +190,15 @@ class WindowDataset(EpochDataset):
         per_window = {n: v.values for n, v in extras.items() if isinstance(v, PerWindow)}
         super().__init__(pair, y, {**extras, **per_window})
         self.per_window = set(per_window)
-        self.windows = windows
+        self.rows = windows
         self.numbers = np.arange(len(windows))  # the windows' entries in what is per window
         # Whether an epoch that several windows of a batch hold is there once.
         self.share, self.share_validation = share, share_validation
 
-    def __len__(self):
-        return len(self.windows)
-
     def __getitems__(self, numbers):
         """Read a batch of windows, which must be equally long."""
         numbers = np.asarray(numbers)
-        windows = self.windows[numbers]
+        windows = self.rows[numbers]
         windows = windows[:, windows[0] >= 0]  # (batch, length)
         rows, places = np.unique(windows, return_inverse=True)
         places = torch.from_numpy(places.reshape(windows.shape))
@@ -218,8 +216,8 @@ class WindowDataset(EpochDataset):
 
     def split(self, validates):
         """Part the windows to train on from the scored ones of subjects who are held out."""
-        validates = validates[self.windows[:, 0]]
-        scored = (self.y[self.windows] >= 0).any(axis=1)
+        validates = validates[self.rows[:, 0]]
+        scored = (self.y[self.rows] >= 0).any(axis=1)
         return (
             self._part(~validates, self.share),
             self._part(validates & scored, self.share_validation),
@@ -227,7 +225,7 @@ class WindowDataset(EpochDataset):
 
     def _part(self, which, share):
         part = copy.copy(self)
-        part.windows, part.numbers = self.windows[which], self.numbers[which]
+        part.rows, part.numbers = self.rows[which], self.numbers[which]
         part.share = share
         return part
 
@@ -294,10 +292,10 @@ def make_loader(stager, dataset, *, training):
         base.hold(stager.device)
     if base.signal is not base.pair:
         options["pin_memory"] = False
-    augmented = getattr(getattr(stager, "strategy_", None), "augmented", ())
-    weights = None
+    weights, order = None, {}
     if training and stager.balanced_batches and stager.step_.stages:
-        weights = balancing_weights(_codes_of(dataset))
+        codes = base.y[base.rows[getattr(dataset, "indices", slice(None))]]
+        weights = balancing_weights(codes.reshape(len(codes), -1))
     if isinstance(dataset, WindowDataset):
         batch_size, shuffle = options.pop("batch_size"), options.pop("shuffle")
         if training and shuffle:
@@ -305,26 +303,22 @@ def make_loader(stager, dataset, *, training):
             batches = WindowBatches(dataset, batch_size, together, weights)
         else:
             batches = batches_in_order(dataset, batch_size)
-        loader = iterator(dataset, batch_sampler=batches, **options)
-        return _whole_batches(loader, options, augmented)
-    if weights is not None:
-        options |= {
-            "shuffle": False,
-            "sampler": WeightedRandomSampler(weights, len(weights)),
-        }
-    # Batch normalisation cannot learn from a last batch of a single epoch.
-    of_torch = isinstance(iterator, type) and issubclass(iterator, DataLoader)
-    if training and of_torch and len(dataset) > options["batch_size"]:
-        options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
-    return _whole_batches(iterator(dataset, **options), options, augmented)
-
-
-def _codes_of(dataset):
-    """Codes by row of a data set, (n_rows, 1), or by window, (n_windows, length)."""
-    if isinstance(dataset, WindowDataset):
-        return dataset.y[dataset.windows]
-    rows = getattr(dataset, "indices", slice(None))
-    return getattr(dataset, "dataset", dataset).y[rows][:, None]
+        order = {"batch_sampler": batches}
+    else:
+        if weights is not None:
+            order = {"sampler": WeightedRandomSampler(weights, len(weights))}
+            options["shuffle"] = False
+        # Batch normalisation cannot learn from a last batch of a single epoch.
+        of_torch = isinstance(iterator, type) and issubclass(iterator, DataLoader)
+        if training and of_torch and len(dataset) > options["batch_size"]:
+            options.setdefault("drop_last", len(dataset) % options["batch_size"] == 1)
+    loader = iterator(dataset, **order, **options)
+    collate = getattr(loader, "collate_fn", None)
+    if collate is not None and "collate_fn" not in options:
+        augmented = getattr(getattr(stager, "strategy_", None), "augmented", ())
+        own = partial(_collate, collate, augmented)
+        loader.collate_fn = as_is if collate is default_collate else own
+    return loader
 
 
 def balancing_weights(codes):
@@ -341,15 +335,6 @@ def balancing_weights(codes):
         of_scored = inverse[some].sum(axis=1) / scored[some].sum(axis=1)
         weights[some] = of_scored / of_scored.mean()
     return weights
-
-
-def _whole_batches(loader, options, augmented):
-    """Let a loader take batches that are made already, or collate the rows of their signals."""
-    own = getattr(loader, "collate_fn", None)
-    if own is not None and "collate_fn" not in options:
-        given = partial(_collate, own, augmented)
-        loader.collate_fn = as_is if own is default_collate else given
-    return loader
 
 
 def _collate(collate, augmented, batch):
@@ -383,7 +368,7 @@ class WindowBatches(Sampler):
     """Shuffled batches of windows for training, blocks of neighbours together where wanted."""
 
     def __init__(self, dataset, batch_size, together=1, weights=None):
-        self.windows, self.weights = dataset.windows, weights
+        self.windows, self.weights = dataset.rows, weights
         self.batch_size = batch_size
         self.together = min(together, batch_size)
 
@@ -411,7 +396,7 @@ class WindowBatches(Sampler):
 
 def batches_in_order(dataset, batch_size):
     """Batches of windows that are equally long, in order; of shared epochs, whole runs."""
-    windows = dataset.windows
+    windows = dataset.rows
     lengths = (windows >= 0).sum(axis=1)
     if dataset.share:
         second = windows[:-1, min(1, windows.shape[1] - 1)]

@@ -72,7 +72,7 @@ def _predict_windows(stager, dataset):
     loader = stager.get_iterator(dataset, training=False)
     # The loader's own batches tell which windows they hold.
     for which, batch in zip(loader.batch_sampler, loader, strict=True):
-        rows = dataset.windows[which]
+        rows = dataset.rows[which]
         yield rows[:, rows[0] >= 0], stager.evaluation_step(batch)
 
 
