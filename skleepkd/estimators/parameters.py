@@ -4,6 +4,7 @@ import inspect
 
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 
 from skleepkd.networks.build import close_name
 
@@ -45,12 +46,10 @@ def refuse_unknown_parameters(stager, given, error=TypeError):
 def check_kinds(stager):
     """Refuse names where skorch takes classes, and a callback that is in no list."""
     lines = {"optimizer": "torch.optim.AdamW", "criterion": "torch.nn.CrossEntropyLoss"}
-    for name, line in {**lines, "callbacks": "[EarlyStopping(...)]"}.items():
+    lines["callbacks"] = "[EarlyStopping(...)]"
+    for name, line in lines.items():
         value = getattr(stager, name)
-        given = isinstance(value, str) or (
-            name == "callbacks" and hasattr(value, "initialize")
-        )
-        if given and value != "disable":
+        if (isinstance(value, str) and value != "disable") or isinstance(value, Callback):
             raise ValueError(
                 f"{name} is given as {name}={line}, or the like; given {value!r}."
             )
