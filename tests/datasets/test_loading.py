@@ -24,6 +24,7 @@ from skleepkd.datasets import (
 )
 from skleepkd.datasets.checks import check_channels
 from tests import files
+from tests.tiny import raw_of
 
 PLAIN = {"l_freq": None, "h_freq": None, "rejection": False}
 EESM = partial(load_eesm, **PLAIN)
@@ -260,8 +261,7 @@ def test_filter_and_resampling(options, frequencies, expected):
     signal = 200 + 100 * np.sin(2 * np.pi * 10 * t) + 50 * np.sin(2 * np.pi * 60 * t)
 
     def read(night):
-        info = mne.create_info(["A"], 200.0, "eeg")
-        return mne.io.RawArray(1e-6 * signal[None], info, verbose="error")
+        return raw_of(1e-6 * signal[None], ["A"], 200.0)
 
     night = Night(30.0 * np.arange(10), np.arange(10) % 5, files=[])
     options = {"name": "mine", "sfreq": 200.0, **options}
@@ -348,9 +348,8 @@ class Study:
         self.was_read.append(number)
         if number in self.faults:
             raise self.faults[number]
-        info = mne.create_info(["A"], 100.0, "eeg")
         signal = np.full((1, 6000), 1e-6 * (1 + "abc".index(number)))
-        return mne.io.RawArray(signal, info, verbose="error")
+        return raw_of(signal, ["A"], 100.0)
 
     def load(self, on_error="warn"):
         self.was_read.clear()

@@ -20,13 +20,13 @@ from skleepkd.preprocessing import (
     scalp_derivations,
 )
 from skleepkd.preprocessing.ear import derivation_power
+from tests.tiny import raw_of
 
 SFREQ = 100.0
 
 
 def recording(data, names=EAR_ELECTRODES, sfreq=SFREQ):
-    info = mne.create_info(list(names)[: len(data)], sfreq, "eeg")
-    return mne.io.RawArray(data, info, verbose=False)
+    return raw_of(data, names[: len(data)], sfreq)
 
 
 def ear_night(noisy=(), seed=0, gain=4.0, seconds=60):
@@ -342,11 +342,7 @@ def test_steps_of_braindecode(tmp_path, in_files):
     preprocess(alone, [Preprocessor(ear_derivations, apply_on_array=False)])
     assert alone.datasets[0].raw.ch_names == EAR
     windows = create_fixed_length_windows(
-        dataset,
-        window_size_samples=3000,
-        window_stride_samples=3000,
-        on_last_window="drop",
-        preload=True,
+        dataset, window_size_samples=3000, window_stride_samples=3000, drop_last_window=True
     )
     X = PairedEpochs.from_windows(windows, source=SCALP_DERIVATIONS, target=EAR, unit="V")
     assert X.subject.tolist() == ["s0", "s0", "s1", "s1"]

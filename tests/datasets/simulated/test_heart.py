@@ -18,6 +18,7 @@ from skleepkd.datasets import simulate_night
 from skleepkd.datasets.simulated import draw_motions
 from skleepkd.datasets.simulated import heart as heart_module
 from skleepkd.datasets.simulated.body import Body, Clock, Course
+from tests.tiny import raw_of
 
 SFREQ = 100.0
 W, N1, N2, N3, REM = range(5)
@@ -86,9 +87,8 @@ def test_peaks_of_the_ecg_are_the_beats(nights):
 
 
 def test_mne_finds_the_beats(nights):
-    info = mne.create_info(["ECG"], SFREQ, "ecg")
     signals, beats = nights[0].signals[:, :60_000], nights[0].beats
-    raw = mne.io.RawArray(1e-6 * signals, info, verbose="error")
+    raw = raw_of(1e-6 * signals, ["ECG"], SFREQ, "ecg")
     events, _, _ = mne.preprocessing.find_ecg_events(raw, verbose="error")
     peaks = events[:, 0] / SFREQ
     # Its filter and its search for extrema in either direction add some tolerance.
