@@ -26,7 +26,7 @@ _JOINT = re.compile(r"((BAD|EDGE) )?boundary|New Segment/.*", re.IGNORECASE)
 
 
 @contextmanager
-def errors_naming(path):
+def errors_naming(path, advice="Download it again."):
     """Turn whatever a reader raises on a damaged file into a ValueError that names it."""
     try:
         yield
@@ -34,8 +34,7 @@ def errors_naming(path):
         raise  # not the content's fault
     except Exception as error:
         raise ValueError(
-            f"{path} is damaged or incomplete ({type(error).__name__}: {error}). Download "
-            "it again."
+            f"{path} is damaged or incomplete ({type(error).__name__}: {error}). {advice}"
         ) from error
 
 

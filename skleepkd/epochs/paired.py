@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skleepkd.edf import errors_naming
 from skleepkd.epochs import builders as _builders
 from skleepkd.epochs.rows import (
     Signal,
@@ -343,13 +344,8 @@ class PairedEpochs:
                 f"{folder} holds no complete pair (pair.json is missing). Write it with "
                 "PairedEpochs.to_memmap."
             )
-        try:
+        with errors_naming(f"The pair in {folder}", "Write it anew."):
             return cls(**open_folder(folder))
-        except (FileNotFoundError, PermissionError, MemoryError):
-            raise
-        except Exception as error:  # JSON, zipfile and NumPy raise many kinds
-            message = f"The pair in {folder} is damaged ({error}). Write it anew."
-            raise ValueError(message) from error
 
     from_mne = classmethod(_builders.from_mne)
     from_windows = classmethod(_builders.from_windows)
