@@ -54,8 +54,8 @@ N_DRAWN = 300
 NETWORKS = ("USleep", "EpochCrossModalTransformer", "small")
 #: Tables 2 and 3 of the paper, by network; the small one, LogPowerNet, is not there.
 PAPER = {name: tables.values_in(text(f"paper {name}")) for name in NETWORKS[:2]}
-#: Of Table 2: factor, digits, and the paper's digits.
-SCORES = {"accuracy": (100, 1, 2), "kappa": (1, 3, 3)}
+#: Of Table 2: name, factor, digits, and the paper's digits.
+SCORES = {"accuracy": ("Accuracy", 100, 1, 2), "kappa": ("Kappa", 1, 3, 3)}
 
 #: The paper left its subject 5 out, as both electrodes of the right ear canal were rejected.
 LEFT_OUT = "sub-006"
@@ -189,7 +189,7 @@ def table_2(last, best, paper):
         shares = kappas["scalp"], kappas["ear"], kappas[method]
         of_gap = method not in ("scalp", "ear")
         row["Gap closed"] = tables.share_of_gap(*shares) if of_gap else "-"
-        for score, (factor, digits, _) in SCORES.items():
+        for score, (_, factor, digits, _) in SCORES.items():
             optimistic = factor * best[method].mean[score]
             row[f"*Optimistic:* {score}"] = tables.number(optimistic, digits)
         rows.append(row)

@@ -93,8 +93,8 @@ OF_FIT = ("filters", "passes", "batch_size", "lr", "schedule", "sequence_length"
 
 #: Tables I and II of the paper, by the number of stages.
 PAPER = {n: tables.values_in(text(f"paper {n}")) for n in SCHEMES}
-#: Of Table I: factor, digits, and the paper's digits.
-SCORES = {"f1_weighted": (1, 2, 2), "accuracy": (1, 2, 2)}
+#: Of Table I: name, factor, digits, and the paper's digits.
+SCORES = {"f1_weighted": ("Weighted F1", 1, 2, 2), "accuracy": ("Accuracy", 1, 2, 2)}
 
 # ---------------------------------------------------------------- the fits
 
@@ -262,10 +262,9 @@ def table_of_gains(scores, best):
     for row in DISTILLED:
         line = {"Method": LABELS[row]}
         for name, baseline in (("the ECG", "ecg"), ("the best", best)):
-            for score in ("kappa", "weighted F1"):
-                column = score.replace("weighted F1", "f1_weighted")
-                gain = tables.gain_of(scores[row][column], scores[baseline][column])
-                line[f"{score.capitalize()}, over {name} baseline"] = tables.signed(gain)
+            for score, column in (("kappa", "Kappa"), ("f1_weighted", "Weighted F1")):
+                gain = tables.gain_of(scores[row][score], scores[baseline][score])
+                line[f"{column}, over {name} baseline"] = tables.signed(gain)
         gains = {
             name: tables.gain_of(scores[row]["kappa"], scores[name]["kappa"])
             for name in BASELINES

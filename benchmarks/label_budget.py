@@ -20,7 +20,7 @@ import tables
 from joblib import Memory
 from matplotlib.figure import Figure
 from sklearn.model_selection import GroupKFold
-from study import Setting, Study, parse, tasks_of, terms, texts, training
+from study import TERMS, Setting, Study, parse, tasks_of, terms, texts, training
 from torch.utils.data import RandomSampler
 
 from skleepkd import DistilledSleepStager, FineTunedSleepStager, SleepStager, save
@@ -49,12 +49,6 @@ BOTH = "ear, small, both"
 #: In the order of the table.
 STUDENTS = (TEACHER, AS_LARGE, ALONE, SOFTMAX, FEATURES, BOTH)
 
-TERMS = {
-    "lr": Setting("learning rate of the first pass", 3e-3),
-    "feature-weight": Setting("weight of the feature term", 10.0),
-    "alpha": Setting("share of the softmax term", 0.9),
-    "temperature": Setting("temperature of the softmax term", 2.0),
-}
 LABELS_SETTINGS = {
     "labelled": Setting("numbers of labelled subjects", [2, 6, 20], [1, 2]),
     "repetitions": Setting("seeds of the repetitions", [0, 1, 2, 3], [100]),

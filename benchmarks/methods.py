@@ -27,7 +27,7 @@ from methods_runs import (
 )
 from real_nights_runs import FiveEpochs, read_features
 from real_nights_ucddb import WHOLE
-from study import Setting, Study, folder, parse, tasks_of, texts
+from study import TERMS, Setting, Study, folder, parse, tasks_of, texts
 
 from skleepkd.metrics import expected_calibration_error
 
@@ -39,10 +39,7 @@ SETTINGS = {
     "folds": Setting("folds by person", 4, 2),
     "passes": Setting("passes, over which the learning rate falls as a cosine", 8, 2),
     "steps": Setting("gradient steps of a pass, of 32 epochs", 60, 3),
-    "lr": Setting("learning rate of the first pass (Adam)", 3e-3),
-    "alpha": Setting("share of the teacher's output", 0.9),
-    "temperature": Setting("temperature of the teacher's output", 2.0),
-    "feature-weight": Setting("weight of the feature term", 10.0),
+    **TERMS,
     "seeds": Setting("seeds of each training of the confirmation", [0]),
     "real-seeds": Setting("seeds on the real pairs", [0, 1, 2], [0]),
 }

@@ -70,7 +70,9 @@ SETTINGS = {
     "passes": Setting("passes over the target's sequences", 4, 1, 10),
     "source-passes": Setting("passes over the source's", 3, 1, 10),
     "lr": Setting("learning rate", 1e-3, None, 1e-4),
-    "every": Setting("steps between evaluations (and looks)", 10, 2, 10, "10 (code)"),
+    "every": Setting(
+        "steps between evaluations (and looks at the test)", 10, 2, 10, "10 (code)"
+    ),
     "patience": Setting(
         "evaluations without improvement before the end", 10, 2, 50, "50 steps (code: 50)"
     ),

@@ -31,7 +31,7 @@ from real_nights_runs import (
     run_fold,
 )
 from real_nights_ucddb import two_nights
-from study import Setting, Study, folder, parse, tasks_of, texts
+from study import TERMS, Setting, Study, folder, parse, tasks_of, texts
 
 from skleepkd.metrics.subjects import over_subjects
 
@@ -44,10 +44,8 @@ SETTINGS = {
     "steps": Setting("steps of a pass, of 256 epochs", 12, 2),
     "sequence-steps": Setting("steps of a pass, of 32 sequences", 10, 2),
     "night-passes": Setting("passes of 25 steps of 32 epochs on UCDDB", 15, 1),
-    "lr": Setting("learning rate (Adam)", 0.006),
-    "feature-weight": Setting("weight of the feature term", 10.0),
-    "alpha": Setting("share of the softmax term beside labels", 0.9),
-    "temperature": Setting("temperature of the softmax term", 2.0),
+    **TERMS,
+    "lr": Setting("learning rate of the first pass (Adam)", 0.006),
 }
 #: What ``--development`` tries, one setting at a time, and on which runs.
 SEARCH = {

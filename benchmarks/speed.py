@@ -362,8 +362,8 @@ def recording(fast):
         apart = (ours - theirs) / theirs.std()
         off, most = np.sqrt(np.mean(apart**2)), abs(apart[1:-1]).max()
         kept = "holds" if off <= 0.01 else "does not hold"
-        apart = {"off": off, "most": most, "kept": kept}
-        yield line("recording", faster, by_default, hours=hours, **apart)
+        found = {"off": off, "most": most, "kept": kept}
+        yield line("recording", faster, by_default, hours=hours, **found)
 
 
 def spectrogram(fast):

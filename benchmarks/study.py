@@ -48,6 +48,15 @@ class Setting(NamedTuple):
     choices: tuple | None = None
 
 
+#: How trainings weigh what a student follows, chosen on the cohorts 100 and 101.
+TERMS = {
+    "lr": Setting("learning rate of the first pass (Adam)", 3e-3),
+    "feature-weight": Setting("weight of the feature term", 10.0),
+    "alpha": Setting("share of the softmax term beside labels", 0.9),
+    "temperature": Setting("temperature of the softmax term", 2.0),
+}
+
+
 def parse(doc, settings, argv=None, **arguments):
     """Read the command line: the settings, and how to run.
 

@@ -208,14 +208,12 @@ def error_bars(ax, places, found, **look):
 def beside_paper(report, paper, scores):
     """Write scores beside the paper's: the mean over subjects, and pooled over epochs.
 
-    ``scores`` are a factor, digits, and the paper's digits, by score; ``paper`` begins with
-    its values of these, or is None.
+    ``scores`` are a name, a factor, digits, and the paper's digits, by score; ``paper`` begins
+    with its values of these, or is None.
     """
-    cells = {}
-    paper = paper or [math.nan] * len(scores)
+    cells, paper = {}, paper or [math.nan] * len(scores)
     for (score, how), value in zip(scores.items(), paper, strict=False):
-        factor, digits, of_paper = how
-        name = score.capitalize().replace("_", " ")
+        name, factor, digits, of_paper = how
         cells[f"{name}, paper"] = number(value, of_paper)
         cells[f"{name}, mean"] = mean(report.subjects[score], digits, factor)
         cells[f"{name}, pooled"] = number(factor * report.pooled[score], digits)
