@@ -20,8 +20,7 @@ def cohort():
 
 
 def silently(*args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         return check_alignment(*args, **options)
 
 
@@ -123,8 +122,7 @@ def test_scoring_by_a_ready_teacher(stager, by):
     noise = np.random.default_rng(0).normal(0, 20, (480, 1, 960)).astype(np.float32)
     X = PairedEpochs(noise, recording=cohort().X.recording, onset=cohort().X.onset)
     names = np.array(["W", "N1", "N2", "N3", "REM", "?"])[moved(cohort().y, -by)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         table = check_alignment(X, names, stager=stager)
     assert table["shift"].tolist() == [by, by]
 

@@ -160,8 +160,7 @@ def test_clock_in_from_raws_and_the_dates():
         UserWarning, match=r"dates the target began \+0 s .* signals \+100\."
     ):
         clock = estimate_clock(**raws)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it was said once
+    with warnings.catch_warnings(action="error"):  # it was said once
         PairedEpochs.from_raws(**raws, clock=clock)
 
 

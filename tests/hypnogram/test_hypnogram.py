@@ -13,7 +13,6 @@ import pytest
 from skleepkd import PairedEpochs
 from skleepkd.hypnogram import Hypnogram
 from skleepkd.stages import SCHEMES, stages_at
-from tests.files import write_edf
 
 AASM = SCHEMES["aasm"]
 #: Sleep begins with the third epoch and ends with the ninth.
@@ -145,27 +144,6 @@ def test_annotations_find_their_place_in_a_recording_cropped_since():
     assert ends == ["2", "2", "3", "W", "2", "R", "W"]
 
 
-def test_the_pair_is_cut_and_labelled_by_the_annotations():
-    """Our own builder reads back what was written, as it reads a scorer's."""
-    raw = silent_raw()
-    pair = PairedEpochs.from_raws(
-        source_raw=raw, target_raw=raw, annotations=night_of(NIGHT).to_annotations()
-    )
-    y = stages_at(night_of(NIGHT).to_annotations(), pair.onset)
-    assert y.tolist() == [AASM.index(stage) for stage in NIGHT]
-
-
-def test_texts_are_read_back_from_an_edf_plus_file(tmp_path):
-    given = night_of(NIGHT).to_annotations()
-    columns = given.onset, given.duration, given.description
-    notes = list(zip(*columns, strict=True))
-    path = write_edf(tmp_path / "night.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
-    found = mne.read_annotations(path)
-    assert found.description.tolist() == given.description.tolist()
-    assert found.onset.tolist() == given.onset.tolist()
-    assert found.duration.tolist() == given.duration.tolist()
-
-
 @pytest.mark.parametrize(
     ("classes", "texts"),
     [
@@ -277,13 +255,10 @@ def test_yasa_gets_the_stages_of_other_schemes(classes, names):
     np.testing.assert_array_equal(hypnogram.proba[names], night.probabilities)
 
 
-def test_yasa_gets_a_scoring_of_20_s():
+def test_yasa_gets_a_scoring_of_20_s_and_unscored_epochs():
     night = Hypnogram.from_stages(["W", "N2", "?"], epoch=20, meas_date=TEN_PM).to_yasa()
     assert night.hypno.tolist() == ["WAKE", "N2", "UNS"]
     assert (night.freq, night.scorer, night.proba) == ("20s", None, None)
-
-
-def test_yasa_gets_epochs_without_probabilities():
     night = Hypnogram([[0.2, 0.8], [np.nan, np.nan]], ["W", "N2"]).to_yasa()
     assert night.hypno.tolist() == ["N2", "UNS"]
 
@@ -310,16 +285,6 @@ def test_codes_of_no_known_scheme_are_not_guessed(tmp_path):
             convert()
 
 
-def test_plot_shows_the_scheme_from_the_top():
-    import matplotlib.pyplot as plt
-
-    display = night_of(NIGHT).plot()
-    ticks = [label.get_text() for label in display.ax_[0].get_yticklabels()]
-    assert ticks == ["W", "REM", "N1", "N2", "N3"]
-    assert len(display.ax_) == 2
-    plt.close(display.figure_)
-
-
 def test_plot_of_a_scoring_and_beside_the_truth():
     import matplotlib.pyplot as plt
 
@@ -327,6 +292,7 @@ def test_plot_of_a_scoring_and_beside_the_truth():
     display = scored.plot()
     assert [panel.get_title(loc="left") for panel in display.ax_] == ["Truth"]
     assert len(Hypnogram.from_stages(NIGHT, epoch=20).plot().ax_) == 1
+    assert len(night_of(NIGHT).plot().ax_) == 2
     display = Hypnogram.from_stages(["W", "N2", "?"]).plot(truth=scored)
     assert display.ax_[1].get_title(loc="left") == "Prediction (kappa 0.00)"
     display = night_of(["W", "W", "N", "W"], ("W", "N", "R")).plot(truth=scored)

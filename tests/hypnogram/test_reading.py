@@ -25,6 +25,12 @@ def write(folder, name, text, encoding="utf-8"):
     return path
 
 
+def write_notes(path, notes, **options):
+    """Write annotations alone, as EDF+ or BDF+."""
+    reserved = "BDF+C" if options.get("bdf") else "EDF+C"
+    return write_edf(path, {}, 1, 0, notes=notes, reserved=reserved, **options)
+
+
 def lines(texts, end="\n"):
     return end.join(map(str, texts)) + end
 
@@ -259,15 +265,7 @@ def test_edf_plus_of_20_and_30_s(epoch, tmp_path):
     notes = [(epoch * k, epoch, f"Sleep stage {s}") for k, s in enumerate(SCORED)]
     notes[8] = (*notes[8][:2], "Movement time")
     notes += [(5, 0, "Lights off"), (epoch, 2 * epoch, "Hypopnea"), (7, None, "Artefact")]
-    path = write_edf(
-        tmp_path / "h.edf",
-        {},
-        1,
-        0,
-        notes=notes,
-        reserved="EDF+C",
-        clock=("28.02.20", "23.58.00"),
-    )
+    path = write_notes(tmp_path / "h.edf", notes, clock=("28.02.20", "23.58.00"))
     night = read_hypnogram(path)
     assert night.stages.tolist() == STAGES
     assert (night.epoch, night.meas_date) == (epoch, BEGAN)
@@ -280,23 +278,22 @@ def test_edf_plus_of_20_and_30_s(epoch, tmp_path):
 def test_edf_plus_that_begins_within_a_second(tmp_path):
     """Its onsets count from the time in the header, not from its first record."""
     notes = [(30.75 + 30 * k, 30, f"Sleep stage {stage}") for k, stage in enumerate("W2R")]
-    options = {"notes": notes, "starts": [0.75], "clock": ("28.02.20", "23.58.00")}
-    path = write_edf(tmp_path / "h.edf", {}, 1, 0, reserved="EDF+C", **options)
+    options = {"starts": [0.75], "clock": ("28.02.20", "23.58.00")}
+    path = write_notes(tmp_path / "h.edf", notes, **options)
     night = read_hypnogram(path, meas_date=BEGAN)
     assert night.onset.tolist() == [30.75, 60.75, 90.75]
 
 
 @pytest.mark.parametrize("name", ["H.EDF", "h.bdf", "h.rec"])
 def test_edf_plus_by_any_name(name, tmp_path):
-    notes, bdf = [(0, 30, "Sleep stage R")], name == "h.bdf"
-    reserved = "BDF+C" if bdf else "EDF+C"
-    path = write_edf(tmp_path / name, {}, 1, 0, notes=notes, reserved=reserved, bdf=bdf)
+    notes = [(0, 30, "Sleep stage R")]
+    path = write_notes(tmp_path / name, notes, bdf=name == "h.bdf")
     assert read_hypnogram(path).stages.tolist() == ["REM"]
 
 
 def test_texts_where_no_stage_is_scored_are_not_passed_over(tmp_path):
     notes = [(0, 60, "Sleep stage W"), (60, 30, "Doze"), (90, 30, "Sleep stage 2")]
-    path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+    path = write_notes(tmp_path / "h.edf", notes)
     with pytest.raises(
         ValueError, match=r"h\.edf.*unknown stages \['Doze'\].*'Doze': \.\.\.\}"
     ):
@@ -324,7 +321,7 @@ def test_our_own_tables_of_every_scheme_are_read_back(tmp_path):
         night.to_events(path)
         notes = night.to_annotations()
         notes = list(zip(notes.onset, notes.duration, notes.description, strict=True))
-        edf = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+        edf = write_notes(tmp_path / "h.edf", notes)
         for found in map(read_hypnogram, (path, edf)):
             assert found.stages.tolist() == night.stages.tolist()
             assert found.onset.tolist() == night.onset.tolist()
@@ -354,8 +351,7 @@ def test_a_clock_of_20_s_and_a_hidden_date(tmp_path):
     night = read_hypnogram(write(tmp_path, "n.csv", text))
     assert (night.epoch, night.stages.tolist()) == (20, STAGES)
     notes, clock = [(0, 60, "Sleep stage W")], ("xx.xx.xx", "22.00.00")
-    options = {"notes": notes, "clock": clock, "reserved": "EDF+C"}
-    night = read_hypnogram(write_edf(tmp_path / "h.edf", {}, 1, 0, **options))
+    night = read_hypnogram(write_notes(tmp_path / "h.edf", notes, clock=clock))
     assert (night.meas_date, night.stages.tolist()) == (None, ["W", "W"])
 
 
@@ -422,8 +418,7 @@ def test_codes_of_two_readings_are_asked_about(given, match, either, stages, tmp
     path = write(tmp_path, "n.txt", lines(given))
     with pytest.warns(UserWarning, match=rf"n\.txt: among the codes \[.*{match}.*codes="):
         read_hypnogram(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         assert read_hypnogram(path, codes=either).stages.tolist() == stages
 
 
@@ -442,7 +437,7 @@ def test_codes_that_the_table_describes(tmp_path):
 def test_a_night_of_sleep_edf(shared_data, tmp_path):
     rows, *_ = next(iter(real_sleep_edf(shared_data).values()))
     notes = [(float(onset), float(length), text) for onset, length, text in rows]
-    path = write_edf(tmp_path / "h.edf", {}, 1, 0, notes=notes, reserved="EDF+C")
+    path = write_notes(tmp_path / "h.edf", notes)
     night = read_hypnogram(path)
     ends = {"1": "N1", "2": "N2", "3": "N3", "4": "N3", "R": "REM", "e": "?"}
     names = [ends.get(text[-1], text[-1]) for *_, text in notes]
@@ -464,14 +459,8 @@ def test_boas_as_published(shared_data):
 
 
 def test_eesm17_asks_for_what_its_tables_lack(shared_data):
-    path = (
-        shared_data
-        / "eesm17"
-        / "sub-002"
-        / "ses-001"
-        / "eeg"
-        / "sub-002_ses-001_task-sleep_acq-scoring_events.tsv"
-    )
+    name = "sub-002_ses-001_task-sleep_acq-scoring_events.tsv"
+    path = shared_data / "eesm17" / "sub-002" / "ses-001" / "eeg" / name
     with pytest.raises(ValueError, match=r"Lights Off at 872\.59 s.*start=872\.59"):
         read_hypnogram(path)
     with pytest.raises(ValueError, match="last 0 s.*epoch=30"):

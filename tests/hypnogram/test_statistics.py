@@ -4,19 +4,14 @@ import numpy as np
 import pytest
 
 from skleepkd.hypnogram import Hypnogram
-
-SCHEMES = {
-    "aasm": ["W", "N1", "N2", "N3", "REM"],
-    "wldr": ["W", "L", "D", "R"],
-    "wnr": ["W", "N", "R"],
-}
+from skleepkd.stages import SCHEMES
 
 
 def drawn(seed):
     """Nights of some minutes: of any scheme, with short stages and long ones, unscored too."""
     rng = np.random.default_rng(seed)
     scheme = [*SCHEMES][seed % 3]
-    stages = rng.choice(SCHEMES[scheme] + ["?"] * (seed % 2), size=rng.integers(1, 40))
+    stages = rng.choice([*SCHEMES[scheme]] + ["?"] * (seed % 2), size=rng.integers(1, 40))
     lengths = rng.integers(1, [2, 30][seed % 4 > 1], size=len(stages))
     return scheme, np.repeat(stages, lengths), [30, 20, 60][seed % 5 % 3]
 

@@ -92,8 +92,7 @@ def test_scores_agree_with_scikit_learn():
 def test_an_absent_stage_leaves_the_other_scores_defined():
     # No N1 at all; N3 is predicted though it never occurs; REM occurs, never predicted.
     y_true, y_pred = [0, 0, 2, 2, 4, 4], [0, 0, 2, 3, 2, 2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         scores = staging_report(y_true, y_pred).pooled
     undefined = {name for name, value in scores.items() if np.isnan(value)}
     assert undefined == {"f1_N1", "sensitivity_N1", "sensitivity_N3"}
@@ -107,8 +106,7 @@ def test_an_absent_stage_leaves_the_other_scores_defined():
 
 
 def test_one_stage_alone():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         scores, other = (staging_report([2] * 3, [y] * 3).pooled for y in (2, 3))
     assert scores["kappa"] == 0
     assert scores["accuracy"] == scores["f1_macro"] == scores["f1_weighted"] == 1

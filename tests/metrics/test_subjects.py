@@ -51,8 +51,7 @@ def test_no_gap_to_close():
     assert closed.gap == pytest.approx(-0.3)
     # One subject has no gap: a draw of that subject alone would divide 0.01 by 0.
     ear = np.array([0.4, 0.4, 0.5, 0.5])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         closed = gap_closed([0.5, 0.5, 0.5, 0.8], ear, ear + 0.01)
     assert closed.has_gap
     assert np.isfinite(closed.share_interval).all()

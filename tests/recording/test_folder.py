@@ -313,8 +313,7 @@ def test_warnings_of_a_night_name_it(tmp_path, stager):
     assert summary.loc["one", "n_artefacts"] == 2
     events = pd.read_csv(tmp_path / "output" / "one_events.tsv", sep="\t")
     assert events["artefact"].fillna("").tolist() == [""] * 6 + ["flat"] * 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing is staged again
+    with warnings.catch_warnings(action="error"):  # nothing is staged again
         again = stager.stage_folder(tmp_path, tmp_path / "output")
     pd.testing.assert_frame_equal(again, summary)
 

@@ -381,8 +381,7 @@ def test_a_stager_that_does_not_know_its_channels_says_so():
     with pytest.warns(UserWarning, match=message) as caught:
         night = RecordingStager(stager).stage(raw_of())
     assert [one.filename for one in caught] == [__file__]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         named = RecordingStager(stager, ch_names=["C3", "EOG", "C4"]).stage(raw_of())
         RecordingStager(stager_of(1, ["C3"])).stage(raw_of())
     assert named.stages.tolist() == night.stages.tolist() == ALL
