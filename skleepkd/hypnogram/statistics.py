@@ -19,30 +19,32 @@ def fill_gaps(stages, onset, epoch):
 
 def sleep_statistics(stages, names, minutes):
     """Count the epochs of a night without gaps: "WAKE", "UNS", and stages of sleep."""
-    asleep, n = ~np.isin(stages, ["WAKE", "UNS"]), len(stages)
+    asleep, wake, n = ~np.isin(stages, ["WAKE", "UNS"]), stages == "WAKE", len(stages)
     first, last = (asleep.argmax(), n - asleep[::-1].argmax()) if asleep.any() else (0, 0)
-    wake = stages == "WAKE"
-    tst, spt = asleep.sum() * minutes, (last - first) * minutes
-    statistics = {"TIB": n * minutes, "SPT": spt, "WASO": np.nan, "TST": tst}
-    statistics |= {"SE": 100 * tst / (n * minutes), "SME": np.nan, "SFI": np.nan}
-    statistics |= {"SOL": np.nan, "SOL_5min": np.nan}
-    if spt:
-        awakenings = (asleep[:-1] & wake[1:]).sum()
-        statistics["WASO"] = wake[first:last].sum() * minutes
-        statistics |= {"SME": 100 * tst / spt, "SFI": 60 * awakenings / tst}
-        statistics["SOL"] = first * minutes
-    # An epoch before which as many as make five minutes were asleep ends the first ones.
+    tib, spt, tst = (minutes * count for count in (n, last - first, asleep.sum()))
+    # Five minutes of sleep begin where as many epochs as make them follow.
     enough = int(np.ceil(5 / minutes - 1e-9))
-    if n >= enough:
-        unbroken = np.convolve(asleep, np.ones(enough), mode="valid") > enough - 0.5
-        if unbroken.any():
-            statistics["SOL_5min"] = unbroken.argmax() * minutes
-    rem = stages == "REM"
-    statistics["Lat_REM"] = rem.argmax() * minutes if rem.any() else np.nan
-    statistics |= {name: (stages == name).sum() * minutes for name in names}
-    if "UNS" in stages:
-        statistics["UNS"] = (stages == "UNS").sum() * minutes
+    unbroken = np.convolve(asleep, np.ones(enough), mode="valid") > enough - 0.5
+    statistics = {
+        "TIB": tib,
+        "SPT": spt,
+        "WASO": minutes * wake[first:last].sum() if spt else np.nan,
+        "TST": tst,
+        "SE": 100 * tst / tib,
+        "SME": 100 * tst / spt if spt else np.nan,
+        "SFI": 60 * (asleep[:-1] & wake[1:]).sum() / tst if spt else np.nan,
+        "SOL": _latency(asleep, minutes),
+        "SOL_5min": _latency(unbroken, minutes),
+        "Lat_REM": _latency(stages == "REM", minutes),
+    }
+    counted = [*names, "UNS"] if "UNS" in stages else names
+    statistics |= {name: minutes * (stages == name).sum() for name in counted}
     for name in names:
         if name != "WAKE":
             statistics[f"%{name}"] = 100 * statistics[name] / tst if tst else np.nan
     return {name: float(value) for name, value in statistics.items()}
+
+
+def _latency(found, minutes):
+    """Minutes to the first epoch that is marked, nan where none is."""
+    return minutes * found.argmax() if found.any() else np.nan
