@@ -387,16 +387,6 @@ def test_a_stager_that_does_not_know_its_channels_says_so():
     assert named.stages.tolist() == night.stages.tolist() == ALL
 
 
-def test_a_stager_of_epochs_names_what_stages_recordings():
-    message = (
-        r"given RawArray, a recording: RecordingStager\(stager\)\.stage\(raw\).*from_raws"
-    )
-    with pytest.raises(ValueError, match=message):
-        stager_of(3).predict(raw_of())
-    with pytest.raises(ValueError, match=message):
-        PairedEpochs(raw_of())
-
-
 def microvolts(signal):
     return 1e6 * signal
 
@@ -422,10 +412,6 @@ def test_flat_signals_are_named():
     data[2, -2400:] = 0
     with pytest.warns(UserWarning, match=r"2 of 8 epochs are flat .*C4.* first at 180 s"):
         stager.stage(raw_of(data))
-    raw = raw_of()
-    raw.info["bads"] = ["C4"]
-    with pytest.warns(UserWarning, match="channels C4 are marked as bad"):
-        stager.stage(raw)
 
 
 def test_a_recording_shorter_than_an_epoch(of_c3):
