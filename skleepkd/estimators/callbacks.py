@@ -8,7 +8,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 from skorch.callbacks.scoring import ScoringBase
 
 from skleepkd.estimators.labels import unscored_like
@@ -103,6 +103,22 @@ def check_monitors(net):
                 "steps, where no stages are learned, nor of an online teacher, nor without "
                 'callbacks__best_weights: give monitor="valid_loss".'
             )
+
+
+class ShownLog(PrintLog):
+    """A line a pass, made only where somebody sees it."""
+
+    def on_epoch_end(self, net, **kwargs):
+        """Print the line if the net is verbose; a sink of one's own gets it always."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
+def default_callbacks(of_skorch):
+    """List skorch's own callbacks and ours, which take the place of two of them."""
+    own = {"best_weights": BestWeights(), "print_log": ShownLog()}
+    others = [c for c in of_skorch if c[0] not in ("valid_acc", "print_log")]
+    return [*others, *own.items()]
 
 
 class TrainingStopped(Exception):

@@ -514,8 +514,7 @@ class SleepStager(NeuralNetClassifier):
 
     @property
     def _default_callbacks(self):
-        *others, print_log = (c for c in super()._default_callbacks if c[0] != "valid_acc")
-        return [*others, ("best_weights", callbacks.BestWeights()), print_log]
+        return callbacks.default_callbacks(super()._default_callbacks)
 
     def initialize_callbacks(self):
         """Initialise the callbacks; skorch's scores are to compare labels."""

@@ -54,7 +54,7 @@ def test_names_and_codes_learn_the_same_stages(night, by_name):
 def test_scikit_learns_probability_scores_pair_columns_with_labels(night):
     X, y = night
     X, names = X.source_epochs, NAMES[y]
-    options = {"cv": GroupKFold(4), "groups": X.subject}
+    options = {"cv": GroupKFold(2), "groups": X.subject}
     aasm = stager(classes="aasm")
     proba = cross_val_predict(aasm, X, names, method="predict_proba", **options)
     assert accuracy_score(names, np.sort(NAMES)[proba.argmax(axis=1)]) > 0.7

@@ -25,7 +25,7 @@ from skleepkd.distillation import Strategy
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import FAST, FEATURES, NAMES, TinyNetwork, TinySequenceNetwork, make_pair
 
-LEARN = {"max_epochs": 25, "lr": 0.02, "random_state": 0, "device": "cpu"}
+LEARN = {**FAST, "max_epochs": 25, "batch_size": 80, "lr": 0.03}
 
 
 @pytest.fixture(scope="module")
