@@ -215,10 +215,8 @@ def _shift(y, features, places):
     """By how many epochs the stages of a recording should move, and how well they fit."""
     places = places.astype(int)
     # Epochs that are missing are holes: unscored, and without features.
-    codes, numbers = (
-        np.full(places[-1] + 1, -1),
-        np.zeros((places[-1] + 1, features.shape[1])),
-    )
+    codes = np.full(places[-1] + 1, -1)
+    numbers = np.zeros((len(codes), features.shape[1]))
     seen = np.zeros(len(codes), dtype=bool)
     low, middle, high = np.percentile(features, [25, 50, 75], axis=0)
     scaled = np.clip((features - middle) / np.where(high > low, high - low, 1), -3, 3)
@@ -233,13 +231,10 @@ def _shift(y, features, places):
         best = most  # no other place is better than where it is
     told = best == most or n_scored >= _FEWEST
     n_left = n_scored - abs(shifts[best])
-    sharp = (
-        n_left / 2 * (gain[best] - gain[np.abs(shifts - shifts[best]) == 2].max(initial=0))
-    )
+    beside = gain[np.abs(shifts - shifts[best]) == 2].max(initial=0)
+    sharp = n_left / 2 * (gain[best] - beside) > min(_SHARP, _SHARP_EACH * n_left)
     return {
-        "shift": float(shifts[best])
-        if told and sharp > min(_SHARP, _SHARP_EACH * n_left)
-        else np.nan,
+        "shift": float(shifts[best]) if told and sharp else np.nan,
         "agreement": 1 - np.exp(-gain[most]),
         "best_agreement": 1 - np.exp(-gain[best]),
     }

@@ -73,6 +73,8 @@ def test_a_file_or_a_recording(pair):
         for stager in ALL:
             with raises("from_raws cuts the epochs of mne.io.read_raw"):
                 stager.fit(given, y)
+    with raises(r"given RawArray, a recording: RecordingStager\(stager\).*from_raws"):
+        PairedEpochs(raw)
 
 
 # ---------------------------------------------------------------- parameters
