@@ -78,7 +78,8 @@ def test_two_processes_over_memory_maps(pair, tmp_path):
     X, y = pair
     given = {"groups": X.subject, "cv": GroupKFold(3), "memory": tmp_path / "kept"}
     mapped = X.to_memmap(tmp_path / "pair")
-    scores = cross_validate(STUDENT, mapped, y, n_jobs=2, **given)
+    with joblib.parallel_config(backend="multiprocessing"):  # forks, which import nothing
+        scores = cross_validate(STUDENT, mapped, y, n_jobs=2, **given)
     again = cross_validate(STUDENT, X, y, **given)  # by value: nothing is fitted again
     for name in scores:
         np.testing.assert_array_equal(again[name], scores[name])
