@@ -71,7 +71,7 @@ def write_devices(folder):
     """Write nights of two devices whose clocks disagree, scored, and of one; the last is cut."""
     offsets = {"ann": 12.4, "ben": 95.0, "cleo": -20.5, "dora": 7.3}
     offsets |= {"emil": 0, "fay": 0, "gina": 0}
-    n_epochs, scalp, ear = 100, ("C3-O1", "C4-O2"), ("LE", "RE")
+    n_epochs, scalp, ear = 60, ("C3-O1", "C4-O2"), ("LE", "RE")
     for number, (name, offset) in enumerate(offsets.items()):
         # It begins two epochs before the polysomnograph, and ends after both devices.
         night = datasets.simulate_night(

@@ -1,7 +1,7 @@
 """Scores of stages and their probabilities: for ``cross_validate``, by subject, pooled."""
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, make_scorer
+from sklearn.metrics import make_scorer
 from sklearn.utils import Bunch, check_consistent_length
 
 from skleepkd.metrics.subjects import over_subjects
@@ -205,11 +205,9 @@ def _scored(y_true, predicted, groups=None):
 def _scores(y_true, y_pred, classes):
     """Compute every score from one confusion matrix of scored epochs."""
     labels = stage_labels(classes)
-    counts = confusion_matrix(
-        stage_codes(y_true, labels, "y_true"),
-        stage_codes(y_pred, labels, "y_pred"),
-        labels=range(len(labels)),
-    )
+    codes = stage_codes(y_true, labels, "y_true"), stage_codes(y_pred, labels, "y_pred")
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(counts, codes, 1)  # scikit-learn's would check what is checked
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     n_epochs = counts.sum()
     with np.errstate(invalid="ignore"):  # 0 / 0, a stage without epochs, is nan

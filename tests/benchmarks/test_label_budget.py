@@ -150,7 +150,7 @@ def test_the_students_table_follows_from_the_rows(smaller, tmp_path):
 
 def test_every_student_is_trained_alike_but_for_its_terms(smaller, tmp_path):
     settings = label_budget.read_options(["--student", "--fast"]).settings
-    cohort = make_cohort(1, n_epochs=40, random_state=0)
+    cohort = make_cohort(1, n_epochs=16, random_state=0)
     stagers = label_budget.make_students(settings, Memory(tmp_path))
     trained = []
     for stager in stagers.values():
