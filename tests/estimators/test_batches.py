@@ -138,7 +138,8 @@ def test_context_helps_where_stages_last():
         return PairedEpochs(X, recording=night, subject=night), y
 
     train, test = nights(12), nights(12, first=12)
-    params = {"classes": [0, 1], "max_epochs": 8, "lr": 0.03, "validation": None}
+    params = {"classes": [0, 1], "max_epochs": 8, "lr": 0.05, "validation": None}
+    params["batch_size"] = 64
     alone, together = (
         stager_of(length=n, **params).fit(*train).score(*test) for n in (1, 10)
     )

@@ -85,7 +85,7 @@ def test_features_of_a_few_epochs_have_the_same_width():
 
 def test_sure_stages_can_be_told_from_features():
     """Epochs of one stage are nearer to one another than to those of other stages."""
-    night = simulated(120, random_state=6)
+    night = simulated(80, random_state=6)
     stages = GsscStager().predict(night)
     features = GsscStager().extract_features(night)
     centres = {stage: features[stages == stage].mean(axis=0) for stage in set(stages)}
