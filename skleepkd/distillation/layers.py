@@ -123,27 +123,34 @@ def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_lengt
     if not isinstance(loss, FeatureLoss):
         loss = PlainFeatureLoss(loss)
     pairs = _pair_names(layers, student, teacher)
-    adapters = [nn.Identity() for _ in pairs]
-    if adapter is not None:
-        own, other = zip(*pairs, strict=True)
-        # Drawn apart, so that the batches are those of a student without adapters.
-        with torch.random.fork_rng(devices=[]):
-            student_shapes = feature_shapes(student, own, shapes[0])
-            teacher_shapes = [shapes[1]]
-            if teacher is not None:
-                teacher_shapes = feature_shapes(teacher, other, shapes[1])
-            adapters = [
-                _make_adapter(adapter, *both, sequence_length)
-                for both in zip(student_shapes, teacher_shapes, strict=True)
-            ]
-    # A loss for each layer, since each may learn statistics of its own.
-    return nn.ModuleList(
-        MatchedLayer(*names, copy.deepcopy(loss), module)
-        for names, module in zip(pairs, adapters, strict=True)
-    )
+    own, other = zip(*pairs, strict=True)
+    # Drawn apart, so that the batches are those of a student without adapters.
+    with torch.random.fork_rng(devices=[]):
+        student_shapes = feature_shapes(student, own, shapes[0])
+        teacher_shapes = [shapes[1]]
+        if teacher is not None:
+            teacher_shapes = feature_shapes(teacher, other, shapes[1])
+        matched = nn.ModuleList()
+        for names, *both in zip(pairs, student_shapes, teacher_shapes, strict=True):
+            module = _make_adapter(adapter, *both, sequence_length)
+            # A loss for each layer, since each may learn statistics of its own.
+            matched.append(MatchedLayer(*names, copy.deepcopy(loss), module))
+            if not isinstance(loss, PlainFeatureLoss):
+                _try_loss(matched[-1], *both)
+    return matched
+
+
+def _try_loss(layer, student_shape, teacher_shape):
+    """Compare features of two epochs: a loss that cannot says so before a teacher is fitted."""
+    own, other = (torch.randn(2, *shape) for shape in (student_shape, teacher_shape))
+    with torch.no_grad():
+        summary = layer.loss.summarise(other)
+        layer(layer.adapter(own), summary, torch.zeros(2, dtype=torch.long))
 
 
 def _make_adapter(adapter, student_shape, teacher_shape, sequence_length):
+    if adapter is None:
+        return nn.Identity()
     if not isinstance(adapter, str):
         return adapter(student_shape, teacher_shape)
     # (sequence, channels) on both sides: what recurrent layers put out

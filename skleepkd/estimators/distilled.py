@@ -442,6 +442,8 @@ class DistilledSleepStager(SleepStager):
         # are no part of the network.
         self.matched_layers_ = nn.ModuleList()
         if self.uses_features:
+            if any(OUTPUT in names for names in name_pairs(self.layers or ())):
+                self._need_equal_classes("layers='output'")
             window = (self.sequence_length_,) if self.sequence_length_ > 1 else ()
             stager, teacher = final_stager(self.teacher_), None
             shapes = [window + self.epoch_shape_, window + (self.feature_shape_ or ())]
@@ -451,9 +453,6 @@ class DistilledSleepStager(SleepStager):
             networks = (uncompiled(self.module_), teacher)
             length = self.sequence_length_
             self.matched_layers_ = match_layers(*options, *networks, shapes, length)
-            layers = [(m.student_layer, m.teacher_layer) for m in self.matched_layers_]
-            if any(OUTPUT in names for names in layers):
-                self._need_equal_classes("layers='output'")
         return self
 
     def _need_equal_classes(self, name):

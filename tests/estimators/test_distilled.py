@@ -499,6 +499,8 @@ PLAIN = LogisticRegression()
         ({"module": "Nothing"}, "Nothing"),
         ({"layers": "nope"}, "no layer 'nope'"),
         ({"layers": []}, "layers is empty"),
+        ({"feature_loss": "attention"}, "without a time axis"),
+        ({"module__n_filters": 3}, 'adapter="linear"'),
         (
             {"output_loss__temprature": 2.0, "alpha": 0.5},
             r"SoftmaxDistillation\(temperature=1.0\) is not made by output_loss__temprature",
@@ -567,13 +569,8 @@ def test_mistakes_are_found_before_the_teacher_is_fitted(pair, options, message)
         student(**{"given": NEVER, **options}).fit(*pair)
 
 
-def test_features_that_cannot_be_compared(pair):
-    with pytest.raises(ValueError, match="without a time axis"):
-        student(feature_loss="attention").fit(*pair)
-    with pytest.raises(ValueError, match='adapter="linear"'):
-        student(module__n_filters=3).fit(*pair)
+def test_a_layer_that_sees_the_epochs_of_a_window_apart(pair):
     given = SleepStager(TinySequenceNetwork, sequence_length=4, **FAST)
-    # The layer sees the epochs of a window apart.
     with pytest.raises(ValueError, match="'norm' has .* outputs for .* windows"):
         student(given, layers=["norm"], sequence_length=4).fit(*pair)
 
