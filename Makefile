@@ -3,9 +3,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
 # Two processes share two cores, and begin with half of the tests each, so that what a file
-# needs is made once. LightGBM, of YASA, heeds the limit alone. Python keeps what it has
-# compiled, which is half of the start.
-ONE_THREAD := OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 PYTHONDONTWRITEBYTECODE=
+# needs is made once. LightGBM, of YASA, heeds the limit alone.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1
 
 .PHONY: setup demo test lint docs bench fuzz wheel oldest newest clean
 
