@@ -148,7 +148,7 @@ def test_advice_says_what_the_tables_have():
 def test_a_tiny_run_resumes_and_its_page_follows_from_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "N_CHOSEN", 2)
     monkeypatch.setattr(methods, "CELLS", {c: methods.CELLS[c] for c in (FEW, ALL)})
-    asked = [*FAST, "--methods", SOFTMAX, "mean teacher"]
+    asked = [*FAST, "--passes", "1", "--methods", SOFTMAX, "mean teacher"]
     result = run(methods, tmp_path, *asked)
     rows, page = pd.DataFrame(result.rows), result.page
     assert page.startswith("# Methods of distillation")
