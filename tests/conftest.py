@@ -16,7 +16,11 @@ def pytest_configure(config):
     import torch
     from hypothesis import HealthCheck, settings
 
-    config.addinivalue_line("filterwarnings", "error::skleepkd.distillation.LeakageWarning")
+    for warning in (
+        "skleepkd.distillation.LeakageWarning",
+        "sklearn.exceptions.FitFailedWarning",
+    ):
+        config.addinivalue_line("filterwarnings", f"error::{warning}")
     # A busy machine is no fault of the code.
     patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
     settings.register_profile("patient", **patient)

@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skleepkd.distillation.feature_losses import FeatureLoss, PlainFeatureLoss
+from skleepkd.distillation.feature_losses import (
+    FEATURE_LOSSES,
+    FeatureLoss,
+    PlainFeatureLoss,
+)
 from skleepkd.distillation.features import check_layers, feature_shapes
 from skleepkd.distillation.output_losses import call_loss
 from skleepkd.networks.build import feature_layers
@@ -135,17 +139,21 @@ def match_layers(layers, loss, adapter, student, teacher, shapes, sequence_lengt
             module = _make_adapter(adapter, *both, sequence_length)
             # A loss for each layer, since each may learn statistics of its own.
             matched.append(MatchedLayer(*names, copy.deepcopy(loss), module))
-            if not isinstance(loss, PlainFeatureLoss):
-                _try_loss(matched[-1], *both)
+        # A loss of the user's own may keep what it sees, or not be made for two epochs.
+        if type(loss) in FEATURE_LOSSES.values():
+            for tried in zip(matched, student_shapes, teacher_shapes, strict=True):
+                _try_loss(*tried)
     return matched
 
 
 def _try_loss(layer, student_shape, teacher_shape):
     """Compare features of two epochs: a loss that cannot says so before a teacher is fitted."""
     own, other = (torch.randn(2, *shape) for shape in (student_shape, teacher_shape))
+    layer.eval()  # an adapter learns no statistics of these
     with torch.no_grad():
         summary = layer.loss.summarise(other)
         layer(layer.adapter(own), summary, torch.zeros(2, dtype=torch.long))
+    layer.train()
 
 
 def _make_adapter(adapter, student_shape, teacher_shape, sequence_length):

@@ -1,6 +1,7 @@
 """What a student minimises: losses by name, class or module, and their weights in a pass."""
 
 import copy
+from contextlib import suppress
 from inspect import signature
 
 from torch import nn
@@ -84,20 +85,31 @@ def losses_of(student, before=None):
 def make_loss(student, name):
     """Make a student's loss of its name, class or an instance, with its own parameters."""
     loss = feature_loss_of(student) if name == "feature_loss" else student.output_loss
-    kind, params, own = loss_kind(name, loss), student.get_params_for(name), {}
+    kind, params = loss_kind(name, loss), student.get_params_for(name)
     if isinstance(loss, kind):
-        if not params:
-            return copy.deepcopy(loss)
-        own = {n: getattr(loss, n) for n in signature(kind).parameters if hasattr(loss, n)}
+        return _changed(copy.deepcopy(loss), name, params)
     takes = signature(kind)
     try:
-        takes.bind(**{**own, **params})
+        takes.bind(**params)
     except TypeError as error:
         given = ", ".join(f"{name}__{key}" for key in params) or "no parameters"
         raise ValueError(
             f"{kind.__name__}{takes} is not made by {given}: {error}."
         ) from error
-    return kind(**{**own, **params})
+    return kind(**params)
+
+
+def _changed(loss, name, params):
+    """Set parameters of a loss that is made already; what else it holds stays as it is."""
+    for key, value in params.items():
+        if not hasattr(loss, key):
+            raise ValueError(f"{type(loss).__name__} has no {key}, as {name}__{key} asks.")
+        setattr(loss, key, value)
+    with suppress(TypeError):  # it may need more than these
+        type(loss)(**params)  # refuses values out of range
+    if "temperature" in params:
+        check_temperature(loss.temperature)
+    return loss
 
 
 def set_temperature(student, temperature):
