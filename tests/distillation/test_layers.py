@@ -223,6 +223,22 @@ def test_one_adapter_a_layer(X, y):
     assert [a.lengths for a in net.adapters_] == [(), (60,), ()]
 
 
+def with_statistics(own, taught):
+    return nn.Sequential(nn.BatchNorm1d(own[0]), nn.Linear(own[0], taught[0]))
+
+
+def test_features_are_tried_without_a_trace(X, y):
+    """No adapter moves the numbers of the next one, or learns from what is tried."""
+    given = frozen(X, y)
+    apart, net = (
+        student(given, feature_loss=loss, layers=["features"] * 2, lr=0.0).fit(X, y)
+        for loss in (nn.MSELoss(), "mse")  # of which the second is tried
+    )
+    assert same(net.adapters_, apart.adapters_)
+    net = student(given, adapter=with_statistics, max_epochs=0).fit(X, y)
+    assert not net.adapters_[0][0].running_mean.any()
+
+
 class Short(TinyNetwork):
     """A student with another time axis: every fifth moment."""
 

@@ -20,6 +20,7 @@ from skleepkd.distillation import (
     SoftmaxDistillation,
     capture_features,
 )
+from skleepkd.distillation.feature_losses import FeatureLoss
 from skleepkd.preprocessing import EpochScaler
 from tests.tiny import (
     FAST,
@@ -661,8 +662,45 @@ def test_parameters_of_an_instance_are_set_on_a_copy(pair, frozen):
     net = student(frozen, alpha=0.5, output_loss=given, output_loss__scale=2.0).fit(X, y)
     assert (net.output_loss_.scale, given.scale) == (2.0, 1.0)
     net = student(frozen, feature_loss=given, feature_loss__size=2.0)
-    with pytest.raises(ValueError, match=r"Labelled\(.*is not made by feature_loss__size"):
+    with pytest.raises(
+        ValueError, match="Labelled has no size, as feature_loss__size asks"
+    ):
         net.fit(X, y)
+
+
+class Weighted(nn.Module):
+    """A loss with weights of its own, which its parameters alone do not make."""
+
+    def __init__(self, n_classes):
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.rand(n_classes)), 1.0
+
+    def forward(self, student, teacher):
+        return self.scale * (self.weight * (student - teacher).square()).mean()
+
+
+def test_an_instance_keeps_what_it_holds_beside_its_parameters(pair, frozen):
+    given = Weighted(5)
+    options = {"output_loss": given, "output_loss__scale": 2.0, "max_epochs": 0}
+    net = student(frozen, alpha=0.5, **options).fit(*pair)
+    assert net.output_loss_.scale == 2.0
+    assert torch.equal(net.output_loss_.weight, given.weight)
+
+
+class Queue(FeatureLoss):
+    """Compares with the nearest of the batch's other epochs, and counts batches."""
+
+    batches = 0
+
+    def compare(self, student, teacher):
+        self.batches += 1
+        near = [torch.cdist(x, x).topk(5).values for x in (student, teacher)]
+        return (near[0] - near[1]).square().mean()
+
+
+def test_a_loss_of_ones_own_sees_batches_alone(pair, frozen):
+    net = student(frozen, feature_loss=Queue(), batch_size=999, max_epochs=2).fit(*pair)
+    assert net.matched_layers_[0].loss.batches == 2
 
 
 def test_the_temperature_reaches_every_loss_that_was_given_no_other(pair, frozen):
