@@ -4,7 +4,6 @@ import inspect
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
 
 from skleepkd.networks.build import close_name
 
@@ -17,7 +16,6 @@ _ELSEWHERE = {
 
 #: So begin names that lack an underscore: "module_filters".
 _COMPONENTS = ("module_", "criterion_", "optimizer_", "iterator_train_", "iterator_valid_")
-
 
 #: What skorch's nets take.
 _OF_SKORCH = {"classes", *inspect.signature(NeuralNet.__init__).parameters}
@@ -49,7 +47,8 @@ def check_kinds(stager):
     lines["callbacks"] = "[EarlyStopping(...)]"
     for name, line in lines.items():
         value = getattr(stager, name)
-        if (isinstance(value, str) and value != "disable") or isinstance(value, Callback):
+        is_name = isinstance(value, str) and value != "disable"
+        if is_name or hasattr(value, "initialize"):  # a callback, or its class
             raise ValueError(
                 f"{name} is given as {name}={line}, or the like; given {value!r}."
             )

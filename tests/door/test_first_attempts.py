@@ -311,6 +311,7 @@ def test_what_from_module_refuses():
         ({"optimizer": "adam"}, r"optimizer=torch.optim.AdamW, or the like; given 'adam'"),
         ({"criterion": "nll"}, "criterion=torch.nn.CrossEntropyLoss"),
         ({"callbacks": EarlyStopping()}, r"callbacks=\[EarlyStopping\(...\)\]"),
+        ({"callbacks": EarlyStopping}, r"callbacks=\[EarlyStopping\(...\)\]"),
         ({"module": None}, "module is a network's name, a class or a factory; given None"),
         ({"module": PLAIN}, "module is a network's name.*given SleepStager"),
         ({"validation": (np.zeros((3, 2, 60)), np.zeros(3))}, "a tuple of subjects"),
