@@ -280,6 +280,7 @@ def read_options(argv=None):
     settings = {name.replace("-", "_"): of.default for name, of in SETTINGS.items()}
     about = "methods of the development (all)"
     named = {"nargs": "+", "choices": list(make_methods(settings, 0)), "help": about}
+    named["metavar"] = "METHOD"
     data = folder("folder of Sleep-EDF's features and UCDDB")
     return parse(__doc__, SETTINGS, argv, data=data, methods=named)
 
