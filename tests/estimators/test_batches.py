@@ -307,6 +307,13 @@ def test_sequences_are_distilled(name, strategy):
     assert net.predict_proba(X).shape == (len(X), 5)
 
 
+def test_a_teacher_of_single_epochs_teaches_sequences_by_its_output(pair):
+    X, y = pair
+    teacher = SleepStager(TinyNetwork, **OPTIONS)
+    net = student_of(teacher, TinySequenceNetwork, alpha=0.5, feature_loss=None).fit(X, y)
+    assert np.isfinite(net.history_[-1]["train_softmax_loss"])
+
+
 def test_offline_terms_by_hand():
     """Features window by window, probabilities of each epoch fused over its windows."""
     X, y = make_pair(n_subjects=2, n_epochs=7)
