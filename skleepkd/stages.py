@@ -285,8 +285,11 @@ def check_texts(annotations, *, epoch=EPOCH_SECONDS):
         )
 
 
-def scored_pieces(annotations, where="The annotations"):
-    """List starts, stops and codes of stages in order; none overlaps a different one."""
+def scored_pieces(annotations, where="The annotations", names=None):
+    """List starts, stops and codes of stages in order; none overlaps a different one.
+
+    ``names``: what errors call texts that stand for others.
+    """
     columns = (annotations.onset, annotations.duration, annotations.description)
     stages = [
         (float(start), float(start + duration), stage_of_text(text), str(text))
@@ -302,6 +305,7 @@ def scored_pieces(annotations, where="The annotations"):
     reach, code, text = -np.inf, None, None
     for start, stop, other, name in pieces:
         if start < reach - BORDER and other != code:
+            text, name = ((names or {}).get(each, each) for each in (text, name))
             raise ValueError(
                 f"{where}: stages overlap at {start:g} s, {text!r} and {name!r}. Leave one of "
                 "two scorers out: annotations[keep], keep marking the others."

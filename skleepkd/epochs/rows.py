@@ -136,7 +136,7 @@ class Signal:
     def __setstate__(self, state):
         # A file that is not here is an error of the task that reads it. Raised already
         # while a task is received, it would leave joblib's Dask backend waiting.
-        self.rows, self.scalings = state["rows"], state["scalings"]
+        self.rows, self.scalings = state["rows"], state.get("scalings", ())
         self._base, self._file = state.get("base"), state.get("file")
 
 

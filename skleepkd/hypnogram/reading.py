@@ -98,7 +98,7 @@ def read_hypnogram(
     try:
         scoring = read_scoring(path, scorer)
         return _night(scoring, path, codes or {}, epoch, start, meas_date)
-    except OSError:
+    except (OSError, Warning):  # warnings may be errors
         raise
     except Exception as error:  # parsers of damaged files raise anything
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
@@ -197,7 +197,8 @@ def _epochs(names, scheme, begin, length, epoch):
     words = dict(zip(SCHEMES[scheme], SCHEMES["aasm"], strict=False))
     stages = [words.get(name, name) for name in names.tolist()]
     annotations = mne.Annotations(begin, length, stages)
-    pieces = scored_pieces(annotations, "in it")
+    own = {word: name for name, word in words.items()}
+    pieces = scored_pieces(annotations, "in it", own)
     if epoch and np.median(length) > epoch and is_finer(pieces, epoch):
         raise ValueError(
             f"its stages last {np.median(length):g} s, no whole epochs of {epoch:g} s"

@@ -417,6 +417,14 @@ def test_epochs_that_the_signals_do_not_cover_are_told(tmp_path, cached):
         assert cohort.X.onset.tolist() == [0, 30, 0, 0, 30]
 
 
+def test_signals_that_were_paused_are_refused():
+    study, raw = Study(), raw_of(np.zeros((1, 6000)), ["A"], 100.0)
+    raw.set_annotations(mne.Annotations(20, 0, "boundary"))
+    options = {"ch_names": {"target": ["A"]}, "name": "mine", "sfreq": 100}
+    with pytest.raises(ValueError, match="joined, or paused, after 20 s"):
+        load_nights(["a"], study.read_scoring, lambda _: raw, **options)
+
+
 # ------------------------------------------------------------ clocks
 
 

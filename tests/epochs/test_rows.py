@@ -103,6 +103,17 @@ def test_a_memory_map_travels_as_its_files_name(tmp_path, rows):
     check_same(twice, again["target"], again["source"])
 
 
+def test_a_pickle_of_before_signals_were_scaled():
+    signal = PairedEpochs(np.ones((3, 1, 4)))._signals["target"]
+    state = signal.__getstate__()
+    del state["scalings"]
+    signal.__setstate__(state)
+    assert signal[[2, 0]].read().shape == (2, 1, 4)
+    assert (
+        signal.scaled(np.ones((3, 1)), np.ones((3, 1))).read().tolist() == [[[0] * 4]] * 3
+    )
+
+
 def test_a_raw_file_with_an_offset(tmp_path):
     path, values = tmp_path / "night.dat", np.arange(60, dtype=">i2").reshape(10, 2, 3)
     path.write_bytes(b"head" + values.tobytes())

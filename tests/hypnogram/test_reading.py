@@ -489,6 +489,10 @@ def test_eesm17_asks_for_what_its_tables_lack(shared_data):
         (profusion().replace("SleepStage", "Stage"), "XML with the root CMPStudyConfig"),
         (nsrr(SCORED).replace("<Start>30<", "<Start>15<"), None),
         (nsrr(SCORED).replace("<Start>90<", "<Start>75<"), "stages overlap at 75 s"),
+        (
+            "onset\tduration\ttrial_type\n0\t60\tLight\n30\t30\tR\n",
+            "overlap at 30 s, 'L' and 'R'",
+        ),
         (nsrr([]), "holds no stages"),
         (nsrr().replace("<Duration>30<", "<Duration>30000000<"), "span 347.2"),
         (profusion().replace("EpochLength", "Epoch"), "XML with the root CMPStudyConfig"),
@@ -545,6 +549,11 @@ def test_what_is_passed_over_or_assumed_is_told(tmp_path):
     with pytest.warns(UserWarning, match="1 empty lines"):
         night = read_hypnogram(write(tmp_path, "n.txt", "W\n\nN1\n"))
     assert night.stages.tolist() == ["W", "N1"]
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(UserWarning, match="1 empty"),
+    ):
+        read_hypnogram(tmp_path / "n.txt")
     with pytest.warns(UserWarning, match="the stage's end"):
         night = read_hypnogram(write(tmp_path, "n.txt", VISBRAIN))
     assert night.stages.tolist() == STAGES
