@@ -4,6 +4,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import context
 from sklearn import config_context, model_selection
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import cohen_kappa_score, make_scorer
@@ -74,12 +76,15 @@ def test_estimators_and_rows_are_returned_on_request(tmp_path):
         np.testing.assert_array_equal(scores["indices"][part], expected["indices"][part])
 
 
-def test_two_processes_over_memory_maps(pair, tmp_path):
+@pytest.mark.filterwarnings("ignore:`fork` start method:UserWarning")
+def test_two_processes_over_memory_maps(pair, tmp_path, monkeypatch):
+    # loky's own processes, but begun as forks, which import nothing.
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")
     X, y = pair
     given = {"groups": X.subject, "cv": GroupKFold(3), "memory": tmp_path / "kept"}
     mapped = X.to_memmap(tmp_path / "pair")
-    with joblib.parallel_config(backend="multiprocessing"):  # forks, which import nothing
-        scores = cross_validate(STUDENT, mapped, y, n_jobs=2, **given)
+    scores = cross_validate(STUDENT, mapped, y, n_jobs=2, **given)
+    get_reusable_executor().shutdown()
     again = cross_validate(STUDENT, X, y, **given)  # by value: nothing is fitted again
     for name in scores:
         np.testing.assert_array_equal(again[name], scores[name])
