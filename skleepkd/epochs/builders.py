@@ -73,10 +73,11 @@ def from_mne(
         If channels are used that are marked as bad, or left out as no signals.
     """
     parts = epochs if isinstance(epochs, list | tuple) else [epochs]
+    parts = [part if part.preload else part.copy() for part in parts]
     # MNE does not know yet which epochs are bad where they are not loaded.
-    parts = [
-        part if part.preload else part.copy().drop_bad(verbose="error") for part in parts
-    ]
+    for part in parts:
+        if not part.preload:
+            part.drop_bad(verbose="error")  # MNE 1.11: None, the second time
     first = parts[0]
     if len({(*p.ch_names, p.info["sfreq"], len(p.times)) for p in parts}) > 1:
         raise ValueError("The mne.Epochs differ in channels, sampling rates or lengths.")
