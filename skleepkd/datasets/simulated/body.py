@@ -33,13 +33,16 @@ class Clock:
 
     def frequencies(self, low=0.0, high=HIGHEST):
         """Multiples of 1 / n_seconds between two frequencies, as far as the rate holds them."""
-        first, last = max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
+        first, last = self._multiples(low, high)
         return np.arange(first, max(first, min(last, self.n_times // 2))) / self.n_seconds
+
+    def _multiples(self, low, high):
+        return max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
 
     def noise(self, rng, density, low=0.0, high=HIGHEST):
         """Gaussian noise between two frequencies, (..., n_times), of amplitude density(f)."""
         # Drawn from the lowest frequency, so that another rate gives the same noise.
-        first, last = max(1, round(low * self.n_seconds)), round(high * self.n_seconds)
+        first, last = self._multiples(low, high)
         drawn = rng.standard_normal((last - first, 2), np.float32).view(np.complex64)[:, 0]
         frequencies = self.frequencies(low, high)
         last = first + len(frequencies)
